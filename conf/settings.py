@@ -1,0 +1,213 @@
+"""The settings of a run: frozen, typed, checked on construction. The files beside this one fill them.
+
+Values marked *report* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked
+*challenge* are the organisers' and change the meaning of a score.
+"""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from schemas.behaviours import ItemKind
+from schemas.errors import ConfigError
+from schemas.tables import TableSchema, events_table
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+_CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _require(claim: bool, message: str) -> None:
+    if not claim:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class BehaviourSettings:
+    """One behaviour of the data set: its source file is ``<name>.parquet``, and one model is trained on it."""
+
+    item: str
+    """Column of the source file that holds the item."""
+    kind: Literal["id", "codes"] = "id"
+    """``id`` (int64) or ``codes`` (16 numbers in brackets; each distinct query is one item)."""
+    max_sequence_length: PositiveInt = 64
+    """Most recent events kept per client."""
+    min_count: PositiveInt = 1
+    """Items with fewer input events are rare: they have no row in the vocabulary."""
+    keep_rare_as_unk: bool = False
+    """Keep events of rare items as UNK instead of dropping them (the *report* drops them)."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class WindowSettings:
+    """Which events a profile may see, and the windows that it is judged on."""
+
+    mode: Literal["evaluate", "entry"] = "evaluate"
+    """``evaluate``: events before the train target window; ``entry``: all events, as a competition entry."""
+    target_days: PositiveInt = 14
+    """Days in each of the two target windows (*challenge*)."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class SequenceSettings:
+    """How ``tables/sequences`` is laid out for the feed."""
+
+    widths: tuple[PositiveInt, ...] = (1, 4, 8, 16, 32, 64, 128)
+    """Batch widths; a sequence goes to the smallest that holds it. Rows of width 1 are not trained on."""
+    held_out_share: Share = 0.01
+    """Share of clients, chosen by a hash of id and seed, whose last item is kept for validation."""
+    rows_per_file: PositiveInt = 200_000
+    """Rows of one file, the unit that a rank reads."""
+
+    def __post_init__(self) -> None:
+        rising = list(self.widths) == sorted(set(self.widths)) and self.widths[:1] == (1,)
+        _require(rising, f"sequences.widths must start with 1 and rise; found {list(self.widths)}")
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class ModelSettings:
+    """BERT4Rec's shape (Sun et al. 2019); the values are the *report*'s."""
+
+    hidden_size: PositiveInt = 256
+    n_layers: PositiveInt = 6
+    n_heads: PositiveInt = 8
+    feed_forward_size: PositiveInt = 256
+    embedding_dropout: Share = 0.2
+    encoder_dropout: Share = 0.2
+
+    def __post_init__(self) -> None:
+        divides = self.hidden_size % self.n_heads == 0
+        _require(divides, f"model.hidden_size ({self.hidden_size}) must be divisible by n_heads ({self.n_heads})")
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class MaskingSettings:
+    """The cloze task; what is neither replaced by MASK nor by a random item stays as it is (*report*: 80/10/10)."""
+
+    mask_prob: Share = 0.15
+    mask_share: Share = 0.8
+    random_share: Share = 0.1
+    last_only_share: Share = 0.1
+    """Share of sequences that hide their last item alone: how the model is asked to predict."""
+
+    def __post_init__(self) -> None:
+        total = self.mask_share + self.random_share
+        _require(total <= 1.0 + 1e-9, f"masking.mask_share + random_share must be at most 1; found {total}")
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class LossSettings:
+    """Cross-entropy at the hidden positions, over every item or over shared negatives."""
+
+    name: Literal["auto", "full", "sampled"] = "auto"
+    """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above."""
+    full_softmax_max_items: PositiveInt = 20_000
+    n_negatives: PositiveInt = 2048
+    """Uniform negatives drawn once per step and shared by its positions."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class TrainingSettings:
+    """The data-parallel run and its optimiser (*report*: AdamW 1e-4, step decay, clip 1)."""
+
+    n_ranks: PositiveInt = 2
+    """Horovod processes, one Spark task each; 1 trains in the driver without Horovod."""
+    threads_per_rank: PositiveInt = 1
+    """Torch's CPU threads in each rank."""
+    epochs: PositiveInt = 10
+    tokens_per_batch: PositiveInt = 4096
+    """Positions, padding included, in one rank's batch: its rows are this divided by its width."""
+    learning_rate: PositiveFloat = 1e-4
+    decay_factor: PositiveFloat = 1.0
+    """The learning rate is multiplied by this after each epoch."""
+    weight_decay: NonNegativeFloat = 0.01
+    """On matrices only: never on item and position tables, norms or biases."""
+    clip_norm: PositiveFloat = 1.0
+    log_every_steps: PositiveInt = 50
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class FeedSettings:
+    """How a rank reads its files through Petastorm."""
+
+    shuffle_buffer_rows: PositiveInt = 100_000
+    """Rows mixed in memory before batches are cut, over and above the shuffled order of row groups."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class InferenceSettings:
+    """The Spark inference job."""
+
+    tokens_per_batch: PositiveInt = 16_384
+    """Positions, padding included, in one forward pass."""
+    clients_per_partition: PositiveInt = 20_000
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class EnsembleSettings:
+    """How the behaviours' vectors become one profile."""
+
+    composition: Literal["concat", "mean"] = "concat"
+    """``mean`` is over the behaviours that a client has."""
+    presence_flags: bool = True
+    """Append one number per behaviour, 1 where the client has events: an absent behaviour is else just zeros."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class ProbeSettings:
+    """The fixed network that scores an entry; the defaults are the *challenge*'s."""
+
+    hidden_size: PositiveInt = 2048
+    """Width between blocks; each block expands to twice this."""
+    n_blocks: PositiveInt = 3
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 128
+    epochs: PositiveInt = 3
+    seed: int = 1278
+
+    @property
+    def is_official(self) -> bool:
+        """Whether scores are comparable with the challenge's."""
+        return self == ProbeSettings()
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class SparkSettings:
+    """The session, where spark-submit or the platform has not made one."""
+
+    master: str = "local[*]"
+    driver_memory: str = "4g"
+    shuffle_partitions: PositiveInt = 200
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class PipelineConfig:
+    """Everything a run can be told; ``config.yaml`` in its output holds the resolved values."""
+
+    behaviours: dict[str, BehaviourSettings]
+    seed: int = 2025
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    sequences: SequenceSettings = field(default_factory=SequenceSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    feed: FeedSettings = field(default_factory=FeedSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    spark: SparkSettings = field(default_factory=SparkSettings)
+
+    def __post_init__(self) -> None:
+        _require(len(self.behaviours) > 0, "behaviours is empty: name at least one, as conf/report.yaml does")
+        widest = self.sequences.widths[-1]
+        for name, behaviour in self.behaviours.items():
+            fits = behaviour.max_sequence_length <= widest
+            _require(fits, f"behaviours.{name}.max_sequence_length exceeds the widest of sequences.widths, {widest}")
+
+    def events_table(self, behaviour: str) -> TableSchema:
+        """The table of one behaviour's typed events."""
+        settings = self.behaviours[behaviour]
+        return events_table(behaviour, settings.item, ItemKind(settings.kind))

@@ -1,0 +1,1 @@
+"""Spark programs, one file per stage, and what they share."""

@@ -1,0 +1,49 @@
+"""Vocabulary: items of the input events -> token ids, per behaviour."""
+
+import logging
+import sys
+from functools import reduce
+
+from pyspark.sql import DataFrame, SparkSession
+
+from conf.settings import PipelineConfig
+from jobs.cli import main_stage
+from jobs.io import read_table, write_table
+from jobs.transforms.vocabulary import build_vocabulary, collect_summaries
+from jobs.transforms.windows import collect_windows, input_events
+from jobs.workspace import Workspace
+from schemas.errors import InputError
+from schemas.tables import VOCABULARIES, WINDOWS
+
+log = logging.getLogger(__name__)
+
+
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Write one row per behaviour and item."""
+    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    vocabularies = reduce(
+        DataFrame.unionByName,
+        (
+            build_vocabulary(
+                input_events(read_table(spark, workspace, config.events_table(name)), windows),
+                name,
+                behaviour.item,
+                behaviour.min_count,
+            )
+            for name, behaviour in config.behaviours.items()
+        ),
+    )
+    write_table(vocabularies, workspace, VOCABULARIES)
+    spark.catalog.clearCache()
+    found = collect_summaries(read_table(spark, workspace, VOCABULARIES))
+    for name in config.behaviours:
+        if name not in found:
+            log.info("  %s: no item with enough events before %s, left out", name, windows.input_end)
+    if not found:
+        raise InputError(
+            f"no behaviour has an item with enough events before {windows.input_end}; the data is too short"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main_stage("vocabulary"))

@@ -1,0 +1,108 @@
+"""The stages in the order they run, and the run that goes on from the last finished one."""
+
+import hashlib
+import importlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from conf.load import save_config, to_yaml
+from conf.settings import PipelineConfig
+from jobs.metrics_log import append_metrics
+from jobs.progress import spark_progress
+from jobs.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline: ``jobs/<module>.py`` has ``run(spark, config, workspace)``."""
+
+    name: str
+    module: str
+    about: str
+    needs_targets: bool = False
+    """Left out in mode ``entry``, where the profiles have seen the target windows."""
+
+    def run(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+        """Do the stage's work and log how long it took."""
+        log.info("%s: %s", self.name, self.about)
+        started = time.monotonic()
+        with spark_progress(spark.sparkContext, self.name):
+            importlib.import_module(f"jobs.{self.module}").run(spark, config, workspace)
+        seconds = time.monotonic() - started
+        append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": round(seconds, 2)})
+        log.info("%s: done in %.1f s", self.name, seconds)
+
+
+STAGES = (
+    Stage("ingest", "ingest_events", "source files -> typed events, quarantine"),
+    Stage("split", "split_windows", "window boundaries and the clients to profile"),
+    Stage("vocabulary", "build_vocabularies", "items -> token ids"),
+    Stage("sequences", "build_sequences", "each client's last token ids, in event order"),
+    Stage("train", "train_ensemble", "one BERT4Rec per behaviour"),
+    Stage("embed", "infer_embeddings", "profiles and their entries"),
+    Stage("baseline", "build_baseline", "the organisers' aggregated features as an entry"),
+    Stage("targets", "build_targets", "labels per task, window and client", needs_targets=True),
+    Stage("probe", "evaluate_probe", "scores of every entry on the six tasks", needs_targets=True),
+    Stage("report", "report", "score table and report.html"),
+)
+STAGE_NAMES = [stage.name for stage in STAGES]
+
+
+def run_stages(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, first: str | None = None, last: str | None = None
+) -> None:
+    """Run the stages from ``first`` to ``last``.
+
+    Without ``first``, a run of the same configuration and data that died goes on after its last finished
+    stage; a complete one starts over.
+    """
+    progress = RunProgress.load(workspace, config)
+    start = STAGE_NAMES.index(first) if first else progress.next_stage()
+    stop = STAGE_NAMES.index(last) + 1 if last else len(STAGES)
+    save_config(config, workspace.out / "config.yaml")
+    if start and not first:
+        log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
+    for stage in STAGES[start:stop]:
+        if stage.needs_targets and config.windows.mode == "entry":
+            log.info("%s: left out: in mode entry the profiles have seen the target windows", stage.name)
+        else:
+            stage.run(spark, config, workspace)
+        progress.finish(stage.name)
+
+
+class RunProgress:
+    """Which stages of a run are finished, kept in ``OUT/progress.json``."""
+
+    def __init__(self, path: Path, fingerprint: str, finished: list[str]) -> None:
+        self.path, self.fingerprint, self.finished = path, fingerprint, finished
+
+    @classmethod
+    def load(cls, workspace: Workspace, config: PipelineConfig) -> "RunProgress":
+        """Progress of this very run: another configuration or data directory starts from nothing."""
+        path = workspace.out / "progress.json"
+        told = f"{workspace.challenge and workspace.challenge.resolve()}\n{to_yaml(config)}"
+        fingerprint = hashlib.sha256(told.encode()).hexdigest()
+        saved = json.loads(path.read_text()) if path.exists() else {}
+        return cls(path, fingerprint, saved["finished"] if saved.get("fingerprint") == fingerprint else [])
+
+    def next_stage(self) -> int:
+        """Index of the first stage that is not finished; 0 after a complete run."""
+        for index, name in enumerate(STAGE_NAMES):
+            if name not in self.finished:
+                return index
+        return 0
+
+    def finish(self, name: str) -> None:
+        """Note a stage as finished; those after it must run again."""
+        before = STAGE_NAMES[: STAGE_NAMES.index(name)]
+        self.finished = [other for other in self.finished if other in before] + [name]
+        saved = self.path.with_suffix(".tmp")
+        saved.write_text(json.dumps({"fingerprint": self.fingerprint, "finished": self.finished}))
+        saved.replace(self.path)

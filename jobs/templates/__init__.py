@@ -1,0 +1,1 @@
+"""The pages that jobs render, as package data."""

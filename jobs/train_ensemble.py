@@ -1,0 +1,156 @@
+"""Train: one BERT4Rec per behaviour, data-parallel by Horovod on Spark's executors."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from conf.settings import PipelineConfig
+from jobs.cli import main_stage
+from jobs.io import DataFile, latest_commit, list_files, read_table
+from jobs.metrics_log import append_metrics
+from jobs.progress import training_progress
+from jobs.transforms.vocabulary import VocabularySummary, collect_summaries
+from jobs.workspace import Workspace
+from ml.checkpoint import ModelCard
+from ml.distributed import HorovodRanks, OneProcess, Ranks
+from ml.sharding import FeedFile
+from ml.training import TrainingJob, TrainingResult, train_model
+from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
+from schemas.errors import PipelineError, TrainingError
+from schemas.tables import SEQUENCES, VOCABULARIES
+
+log = logging.getLogger(__name__)
+
+
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Write one model folder per behaviour that has a sequence to learn from."""
+    jobs = plan_training(spark, config, workspace)
+    with training_progress(workspace.metrics):
+        results = launch(spark, config, workspace, jobs)
+    remove_other_models(workspace, {job.card.behaviour for job in jobs})
+    for result in results:
+        log.info("  %s: %d steps, best epoch %d%s", result.behaviour, result.n_steps, result.best_epoch, _score(result))
+
+
+def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[TrainingJob]:
+    """One job per behaviour, on exactly the files of the newest version of ``sequences``."""
+    vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
+    version = latest_commit(spark, workspace, SEQUENCES).version
+    snapshot = read_table(spark, workspace, SEQUENCES, version)
+    # a row of one token has no context to learn from
+    files = list_files(snapshot.filter(F.col(WIDTH) > 1), SEQUENCES.partition_by)
+    jobs = []
+    for name in config.behaviours:
+        own = [file for file in files if file.partition[BEHAVIOUR] == name]
+        training = tuple(_feed_file(file) for file in own if not file.partition[IS_HELD_OUT])
+        if not training:
+            log.info("  %s: no sequence of two items or more, left out", name)
+            continue
+        validation = tuple(_feed_file(file) for file in own if file.partition[IS_HELD_OUT])
+        card = _card(name, config, vocabularies[name], version)
+        jobs.append(
+            TrainingJob(
+                card,
+                training,
+                validation,
+                workspace.model(name).resolve(),
+                config.seed,
+                config.training,
+                config.masking,
+                config.loss,
+                config.feed,
+            )
+        )
+    if not jobs:
+        raise TrainingError("no behaviour has a client with two items or more before the target windows")
+    return jobs
+
+
+def launch(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, jobs: list[TrainingJob]
+) -> list[TrainingResult]:
+    """Train all models in one start of the ranks: Horovod's, or this process where one rank is asked for."""
+    run_id = datetime.now(UTC).isoformat()
+    arguments = (jobs, workspace.metrics.resolve(), run_id, config.training.threads_per_rank)
+    if config.training.n_ranks == 1:
+        return train_all(OneProcess(), *arguments)
+    import horovod.spark
+
+    with (workspace.logs / "ranks.log").open("w") as ranks_log:
+        outcomes = horovod.spark.run(
+            train_all_on_rank,
+            args=arguments,
+            num_proc=config.training.n_ranks,
+            use_gloo=True,
+            verbose=0,
+            stdout=ranks_log,
+            stderr=ranks_log,
+        )
+    for outcome in outcomes:
+        if isinstance(outcome, PipelineError):
+            raise outcome
+    results: list[TrainingResult] = outcomes[0]
+    return results
+
+
+def train_all_on_rank(*arguments: Any) -> list[TrainingResult] | PipelineError:
+    """``train_all`` as one of Horovod's ranks; an error that the user can mend travels back as a value."""
+    try:
+        return train_all(HorovodRanks(), *arguments)
+    except PipelineError as error:
+        return error
+
+
+def train_all(ranks: Ranks, jobs: list[TrainingJob], metrics: Path, run_id: str, threads: int) -> list[TrainingResult]:
+    """Train the models one after the other on this rank; rank 0 logs the figures."""
+
+    def report(values: Mapping[str, Any]) -> None:
+        if ranks.rank == 0:
+            append_metrics(metrics, {"run": run_id, **values})
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return [train_model(job, ranks, report) for job in jobs]
+    finally:
+        torch.set_num_threads(before)
+
+
+def remove_other_models(workspace: Workspace, trained: set[str]) -> None:
+    """Delete the models of an earlier run that this one did not train, so that none is taken for its own."""
+    for folder in workspace.model("").iterdir():
+        if folder.name not in trained:
+            shutil.rmtree(folder)
+
+
+def _card(name: str, config: PipelineConfig, vocabulary: VocabularySummary, version: int) -> ModelCard:
+    return ModelCard(
+        behaviour=name,
+        model=config.model,
+        n_tokens=vocabulary.n_tokens,
+        max_length=config.behaviours[name].max_sequence_length,
+        vocabulary_fingerprint=vocabulary.fingerprint,
+        sequences_version=version,
+    )
+
+
+def _feed_file(file: DataFile) -> FeedFile:
+    return FeedFile(file.url, file.n_rows, int(str(file.partition[WIDTH])))
+
+
+def _score(result: TrainingResult) -> str:
+    if result.metrics is None:
+        return ", no held-out client to rank"
+    return f", NDCG@10 {result.metrics.ndcg_at_10:.4f}, HR@10 {result.metrics.hr_at_10:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main_stage("train"))

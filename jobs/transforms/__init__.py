@@ -1,0 +1,1 @@
+"""Pure DataFrame -> DataFrame functions, one file per subject."""

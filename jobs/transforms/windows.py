@@ -1,0 +1,94 @@
+"""The boundaries between what a profile may see and what it is judged on."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, time, timedelta
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.settings import WindowSettings
+from schemas import columns as c
+from schemas import tasks
+from schemas.tables import WINDOWS
+
+ENTRY_MODE = "entry"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The one row of the windows table; all times are the data's own, without a zone.
+
+    Attributes
+    ----------
+    mode : ``evaluate`` or ``entry``
+    input_end : profiles see events before it; ``train_start`` in mode evaluate, after every event in mode entry
+    train_start, valid_start, end : targets are [train_start, valid_start) and [valid_start, end]
+    """
+
+    mode: str
+    input_end: datetime
+    train_start: datetime
+    valid_start: datetime
+    end: datetime
+
+
+def derive_windows(end: datetime, settings: WindowSettings, last_event: datetime | None = None) -> Windows:
+    """The challenge's windows for a data set whose last purchase is at ``end``.
+
+    Parameters
+    ----------
+    last_event : the last event of any behaviour, ``end`` if None. In mode entry everything is input, so
+        ``input_end`` is one second after it: one filter serves both modes.
+
+    Examples
+    --------
+    >>> derive_windows(datetime(2022, 9, 28, 22, 8, 49), WindowSettings()).train_start
+    datetime.datetime(2022, 9, 1, 0, 0)
+    """
+    target = timedelta(days=settings.target_days)
+    first_day = (end - 2 * target + timedelta(days=1)).date()
+    train_start = datetime.combine(first_day, time.min)
+    after_all = max(end, last_event or end) + timedelta(seconds=1)
+    input_end = after_all if settings.mode == ENTRY_MODE else train_start
+    return Windows(settings.mode, input_end, train_start, train_start + target, end)
+
+
+def windows_frame(spark: SparkSession, windows: Windows) -> DataFrame:
+    """The windows as the one row of their table."""
+    return spark.createDataFrame([tuple(asdict(windows).values())], WINDOWS.ddl)
+
+
+def collect_windows(frame: DataFrame) -> Windows:
+    """The windows of the one row that ``windows_frame`` made."""
+    row = frame.first()
+    assert row is not None, "the windows table has one row"
+    return Windows(**row.asDict())
+
+
+def collect_last_timestamp(events: DataFrame) -> datetime | None:
+    """Time of the last event, None where there is none."""
+    row = events.agg(F.max(c.TIMESTAMP).alias(c.TIMESTAMP)).first()
+    return row[c.TIMESTAMP] if row else None
+
+
+def timestamp_literal(moment: datetime) -> Column:
+    """A time without a zone; ``F.lit(moment)`` would shift it by the zone of the driver's machine."""
+    return F.lit(moment.isoformat(sep=" ")).cast("timestamp_ntz")
+
+
+def input_events(events: DataFrame, windows: Windows) -> DataFrame:
+    """The events that a profile may see; grain and columns unchanged."""
+    return events.filter(F.col(c.TIMESTAMP) < timestamp_literal(windows.input_end))
+
+
+def events_before_targets(events: DataFrame, windows: Windows) -> DataFrame:
+    """The events before both target windows, whatever the mode; grain and columns unchanged."""
+    return events.filter(F.col(c.TIMESTAMP) < timestamp_literal(windows.train_start))
+
+
+def target_events(events: DataFrame, windows: Windows) -> DataFrame:
+    """The events of the two target windows, with the column ``window`` (``train``, ``validation``)."""
+    moment = F.col(c.TIMESTAMP)
+    start, middle, end = map(timestamp_literal, (windows.train_start, windows.valid_start, windows.end))
+    window = F.when(moment < middle, tasks.TRAIN).otherwise(tasks.VALIDATION)
+    return events.filter((moment >= start) & (moment <= end)).withColumn(c.WINDOW, window)

@@ -1,0 +1,1 @@
+"""The torch side: model, feed, training, probe. Never imports pyspark."""

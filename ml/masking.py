@@ -1,0 +1,114 @@
+"""The cloze task: which tokens of a batch are hidden, and what stands in their place."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from conf.settings import MaskingSettings
+from schemas.tokens import FIRST_ITEM, MASK, PAD
+
+IGNORE_INDEX = -100
+"""Label of a position that is not hidden; torch's own value."""
+
+
+class MaskedBatch(NamedTuple):
+    """One batch of the cloze task.
+
+    Attributes
+    ----------
+    inputs : int64 [B, L], what the model sees
+    labels : int64 [B, L], the true token where one is hidden, else IGNORE_INDEX
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+
+def mask_tokens(token_ids: Tensor, n_tokens: int, settings: MaskingSettings, generator: torch.Generator) -> MaskedBatch:
+    """Hide a random share of each row's items (Sun et al. 2019, sections 3.6 and 3.7; Devlin et al. 2019, A.1).
+
+    Only items are hidden, never UNK or PAD. Each row hides one or more and keeps one or more of its real tokens in
+    sight. A share of the rows hides its last item alone, always by MASK, as when the model is asked to predict.
+
+    Parameters
+    ----------
+    token_ids : int64 [B, L], left-padded with PAD
+    n_tokens : V; random replacements are drawn uniformly from the items, [FIRST_ITEM, n_tokens)
+    settings : shares of hidden tokens and of what replaces them
+    generator : source of randomness, on the device of ``token_ids``; the same seed gives the same masks
+
+    Raises
+    ------
+    ValueError
+        If a row has fewer than two real tokens, or no item: nothing can be hidden in it with a context left.
+    """
+    _require_context_and_item(token_ids)
+    is_last_only = _choose_last_only(token_ids, settings.last_only_share, generator)  # [B, 1]
+    is_hidden = torch.where(
+        is_last_only, _is_last(token_ids), _choose_positions(token_ids, settings.mask_prob, generator)
+    )
+    fate = _uniform(token_ids.shape, generator).masked_fill(is_last_only, -1.0)
+    is_random = (fate >= settings.mask_share) & (fate < settings.mask_share + settings.random_share)
+    random_items = torch.randint(FIRST_ITEM, n_tokens, token_ids.shape, generator=generator, device=generator.device)
+    replacement = torch.where(is_random, random_items, token_ids).masked_fill(fate < settings.mask_share, MASK)
+    return _hide(token_ids, is_hidden, replacement)
+
+
+def mask_last(token_ids: Tensor) -> MaskedBatch:
+    """Hide the last token of each row, alone and by MASK, for validation.
+
+    Parameters
+    ----------
+    token_ids : int64 [B, L], left-padded with PAD; a last token UNK is a label too, one that no item can match
+
+    Raises
+    ------
+    ValueError
+        If a row ends in PAD or MASK.
+    """
+    n_without = int((token_ids[:, -1] <= MASK).sum())
+    if n_without:
+        raise ValueError(f"{n_without} of {len(token_ids)} rows end in PAD or MASK; expected left-padded tokens")
+    return _hide(token_ids, _is_last(token_ids), torch.full_like(token_ids, MASK))
+
+
+def _require_context_and_item(token_ids: Tensor) -> None:
+    n_lone = int(((token_ids != PAD).sum(dim=1) < 2).sum())
+    if n_lone:
+        raise ValueError(f"{n_lone} of {len(token_ids)} rows have fewer than two tokens; the feed must leave them out")
+    n_without_item = int((token_ids < FIRST_ITEM).all(dim=1).sum())
+    if n_without_item:
+        raise ValueError(f"{n_without_item} of {len(token_ids)} rows hold no item; the feed must leave them out")
+
+
+def _choose_last_only(token_ids: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    is_chosen = _uniform((len(token_ids), 1), generator) < share
+    return is_chosen & (token_ids[:, -1:] >= FIRST_ITEM)  # [B, 1]
+
+
+def _choose_positions(token_ids: Tensor, mask_prob: float, generator: torch.Generator) -> Tensor:
+    """Bool [B, L]: items whose draw is below ``mask_prob``, the lowest in any case, yet never all of a row."""
+    is_item = token_ids >= FIRST_ITEM
+    draws = _uniform(token_ids.shape, generator)
+    lowest = draws.masked_fill(~is_item, 2.0).amin(dim=1, keepdim=True)
+    is_hidden = is_item & ((draws < mask_prob) | (draws == lowest))
+    is_all_hidden = (is_hidden == (token_ids != PAD)).all(dim=1, keepdim=True)  # [B, 1]
+    highest = draws.masked_fill(~is_hidden, -1.0).argmax(dim=1, keepdim=True)
+    is_released = torch.zeros_like(is_hidden).scatter(1, highest, is_all_hidden)
+    return is_hidden & ~is_released
+
+
+def _hide(token_ids: Tensor, is_hidden: Tensor, replacement: Tensor) -> MaskedBatch:
+    inputs = torch.where(is_hidden, replacement, token_ids)
+    return MaskedBatch(inputs, labels=token_ids.masked_fill(~is_hidden, IGNORE_INDEX))
+
+
+def _is_last(token_ids: Tensor) -> Tensor:
+    is_last = torch.zeros_like(token_ids, dtype=torch.bool)
+    is_last[:, -1] = True
+    return is_last
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)

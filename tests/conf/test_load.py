@@ -1,0 +1,115 @@
+"""What a configuration may say, and how it is refused."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.load import FOLDER, known_configs, load_config, save_config
+from conf.settings import PipelineConfig, ProbeSettings
+from schemas.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", known_configs())
+def test_every_shipped_file_loads_and_comes_back_the_same_from_what_is_saved(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(str(tmp_path / "saved.yaml")) == config
+
+
+def test_the_reports_settings_are_to_the_letter() -> None:
+    config = load_config("report")
+    lengths = {name: behaviour.max_sequence_length for name, behaviour in config.behaviours.items()}
+    assert lengths == {
+        "product_buy": 30,
+        "add_to_cart": 64,
+        "remove_from_cart": 48,
+        "page_visit": 128,
+        "search_query": 128,
+    }
+    assert config.behaviours["page_visit"].min_count == 5
+    model = config.model
+    assert (model.hidden_size, model.n_layers, model.n_heads) == (256, 6, 8)
+    assert (model.embedding_dropout, model.encoder_dropout) == (0.2, 0.2)
+    assert (config.masking.mask_prob, config.masking.mask_share, config.masking.random_share) == (0.15, 0.8, 0.1)
+    assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
+    assert config.ensemble.composition == "concat"
+    assert config.probe.is_official
+
+
+def test_a_file_changes_its_base_and_set_changes_both() -> None:
+    config = load_config("demo", ["training.epochs=3", "behaviours.page_visit.min_count=9"])
+    assert config.training.epochs == 3
+    assert config.behaviours["page_visit"].min_count == 9
+    assert config.behaviours["page_visit"].item == "url"
+    assert not config.probe.is_official
+
+
+def test_a_further_behaviour_is_a_further_entry() -> None:
+    config = load_config("report", ["behaviours.wish_list.item=sku"])
+    assert [*config.behaviours][-1] == "wish_list"
+    assert config.events_table("wish_list").ddl == "client_id bigint, timestamp timestamp_ntz, sku bigint"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", r"unknown key 'training.epoch', known here are \[.*'epochs'"),
+        ("nonsense=1", r"unknown key 'nonsense', known here are \[.*'training'"),
+        ("behaviours.page_visit.itm=url", r"unknown key 'behaviours.page_visit.itm', known here are \['item'"),
+        ("training.epochs=many", "training.epochs: .*integer"),
+        ("training.epochs=0", "training.epochs: .*greater than 0"),
+        ("masking.mask_prob=2", "masking.mask_prob: .*less than or equal to 1"),
+        ("behaviours.page_visit.kind=word", "behaviours.page_visit.kind: .*'id' or 'codes'"),
+        ("model.n_heads=7", r"hidden_size \(64\) must be divisible by n_heads \(7\)"),
+        ("behaviours.page_visit.max_sequence_length=999", "exceeds the widest"),
+        ("sequences.widths=[8,4]", "widths must start with 1 and rise"),
+        ("training.epochs", "--set expects key=value"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("demo", [override])
+
+
+def test_a_missing_file_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no configuration 'dmeo'.*'demo', 'report'"):
+        load_config("dmeo")
+
+
+def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("training: {epochs: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(str(path))
+
+
+def test_a_file_cannot_run_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("seed: !!python/object/apply:os.getpid []\n")
+    with pytest.raises(ConfigError):
+        load_config(str(path))
+
+
+def test_every_setting_is_used_somewhere() -> None:
+    code = "\n".join(
+        path.read_text()
+        for package in ("conf", "ml", "jobs")
+        for path in (FOLDER.parent / package).rglob("*.py")
+        if path.name != "settings.py"
+    )
+    for name in _leaf_names(PipelineConfig):
+        assert f".{name}" in code, f"nothing reads the setting {name!r}"
+
+
+def test_the_probes_defaults_are_the_challenges() -> None:
+    assert ProbeSettings() == ProbeSettings(2048, 3, 1e-3, 128, 3, 1278)
+
+
+def _leaf_names(owner: Any) -> list[str]:
+    names = []
+    for field in fields(owner):
+        nested = field.default_factory if is_dataclass(field.default_factory) else None
+        names += _leaf_names(nested) if nested else [field.name]
+    return names

@@ -1,0 +1,45 @@
+"""One local Spark session for all tests that ask for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.settings import SparkSettings
+from jobs.session import build_session
+from jobs.workspace import Workspace
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    log_file = tmp_path_factory.mktemp("spark") / "spark.log"
+    settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2)
+    session = build_session(settings, log_file)
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    place = Workspace(tmp_path / "out")
+    place.prepare()
+    return place
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def completejourney() -> Path:
+    return _shared("data/completejourney")
+
+
+def _shared(name: str) -> Path:
+    if not (SHARED / name).exists():
+        pytest.skip(f"the reference data {name} does not lie beside this checkout")
+    return SHARED / name

@@ -1,0 +1,148 @@
+"""Bad arguments, configuration and input: exit code 2, one message, and an untouched output directory."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+
+EVENTS = {"client_id": [1, 2], "timestamp": ["2022-06-01 00:00:00"] * 2}
+CODES = "[" + " ".join(["7"] * 16) + "]"
+
+
+def write(path: Path, **columns: list[object]) -> None:
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The smallest directory that passes the checks."""
+    folder = tmp_path / "data"
+    (folder / "input").mkdir(parents=True)
+    write(folder / "product_buy.parquet", **EVENTS, sku=[1, 1])
+    write(folder / "page_visit.parquet", **EVENTS, url=[5, 6])
+    write(folder / "search_query.parquet", **EVENTS, query=[CODES, CODES])
+    write(folder / "product_properties.parquet", sku=[1], category=[1], price=[1], name=[CODES])
+    np.save(folder / "input" / "relevant_clients.npy", np.array([1, 2]))
+    return folder
+
+
+def without_a_directory(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+def without_buys(data: Path) -> None:
+    (data / "product_buy.parquet").unlink()
+
+
+def without_a_column(data: Path) -> None:
+    write(data / "page_visit.parquet", **EVENTS, page=[5, 6])
+
+
+def with_a_wrong_type(data: Path) -> None:
+    write(data / "page_visit.parquet", **EVENTS, url=["5", "6"])
+
+
+def without_relevant_clients(data: Path) -> None:
+    np.save(data / "input" / "relevant_clients.npy", np.array([], np.int64))
+
+
+def with_pickled_clients(data: Path) -> None:
+    np.save(data / "input" / "relevant_clients.npy", np.array([{}], object), allow_pickle=True)
+
+
+def without_purchases(data: Path) -> None:
+    write(data / "product_buy.parquet", client_id=pa.array([], "int64"), timestamp=pa.array([], "string"),
+          sku=pa.array([], "int64"))  # fmt: skip
+
+
+def with_half_a_file(data: Path) -> None:
+    path = data / "page_visit.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def with_an_empty_folder(data: Path) -> None:
+    (data / "page_visit.parquet").unlink()
+    (data / "page_visit.parquet").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (without_a_directory, ["expected a challenge directory", "found nothing", "ubp generate"]),
+        (without_buys, ["product_buy.parquet is missing", "page_visit.parquet", "every run needs it"]),
+        (without_a_column, ["page_visit.parquet", "'url': expected an integer, found none", "'page'"]),
+        (with_a_wrong_type, ["page_visit.parquet", "'url': expected an integer, found string"]),
+        (without_relevant_clients, ["relevant_clients.npy", "found none", "remove the file"]),
+        (with_pickled_clients, ["relevant_clients.npy", "does not read"]),
+        (without_purchases, ["product_buy.parquet", "holds no purchase"]),
+        (with_half_a_file, ["page_visit.parquet", "not a whole Parquet file", "write it again"]),
+        (with_an_empty_folder, ["page_visit.parquet", "expected Parquet files", "found none"]),
+    ],
+)
+def test_bad_input_is_told_in_one_message_and_nothing_is_touched(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], expected: list[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "scores.json").write_text("{}")
+    spoil(data)
+    assert main(["run", "--data", str(data), "--out", str(out), "--config", "demo"]) == 2
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    for part in expected:
+        assert part in record.getMessage()
+    assert not record.exc_info
+    assert [path.name for path in out.iterdir()] == ["scores.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config", "dmeo"], "no configuration 'dmeo'"),
+        (["--set", "training.epoch=1"], "unknown key 'training.epoch'"),
+        (["--from", "report", "--to", "ingest"], "--from report comes after --to ingest"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_starts(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: list[str], expected: str
+) -> None:
+    assert main(["run", "--data", str(data), "--out", str(tmp_path / "out"), *flags]) == 2
+    assert expected in caplog.text
+
+
+def test_an_out_that_cannot_be_written_is_refused(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("mine")
+    assert main(["run", "--data", str(data), "--out", str(occupied / "out"), "--config", "demo"]) == 2
+    assert "expected a folder that can be made and written" in caplog.text
+    assert occupied.read_text() == "mine"
+
+
+def test_unknown_commands_and_missing_flags_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["dance"], ["run"], ["run", "--out", "x", "--from", "nowhere"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 2
+    capsys.readouterr()
+
+
+def test_verbose_shows_the_stack_trace(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    main(["run", "--data", str(data / "no"), "--out", str(tmp_path / "out"), "--verbose"])
+    assert "Traceback" in caplog.text
+
+
+def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    from jobs.pipeline import STAGES
+
+    root = Path(__file__).parents[2]
+    for stage in STAGES:
+        with pytest.raises(SystemExit):
+            main([stage.name, "--help"])
+        flags = capsys.readouterr().out
+        assert all(flag in flags for flag in ("--data", "--out", "--config", "--set", "--verbose"))
+        assert f'sys.exit(main_stage("{stage.name}"))' in (root / "jobs" / f"{stage.module}.py").read_text()

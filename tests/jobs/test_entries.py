@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+
+from jobs.entries import (
+    EntryWriter,
+    local_path,
+    read_id_array,
+    read_popularity,
+    stored,
+    stream_vectors,
+    validate_entry,
+    write_entry,
+)
+from jobs.io import read_table, write_table
+from jobs.workspace import Workspace
+from schemas.errors import EntryError, InputError, OutputError
+from schemas.tables import EMBEDDINGS
+
+VECTORS = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float32)
+IDS = np.array([10, 20, 30])
+
+
+def write_in_two(writer):
+    writer.write(np.array([2, 0]), IDS[[2, 0]], VECTORS[[2, 0]])
+    writer.write(np.array([1]), IDS[[1]], VECTORS[[1]])
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.parent.iterdir())
+
+
+def test_an_entry_holds_each_row_at_its_position(tmp_path):
+    with EntryWriter(tmp_path / "e", 3, 2) as writer:
+        write_in_two(writer)
+    ids, rows = np.load(tmp_path / "e/client_ids.npy"), np.load(tmp_path / "e/embeddings.npy")
+    assert (ids.dtype, rows.dtype) == (np.int64, np.float16)
+    assert ids.tolist() == IDS.tolist()
+    assert rows.tolist() == VECTORS.tolist()
+    assert files_of(tmp_path / "e") == ["e"]
+
+
+def test_a_writer_that_fails_leaves_the_former_entry_as_it_was(tmp_path):
+    with EntryWriter(tmp_path / "e", 3, 2) as writer:
+        write_in_two(writer)
+    with pytest.raises(EntryError), EntryWriter(tmp_path / "e", 3, 2) as writer:
+        writer.write(np.array([7]), IDS[:1], VECTORS[:1])
+    validate_entry(tmp_path / "e", IDS)
+    assert files_of(tmp_path / "e") == ["e"]
+
+
+def test_an_entry_with_an_empty_row_is_not_committed(tmp_path):
+    expected = pytest.raises(EntryError, match="found none for 1, the first at position 1")
+    with expected, EntryWriter(tmp_path / "e", 3, 2) as writer:
+        writer.write(np.array([0, 2]), IDS[[0, 2]], VECTORS[[0, 2]])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"), [([0], "more than once"), ([1, 1], "more than once"), ([3], "below 3"), ([-1], "below 3")]
+)
+def test_a_position_out_of_range_or_twice_is_an_entry_error(tmp_path, positions, message):
+    writer = EntryWriter(tmp_path / "e", 3, 2)
+    writer.write(np.array([0]), IDS[:1], VECTORS[:1])
+    with pytest.raises(EntryError, match=message):
+        writer.write(np.array(positions), np.array(positions), np.zeros((len(positions), 2), dtype=np.float32))
+    writer.discard()
+
+
+def test_numbers_that_float16_cannot_hold_are_an_entry_error(tmp_path):
+    writer = EntryWriter(tmp_path / "e", 1, 1)
+    with pytest.raises(EntryError):
+        writer.write(np.array([0]), IDS[:1], np.array([[1e6]], dtype=np.float32))
+    writer.discard()
+
+
+def test_a_profile_wider_than_the_challenge_allows_is_an_entry_error(tmp_path):
+    with pytest.raises(EntryError, match="2049"):
+        EntryWriter(tmp_path / "e", 1, 2049)
+
+
+def test_validate_names_every_broken_rule_at_once(tmp_path):
+    np.save(tmp_path / "client_ids.npy", np.array([10, 10, 99], dtype=np.int32))
+    np.save(tmp_path / "embeddings.npy", np.array([[np.nan, np.inf], [0, 1]], dtype=np.float32))
+    with pytest.raises(EntryError) as error:
+        validate_entry(tmp_path, IDS)
+    for rule in [
+        "client_ids.npy is int32, expected int64",
+        "2 relevant clients are missing",
+        "1 ids are not relevant clients",
+        "1 ids are there more than once",
+        "embeddings.npy is float32, expected float16",
+        "1 NaN",
+        "1 infinite",
+        "has 2 rows, client_ids.npy 3",
+    ]:
+        assert rule in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros(3, dtype=np.float16), "1 axes, expected 2"),
+        (np.zeros((3, 2049), dtype=np.float16), "2049 wide"),
+        (np.zeros((3, 0), dtype=np.float16), "0 wide"),
+        (np.array([["a"]]), "expected float16"),
+    ],
+)
+def test_validate_refuses_wrong_shapes_and_types(tmp_path, rows, message):
+    np.save(tmp_path / "client_ids.npy", IDS)
+    np.save(tmp_path / "embeddings.npy", rows)
+    with pytest.raises(EntryError, match=message):
+        validate_entry(tmp_path, IDS)
+
+
+def test_validate_names_missing_and_unreadable_files(tmp_path):
+    (tmp_path / "client_ids.npy").write_text("not an array")
+    with pytest.raises(EntryError, match=r"client_ids.npy is not a .npy array .*embeddings.npy is missing"):
+        validate_entry(tmp_path, IDS)
+
+
+def test_an_entry_in_another_order_is_valid(tmp_path):
+    np.save(tmp_path / "client_ids.npy", IDS[::-1])
+    np.save(tmp_path / "embeddings.npy", VECTORS.astype(np.float16))
+    validate_entry(tmp_path, IDS)
+
+
+def test_vectors_stream_from_the_newest_snapshot_alone(spark, tmp_path):
+    workspace = Workspace(tmp_path / "an out%20 folder")
+    workspace.prepare()
+    for shift in (100.0, 0.0):
+        rows = [(i, int(IDS[i]), [float(x) + shift for x in VECTORS[i]], []) for i in range(3)]
+        write_table(spark.createDataFrame(rows, EMBEDDINGS.ddl), workspace, EMBEDDINGS)
+    snapshot = read_table(spark, workspace, EMBEDDINGS)
+    batches = list(stream_vectors(snapshot, "embedding", batch_rows=1))
+    assert len(batches) == 3
+    assert batches[0][2].dtype == np.float32
+    write_entry(snapshot, "embedding", workspace.entry("e"), (3, 2), {"about.txt": "note"})
+    validate_entry(workspace.entry("e"), IDS)
+    assert np.load(workspace.entry("e") / "embeddings.npy").tolist() == VECTORS.tolist()
+    assert (workspace.entry("e") / "about.txt").read_text() == "note"
+
+
+def test_vectors_of_different_widths_are_an_entry_error(spark, tmp_path):
+    rows = [(0, 10, [1.0]), (1, 20, [1.0, 2.0, 3.0])]
+    frame = spark.createDataFrame(rows, "position bigint, client_id bigint, v array<float>").coalesce(1)
+    with stored(frame, tmp_path / "rows") as snapshot, pytest.raises(EntryError, match="found 1 to 3"):
+        list(stream_vectors(snapshot, "v"))
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_file_that_is_not_on_a_mounted_file_system_is_an_output_error():
+    assert local_path("file:///a/b%20c.parquet") == "/a/b c.parquet"
+    with pytest.raises(OutputError, match="mount"):
+        local_path("s3://bucket/a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.array([1.5]), "float64"),
+        (np.array([[1]]), r"shape \[1, 1\]"),
+        (np.array([], dtype=np.int64), r"shape \[0\]"),
+        (np.array([4, 5, 4]), "1 repeated"),
+        (np.array([{"a": 1}], dtype=object), "allow_pickle=False"),
+    ],
+)
+def test_an_id_file_that_is_no_list_of_distinct_integers_is_an_input_error(tmp_path, array, found):
+    np.save(tmp_path / "ids.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=found):
+        read_id_array(tmp_path / "ids.npy")
+
+
+def test_ids_are_int64_in_the_order_of_the_file_and_none_without_one(tmp_path):
+    np.save(tmp_path / "ids.npy", np.array([3, 1, 2], dtype=np.uint16))
+    ids = read_id_array(tmp_path / "ids.npy")
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [3, 1, 2]
+    assert read_id_array(tmp_path / "none.npy") is None
+    assert read_popularity(tmp_path / "none.npy", 3) is None
+
+
+@pytest.mark.parametrize("values", [[0.1], [0.1, np.nan], [0.1, -1], ["0", "1"]])
+def test_popularity_that_cannot_weigh_labels_is_an_input_error(tmp_path, values):
+    np.save(tmp_path / "p.npy", np.array(values))
+    with pytest.raises(InputError, match="expected 2 finite numbers"):
+        read_popularity(tmp_path / "p.npy", 2)

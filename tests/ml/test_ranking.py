@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conf.settings import ModelSettings
+from ml.bert4rec import Bert4Rec
+from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
+from schemas.tokens import FIRST_ITEM, UNK
+
+SETTINGS = ModelSettings(hidden_size=4, n_layers=1, n_heads=1, feed_forward_size=4)
+
+
+def model_that_scores(scores):
+    """A model whose score of each token id is given, whatever the sequence."""
+    model = Bert4Rec(SETTINGS, n_tokens=len(scores), max_length=4)
+    with torch.no_grad():
+        nn.init.zeros_(model.item_table.weight)
+        model.output_bias.weight.copy_(torch.tensor(scores).unsqueeze(1))
+    return model
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 50])
+def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
+    model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.4, 0.3, 0.2])
+    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]), chunk_size)
+
+    assert ranks.tolist() == [4, 1, 2, 3]
+
+
+def test_ties_count_against_the_item():
+    model = model_that_scores([0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.1])
+
+    assert rank_last_items(model, torch.tensor([[6, 3], [3, 6]])).tolist() == [3, 4]
+
+
+def test_a_model_that_scores_not_a_number_ranks_last():
+    model = model_that_scores([0.0] * 3 + [math.nan] * 4)
+
+    assert rank_last_items(model, torch.tensor([[6, 3]])).tolist() == [4]
+
+
+def test_an_item_does_not_beat_itself_by_rounding(monkeypatch):
+    model = model_that_scores([0.0, 0.0, 0.0, 0.5, 0.4])
+    logits = model.logits
+    own_then_chunk = iter([1e-6, 0.0])  # own scores come first, from a product of another shape
+    monkeypatch.setattr(model, "logits", lambda vectors, ids: logits(vectors, ids) + next(own_then_chunk))
+
+    assert rank_last_items(model, torch.tensor([[4, 3]])).tolist() == [1]
+
+
+def test_an_unknown_last_item_ranks_after_every_item():
+    model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.2])
+
+    assert rank_last_items(model, torch.tensor([[3, UNK]])).tolist() == [3]
+
+
+def test_the_last_item_is_hidden_from_the_model():
+    torch.manual_seed(7)
+    model = Bert4Rec(SETTINGS, n_tokens=30, max_length=4)
+    last_items = torch.arange(FIRST_ITEM, 30)
+    token_ids = torch.stack([torch.full_like(last_items, 5), last_items], dim=1)
+
+    # one context, every possible last item: blind to it, the model gives every rank once
+    assert sorted(rank_last_items(model, token_ids).tolist()) == list(range(1, 28))
+
+
+def test_ranking_leaves_the_models_mode_alone():
+    model = model_that_scores([0.0] * 5).train()
+    rank_last_items(model, torch.tensor([[3, 4]]))
+
+    assert model.training
+
+
+def test_sums_of_ranks_are_hits_gains_and_reciprocals():
+    sums = ranking_sums(torch.tensor([1, 3, 10, 11]))
+
+    expected = [4, 3, 1 + 1 / 2 + 1 / math.log2(11), 1 + 1 / 3 + 1 / 10 + 1 / 11]
+    np.testing.assert_allclose(sums, expected)
+    assert sums.dtype == np.float64
+
+
+def test_metrics_of_added_sums_are_those_of_all_ranks():
+    parts = ranking_sums(torch.tensor([1])) + ranking_sums(torch.tensor([3, 20])) + ranking_sums(torch.tensor([]))
+
+    assert RankingMetrics.from_sums(parts) == RankingMetrics(
+        n_users=3,
+        hr_at_10=pytest.approx(2 / 3),
+        ndcg_at_10=pytest.approx(0.5),
+        mrr=pytest.approx((1 + 1 / 3 + 0.05) / 3),
+    )
+
+
+def test_metrics_without_users_are_refused():
+    with pytest.raises(ValueError, match="no user was ranked"):
+        RankingMetrics.from_sums(np.zeros(4))

@@ -1,0 +1,94 @@
+"""Build and install Horovod from its PyPI source package, with the C++17 fix.
+
+Horovod 0.28.1 pins C++14 in its CMake files, while the headers of torch >= 2.1 need C++17; upstream's
+unreleased fix changes the same two lines. Does nothing where this version already imports against this torch.
+
+Run as ``python tools/install_horovod.py`` inside the environment that already holds requirements.lock.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+VERSION = "0.28.1"
+SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+CMAKE_FILES = ("CMakeLists.txt", "horovod/torch/CMakeLists.txt")
+BUILD_FLAGS = {
+    "HOROVOD_WITH_PYTORCH": "1",
+    "HOROVOD_WITH_GLOO": "1",
+    "HOROVOD_CPU_OPERATIONS": "GLOO",
+    "HOROVOD_WITHOUT_MPI": "1",
+    "HOROVOD_WITHOUT_TENSORFLOW": "1",
+    "HOROVOD_WITHOUT_MXNET": "1",
+}
+
+
+def main() -> None:
+    if is_installed():
+        return
+    print(f"Building Horovod {VERSION} from source: about three minutes on two cores ...", flush=True)
+    with tempfile.TemporaryDirectory(prefix="horovod-build-") as folder:
+        source = unpack(download(Path(folder)), Path(folder))
+        for name in CMAKE_FILES:
+            require_cxx17(source / name)
+        build(source, Path(folder) / "build.log")
+    if not is_installed():
+        sys.exit(
+            f"Horovod {VERSION} was built but does not import: run `python -c 'import horovod.torch'` for the reason."
+        )
+
+
+def is_installed() -> bool:
+    """Whether this Horovod version is installed and its extension loads against the installed torch."""
+    try:
+        if metadata.version("horovod") != VERSION:
+            return False
+    except metadata.PackageNotFoundError:
+        return False
+    return subprocess.run([sys.executable, "-c", "import horovod.torch"], capture_output=True).returncode == 0
+
+
+def download(folder: Path) -> Path:
+    """Fetch the source package through pip's own index settings and check its hash."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--no-binary", ":all:", f"horovod=={VERSION}", "--dest", str(folder)], check=True)
+    archive = next(folder.glob("horovod-*.tar.gz"))
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != SHA256:
+        sys.exit(f"{archive.name}: expected sha256 {SHA256}, found {found}; not building it.")
+    return archive
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / f"horovod-{VERSION}"
+
+
+def require_cxx17(path: Path) -> None:
+    text, n_changed = re.subn(r"(set\(CMAKE_CXX_STANDARD) 14\)", r"\1 17)", path.read_text())
+    if n_changed != 1:
+        sys.exit(f"{path.name}: expected one 'set(CMAKE_CXX_STANDARD 14)', found {n_changed}; is this {VERSION}?")
+    path.write_text(text)
+
+
+def build(source: Path, log: Path) -> None:
+    environment = {**os.environ, **BUILD_FLAGS, "MAKEFLAGS": f"-j{os.cpu_count()}"}
+    # the environment's own cmake (3.31) comes first: CMake 4 refuses Horovod's files
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--verbose", str(source)]
+    with log.open("w") as stream:
+        result = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+    if result.returncode:
+        print("\n".join(log.read_text().splitlines()[-60:]))
+        sys.exit(f"Horovod {VERSION} did not build (last lines above). Is a C++17 compiler installed (g++ or clang++)?")
+
+
+if __name__ == "__main__":
+    main()
