@@ -131,8 +131,10 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _configure_logging(verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if not verbose:
-        for name in ("py4j", "petastorm", "horovod", "pyspark"):
+        for name in ("petastorm", "horovod", "pyspark"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        # Horovod's start-up forks, the child's exit closes a socket to the JVM, and py4j logs how it opens another
+        logging.getLogger("py4j").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,11 @@ def spark_progress(context: SparkContext, title: str) -> Iterator[None]:
     The job description is set to ``title`` too, so that the Spark UI tells stages apart.
     """
     context.setJobDescription(title)
+    if not sys.stderr.isatty():
+        yield
+        return
     tracker = context.statusTracker()
-    with tqdm(desc=title, unit=" tasks", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=title, unit=" tasks", leave=False, dynamic_ncols=True) as bar:
 
         def draw() -> None:
             infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]

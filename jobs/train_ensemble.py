@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,17 @@ def launch(
     for outcome in outcomes:
         if isinstance(outcome, PipelineError):
             raise outcome
-    results: list[TrainingResult] = outcomes[0]
-    return results
+    return [TrainingResult.from_dict(values) for values in outcomes[0]]
 
 
-def train_all_on_rank(*arguments: Any) -> list[TrainingResult] | PipelineError:
-    """``train_all`` as one of Horovod's ranks; an error that the user can mend travels back as a value."""
+def train_all_on_rank(*arguments: Any) -> list[dict[str, Any]] | PipelineError:
+    """``train_all`` as one of Horovod's ranks; an error that the user can mend travels back as a value.
+
+    Results travel as plain values: they pass through each rank's Spark worker, which would have to import
+    torch to unpickle a class of ``ml``.
+    """
     try:
-        return train_all(HorovodRanks(), *arguments)
+        return [asdict(result) for result in train_all(HorovodRanks(), *arguments)]
     except PipelineError as error:
         return error
 

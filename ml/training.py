@@ -67,6 +67,12 @@ class TrainingResult:
     best_epoch: int
     metrics: RankingMetrics | None
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingResult":
+        """The result that ``dataclasses.asdict`` took apart."""
+        metrics = values["metrics"] and RankingMetrics(**values["metrics"])
+        return cls(**{**values, "metrics": metrics})
+
 
 def train_model(job: TrainingJob, ranks: Ranks, report: Report) -> TrainingResult:
     """Train one model, keep the weights of the epoch with the best NDCG@10, and write its folder at the end.

@@ -51,18 +51,18 @@ def telling_rows(positions):
 
 def test_every_entry_is_scored_on_every_task_that_can_be_scored(spark, shop, caplog):
     caplog.set_level("INFO")
-    positions, reverse = np.arange(N), np.arange(N)[::-1]
+    positions, mixed = np.arange(N), np.random.default_rng(1).permutation(N)
     write_entry(shop, "ensemble", telling_rows(positions), 100 - positions)
     write_entry(shop, "baseline", np.zeros((N, 2)), 100 - positions)
-    write_entry(shop, "backwards", telling_rows(reverse), 100 - reverse)
+    write_entry(shop, "mixed", telling_rows(mixed), 100 - mixed)
     for _ in range(2):
         run(spark, TINY, shop)
         scores = json.loads((shop.out / "scores.json").read_text())
-        assert list(scores) == ["baseline", "ensemble", "backwards"]
+        assert list(scores) == ["baseline", "ensemble", "mixed"]
         assert [list(tasks) for tasks in scores.values()] == [["churn", "propensity_sku"]] * 3
         assert list(scores["ensemble"]["churn"]) == ["score", "auroc"]
         assert list(scores["ensemble"]["propensity_sku"]) == ["score", "auroc", "novelty", "diversity"]
-        assert scores["ensemble"]["churn"]["auroc"] == scores["backwards"]["churn"]["auroc"] == 1.0
+        assert scores["ensemble"]["churn"]["auroc"] == scores["mixed"]["churn"]["auroc"] == 1.0
         assert scores["ensemble"]["propensity_sku"]["auroc"] == 1.0
         assert scores["baseline"]["churn"]["auroc"] == 0.5
         rows = read_table(spark, shop, SCORES).collect()
