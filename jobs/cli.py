@@ -115,9 +115,8 @@ def _session(config: PipelineConfig, workspace: Workspace, verbose: bool):  # ty
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from conf.shop import ShopSettings
-
     from conf.settings import SparkSettings
+    from conf.shop import ShopSettings
     from jobs.generate import generate_shop
     from jobs.session import build_session
 
@@ -129,12 +128,11 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _configure_logging(verbose: bool) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if not verbose:
-        for name in ("petastorm", "horovod", "pyspark"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        # Horovod's start-up forks, the child's exit closes a socket to the JVM, and py4j logs how it opens another
-        logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    """Our own progress on stderr; what libraries say below a warning only with ``--verbose``."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("jobs", "ml"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

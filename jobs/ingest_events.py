@@ -24,9 +24,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     check_challenge(workspace.data, config)
     judged = judge_sources(spark, config, workspace)
     if accepted(judged[PRODUCT_BUY]).isEmpty():
-        raise InputError(
-            f"{source_path(workspace.data, PRODUCT_BUY)}: no row keeps the contract; see its columns' form"
-        )
+        source = source_path(workspace.data, PRODUCT_BUY)
+        raise InputError(f"{source}: expected purchases, found none that keeps the contract; check its values")
     commits = {name: write_table(accepted(rows), workspace, _table(config, name)) for name, rows in judged.items()}
     for name in config.behaviours.keys() - judged.keys():
         log.info("  %s: no %s.parquet in the data, left out", name, name)

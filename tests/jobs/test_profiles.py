@@ -1,0 +1,109 @@
+"""Vectors per client: the padding, the order, the absent, and the model they come from."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyspark.sql import SparkSession
+
+from conf.load import load_config
+from conf.settings import PipelineConfig
+from jobs import infer_embeddings
+from jobs.entries import validate_entry
+from jobs.infer_embeddings import presence_matrix
+from jobs.io import read_table, write_table
+from jobs.transforms.vocabulary import collect_summaries
+from jobs.workspace import Workspace
+from ml.bert4rec import Bert4Rec
+from ml.checkpoint import ModelCard, save_model
+from ml.encoder import embed_sequences
+from schemas.errors import ModelError
+from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES
+from schemas.tokens import FIRST_ITEM
+
+BEHAVIOURS = ["product_buy", "page_visit"]
+N_ITEMS = 9
+CLIENT_IDS = [50, 10, 40, 20]
+TOKENS = {"product_buy": {50: [3, 4], 10: [5]}, "page_visit": {50: [3, 4, 5, 6, 7, 8, 9], 20: [4, 3], 99: [3]}}
+
+
+def config(*overrides: str) -> PipelineConfig:
+    return load_config("demo", ["model.hidden_size=8", "model.n_layers=1", *overrides])
+
+
+@pytest.fixture
+def models(spark: SparkSession, workspace: Workspace) -> dict[str, Bert4Rec]:
+    """Tables of four clients, and one model of random weights per behaviour."""
+    words = [(name, str(item), FIRST_ITEM + item, 9) for name in BEHAVIOURS for item in range(N_ITEMS)]
+    write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
+    clients = [(position, client, True) for position, client in enumerate(CLIENT_IDS)]
+    write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
+    rows = [(name, False, 8, client, ids, len(ids)) for name, own in TOKENS.items() for client, ids in own.items()]
+    write_table(spark.createDataFrame(rows, SEQUENCES.ddl), workspace, SEQUENCES)
+    summaries = collect_summaries(read_table(spark, workspace, VOCABULARIES))
+    made = {}
+    for seed, name in enumerate(BEHAVIOURS):
+        torch.manual_seed(seed)
+        made[name] = Bert4Rec(config().model, FIRST_ITEM + N_ITEMS, 64)
+        card = ModelCard(name, config().model, FIRST_ITEM + N_ITEMS, 64, summaries[name].fingerprint, 0)
+        save_model(workspace.model(name), made[name], card, {})
+    return made
+
+
+def load_entry(workspace: Workspace, name: str) -> np.ndarray:
+    validate_entry(workspace.entry(name), np.array(CLIENT_IDS))
+    assert np.load(workspace.entry(name) / "client_ids.npy").tolist() == CLIENT_IDS
+    return np.load(workspace.entry(name) / "embeddings.npy").astype(np.float32)
+
+
+def test_entries_hold_each_clients_vectors_in_the_clients_order(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+) -> None:
+    infer_embeddings.run(spark, config(), workspace)
+    entries = {name: load_entry(workspace, name) for name in (*BEHAVIOURS, "ensemble")}
+    for name, model in models.items():
+        for row, client in enumerate(CLIENT_IDS):
+            ids = TOKENS[name].get(client)
+            # each alone, so that neither batch nor padding can have a part in it
+            expected = embed_sequences(model, [np.array(ids)], 8)[0] if ids else np.zeros(8)
+            np.testing.assert_allclose(entries[name][row], expected, atol=2e-3)
+    flags = [[1, 1], [1, 0], [0, 0], [0, 1]]
+    whole = np.concatenate([entries["product_buy"], entries["page_visit"], np.array(flags)], axis=1)
+    np.testing.assert_array_equal(entries["ensemble"], whole)
+
+
+def test_the_table_says_which_behaviours_a_client_has(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+) -> None:
+    infer_embeddings.run(spark, config("ensemble.presence_flags=false"), workspace)
+    rows = read_table(spark, workspace, EMBEDDINGS).orderBy("position").collect()
+    assert [row["client_id"] for row in rows] == CLIENT_IDS
+    assert [row["present"] for row in rows] == [BEHAVIOURS, ["product_buy"], [], ["page_visit"]]
+    assert all(len(row["embedding"]) == 16 for row in rows)
+    assert load_entry(workspace, "ensemble").shape == (4, 16)
+
+
+def test_a_model_of_another_vocabulary_is_refused(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+) -> None:
+    words = [(name, str(item), FIRST_ITEM + item, 9) for name in BEHAVIOURS for item in range(N_ITEMS + 1)]
+    write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
+    with pytest.raises(ModelError, match="belongs to another vocabulary"):
+        infer_embeddings.run(spark, config(), workspace)
+    assert not workspace.entry("ensemble").exists()
+
+
+def test_without_a_model_the_stage_to_run_is_named(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec], tmp_path: Path
+) -> None:
+    for name in BEHAVIOURS:
+        workspace.model(name).rename(tmp_path / name)
+    with pytest.raises(ModelError, match="run train first"):
+        infer_embeddings.run(spark, config(), workspace)
+
+
+def test_presence_is_read_from_lists_of_names() -> None:
+    lists = pa.array([["a"], [], ["b", "a"]], pa.list_(pa.string()))
+    assert presence_matrix(lists, ["a", "b"]).tolist() == [[True, False], [False, False], [True, True]]

@@ -1,0 +1,129 @@
+"""All stages in one run: on a made shop, on the golden shop, and on real purchases."""
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.shop import ShopSettings
+from jobs.cli import main
+from jobs.entries import validate_entry
+from jobs.generate import generate_shop
+from schemas.tasks import TASKS
+
+TINY = [
+    "model.hidden_size=16", "model.n_layers=1", "training.epochs=2", "probe.hidden_size=16", "probe.epochs=1",
+    "sequences.widths=[1,8,64]",
+]  # fmt: skip
+BEHAVIOURS = ["product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query"]
+TABLES = [*BEHAVIOURS, "product_properties", "windows", "clients", "vocabularies", "sequences", "embeddings", "labels",
+          "targets", "scores"]  # fmt: skip
+
+
+def run(data: Path, out: Path, *more: str) -> None:
+    flags = ["--data", str(data), "--out", str(out), "--config", "demo"]
+    assert main(["run", *flags, *more, "--set", *TINY]) == 0
+
+
+@pytest.fixture(scope="module")
+def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop") / "shop"
+    generate_shop(spark, folder, ShopSettings(n_clients=250, n_days=70, seed=3))
+    return folder
+
+
+def rows_of(spark: SparkSession, out: Path, table: str) -> list[str]:
+    frame = spark.read.format("delta").load(str(out / "tables" / table))
+    return sorted(str(row) for row in frame.collect())
+
+
+def test_two_runs_of_a_made_shop_give_the_same_tables_entries_and_scores(
+    spark: SparkSession, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outs = [tmp_path / "first", tmp_path / "second"]
+    for out in outs:
+        run(shop, out)
+    for table in TABLES:
+        first, second = (rows_of(spark, out, table) for out in outs)
+        assert first == second, table
+    relevant = np.load(shop / "input" / "relevant_clients.npy")
+    for entry in ["baseline", *BEHAVIOURS, "ensemble"]:
+        validate_entry(outs[0] / "entries" / entry, relevant)
+        first, second = ((out / "entries" / entry / "embeddings.npy").read_bytes() for out in outs)
+        assert first == second, entry
+    scores = [json.loads((out / "scores.json").read_text()) for out in outs]
+    assert scores[0] == scores[1]
+    assert list(scores[0]) == ["baseline", *BEHAVIOURS, "ensemble"]
+    assert all(set(by_task) <= set(TASKS) for by_task in scores[0].values())
+    assert "ensemble" in capsys.readouterr().out
+    check_what_a_run_leaves(outs[0])
+
+
+def check_what_a_run_leaves(out: Path) -> None:
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml", "entries", "logs", "metrics.jsonl", "models", "progress.json", "report.html", "scores.json",
+        "tables",
+    }  # fmt: skip
+    assert {path.name for path in (out / "models").iterdir()} == set(BEHAVIOURS)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses: dict[str, list[float]] = defaultdict(list)
+    for line in lines:
+        if "train/loss" in line:
+            losses[line["behaviour"]].append(line["train/loss"])
+    assert all(own[-1] < own[0] for own in losses.values())
+
+
+def test_real_purchases_run_end_to_end_without_the_other_behaviours(
+    spark: SparkSession, completejourney: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    out = tmp_path / "out"
+    flags = ["--data", str(completejourney), "--out", str(out), "--config", "demo"]
+    told = [*TINY, "training.n_ranks=1", "training.epochs=1", "loss.name=sampled", "loss.n_negatives=256"]
+    assert main(["run", *flags, "--set", *told]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert list(scores) == ["baseline", "product_buy", "ensemble"]
+    assert all(0 <= result["score"] <= 1 for by_task in scores.values() for result in by_task.values())
+    left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert sum("page_visit" in message for message in left_out) >= 1
+    assert rows_of(spark, out, "quarantine") == []
+
+
+def test_the_golden_shops_vocabularies_and_sequences_equal_a_plain_reading(
+    spark: SparkSession, golden: Path, tmp_path: Path
+) -> None:
+    data, out = golden / "challenge", tmp_path / "out"
+    run(data, out, "--to", "sequences")
+    vocabularies = spark.read.format("delta").load(str(out / "tables" / "vocabularies")).collect()
+    sequences = spark.read.format("delta").load(str(out / "tables" / "sequences")).collect()
+    for name, item, max_length, min_count in [
+        ("product_buy", "sku", 30, 1), ("add_to_cart", "sku", 64, 1), ("remove_from_cart", "sku", 48, 1),
+        ("page_visit", "url", 64, 5), ("search_query", "query", 32, 1),
+    ]:  # fmt: skip
+        ids, expected = plain_reading(data / f"{name}.parquet", item, max_length, min_count, "2022-09-01")
+        assert {row["key"]: row["token_id"] for row in vocabularies if row["behaviour"] == name} == ids
+        found = {r["client_id"]: (r["token_ids"], r["n_events"]) for r in sequences if r["behaviour"] == name}
+        assert found == expected
+
+
+def plain_reading(
+    path: Path, item: str, max_length: int, min_count: int, cutoff: str
+) -> tuple[dict[str, int], dict[int, tuple[list[int], int]]]:
+    """The two tables by plain Python: key -> token id, and client -> (last token ids, events)."""
+    rows = [row for row in pq.read_table(path).to_pylist() if row["timestamp"] < cutoff]
+    for row in rows:
+        row[item] = row[item] if isinstance(row[item], int) else "[" + " ".join(row[item].strip("[]").split()) + "]"
+    counts = Counter(row[item] for row in rows)
+    kept = sorted((key for key, count in counts.items() if count >= min_count), key=lambda key: (-counts[key], key))
+    ids = {key: 3 + place for place, key in enumerate(kept)}
+    histories: dict[int, list[Any]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["timestamp"], row[item])):
+        if row[item] in ids:
+            histories[row["client_id"]].append(ids[row[item]])
+    sequences = {client: (tokens[-max_length:], len(tokens)) for client, tokens in histories.items()}
+    return {str(key): token_id for key, token_id in ids.items()}, sequences
