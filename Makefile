@@ -17,14 +17,16 @@ $(STAMP): requirements.lock tools/install_horovod.py setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/python tools/install_horovod.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m jobs.session
 	touch $@
 
 demo: setup
 	$(if $(filter $(SHOP),$(DATA)),test -d $(SHOP) || $(BIN)/ubp generate --out $(SHOP))
 	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo
 
+# one file's tests share a worker; the longest file goes first
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_end_to_end.py tests
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,8 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.settings import PipelineConfig
+from jobs.challenge_files import TARGET, read_id_array, read_popularity
 from jobs.cli import main_stage
-from jobs.entries import read_id_array, read_popularity
 from jobs.io import read_table, write_table
 from jobs.transforms import targets as t
 from jobs.transforms.windows import Windows, collect_windows, events_before_targets, target_events
@@ -35,7 +35,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     label_rows = [
         (task, place, label, popularity)
         for task in tasks.PROPENSITY
-        for place, (label, popularity) in enumerate(read_labels(purchases, windows, task, workspace.data / "target"))
+        for place, (label, popularity) in enumerate(read_labels(purchases, windows, task, workspace.data / TARGET))
     ]
     write_table(spark.createDataFrame(label_rows, LABELS.ddl), workspace, LABELS)
     labels, clients = read_table(spark, workspace, LABELS), read_table(spark, workspace, CLIENTS)

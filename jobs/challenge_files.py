@@ -1,7 +1,7 @@
 """The source files of a challenge directory: where they lie and whether they keep the contract's form.
 
-Everything here reads Parquet footers and ``.npy`` headers only, so that a wrong directory is refused in a
-second, before Spark starts and before the output directory is touched.
+Everything here reads Parquet footers and the small ``.npy`` files only, so that a wrong directory is refused
+within seconds, before Spark starts and before the output directory is touched.
 """
 
 from pathlib import Path
@@ -15,10 +15,15 @@ from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
 from schemas.errors import InputError
 from schemas.tables import PRODUCT_PROPERTIES
+from schemas.tasks import PROPENSITY
 
 INTEGERS = "an integer"
 TEXT = "text"
 TIME = "text or a timestamp"
+
+TARGET = "target"
+RELEVANT_CLIENTS = "input/relevant_clients.npy"
+ACTIVE_CLIENTS = f"{TARGET}/active_clients.npy"
 
 PRODUCT_COLUMNS = {SKU: INTEGERS, CATEGORY: INTEGERS, PRICE: INTEGERS, NAME: TEXT}
 
@@ -39,7 +44,7 @@ def check_challenge(data: Path, config: PipelineConfig) -> None:
             raise InputError(f"{source} is missing; found {found or 'no Parquet file'} there; every run needs it")
     if count_rows(source_path(data, PRODUCT_BUY)) == 0:
         raise InputError(f"{source_path(data, PRODUCT_BUY)} holds no purchase; windows and labels come from purchases")
-    check_relevant_clients(data)
+    check_id_files(data)
 
 
 def required_columns(config: PipelineConfig) -> dict[str, dict[str, str]]:
@@ -86,19 +91,64 @@ def check_columns(source: Path, columns: dict[str, str]) -> None:
             raise InputError(f"{path}: {'; '.join(problems)}; the columns there are {schema.names}")
 
 
-def check_relevant_clients(data: Path) -> None:
-    """Raise InputError if ``input/relevant_clients.npy`` is there but holds no list of ids."""
-    path = data / "input" / "relevant_clients.npy"
+def check_id_files(data: Path) -> None:
+    """Raise InputError if one of the ``.npy`` files that the directory has cannot be used."""
+    for path in (data / RELEVANT_CLIENTS, data / ACTIVE_CLIENTS):
+        read_id_array(path)
+    for task in PROPENSITY:
+        labels = read_id_array(data / TARGET / f"{task}.npy")
+        if labels is not None:
+            read_popularity(data / TARGET / f"popularity_{task}.npy", len(labels))
+
+
+def read_id_array(path: Path) -> np.ndarray | None:
+    """The ids of a challenge file, int64 [N], in the file's order; None where there is no such file.
+
+    Raises
+    ------
+    InputError
+        If it is not a non-empty list of distinct integers.
+    """
     if not path.exists():
-        return
+        return None
+    ids = _load_array(path)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
+        found = f"{ids.dtype} of shape {list(ids.shape)}"
+    elif len(np.unique(ids)) < len(ids):
+        found = f"{len(ids) - len(np.unique(ids)):,} repeated ids"
+    else:
+        return ids.astype(np.int64)
+    raise InputError(
+        f"{path}: expected a non-empty one-dimensional array of distinct integers, found {found}; "
+        "write the file anew, or remove it to have the list derived from the events"
+    )
+
+
+def read_popularity(path: Path, n_labels: int) -> np.ndarray | None:
+    """The popularity of each label, float64 [n_labels]; None where there is no such file.
+
+    Raises
+    ------
+    InputError
+        If it is not one number, 0 or above, per label.
+    """
+    if not path.exists():
+        return None
+    values = _load_array(path)
+    is_numbers = values.ndim == 1 and values.dtype.kind in "iuf" and len(values) == n_labels
+    if is_numbers and np.isfinite(values).all() and (values >= 0).all():
+        return values.astype(np.float64)
+    raise InputError(
+        f"{path}: expected {n_labels} finite numbers of 0 or above, one per label, found "
+        f"{values.dtype} of shape {list(values.shape)}; write the file anew, or remove it to have it derived"
+    )
+
+
+def _load_array(path: Path) -> np.ndarray:
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected a .npy file of int64 ids, found one that does not read: {error}") from error
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(f"{path}: expected int64 [N], found {ids.dtype} {list(ids.shape)}; write the client ids there")
-    if len(ids) == 0:
-        raise InputError(f"{path}: expected client ids, found none; remove the file to profile every client")
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: expected a .npy array, found: {error}; write the file anew or remove it") from error
 
 
 def _footer(path: Path) -> pq.ParquetFile:

@@ -6,11 +6,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conf.load import DEFAULT, known_configs, load_config
 from conf.settings import PipelineConfig
 from jobs.workspace import Workspace
 from schemas.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +112,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     return config, workspace
 
 
-def _session(config: PipelineConfig, workspace: Workspace, verbose: bool):  # type: ignore[no-untyped-def]
+def _session(config: PipelineConfig, workspace: Workspace, verbose: bool) -> "SparkSession":
     from jobs.session import build_session
 
     return build_session(config.spark, None if verbose else workspace.logs / "spark.log")

@@ -1,4 +1,4 @@
-"""The ``.npy`` files of the challenge: lists of ids that come in, entries that go out.
+"""Entries: the ``.npy`` files that are scored, and the stored vectors they are made of.
 
 An entry is ``client_ids.npy`` int64 [N] and ``embeddings.npy`` float16 [N, width], row ``position`` holding
 the client at that position of the clients table. Nothing here holds a whole entry in memory.
@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from jobs.io import list_files
 from ml.ensemble import to_float16
 from schemas import columns as c
-from schemas.errors import EntryError, InputError, OutputError
+from schemas.errors import EntryError, OutputError
 
 CLIENT_IDS = "client_ids.npy"
 EMBEDDINGS = "embeddings.npy"
@@ -28,56 +28,6 @@ MAX_WIDTH = 2048
 """Most numbers in a profile (the challenge's rule)."""
 
 BATCH_ROWS = 8192
-
-
-def read_id_array(path: Path) -> np.ndarray | None:
-    """The ids of a challenge file, int64 [N], in the file's order; None where there is no such file.
-
-    Raises
-    ------
-    InputError
-        If it is not a non-empty list of distinct integers.
-    """
-    if not path.exists():
-        return None
-    ids = _load_array(path)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
-        found = f"{ids.dtype} of shape {list(ids.shape)}"
-    elif len(np.unique(ids)) < len(ids):
-        found = f"{len(ids) - len(np.unique(ids)):,} repeated ids"
-    else:
-        return ids.astype(np.int64)
-    raise InputError(
-        f"{path}: expected a non-empty one-dimensional array of distinct integers, found {found}; "
-        "write the file anew, or remove it to have the list derived from the events"
-    )
-
-
-def read_popularity(path: Path, n_labels: int) -> np.ndarray | None:
-    """The popularity of each label, float64 [n_labels]; None where there is no such file.
-
-    Raises
-    ------
-    InputError
-        If it is not one number, 0 or above, per label.
-    """
-    if not path.exists():
-        return None
-    values = _load_array(path)
-    is_numbers = values.ndim == 1 and values.dtype.kind in "iuf" and len(values) == n_labels
-    if is_numbers and np.isfinite(values).all() and (values >= 0).all():
-        return values.astype(np.float64)
-    raise InputError(
-        f"{path}: expected {n_labels} finite numbers of 0 or above, one per label, found "
-        f"{values.dtype} of shape {list(values.shape)}; write the file anew, or remove it to have it derived"
-    )
-
-
-def _load_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: expected a .npy array, found: {error}; write the file anew or remove it") from error
 
 
 class EntryWriter:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import sys
 from math import ceil
 
@@ -41,6 +42,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     embed = embed_clients(sources, config.inference.tokens_per_batch)
     write_table(rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl), workspace, EMBEDDINGS)
     write_entries(spark, config, workspace, names, n_clients)
+    for name in config.behaviours.keys() - set(names):  # of an earlier run; it would be scored with this one's
+        shutil.rmtree(workspace.entry(name), ignore_errors=True)
 
 
 def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:

