@@ -24,9 +24,9 @@ demo: setup
 	$(if $(filter $(SHOP),$(DATA)),test -d $(SHOP) || $(BIN)/ubp generate --out $(SHOP))
 	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo
 
-# one file's tests share a worker; the longest file goes first
+# one file's tests share a worker
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_end_to_end.py tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
