@@ -24,9 +24,8 @@ demo: setup
 	$(if $(filter $(SHOP),$(DATA)),test -d $(SHOP) || $(BIN)/ubp generate --out $(SHOP))
 	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo
 
-# one file's tests share a worker
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check .

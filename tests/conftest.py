@@ -10,13 +10,7 @@ from conf.settings import SparkSettings
 from jobs.session import build_session
 from jobs.workspace import Workspace
 
-LONGEST = "test_end_to_end.py"
 SHARED = Path(__file__).parents[2] / "shared"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest file, so that two workers end at about the same time."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session")
