@@ -7,7 +7,7 @@ Values marked *report* are those of "Ensemble BERT4Rec for the RecSys 2025 Chall
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from schemas.behaviours import ItemKind
@@ -165,7 +165,7 @@ class ProbeSettings:
     learning_rate: PositiveFloat = 1e-3
     batch_size: PositiveInt = 128
     epochs: PositiveInt = 3
-    seed: int = 1278
+    seed: NonNegativeInt = 1278
 
     @property
     def is_official(self) -> bool:
@@ -187,7 +187,7 @@ class PipelineConfig:
     """Everything a run can be told; ``config.yaml`` in its output holds the resolved values."""
 
     behaviours: dict[str, BehaviourSettings]
-    seed: int = 2025
+    seed: NonNegativeInt = 2025
     windows: WindowSettings = field(default_factory=WindowSettings)
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

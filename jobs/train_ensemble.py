@@ -25,7 +25,7 @@ from ml.distributed import HorovodRanks, OneProcess, Ranks
 from ml.sharding import FeedFile
 from ml.training import TrainingJob, TrainingResult, train_model
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
-from schemas.errors import PipelineError, TrainingError
+from schemas.errors import ConfigError, PipelineError, TrainingError
 from schemas.tables import SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,24 @@ log = logging.getLogger(__name__)
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one model folder per behaviour that has a sequence to learn from."""
+    require_task_slots(spark, config.training.n_ranks)
     jobs = plan_training(spark, config, workspace)
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, jobs)
     remove_other_models(workspace, {job.card.behaviour for job in jobs})
     for result in results:
         log.info("  %s: %d steps, best epoch %d%s", result.behaviour, result.n_steps, result.best_epoch, _score(result))
+
+
+def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
+    """Raise ConfigError where local mode has fewer cores than ranks: Horovod would wait ten minutes for them."""
+    context = spark.sparkContext
+    n_slots = context.defaultParallelism
+    if str(context.master).startswith("local") and n_ranks > n_slots:
+        raise ConfigError(
+            f"training.n_ranks={n_ranks} needs as many cores at once, found {n_slots} in {context.master}; "
+            f"give --set training.n_ranks={n_slots} or a spark.master with more"
+        )
 
 
 def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[TrainingJob]:

@@ -65,6 +65,7 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("model.n_heads=7", r"hidden_size \(64\) must be divisible by n_heads \(7\)"),
         ("behaviours.page_visit.max_sequence_length=999", "exceeds the widest"),
         ("sequences.widths=[8,4]", "widths must start with 1 and rise"),
+        ("seed=-1", "seed: .*greater than or equal to 0"),
         ("training.epochs", "--set expects key=value"),
     ],
 )

@@ -17,7 +17,7 @@ from jobs.workspace import Workspace
 from ml.checkpoint import load_model
 from ml.distributed import Ranks
 from ml.training import TrainingJob
-from schemas.errors import TrainingError
+from schemas.errors import ConfigError, TrainingError
 from schemas.tables import SEQUENCES, VOCABULARIES
 from schemas.tokens import FIRST_ITEM
 
@@ -74,6 +74,11 @@ def test_nothing_to_learn_from_is_told(spark: SparkSession, workspace: Workspace
     write_tables(spark, workspace, 1, ["page_visit"])
     with pytest.raises(TrainingError, match="no behaviour has a client with two items"):
         train_ensemble.run(spark, config(), workspace)
+
+
+def test_more_ranks_than_cores_are_refused_at_once(spark: SparkSession, workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match=r"training\.n_ranks=99 needs as many cores at once, found 2"):
+        train_ensemble.run(spark, config("training.n_ranks=99"), workspace)
 
 
 def test_an_error_of_a_rank_reaches_the_driver_as_itself(spark: SparkSession, workspace: Workspace) -> None:
