@@ -10,10 +10,16 @@ from pathlib import Path
 
 from pyspark import SparkContext
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+
+
+def is_terminal() -> bool:
+    """Whether somebody may be watching."""
+    return sys.stderr.isatty()
 
 
 @contextlib.contextmanager
@@ -23,11 +29,11 @@ def spark_progress(context: SparkContext, title: str) -> Iterator[None]:
     The job description is set to ``title`` too, so that the Spark UI tells stages apart.
     """
     context.setJobDescription(title)
-    if not sys.stderr.isatty():
+    if not is_terminal():
         yield
         return
     tracker = context.statusTracker()
-    with tqdm(desc=title, unit=" tasks", leave=False, dynamic_ncols=True) as bar:
+    with logging_redirect_tqdm(), tqdm(desc=title, unit=" tasks", leave=False, dynamic_ncols=True) as bar:
 
         def draw() -> None:
             infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
@@ -60,10 +66,10 @@ def training_progress(metrics: Path) -> Iterator[None]:
 
 def _show_training(values: dict[str, float | str], bars: dict[str, tqdm]) -> None:
     behaviour = str(values.get("behaviour"))
-    if "train/loss" in values and sys.stderr.isatty():
+    if "train/loss" in values and is_terminal():
         bar = bars.setdefault(behaviour, tqdm(desc=behaviour, total=values["steps"], leave=False, unit=" steps"))
+        bar.n = values["step"]
         bar.set_postfix(loss=f"{values['train/loss']:.3f}")
-        bar.update(int(values["step"]) - bar.n)
     if "validation/ndcg@10" in values:
         told = (behaviour, values["epoch"], values["validation/ndcg@10"], values["validation/hr@10"])
         log.info("  %s: epoch %d, validation NDCG@10 %.4f, HR@10 %.4f", *told)
