@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame
 
 from jobs.io import list_files
 from ml.ensemble import to_float16
+from ml.folders import replace_folder
 from schemas import columns as c
 from schemas.errors import EntryError, OutputError
 
@@ -93,12 +94,7 @@ class EntryWriter:
                 f"at position {missing[0]}; were the clients and the profiles made by the same run?"
             )
         self._close()
-        former = self.folder.with_name(f".{self.folder.name}.former")
-        shutil.rmtree(former, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(former)
-        self.staging.rename(self.folder)
-        shutil.rmtree(former, ignore_errors=True)
+        replace_folder(self.staging, self.folder)
 
     def discard(self) -> None:
         """Remove what was written so far."""

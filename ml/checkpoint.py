@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from conf.settings import ModelSettings
 from ml.bert4rec import Bert4Rec
+from ml.folders import replace_folder
 from schemas.errors import ModelError
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
@@ -54,16 +55,6 @@ def save_model(folder: Path, model: Bert4Rec, card: ModelCard, metrics: dict[str
     _write_json(new / CONFIG, asdict(card))
     _write_json(new / METRICS, metrics)
     replace_folder(new, folder)
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``, whose former content goes."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[Bert4Rec, ModelCard]:

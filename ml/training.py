@@ -14,9 +14,10 @@ from torch import Tensor
 
 from conf.settings import FeedSettings, LossSettings, MaskingSettings, TrainingSettings
 from ml.bert4rec import Bert4Rec
-from ml.checkpoint import ModelCard, replace_folder, save_model
+from ml.checkpoint import ModelCard, save_model
 from ml.distributed import Ranks, reduce_gradients, step
 from ml.feed import training_batches, validation_batches
+from ml.folders import replace_folder
 from ml.loss import cloze_loss, draw_negatives, uses_sampled_softmax
 from ml.masking import MaskedBatch, mask_tokens
 from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
