@@ -7,7 +7,17 @@ setup(
     version="0.1.0",
     description="Universal Behavioral Profiles from event logs, with Spark, Delta, Petastorm, Horovod and BERT4Rec",
     python_requires=">=3.11,<3.12",
-    packages=["conf", "jobs", "jobs.reporting", "jobs.shop", "jobs.templates", "jobs.transforms", "ml", "schemas"],
+    packages=[
+        "conf",
+        "jobs",
+        "jobs.crowd",
+        "jobs.reporting",
+        "jobs.shop",
+        "jobs.templates",
+        "jobs.transforms",
+        "ml",
+        "schemas",
+    ],
     package_data={"conf": ["*.yaml"], "jobs.templates": ["*.html"]},
     install_requires=[
         "pyspark>=3.5,<3.6",

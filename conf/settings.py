@@ -4,7 +4,9 @@ Values marked *report* are those of "Ensemble BERT4Rec for the RecSys 2025 Chall
 *challenge* are the organisers' and change the meaning of a score.
 """
 
+import re
 from dataclasses import field
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -24,6 +26,16 @@ def _require(claim: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _is_time(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2})?", text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, config=_CHECKED)
 class BehaviourSettings:
     """One behaviour of the data set: its source file is ``<name>.parquet``, and one model is trained on it."""
@@ -38,6 +50,28 @@ class BehaviourSettings:
     """Items with fewer input events are rare: they have no row in the vocabulary."""
     keep_rare_as_unk: bool = False
     """Keep events of rare items as UNK instead of dropping them (the *report* drops them)."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class IngestSettings:
+    """Which source rows become events; the rules that need no setting are in ``schemas/tables.py``."""
+
+    earliest: str = "2000-01-01"
+    """Events before this time are quarantined; ``yyyy-MM-dd``, with or without `` HH:mm:ss``."""
+    latest: str = "2100-01-01"
+    """Events at or after this time are quarantined."""
+    unknown_sku: Literal["keep", "quarantine"] = "keep"
+    """What becomes of events whose sku is not in ``product_properties``."""
+    drop_duplicates: bool = False
+    """Keep one of several equal events; the challenge's data holds them, so they are kept and counted."""
+    count_duplicates: bool = True
+    """Count the equal events of each behaviour; needs one more look at each written table."""
+
+    def __post_init__(self) -> None:
+        for name, text in (("earliest", self.earliest), ("latest", self.latest)):
+            _require(_is_time(text), f"ingest.{name} must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found {text!r}")
+        bounds = f"ingest.earliest ({self.earliest}) must come before ingest.latest ({self.latest})"
+        _require(datetime.fromisoformat(self.earliest) < datetime.fromisoformat(self.latest), bounds)
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -59,7 +93,11 @@ class SequenceSettings:
     held_out_share: Share = 0.01
     """Share of clients, chosen by a hash of id and seed, whose last item is kept for validation."""
     rows_per_file: PositiveInt = 200_000
-    """Rows of one file, the unit that a rank reads."""
+    """Rows of one file, the unit that is dealt out to ranks."""
+    row_group_mib: PositiveInt = 4
+    """Size of a row group (stored, compressed), the unit that a rank decodes and shuffles: small ones cost little."""
+    broadcast_max_mib: PositiveInt = 256
+    """Vocabularies up to this size in memory go to every executor; events are shuffled by item to larger ones."""
 
     def __post_init__(self) -> None:
         rising = list(self.widths) == sorted(set(self.widths)) and self.widths[:1] == (1,)
@@ -188,6 +226,7 @@ class PipelineConfig:
 
     behaviours: dict[str, BehaviourSettings]
     seed: NonNegativeInt = 2025
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -206,6 +245,10 @@ class PipelineConfig:
         for name, behaviour in self.behaviours.items():
             fits = behaviour.max_sequence_length <= widest
             _require(fits, f"behaviours.{name}.max_sequence_length exceeds the widest of sequences.widths, {widest}")
+
+    def events_tables(self) -> dict[str, TableSchema]:
+        """Behaviour -> the table of its typed events."""
+        return {name: self.events_table(name) for name in self.behaviours}
 
     def events_table(self, behaviour: str) -> TableSchema:
         """The table of one behaviour's typed events."""

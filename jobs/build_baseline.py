@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.settings import PipelineConfig
 from jobs.cli import main_stage
 from jobs.entries import stored, write_entry
-from jobs.io import read_table
+from jobs.io import read_ingested, read_table
 from jobs.transforms import baseline as b
 from jobs.transforms.targets import purchases_with_properties
 from jobs.transforms.windows import collect_windows, input_events
@@ -31,11 +31,11 @@ ENTRY = "baseline"
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the entry ``baseline``: one row per relevant client, in the order of the clients table."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
-    products = read_table(spark, workspace, PRODUCT_PROPERTIES)
+    products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     clients = read_table(spark, workspace, CLIENTS)
     events = {
-        name: b.relevant_events(input_events(read_table(spark, workspace, config.events_table(name)), windows), clients)
-        for name in config.behaviours
+        name: b.relevant_events(input_events(read_ingested(spark, workspace, table), windows), clients)
+        for name, table in config.events_tables().items()
     }
     parts = collect_features(events, products, config)
     names = [name for part in parts for name in part.names]

@@ -8,8 +8,9 @@ from pyspark.sql import functions as F
 
 from conf.settings import PipelineConfig
 from jobs.cli import main_stage
-from jobs.io import read_table, write_table
-from jobs.transforms.sequences import build_sequences
+from jobs.io import read_ingested, read_table, write_table
+from jobs.transforms.sequences import build_sequences, hint_broadcast
+from jobs.transforms.vocabulary import collect_n_items
 from jobs.transforms.windows import collect_windows, input_events
 from jobs.workspace import Workspace
 from schemas.columns import BEHAVIOUR, CLIENT_ID, IS_HELD_OUT, WIDTH
@@ -20,21 +21,25 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     """Write one row per behaviour and client."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     vocabularies = read_table(spark, workspace, VOCABULARIES)
-    sequences = reduce(
-        DataFrame.unionByName,
-        (
-            build_sequences(
-                input_events(read_table(spark, workspace, config.events_table(name)), windows),
-                vocabularies.filter(F.col(BEHAVIOUR) == name),
-                name,
-                config,
-            )
-            for name in config.behaviours
-        ),
-    )
+    n_items = collect_n_items(vocabularies)
+    sequences = [
+        build_sequences(
+            input_events(read_ingested(spark, workspace, table), windows),
+            hint_broadcast(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), config, name),
+            name,
+            config,
+        )
+        for name, table in config.events_tables().items()
+    ]
+    write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
+
+
+def write_sequences(sequences: DataFrame, config: PipelineConfig, workspace: Workspace) -> None:
+    """Replace ``tables/sequences``, laid out for the feed."""
     # one total order within each file: the same table, byte for byte, from one run to the next
     ordered = sequences.sortWithinPartitions(BEHAVIOUR, IS_HELD_OUT, WIDTH, CLIENT_ID)
-    write_table(ordered, workspace, SEQUENCES, rows_per_file=config.sequences.rows_per_file)
+    layout = config.sequences
+    write_table(ordered, workspace, SEQUENCES, rows_per_file=layout.rows_per_file, row_group_mib=layout.row_group_mib)
 
 
 if __name__ == "__main__":

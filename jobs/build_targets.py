@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from conf.settings import PipelineConfig
 from jobs.challenge_files import TARGET, read_id_array, read_popularity
 from jobs.cli import main_stage
-from jobs.io import read_table, write_table
+from jobs.io import read_ingested, read_table, write_table
 from jobs.transforms import targets as t
 from jobs.transforms.windows import Windows, collect_windows, events_before_targets, target_events
 from jobs.workspace import Workspace
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per label, and one per task, window and client."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
-    products = read_table(spark, workspace, PRODUCT_PROPERTIES)
-    purchases = t.purchases_with_properties(read_table(spark, workspace, config.events_table(PRODUCT_BUY)), products)
+    products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
+    purchases = t.purchases_with_properties(read_ingested(spark, workspace, config.events_table(PRODUCT_BUY)), products)
     label_rows = [
         (task, place, label, popularity)
         for task in tasks.PROPENSITY

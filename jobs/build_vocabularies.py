@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.settings import PipelineConfig
 from jobs.cli import main_stage
-from jobs.io import read_table, write_table
+from jobs.io import read_ingested, read_table, write_table
 from jobs.transforms.vocabulary import build_vocabulary, collect_summaries
 from jobs.transforms.windows import collect_windows, input_events
 from jobs.workspace import Workspace
@@ -25,7 +25,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         DataFrame.unionByName,
         (
             build_vocabulary(
-                input_events(read_table(spark, workspace, config.events_table(name)), windows),
+                input_events(read_ingested(spark, workspace, config.events_table(name)), windows),
                 name,
                 behaviour.item,
                 behaviour.min_count,

@@ -4,7 +4,11 @@ Everything here reads Parquet footers and the small ``.npy`` files only, so that
 within seconds, before Spark starts and before the output directory is touched.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,20 +16,57 @@ import pyarrow.parquet as pq
 
 from conf.settings import PipelineConfig
 from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
 from schemas.errors import InputError
-from schemas.tables import PRODUCT_PROPERTIES
+from schemas.tables import (
+    INTEGERS,
+    PRODUCT_CONTRACT,
+    PRODUCT_PROPERTIES,
+    TEXT,
+    TIME,
+    ColumnContract,
+    events_contract,
+)
 from schemas.tasks import PROPENSITY
-
-INTEGERS = "an integer"
-TEXT = "text"
-TIME = "text or a timestamp"
 
 TARGET = "target"
 RELEVANT_CLIENTS = "input/relevant_clients.npy"
 ACTIVE_CLIENTS = f"{TARGET}/active_clients.npy"
 
-PRODUCT_COLUMNS = {SKU: INTEGERS, CATEGORY: INTEGERS, PRICE: INTEGERS, NAME: TEXT}
+_SPARK_INTEGERS = {
+    "int8": "byte",
+    "int16": "short",
+    "int32": "integer",
+    "int64": "long",
+    "uint8": "short",
+    "uint16": "integer",
+    "uint32": "long",
+    "uint64": "decimal(20,0)",
+}
+
+
+@dataclass(frozen=True)
+class StoredColumn:
+    """How a column lies in a Parquet file.
+
+    Attributes
+    ----------
+    name : of the column
+    spark_type : to read it as, by Spark's own name
+    form : ``plain``: the values themselves; ``instant``: a time that is adjusted to UTC; ``nanoseconds`` since 1970,
+        in UTC or in wall time; ``nothing``: the file knows no type for it, every value is null
+    """
+
+    name: str
+    spark_type: str
+    form: Literal["plain", "instant", "nanoseconds", "nothing"] = "plain"
+
+
+@dataclass(frozen=True)
+class FileGroup:
+    """Files of one source that store the contract's columns alike, so that one schema reads them all."""
+
+    files: tuple[Path, ...]
+    columns: tuple[StoredColumn, ...]
 
 
 def check_challenge(data: Path, config: PipelineConfig) -> None:
@@ -36,9 +77,9 @@ def check_challenge(data: Path, config: PipelineConfig) -> None:
             f"{PRODUCT_PROPERTIES.name}.parquet in it, found {'a file' if data.exists() else 'nothing'}; "
             "name an existing directory, or make one with `ubp generate`"
         )
-    for name, columns in required_columns(config).items():
+    for name, contract in source_contracts(config).items():
         if (source := source_path(data, name)).exists():
-            check_columns(source, columns)
+            check_columns(source, contract)
         elif name in (PRODUCT_BUY, PRODUCT_PROPERTIES.name):
             found = sorted(path.name for path in data.glob("*.parquet"))
             raise InputError(f"{source} is missing; found {found or 'no Parquet file'} there; every run needs it")
@@ -47,13 +88,12 @@ def check_challenge(data: Path, config: PipelineConfig) -> None:
     check_id_files(data)
 
 
-def required_columns(config: PipelineConfig) -> dict[str, dict[str, str]]:
-    """Source name -> column -> kind of value, for every file that the configuration reads."""
-    columns = {
-        name: {CLIENT_ID: INTEGERS, TIMESTAMP: TIME, behaviour.item: INTEGERS if _holds_ids(behaviour.kind) else TEXT}
-        for name, behaviour in config.behaviours.items()
+def source_contracts(config: PipelineConfig) -> dict[str, tuple[ColumnContract, ...]]:
+    """Source name -> its columns, for every file that the configuration reads."""
+    events = {
+        name: events_contract(behaviour.item, ItemKind(behaviour.kind)) for name, behaviour in config.behaviours.items()
     }
-    return {**columns, PRODUCT_PROPERTIES.name: PRODUCT_COLUMNS}
+    return {**events, PRODUCT_PROPERTIES.name: PRODUCT_CONTRACT}
 
 
 def source_path(data: Path, name: str) -> Path:
@@ -62,12 +102,13 @@ def source_path(data: Path, name: str) -> Path:
 
 
 def parquet_files(source: Path) -> list[Path]:
-    """The Parquet files of a source, in name order; InputError for a folder without any."""
+    """The Parquet files of a source, in name order; InputError for a folder without any.
+
+    Files and folders whose names start with a dot or underscore are what writers leave behind, not data.
+    """
     if source.is_file():
         return [source]
-    files = sorted(
-        path for path in source.rglob("*.parquet") if path.is_file() and not path.name.startswith((".", "_"))
-    )
+    files = sorted(path for path in source.rglob("*.parquet") if path.is_file() and _is_data(path.relative_to(source)))
     if not files:
         raise InputError(f"{source}: expected Parquet files in this folder, found none; remove it or fill it")
     return files
@@ -78,17 +119,31 @@ def count_rows(source: Path) -> int:
     return sum(_footer(path).metadata.num_rows for path in parquet_files(source))
 
 
-def check_columns(source: Path, columns: dict[str, str]) -> None:
-    """Raise InputError unless every file of the source has these columns with these kinds of value."""
+def check_columns(source: Path, contract: Sequence[ColumnContract]) -> None:
+    """Raise InputError unless every file of the source has these columns, each once, with these kinds of value."""
     for path in parquet_files(source):
         schema = _footer(path).schema_arrow
         problems = [
-            f"column {name!r}: expected {kind}, found {schema.field(name).type if name in schema.names else 'none'}"
-            for name, kind in columns.items()
-            if name not in schema.names or not _is_of_kind(schema.field(name).type, kind)
+            f"column {column.column!r}: expected {column.kind}, found {_types_of(schema, column.column)}"
+            for column in contract
+            if schema.names.count(column.column) != 1 or not _is_of_kind(schema.field(column.column).type, column.kind)
         ]
         if problems:
-            raise InputError(f"{path}: {'; '.join(problems)}; the columns there are {schema.names}")
+            raise InputError(
+                f"{path}: {'; '.join(problems)}; the columns there are {schema.names}; write the file again"
+            )
+
+
+def group_files(source: Path, contract: Sequence[ColumnContract]) -> list[FileGroup]:
+    """The files of a source by how they store the contract's columns, in name order; one group where all are alike.
+
+    The source must have passed ``check_columns``.
+    """
+    groups: dict[tuple[StoredColumn, ...], list[Path]] = {}
+    for path in parquet_files(source):
+        footer = _footer(path)
+        groups.setdefault(tuple(_stored_as(footer, column) for column in contract), []).append(path)
+    return [FileGroup(tuple(files), columns) for columns, files in groups.items()]
 
 
 def check_id_files(data: Path) -> None:
@@ -158,14 +213,50 @@ def _footer(path: Path) -> pq.ParquetFile:
         raise InputError(f"{path} is not a whole Parquet file: {error}; copy or write it again") from error
 
 
-def _holds_ids(kind: str) -> bool:
-    return kind == ItemKind.ID
+def _is_data(path: Path) -> bool:
+    return not any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _types_of(schema: pa.Schema, name: str) -> str:
+    found = [str(field.type) for field in schema if field.name == name]
+    return " and ".join(found) or "none"
 
 
 def _is_of_kind(found: pa.DataType, kind: str) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
+    if pa.types.is_null(found):
+        return True
+    found = _value_type(found)
     is_text = pa.types.is_string(found) or pa.types.is_large_string(found)
     if kind == INTEGERS:
         return bool(pa.types.is_integer(found))
     return bool(is_text or (kind == TIME and pa.types.is_timestamp(found)))
+
+
+def _value_type(found: pa.DataType) -> pa.DataType:
+    return found.value_type if pa.types.is_dictionary(found) else found
+
+
+def _stored_as(footer: pq.ParquetFile, column: ColumnContract) -> StoredColumn:
+    found = _value_type(footer.schema_arrow.field(column.column).type)
+    if pa.types.is_null(found):
+        return StoredColumn(column.column, "long" if column.kind == INTEGERS else "string", "nothing")
+    if column.kind == INTEGERS:
+        return StoredColumn(column.column, _SPARK_INTEGERS[str(found)])
+    if column.kind == TEXT or not pa.types.is_timestamp(found):
+        return StoredColumn(column.column, "string")
+    return _stored_time(footer.metadata.schema, column.column)
+
+
+def _stored_time(schema: pq.ParquetSchema, name: str) -> StoredColumn:
+    """How a typed timestamp is stored; the Arrow schema beside it may tell another unit or zone."""
+    (stored,) = (schema.column(index) for index in range(len(schema)) if schema.column(index).path == name)
+    if stored.physical_type == "INT96":
+        return StoredColumn(name, "timestamp", "instant")
+    logical = json.loads(stored.logical_type.to_json())
+    if logical["timeUnit"] == "nanoseconds":
+        return StoredColumn(name, "long", "nanoseconds")
+    return (
+        StoredColumn(name, "timestamp", "instant")
+        if logical["isAdjustedToUTC"]
+        else StoredColumn(name, "timestamp_ntz")
+    )

@@ -1,17 +1,18 @@
-"""The command line: ``ubp run``, ``ubp generate``, and one command per stage."""
+"""The command line: ``ubp run``, ``ubp generate``, ``ubp vacuum``, ``ubp compact``, and one command per stage."""
 
 import argparse
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conf.load import DEFAULT, known_configs, load_config
 from conf.settings import PipelineConfig
 from jobs.workspace import Workspace
-from schemas.errors import PipelineError
+from schemas.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,24 +56,51 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="all stages; a run that died goes on after its last finished stage")
     _add_run_flags(run)
+    _add_as_of(run)
     run.add_argument("--from", dest="first", choices=STAGE_NAMES, metavar="STAGE", help="first stage to run")
     run.add_argument("--to", dest="last", choices=STAGE_NAMES, metavar="STAGE", help="last stage to run")
     run.add_argument("--restart", action="store_true", help="begin with the first stage, whatever is finished")
     run.set_defaults(command=_run_pipeline)
 
-    generate = commands.add_parser("generate", help="a made shop in the challenge's file format")
+    generate = commands.add_parser("generate", help="made data in the challenge's file format: a shop or a crowd")
     generate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
-    generate.add_argument("--clients", type=int, help="how many clients")
-    generate.add_argument("--days", type=int, help="how many days of events")
-    generate.add_argument("--seed", type=int, help="the same seed gives the same shop")
+    generate.add_argument("--clients", type=int, help="a shop: how many clients")
+    generate.add_argument("--days", type=int, help="a shop: how many days of events")
+    about = "a crowd instead, with the size and statistics of the challenge's data: how many events, e.g. 170e6"
+    generate.add_argument("--events", type=_count, metavar="N", help=about)
+    generate.add_argument("--seed", type=int, help="the same seed gives the same data")
     generate.add_argument("--verbose", action="store_true", help="Spark's own log, and stack traces")
     generate.set_defaults(command=_generate)
 
     for stage in STAGES:
         command = commands.add_parser(stage.name, help=stage.about)
         _add_run_flags(command)
+        if stage.reads_ingested:
+            _add_as_of(command)
         command.set_defaults(command=_run_stage, stage=stage)
+    _add_upkeep(commands)
     return parser
+
+
+def _add_upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    vacuum = commands.add_parser("vacuum", help="remove the files of old table versions; models keep theirs")
+    vacuum.add_argument("--keep-hours", type=int, default=168, metavar="N", help="what was newest since stays (168)")
+    vacuum.add_argument("--dry-run", action="store_true", help="only tell what would go")
+    vacuum.add_argument("--force", action="store_true", help="remove also the versions that models were trained on")
+    vacuum.add_argument("--idle", action="store_true", help="nothing uses --out now: allow --keep-hours below 168")
+    vacuum.set_defaults(command=_vacuum)
+
+    compact = commands.add_parser("compact", help="merge small files of tables; sequences are left as they are")
+    compact.add_argument("tables", nargs="*", metavar="TABLE", help="some tables only")
+    compact.set_defaults(command=_compact)
+    for command in (vacuum, compact):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the output directory of a run")
+        command.add_argument("--verbose", action="store_true", help="Spark's own log, and stack traces")
+
+
+def _add_as_of(parser: argparse.ArgumentParser) -> None:
+    about = "read the events and products of the N-th ingest into --out, counted from 0, not the newest"
+    parser.add_argument("--as-of", type=int, metavar="N", help=about)
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +116,9 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _run_pipeline(arguments: argparse.Namespace) -> None:
     from jobs.pipeline import STAGE_NAMES, run_stages
 
-    config, workspace = _prepare(arguments, reads_data=arguments.first in (None, STAGE_NAMES[0]))
+    config, workspace = _prepare(
+        arguments, reads_data=arguments.first in (None, STAGE_NAMES[0]) and arguments.as_of is None
+    )
     first = STAGE_NAMES[0] if arguments.restart else arguments.first
     if first and arguments.last and STAGE_NAMES.index(first) > STAGE_NAMES.index(arguments.last):
         raise PipelineError(f"--from {first} comes after --to {arguments.last}; the order is {STAGE_NAMES}")
@@ -105,7 +135,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     from jobs.challenge_files import check_challenge
 
     config = load_config(arguments.config, arguments.set)
-    workspace = Workspace(arguments.out, arguments.data)
+    workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None))
     if reads_data:
         check_challenge(workspace.data, config)
     workspace.prepare()
@@ -118,17 +148,65 @@ def _session(config: PipelineConfig, workspace: Workspace, verbose: bool) -> "Sp
     return build_session(config.spark, None if verbose else workspace.logs / "spark.log")
 
 
+def _vacuum(arguments: argparse.Namespace) -> None:
+    from jobs.upkeep import Retention, vacuum
+
+    retention = Retention(arguments.keep_hours, arguments.idle, arguments.force, arguments.dry_run)
+    vacuum(*_upkeep_session(arguments), retention)
+
+
+def _compact(arguments: argparse.Namespace) -> None:
+    from jobs.upkeep import compact
+
+    compact(*_upkeep_session(arguments), arguments.tables)
+
+
+def _upkeep_session(arguments: argparse.Namespace) -> "tuple[SparkSession, Workspace]":
+    from conf.settings import SparkSettings
+    from jobs.session import build_session
+    from jobs.upkeep import list_tables
+
+    workspace = Workspace(arguments.out)
+    list_tables(workspace)  # before a folder is made and Spark starts
+    workspace.prepare()
+    settings = SparkSettings(shuffle_partitions=8)
+    return build_session(settings, None if arguments.verbose else workspace.logs / "spark.log"), workspace
+
+
+def _count(text: str) -> int:
+    """A whole number, also as ``170e6``."""
+    try:
+        value = float(text)
+        if value == int(value):
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"expected a whole number such as 20000 or 170e6; found {text!r}")
+
+
 def _generate(arguments: argparse.Namespace) -> None:
+    from conf.crowd import CrowdSettings
     from conf.settings import SparkSettings
     from conf.shop import ShopSettings
-    from jobs.generate import generate_shop
+    from jobs.generate import generate_crowd, generate_shop
     from jobs.session import build_session
 
-    given = {"n_clients": arguments.clients, "n_days": arguments.days, "seed": arguments.seed}
-    shop = ShopSettings(**{name: value for name, value in given.items() if value is not None})
+    if arguments.events is None:
+        shop = ShopSettings(**_given(n_clients=arguments.clients, n_days=arguments.days, seed=arguments.seed))
+        generate, n_partitions = partial(generate_shop, settings=shop), 8
+    elif arguments.clients is None and arguments.days is None:
+        crowd = CrowdSettings(**_given(n_events=arguments.events, seed=arguments.seed))
+        generate, n_partitions = partial(generate_crowd, settings=crowd), max(8, crowd.n_events // 2_000_000)
+    else:
+        raise ConfigError("--events makes a crowd, --clients and --days make a shop; give one or the other")
     with tempfile.NamedTemporaryFile(suffix=".log") as spark_log:
-        spark = build_session(SparkSettings(shuffle_partitions=8), None if arguments.verbose else Path(spark_log.name))
-        generate_shop(spark, arguments.out, shop)
+        log_file = None if arguments.verbose else Path(spark_log.name)
+        generate(build_session(SparkSettings(shuffle_partitions=n_partitions), log_file), arguments.out)
+
+
+def _given(**values: int | None) -> dict[str, Any]:
+    """The values that were given; settings have defaults for the others."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _configure_logging(verbose: bool) -> None:

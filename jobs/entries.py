@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
-from jobs.io import list_files
+from jobs.io import list_files, local_path
 from ml.ensemble import to_float16
 from ml.folders import replace_folder
 from schemas import columns as c
-from schemas.errors import EntryError, OutputError
+from schemas.errors import EntryError
 
 CLIENT_IDS = "client_ids.npy"
 EMBEDDINGS = "embeddings.npy"
@@ -187,17 +186,6 @@ def rectangle(lists: pa.ListArray, dtype: np.dtype) -> np.ndarray:
 def snapshot_files(snapshot: DataFrame) -> list[str]:
     """Paths of the files that hold a snapshot's rows, in a stated order."""
     return [local_path(file.url) for file in list_files(snapshot, partition_by=())]
-
-
-def local_path(url: str) -> str:
-    """Path of a file that Spark names by an encoded URL; OutputError where it is not on a mounted file system."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("", "file"):
-        raise OutputError(
-            f"expected --out on a file system that the driver and the workers mount, found {url}; entries and scores "
-            "are read as plain files"
-        )
-    return unquote(parts.path)
 
 
 @contextmanager

@@ -21,11 +21,12 @@ from pyspark.sql import functions as F
 
 from conf.settings import PipelineConfig, ProbeSettings
 from jobs.cli import main_stage
-from jobs.entries import CLIENT_IDS, EMBEDDINGS, local_path, rectangle, snapshot_files, stream_batches, validate_entry
-from jobs.io import list_files, read_table, write_table
+from jobs.entries import CLIENT_IDS, EMBEDDINGS, rectangle, snapshot_files, stream_batches, validate_entry
+from jobs.io import list_files, local_path, read_table, write_table
 from jobs.metrics_log import append_metrics
 from jobs.transforms.windows import ENTRY_MODE, collect_windows
 from jobs.workspace import Workspace
+from ml.folders import replace_text
 from ml.probe import score_task
 from schemas import columns as c
 from schemas import tasks
@@ -232,9 +233,7 @@ def _write_scores(spark: SparkSession, scores: Scores, workspace: Workspace) -> 
     as_json = {
         entry: {task: _figures(result) for task, result in of_entry.items()} for entry, of_entry in ordered.items()
     }
-    partial = workspace.out / ".scores.json.partial"
-    partial.write_text(json.dumps(as_json, indent=2) + "\n")
-    partial.replace(workspace.out / "scores.json")
+    replace_text(workspace.out / "scores.json", json.dumps(as_json, indent=2) + "\n")
 
 
 def _figures(result: TaskScore) -> dict[str, float]:

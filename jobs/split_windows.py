@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.settings import PipelineConfig
 from jobs.challenge_files import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array
 from jobs.cli import main_stage
-from jobs.io import read_table, write_table
+from jobs.io import read_ingested, write_table
 from jobs.transforms.clients import clients_in_order, clients_with_events, with_activity
 from jobs.transforms.windows import Windows, collect_last_timestamp, derive_windows, input_events, windows_frame
 from jobs.workspace import Workspace
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the one row of windows and one row per relevant client."""
-    events = {name: read_table(spark, workspace, config.events_table(name)) for name in config.behaviours}
+    events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     windows = collect_boundaries(events, config)
     log.info(
         "  input < %s, train from %s, validation from %s", windows.input_end, windows.train_start, windows.valid_start

@@ -14,10 +14,12 @@ class Workspace:
     ----------
     out : holds ``tables``, ``models``, ``entries`` and the reports
     challenge : the source directory, None where the stage at hand was called without ``--data``
+    as_of : number of the ingest whose tables are read, None for the newest of each
     """
 
     out: Path
     challenge: Path | None = None
+    as_of: int | None = None
 
     @property
     def data(self) -> Path:

@@ -1,12 +1,101 @@
-"""The Delta tables under ``OUT/tables``: name, columns and partitioning, one entry per table.
+"""The Delta tables under ``OUT/tables``: name, columns and partitioning, one entry per table; the source's contract.
 
 Columns are DDL so that this module needs no Spark. Every column is nullable for Delta's sake; the ones
 that may really be null say so in a comment.
+
+The contract of a source has two levels. A **column** that is missing or stored as another kind of value (ids as
+text, floats or decimals, say) is refused before anything is read: no row of such a file can be trusted. A **row**
+that breaks a rule goes to ``quarantine`` with the reason of the first rule that it breaks; every other row is in
+its typed table. Columns that the contract does not name are ignored, as is the order of columns.
 """
 
 from dataclasses import dataclass
 
-from schemas.behaviours import ItemKind
+from schemas.behaviours import CODES_PER_QUERY, ItemKind
+from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
+
+INTEGERS = "an integer"
+"""Any signed or unsigned width; dictionary-encoded or not."""
+TEXT = "text"
+"""``string`` or ``large_string``; dictionary-encoded or not."""
+TIME = "text or a timestamp"
+"""Text must be exactly ``TIME_FORMAT``, without a zone. A typed timestamp is taken as it is, to the microsecond:
+one that is adjusted to UTC (every one with a zone, and INT96) becomes UTC's wall time, one without a zone its own."""
+
+TIME_FORMAT = "yyyy-MM-dd HH:mm:ss"
+MAX_PRICE = 99
+"""Prices are quantile buckets, 0 to this (*challenge*)."""
+
+OUT_OF_BOUNDS = f"{TIMESTAMP} is outside ingest.earliest and ingest.latest"
+NO_SUCH_PRICE = f"{PRICE} is outside 0-{MAX_PRICE}"
+REPEATS_SKU = f"repeats another row of this {SKU}"
+CONFLICTS_ON_SKU = f"conflicts with another row of this {SKU}"
+UNKNOWN_SKU = f"{SKU} is not in product_properties"
+
+
+def is_null(column: str) -> str:
+    """Reason of a row without a value that it needs."""
+    return f"{column} is null"
+
+
+def is_beyond_int64(column: str) -> str:
+    """Reason of an unsigned id that no bigint holds."""
+    return f"{column} is beyond int64"
+
+
+def is_no_time(column: str) -> str:
+    """Reason of a text that is not ``TIME_FORMAT`` or names no time, such as February 30 or one with a zone."""
+    return f"{column} is not {TIME_FORMAT}"
+
+
+def is_no_codes(column: str) -> str:
+    """Reason of a query or product name of another form. Any white space and leading zeros are allowed."""
+    return f"{column} is not {CODES_PER_QUERY} numbers 0-255 in brackets"
+
+
+@dataclass(frozen=True)
+class ColumnContract:
+    """What one column of a source file must hold.
+
+    Attributes
+    ----------
+    column : its name
+    kind : ``INTEGERS``, ``TEXT`` or ``TIME``; a column that holds nulls alone passes as any of them
+    reasons : of the rows that are rejected for this column, in the order that the rules are checked
+    """
+
+    column: str
+    kind: str
+    reasons: tuple[str, ...]
+
+
+def events_contract(item_column: str, kind: ItemKind) -> tuple[ColumnContract, ...]:
+    """The contract of a behaviour's source; ``UNKNOWN_SKU`` is a reason only where ingest.unknown_sku is quarantine.
+
+    Exact repeats of an event are no fault: they are kept and counted (ingest.drop_duplicates removes them).
+    """
+    by_table = (UNKNOWN_SKU,) if item_column == SKU else ()
+    item = (
+        ColumnContract(item_column, INTEGERS, (is_null(item_column), is_beyond_int64(item_column), *by_table))
+        if kind is ItemKind.ID
+        else ColumnContract(item_column, TEXT, (is_null(item_column), is_no_codes(item_column)))
+    )
+    return (
+        ColumnContract(CLIENT_ID, INTEGERS, (is_null(CLIENT_ID), is_beyond_int64(CLIENT_ID))),
+        ColumnContract(TIMESTAMP, TIME, (is_null(TIMESTAMP), is_no_time(TIMESTAMP), OUT_OF_BOUNDS)),
+        item,
+    )
+
+
+PRODUCT_CONTRACT = (
+    ColumnContract(SKU, INTEGERS, (is_null(SKU), is_beyond_int64(SKU))),
+    ColumnContract(CATEGORY, INTEGERS, (is_beyond_int64(CATEGORY),)),
+    ColumnContract(PRICE, INTEGERS, (is_beyond_int64(PRICE), NO_SUCH_PRICE)),
+    ColumnContract(NAME, TEXT, (is_no_codes(NAME),)),
+)
+"""Category, price and name may be null. Of the rows of one sku that keep these rules, the first by category, price
+and name, nulls last, is kept; the others are rejected with ``REPEATS_SKU`` (equal to the one kept) or
+``CONFLICTS_ON_SKU``."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -87,13 +86,6 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
         **(_score_context(facts.scores, config) if facts.scores else {}),
     }
     return _environment().get_template("report.html").render(context)
-
-
-def write_page(page: str, path: Path) -> None:
-    """Replace ``path`` whole: a reader sees the old page or the new one."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
 
 
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """Events -> token ids."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.transforms.packed import aggregate_packed
 from jobs.transforms.ranks import with_global_rank
 from schemas.columns import BEHAVIOUR, KEY, N_EVENTS, TOKEN_ID
 from schemas.tokens import FIRST_ITEM
@@ -35,11 +41,53 @@ def build_vocabulary(events: DataFrame, behaviour: str, item: str, min_count: in
     Token ids follow falling ``n_events``, then the item (ids as numbers, queries as text), from FIRST_ITEM.
     Row order does not matter; the same events give the same ids on any number of partitions.
     """
-    counts = events.groupBy(item).agg(F.count("*").alias(N_EVENTS)).filter(F.col(N_EVENTS) >= min_count)
+    counts = count_items(events, item, min_count).persist()  # the ranking reads them twice
     ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, start=FIRST_ITEM)
     return ranked.select(
         F.lit(behaviour).alias(BEHAVIOUR), F.col(item).cast("string").alias(KEY), F.col(TOKEN_ID).cast("int"), N_EVENTS
     )
+
+
+def count_items(events: DataFrame, item: str, min_count: int) -> DataFrame:
+    """One row per item with at least ``min_count`` events: the item, ``n_events``; any row order."""
+    items = events.select(item)
+    ddl = f"{item} {items.schema[0].dataType.simpleString()}, {N_EVENTS} bigint"
+    return aggregate_packed(items, add_counts, _frequent(min_count), ddl)
+
+
+def add_counts(rows: pa.Table) -> pa.Table:
+    """One row per item: the item, ``n_events``, where rows without a count are one event each."""
+    name, items = rows.column_names[0], rows.column(0)
+    is_counted = rows.num_columns > 1
+    if pa.types.is_string(items.type):
+        counted = rows if is_counted else rows.append_column(N_EVENTS, pa.array(np.ones(len(items), np.int64)))
+        summed = counted.group_by(name).aggregate([(N_EVENTS, "sum")])
+        return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
+    if not is_counted:
+        values, counts = np.unique(items.to_numpy(), return_counts=True)
+    else:
+        values, counts = _sum_by_value(items.to_numpy(), rows.column(N_EVENTS).to_numpy())
+    return pa.table([values, counts], names=[name, N_EVENTS])
+
+
+def _sum_by_value(values: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    order = np.argsort(values)
+    ordered = values[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
+    return ordered[starts], np.add.reduceat(counts[order], starts)
+
+
+def _frequent(min_count: int) -> Callable[[pa.Table], pa.Table]:
+    def finish(rows: pa.Table) -> pa.Table:
+        counted = add_counts(rows)
+        return counted.filter(pc.greater_equal(counted.column(N_EVENTS), min_count))
+
+    return finish
+
+
+def collect_n_items(vocabularies: DataFrame) -> dict[str, int]:
+    """Behaviour -> items with a token id, for the behaviours that have at least one."""
+    return {row[BEHAVIOUR]: row["count"] for row in vocabularies.groupBy(BEHAVIOUR).count().collect()}
 
 
 def collect_summaries(vocabularies: DataFrame) -> dict[str, VocabularySummary]:

@@ -3,13 +3,12 @@ import pytest
 
 from jobs.entries import (
     EntryWriter,
-    local_path,
     stored,
     stream_vectors,
     validate_entry,
     write_entry,
 )
-from jobs.io import read_table, write_table
+from jobs.io import local_path, read_table, write_table
 from jobs.workspace import Workspace
 from schemas.errors import EntryError, OutputError
 from schemas.tables import EMBEDDINGS

@@ -3,10 +3,12 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from jobs.io import latest_commit, list_files, read_table, write_table
+from jobs.io import latest_commit, list_files, local_path, read_table, write_table
 from jobs.workspace import Workspace
 from schemas import tables
 from schemas.errors import TableError
@@ -46,3 +48,30 @@ def test_only_the_snapshots_own_files_are_listed(spark: SparkSession, workspace:
         assert sum(file.n_rows for file in files) == commit.n_rows
         assert files[0].partition == {"behaviour": "page_visit", "is_held_out": False, "width": 8}
         assert all(Path(urlsplit(file.url).path).is_file() for file in files)
+
+
+def test_the_rows_of_a_partition_are_gathered_into_one_file_unless_the_frame_is_laid_out(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    rows = [(behaviour, str(key), key, 1) for behaviour in ("page_visit", "product_buy") for key in range(40)]
+    frame = spark.createDataFrame(rows, VOCABULARIES.ddl).repartition(8)
+    for keep_partitions, n_files in ((False, 2), (True, 16)):
+        write_table(frame, workspace, VOCABULARIES, keep_partitions=keep_partitions)
+        written = read_table(spark, workspace, VOCABULARIES)
+        assert len(written.inputFiles()) == n_files
+        assert sorted(map(tuple, written.collect())) == sorted(rows)
+
+
+def test_files_and_row_groups_are_no_larger_than_asked(spark: SparkSession, workspace: Workspace) -> None:
+    tokens = F.transform(F.sequence(F.lit(0), F.lit(63)), lambda place: F.xxhash64("id", place).cast("int"))
+    columns = [F.lit("page_visit").alias("behaviour"), F.lit(False).alias("is_held_out"), F.lit(64).alias("width")]
+    frame = spark.range(0, 30_000, 1, 1).select(
+        *columns, F.col("id").alias("client_id"), tokens.alias("token_ids"), F.lit(64).cast("bigint").alias("n_events")
+    )
+    write_table(frame, workspace, SEQUENCES, rows_per_file=20_000, row_group_mib=1)
+    files = [pq.ParquetFile(local_path(url)).metadata for url in read_table(spark, workspace, SEQUENCES).inputFiles()]
+    assert sorted(file.num_rows for file in files) == [10_000, 20_000]
+    sizes = [file.row_group(group).total_byte_size for file in files for group in range(file.num_row_groups)]
+    assert len(sizes) > len(files)
+    assert max(sizes) < 1.5 * 2**20
+    assert spark.conf.get("parquet.block.size", None) is None

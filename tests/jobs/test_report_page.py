@@ -1,7 +1,7 @@
 from datetime import datetime
 
 from conf.load import load_config
-from jobs.reporting.page import RunFacts, render_page, write_page
+from jobs.reporting.page import RunFacts, render_page
 
 DAY = datetime(2022, 11, 1)
 WINDOWS = {"mode": "evaluate", "input_end": DAY, "train_start": DAY, "valid_start": DAY, "end": DAY}
@@ -37,11 +37,3 @@ def test_a_task_on_which_no_entry_has_a_score_is_named():
 
 def test_entries_without_any_score_have_a_page():
     assert "baseline" in page({"baseline": {}})
-
-
-def test_a_page_replaces_the_one_before_and_leaves_no_draft(tmp_path):
-    path = tmp_path / "report.html"
-    for text in ("old", "new"):
-        write_page(text, path)
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-    assert path.read_text() == "new"

@@ -1,7 +1,5 @@
 """Which tokens a client's sequence holds, and in which order."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,7 +9,8 @@ from pyspark.testing import assertDataFrameEqual
 
 from conf.load import load_config
 from conf.settings import PipelineConfig
-from jobs.transforms.sequences import build_sequences, keep_last_tokens
+from jobs.transforms.last_tokens import LastTokens, event_order
+from jobs.transforms.sequences import build_sequences
 
 SEQUENCE = "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint"
 
@@ -76,29 +75,42 @@ def test_about_the_asked_share_of_clients_is_held_out_by_a_hash_of_the_seed(spar
     assert held_out(1) != held_out(2)
 
 
-@pytest.mark.parametrize("batch_rows", [1, 2, 7, 1000])
+@pytest.mark.parametrize("piece_rows", [1, 7, 1000])
 @pytest.mark.parametrize("max_length", [1, 3, 50])
-def test_streaming_equals_whole_histories_wherever_batches_are_cut(batch_rows: int, max_length: int) -> None:
-    generator = np.random.default_rng(batch_rows)
-    clients = np.sort(generator.integers(0, 12, 200))
-    tokens = generator.integers(3, 99, 200).astype(np.int32)
-    batches = batches_of(clients, tokens, batch_rows)
-    rows = [row for batch in keep_last_tokens(max_length)(batches) for row in batch.to_pylist()]
-    assert rows == [
+def test_histories_shrunk_piece_by_piece_give_the_sequences_of_whole_ones(piece_rows: int, max_length: int) -> None:
+    generator = np.random.default_rng(piece_rows)
+    rows = random_tokens(generator, n_rows=400, n_clients=12)
+    last = LastTokens(max_length, config().sequences, seed=1)
+    pieces = [last.shrink(rows.slice(start, piece_rows)) for start in range(0, rows.num_rows, piece_rows)]
+    shuffled = [pieces[place] for place in generator.permutation(len(pieces))]
+    held = shuffled[0]
+    for piece in shuffled[1:]:
+        held = last.shrink(pa.concat_tables([held, piece], promote_options="default").combine_chunks())
+    assert held.num_rows <= 12 * max_length
+    assert last.finish(held).to_pylist() == last.finish(rows).to_pylist()
+
+
+def test_the_last_events_are_found_whatever_the_range_of_ids_and_times() -> None:
+    generator = np.random.default_rng(3)
+    near = random_tokens(generator, n_rows=300, n_clients=9)
+    stretched = {
+        "client_id": pa.array(near.column("client_id").to_numpy() * 2**59 - 2**62),
+        "timestamp": pa.array(near.column("timestamp").to_numpy() - np.timedelta64(1, "us")),
+    }
+    far = pa.table({**{name: near.column(name) for name in near.column_names}, **stretched})
+    for rows in (near, far):
+        keys = rows.select(["client_id", "timestamp", "url"])
+        assert keys.take(event_order(rows)).equals(keys.sort_by([(name, "ascending") for name in keys.column_names]))
+
+
+def random_tokens(generator: np.random.Generator, n_rows: int, n_clients: int) -> pa.Table:
+    """Rows with many ties in time."""
+    url = generator.integers(-9, 9, n_rows)
+    return pa.table(
         {
-            "client_id": client,
-            "token_ids": tokens[clients == client][-max_length:].tolist(),
-            "n_events": int((clients == client).sum()),
+            "client_id": generator.integers(0, n_clients, n_rows),
+            "timestamp": np.datetime64("2022-06-01", "us") + generator.integers(0, 20, n_rows).astype("timedelta64[s]"),
+            "url": url,
+            "token_id": (url + 12).astype(np.int32),
         }
-        for client in np.unique(clients).tolist()
-    ]
-
-
-def test_no_events_give_no_sequence() -> None:
-    assert list(keep_last_tokens(3)(iter(()))) == []
-
-
-def batches_of(clients: np.ndarray, tokens: np.ndarray, rows: int) -> Iterator[pa.RecordBatch]:
-    for start in range(0, len(clients), rows):
-        arrays = [pa.array(clients[start : start + rows]), pa.array(tokens[start : start + rows])]
-        yield pa.RecordBatch.from_arrays(arrays, names=["client_id", "token_id"])
+    )

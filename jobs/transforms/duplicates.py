@@ -1,0 +1,23 @@
+"""How many events are exact repeats of another one."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.transforms.vocabulary import count_items
+from schemas.columns import N_EVENTS
+
+ROW_HASH = "row_hash"
+
+
+def collect_n_duplicates(events: DataFrame) -> int:
+    """Rows beyond the first of each set of equal rows: what ``distinct`` would remove. Nulls equal each other.
+
+    Notes
+    -----
+    Rows are equal if a hash of 64 bits is. Among n rows about n**2 / 2**65 different ones share a hash: of
+    150 million that makes one miscounted row in 1,600 runs.
+    """
+    hashes = events.select(F.xxhash64(*events.columns).alias(ROW_HASH))
+    repeated = count_items(hashes, ROW_HASH, min_count=2)
+    row = repeated.agg(F.sum(F.col(N_EVENTS) - 1).alias("n")).first()
+    return int(row["n"] or 0) if row else 0
