@@ -87,7 +87,9 @@ def check_files_and_losses(out: Path) -> None:
     for line in lines:
         if "train/loss" in line:
             losses[line["behaviour"]].append(line["train/loss"])
-    assert all(own[-1] < own[0] for own in losses.values())
+    # two epochs of one batch each: a single behaviour's loss may rise by chance, all of them together do not
+    assert set(losses) == set(BEHAVIOURS)
+    assert sum(own[-1] for own in losses.values()) < sum(own[0] for own in losses.values())
 
 
 def test_real_purchases_run_end_to_end_without_the_other_behaviours(
