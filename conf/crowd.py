@@ -1,13 +1,12 @@
 """The settings of the made crowd that ``ubp generate --events`` writes (``jobs/crowd`` says how it works)."""
 
-from dataclasses import fields
 from datetime import date, timedelta
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from conf.ranges import require_within
 from conf.settings import WindowSettings
-from schemas.errors import ConfigError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -33,12 +32,7 @@ class CrowdSettings:
             "clients_per_block": 1,
         }
         most = {"n_events": 2_000_000_000, "n_days": 20_000, "relevant_share": 1.0, "clients_per_block": 10_000_000}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in least and value < least[field.name]:
-                raise ConfigError(f"the crowd's {field.name} must be at least {least[field.name]}; found {value}")
-            if field.name in most and value > most[field.name]:
-                raise ConfigError(f"the crowd's {field.name} must be at most {most[field.name]}; found {value}")
+        require_within(self, "the crowd", least, most)
 
     @property
     def first_day(self) -> date:

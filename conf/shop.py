@@ -1,13 +1,12 @@
 """The settings of the made shop that ``ubp generate`` writes (``jobs/shop`` says how it works)."""
 
-from dataclasses import fields
 from datetime import date
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from conf.ranges import require_within
 from conf.settings import WindowSettings
-from schemas.errors import ConfigError
 
 _FEWEST_DAYS = 3 * WindowSettings().target_days
 _FEWEST_PRODUCTS_PER_CATEGORY = 3
@@ -54,12 +53,7 @@ class ShopSettings:
             "clients_per_block": 1,
         }
         most = {"n_clients": 2**32, "launched_share": 1.0, "relevant_share": 1.0}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in least and value < least[field.name]:
-                raise ConfigError(f"the shop's {field.name} must be at least {least[field.name]}; found {value}")
-            if field.name in most and value > most[field.name]:
-                raise ConfigError(f"the shop's {field.name} must be at most {most[field.name]}; found {value}")
+        require_within(self, "the shop", least, most)
 
     @property
     def n_blocks(self) -> int:

@@ -1,7 +1,7 @@
 """Aggregation by key whose shuffle moves packed Arrow blocks instead of rows.
 
-A Spark row of three numbers costs about a microsecond on its way through a shuffle and a sort; the same numbers
-as part of an Arrow block cost a few copies of their bytes. So each task cuts blocks of rows into one piece per
+A row on its way through Spark's shuffle and sort costs far more than its bytes; as part of an Arrow block it costs a
+few copies of them. So each task cuts blocks of rows into one piece per
 bucket of keys, Spark's own shuffle carries the pieces, each as one binary value, and the task that gets all of a
 bucket aggregates it.
 
@@ -52,11 +52,11 @@ def aggregate_packed(frame: DataFrame, shrink: Rows, finish: Rows, ddl: str) -> 
 def _bucket_numbers(spark: SparkSession, n_buckets: int) -> NDArray[np.int32]:
     """A number for each bucket that Spark's hash sends to a partition of its own."""
     candidates = spark.range(30 * n_buckets).select(F.col("id").cast("int").alias("id"))
-    by_partition = candidates.groupBy(F.pmod(F.hash("id"), F.lit(n_buckets)).alias("partition")).agg(
-        F.min("id").alias("number")
-    )
-    numbers = {row["partition"]: row["number"] for row in by_partition.collect()}
-    return np.array([numbers[partition] for partition in range(n_buckets)], np.int32)
+    partition = F.pmod(F.hash("id"), F.lit(n_buckets))
+    sent_to = [row["partition"] for row in candidates.select(partition.alias("partition")).collect()]
+    partitions, first = np.unique(sent_to, return_index=True)
+    assert len(partitions) == n_buckets, "thirty numbers a partition leave none without one"
+    return first.astype(np.int32)
 
 
 def hash_keys(keys: pa.ChunkedArray) -> NDArray[np.uint64]:
