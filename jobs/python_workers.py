@@ -1,8 +1,8 @@
 """What Spark starts its Python workers from (``spark.python.daemon.module``): the usual daemon, made quick.
 
 Between two tasks a worker reads the tables of contents of all archives on its path anew, Spark's own jar among them
-(``importlib.invalidate_caches``), and searches every object of every module for garbage (``gc.collect``): together
-0.14 s a task, more than most of our tasks work. The archives of a running application do not change, so they are
+(``importlib.invalidate_caches``), and searches every object of every module for garbage (``gc.collect``): more
+work than most of our tasks do. The archives of a running application do not change, so they are
 read once; modules that all workers need are imported before the workers fork, and are no garbage.
 """
 

@@ -92,7 +92,7 @@ def event_order(rows: pa.Table) -> NDArray[np.int64]:
     if client_bits + tick_bits > 63:
         order = np.lexsort((ticks, client))
         is_tied = (np.diff(client[order]) == 0) & (np.diff(ticks[order]) == 0)
-    else:  # one number to sort by is three times as fast as two
+    else:  # one number is sorted by in half the time of two
         moment = (client - client.min()) << tick_bits | ticks
         order = np.argsort(moment)
         is_tied = np.diff(moment[order]) == 0
