@@ -3,8 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -14,7 +16,8 @@ from jobs.build_sequences import write_sequences
 from jobs.ingest_events import events_source, write_events
 from jobs.io import read_table, write_table
 from jobs.session import build_session
-from jobs.transforms.sequences import build_sequences, hint_broadcast
+from jobs.stored_rows import stored_rows
+from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import build_vocabulary, collect_n_items
 from jobs.workspace import Workspace
 from schemas.tables import VOCABULARIES
@@ -43,19 +46,58 @@ def start_session(log_file: Path, n_cores: int = 2) -> SparkSession:
     return build_session(SparkSettings(f"local[{n_cores}]", driver_memory="2g", shuffle_partitions=64), log_file)
 
 
-def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> None:
-    """Source files -> typed events, vocabulary and last sequences in ``tables``; exact duplicates are not counted."""
+@dataclass(frozen=True)
+class SparkWork:
+    """What Spark's own metrics say of a stage of ours.
+
+    Attributes
+    ----------
+    n_tasks : that ran
+    shuffled_bytes : written for other tasks to read, compressed
+    """
+
+    n_tasks: int
+    shuffled_bytes: int
+
+
+def list_spark_stages(spark: SparkSession, quantiles: tuple[float, ...] = ()) -> list[Any]:
+    """Spark's records of its stages so far, of the JVM's class ``StageData``."""
+    store: Any = spark.sparkContext._jsc.sc().statusStore()
+    asked = spark.sparkContext._gateway.new_array(spark.sparkContext._jvm.double, len(quantiles))
+    for place, quantile in enumerate(quantiles):
+        asked[place] = quantile
+    stages = store.stageList(None, False, bool(quantiles), asked, None)
+    return [stages.apply(number) for number in range(stages.size())]
+
+
+@contextmanager
+def _watch(spark: SparkSession, work: dict[str, SparkWork], name: str) -> Iterator[None]:
+    before = {stage.stageId() for stage in list_spark_stages(spark)}
+    yield
+    new = [stage for stage in list_spark_stages(spark) if stage.stageId() not in before]
+    work[name] = SparkWork(sum(s.numCompleteTasks() for s in new), sum(s.shuffleWriteBytes() for s in new))
+
+
+def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dict[str, SparkWork]:
+    """Source files -> typed events, vocabulary and last sequences in ``tables``; exact duplicates are not counted.
+
+    Returns
+    -------
+    name of the stage -> what Spark did for it
+    """
     settings = {"max_sequence_length": LAST, "min_count": MIN_COUNT}
     told = [f"behaviours.page_visit.{key}={value}" for key, value in settings.items()]
     config = load_config("report", [*told, "ingest.count_duplicates=false"])
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True)
-    with stages("typed events"):
+    work: dict[str, SparkWork] = {}
+    with stages("typed events"), _watch(spark, work, "typed events"):
         write_events(events_source(spark, config, workspace, "page_visit"), config.ingest, workspace, write)
-    events = read_table(spark, workspace, config.events_table("page_visit"))
-    with stages("vocabulary"):
+    events = stored_rows(read_table(spark, workspace, config.events_table("page_visit")))
+    with stages("vocabulary"), _watch(spark, work, "vocabulary"):
         write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT), workspace, VOCABULARIES)
         spark.catalog.clearCache()
-    with stages("sequences"):
+    with stages("sequences"), _watch(spark, work, "sequences"):
         vocabulary = read_table(spark, workspace, VOCABULARIES)
-        words = hint_broadcast(vocabulary, collect_n_items(vocabulary)["page_visit"], config, "page_visit")
+        words = collect_if_small(vocabulary, collect_n_items(vocabulary)["page_visit"], "page_visit", config)
         write_sequences(build_sequences(events, words, "page_visit", config), config, workspace)
+    return work

@@ -16,6 +16,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def run_ubp(data: Path, out: Path, n_cores: int) -> None:
     workspace.prepare()
     with stages("start"):
         spark = start_session(workspace.logs / "spark.log", n_cores)
-    run_stages(spark, workspace, stages)
+    work = run_stages(spark, workspace, stages)
+    (out / "work.json").write_text(json.dumps({name: asdict(done) for name, done in work.items()}))
     (out / "stages.json").write_text(json.dumps(stages.seconds))
 
 

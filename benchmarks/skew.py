@@ -10,10 +10,9 @@ import argparse
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from measure import measure_self
-from page_visits import SOURCE, Stages, run_stages, start_session
+from page_visits import SOURCE, Stages, list_spark_stages, run_stages, start_session
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -47,12 +46,7 @@ def show_longest(spark: SparkSession, workspace: Workspace) -> None:
 
 def show_tasks(spark: SparkSession) -> None:
     """Per Spark stage with work worth a look: its tasks, their time, and the share of the longest."""
-    store: Any = spark.sparkContext._jsc.sc().statusStore()
-    quantiles = spark.sparkContext._gateway.new_array(spark.sparkContext._jvm.double, 1)
-    quantiles[0] = 1.0
-    stages = store.stageList(None, False, True, quantiles, None)
-    for number in range(stages.size()):
-        stage = stages.apply(number)
+    for stage in list_spark_stages(spark, quantiles=(1.0,)):
         total_s = stage.executorRunTime() / 1000
         if total_s >= WORTH_A_LOOK_S:
             longest_s = stage.taskMetricsDistributions().get().executorRunTime().apply(0) / 1000

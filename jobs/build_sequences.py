@@ -9,11 +9,12 @@ from pyspark.sql import functions as F
 from conf.settings import PipelineConfig
 from jobs.cli import main_stage
 from jobs.io import read_ingested, read_table, write_table
-from jobs.transforms.sequences import build_sequences, hint_broadcast
+from jobs.stored_rows import stored_rows
+from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import collect_n_items
-from jobs.transforms.windows import collect_windows, input_events
+from jobs.transforms.windows import collect_windows
 from jobs.workspace import Workspace
-from schemas.columns import BEHAVIOUR, CLIENT_ID, IS_HELD_OUT, WIDTH
+from schemas.columns import BEHAVIOUR
 from schemas.tables import SEQUENCES, VOCABULARIES, WINDOWS
 
 
@@ -24,8 +25,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     n_items = collect_n_items(vocabularies)
     sequences = [
         build_sequences(
-            input_events(read_ingested(spark, workspace, table), windows),
-            hint_broadcast(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), config, name),
+            stored_rows(read_ingested(spark, workspace, table), windows.input_end),
+            collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
             name,
             config,
         )
@@ -36,10 +37,15 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 
 def write_sequences(sequences: DataFrame, config: PipelineConfig, workspace: Workspace) -> None:
     """Replace ``tables/sequences``, laid out for the feed."""
-    # one total order within each file: the same table, byte for byte, from one run to the next
-    ordered = sequences.sortWithinPartitions(BEHAVIOUR, IS_HELD_OUT, WIDTH, CLIENT_ID)
     layout = config.sequences
-    write_table(ordered, workspace, SEQUENCES, rows_per_file=layout.rows_per_file, row_group_mib=layout.row_group_mib)
+    write_table(
+        sequences,
+        workspace,
+        SEQUENCES,
+        rows_per_file=layout.rows_per_file,
+        row_group_mib=layout.row_group_mib,
+        is_log=True,
+    )
 
 
 if __name__ == "__main__":

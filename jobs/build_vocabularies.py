@@ -9,8 +9,9 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.settings import PipelineConfig
 from jobs.cli import main_stage
 from jobs.io import read_ingested, read_table, write_table
+from jobs.stored_rows import stored_rows
 from jobs.transforms.vocabulary import build_vocabulary, collect_summaries
-from jobs.transforms.windows import collect_windows, input_events
+from jobs.transforms.windows import collect_windows
 from jobs.workspace import Workspace
 from schemas.errors import InputError
 from schemas.tables import VOCABULARIES, WINDOWS
@@ -25,7 +26,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         DataFrame.unionByName,
         (
             build_vocabulary(
-                input_events(read_ingested(spark, workspace, config.events_table(name)), windows),
+                stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
                 name,
                 behaviour.item,
                 behaviour.min_count,

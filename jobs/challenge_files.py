@@ -126,7 +126,8 @@ def check_columns(source: Path, contract: Sequence[ColumnContract]) -> None:
         problems = [
             f"column {column.column!r}: expected {column.kind}, found {_types_of(schema, column.column)}"
             for column in contract
-            if schema.names.count(column.column) != 1 or not _is_of_kind(schema.field(column.column).type, column.kind)
+            if _spellings(schema, column.column) != [column.column]
+            or not _is_of_kind(schema.field(column.column).type, column.kind)
         ]
         if problems:
             raise InputError(
@@ -217,8 +218,17 @@ def _is_data(path: Path) -> bool:
     return not any(part.startswith((".", "_")) for part in path.parts)
 
 
+def _spellings(schema: pa.Schema, name: str) -> list[str]:
+    """The columns of this name, in any case: Spark reads none of several that differ in case alone."""
+    return [found for found in schema.names if found.lower() == name.lower()]
+
+
 def _types_of(schema: pa.Schema, name: str) -> str:
-    found = [str(field.type) for field in schema if field.name == name]
+    found = [
+        f"{field.type} in {field.name!r}" if field.name != name else str(field.type)
+        for field in schema
+        if field.name.lower() == name.lower()
+    ]
     return " and ".join(found) or "none"
 
 

@@ -89,6 +89,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
             write(spark.createDataFrame([], table.ddl), table=table)
     write_quarantine(sources, counts, workspace, number)
     check_no_row_lost(sources, counts, read_table(spark, workspace, QUARANTINE), workspace)
+    require_known_purchases(sources, counts)
 
 
 def events_source(
@@ -126,6 +127,17 @@ def require_purchases(purchases: Source) -> None:
         is_empty = purchases.good.isEmpty()
     if is_empty:
         raise InputError(f"{purchases.path}: expected purchases, found none that keeps the contract; check its values")
+
+
+def require_known_purchases(sources: Sequence[Source], counts: Sequence[Counts]) -> None:
+    """Raise InputError, once the quarantine tells the reasons, unless one purchase was kept."""
+    for source, count in zip(sources, counts, strict=True):
+        if source.table.name == PRODUCT_BUY and not count.n_kept:
+            raise InputError(
+                f"{source.path}: expected purchases of skus in {PRODUCT_PROPERTIES.name}, found none among its "
+                f"{count.n_in:,} rows (ingest.unknown_sku=quarantine; table 'quarantine' tells why of each); "
+                "give the products of these purchases, or set ingest.unknown_sku=keep"
+            )
 
 
 def write_products(source: Source, write: Callable[..., TableCommit]) -> Counts:

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 UPKEEP = ("OPTIMIZE", "VACUUM START", "VACUUM END")
 """Delta's names of the commits that leave a table's rows as they are."""
 
+OPEN_FILES = 64
+"""Table partitions that one task writes side by side; above this many Spark sorts its rows by them first."""
+
 _INGEST = "ingest "
 
 
@@ -156,6 +159,8 @@ def write_table(
         writer = writer.option("userMetadata", f"{_INGEST}{ingest}")
     # Delta passes no Parquet option on to the writer, but it reads the session's
     settings = {"parquet.block.size": str(row_group_mib * 2**20)} if row_group_mib else {}
+    if rows_per_file:
+        settings["spark.sql.maxConcurrentOutputFileWriters"] = str(OPEN_FILES)
     if is_log:
         settings |= {
             "parquet.enable.dictionary": "false",

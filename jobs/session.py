@@ -28,6 +28,7 @@ _SQL_SETTINGS = {
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
+    "spark.sql.files.maxPartitionBytes": "64m",  # tasks of a few seconds: the last ones leave no core waiting long
     "spark.python.daemon.module": "jobs.python_workers",
     "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
     "spark.ui.showConsoleProgress": "false",  # jobs/progress.py draws one bar per stage

@@ -7,73 +7,158 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark import Broadcast
 
 from conf.settings import SequenceSettings
-from jobs.transforms.packed import hash_keys
+from jobs.transforms.item_places import ItemPlaces
+from jobs.transforms.packed import spread_keys
+from jobs.transforms.radix import rising_order
 from schemas.columns import CLIENT_ID, IS_HELD_OUT, N_EVENTS, TIMESTAMP, TOKEN_ID, TOKEN_IDS, WIDTH
 
+SECOND, MICROSECOND, ITEM = "second", "microsecond", "item"
 N_FORGOTTEN = "n_forgotten"
 MICROSECONDS = 1_000_000
 SLOTS_PER_LONG_CLIENT = 16
 """Hashed counters per client that could be long: few enough for the cache, many enough that most are truly long."""
+LEFT_ALONE = 8
+"""Where at most one in so many rows could go, and none of a client with so many times the rows that are kept, taking
+them out costs more than carrying them."""
 
 
 @dataclass(frozen=True)
 class LastTokens:
     """The aggregation behind ``tables/sequences``: each client's last tokens, laid out for the feed.
 
-    Its rows are client_id, timestamp, item, token_id and, once shrunk, ``n_forgotten``: the events of the client
-    that were dropped because ``max_length`` later ones are kept.
+    Its source rows are client_id, timestamp, item and, where there are no ``places``, token_id. They are packed
+    into as few bytes as their values need:
+
+    - client_id;
+    - second, since 1970, and, where one is not 0, microsecond;
+    - item: its place, or, where there are no ``places``, the item itself, and its token_id;
+    - once shrunk, ``n_forgotten``: the events of the client that were dropped because ``max_length`` later ones
+      are kept.
+
+    Attributes
+    ----------
+    places : the vocabulary, where it is small enough for every task to hold
+    keep_unknown : whether events of items without a place in it are kept
     """
 
     max_length: int
     layout: SequenceSettings
     seed: int
+    places: Broadcast[ItemPlaces] | None = None
+    keep_unknown: bool = False
 
     DDL: ClassVar = f"{IS_HELD_OUT} boolean, {WIDTH} int, {CLIENT_ID} bigint, {TOKEN_IDS} array<int>, {N_EVENTS} bigint"
+
+    def pack(self, rows: pa.Table) -> pa.Table:
+        """Source rows in packed form; events of unknown items are left out unless they are kept."""
+        client, time = rows.column(CLIENT_ID).to_numpy(), rows.column(TIMESTAMP).to_numpy().view(np.int64)
+        if self.places is None:
+            return pa.table(
+                {CLIENT_ID: _narrow(client), **_split_time(time), ITEM: rows.column(2), TOKEN_ID: rows.column(3)}
+            )
+        place = self.places.value.find(rows.column(2).to_numpy())
+        if not self.keep_unknown:
+            known = np.flatnonzero(place & 1)
+            client, time, place = client[known], time[known], place[known]
+        return pa.table({CLIENT_ID: _narrow(client), **_split_time(time), ITEM: place})
 
     def shrink(self, rows: pa.Table) -> pa.Table:
         """The rows without the early events of clients that have more than ``max_length`` here."""
         n_slots = 1 + SLOTS_PER_LONG_CLIENT * rows.num_rows // self.max_length
-        slots = (hash_keys(rows.column(CLIENT_ID)) >> np.uint64(32)).astype(np.int64) % n_slots
-        may_be_long = np.bincount(slots)[slots] > self.max_length
-        if not may_be_long.any():
+        slots = spread_keys(rows.column(CLIENT_ID), n_slots, salt=1)
+        n_in_slot = np.bincount(slots, minlength=n_slots)
+        may_be_long = (n_in_slot > self.max_length)[slots]
+        is_rare = np.count_nonzero(may_be_long) * LEFT_ALONE <= rows.num_rows
+        if is_rare and n_in_slot.max() <= LEFT_ALONE * self.max_length:
             return rows
         kept = self.keep_last(rows.filter(may_be_long))
-        return pa.concat_tables([rows.filter(~may_be_long), kept], promote_options="default")
+        return pa.concat_tables([rows.filter(~may_be_long), kept], promote_options="permissive")
 
     def keep_last(self, rows: pa.Table) -> pa.Table:
         """The last ``max_length`` rows of each client, by client, then in event order."""
-        ordered = rows.take(event_order(rows))
-        starts, lengths = _runs(ordered.column(CLIENT_ID).to_numpy())
-        n_dropped = np.maximum(lengths - self.max_length, 0)
-        forgotten = _forgotten(ordered)
-        if not n_dropped.any():
-            return _with_forgotten(ordered, forgotten)
-        n_forgotten = np.add.reduceat(forgotten, starts) + n_dropped
-        is_kept = np.arange(ordered.num_rows) >= np.repeat(starts + n_dropped, lengths)
-        forgotten[:] = 0
-        forgotten[starts + n_dropped] = n_forgotten
-        return _with_forgotten(ordered, forgotten).filter(is_kept)
+        histories = order_histories(rows)
+        n_kept = np.minimum(histories.lengths, self.max_length)
+        kept = rows.take(histories.order[_places(histories.ends - n_kept, n_kept)])
+        if N_FORGOTTEN in kept.column_names:
+            kept = kept.drop_columns([N_FORGOTTEN])
+        forgotten = np.zeros(kept.num_rows, np.int64)
+        forgotten[np.cumsum(n_kept) - n_kept] = histories.n_events - n_kept
+        return kept.append_column(N_FORGOTTEN, pa.array(forgotten))
 
     def finish(self, rows: pa.Table) -> pa.Table:
         """All rows of some clients -> one row per client in the columns of ``DDL``, sorted by them."""
-        kept = self.keep_last(rows)
-        client_ids = kept.column(CLIENT_ID).to_numpy()
-        starts, lengths = _runs(client_ids)
+        histories = order_histories(rows)
+        n_kept = np.minimum(histories.lengths, self.max_length)
+        width = np.searchsorted(self.layout.widths, n_kept)
+        held_out = is_held_out(histories.client_ids, self.layout.held_out_share, self.seed)
+        # clients rise already, and numpy sorts 16 bits by counting them
+        laid_out = np.argsort((held_out * len(self.layout.widths) + width).astype(np.uint16), kind="stable")
+        starts, n_kept = (histories.ends - n_kept)[laid_out], n_kept[laid_out]
+        tokens = self._token_ids(rows, histories.order[_places(starts, n_kept)])
+        offsets = np.append(0, np.cumsum(n_kept)).astype(np.int32)
         columns = {
-            IS_HELD_OUT: is_held_out(client_ids[starts], self.layout.held_out_share, self.seed),
-            WIDTH: self._width(lengths),
-            CLIENT_ID: client_ids[starts],
-            TOKEN_IDS: _lists(kept.column(TOKEN_ID), starts),
-            N_EVENTS: lengths + np.add.reduceat(_forgotten(kept), starts),
+            IS_HELD_OUT: held_out[laid_out],
+            WIDTH: np.minimum(np.array(self.layout.widths)[width[laid_out]], self.max_length).astype(np.int32),
+            CLIENT_ID: histories.client_ids[laid_out],
+            TOKEN_IDS: pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
+            N_EVENTS: histories.n_events[laid_out],
         }
-        return pa.table(columns).take(np.lexsort([columns[name] for name in (CLIENT_ID, WIDTH, IS_HELD_OUT)]))
+        return pa.table(columns)
 
-    def _width(self, lengths: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The smallest configured width that holds each sequence, at most the behaviour's longest sequence."""
-        widths = np.array(self.layout.widths)
-        return np.minimum(widths[np.searchsorted(widths, lengths)], self.max_length).astype(np.int32)
+    def _token_ids(self, rows: pa.Table, places: NDArray[np.int64]) -> NDArray[np.int32]:
+        if self.places is None:
+            return rows.column(TOKEN_ID).to_numpy()[places]
+        return self.places.value.token_ids_at(rows.column(ITEM).to_numpy()[places])
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Rows in event order: those of one client follow each other, and clients rise.
+
+    Attributes
+    ----------
+    order : int64 [rows], the rows' places
+    client_ids : int64 [clients]
+    ends : int64 [clients], where in ``order`` each client's rows end
+    lengths : int64 [clients], how many rows each has
+    n_events : int64 [clients], the same with the forgotten ones
+    """
+
+    order: NDArray[np.int64]
+    client_ids: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    n_events: NDArray[np.int64]
+
+
+def order_histories(rows: pa.Table) -> Histories:
+    """Packed rows by client, time, then item (ids as numbers, text by its characters)."""
+    client = rows.column(CLIENT_ID).to_numpy().astype(np.int64)
+    tick = _ticks(rows)
+    tick_bits = int(tick.max()).bit_length()
+    first = int(client.min())
+    if (int(client.max()) - first).bit_length() + tick_bits > 63:
+        order = np.lexsort((tick, client))
+        ordered = client[order]
+        is_tied = (np.diff(ordered) == 0) & (np.diff(tick[order]) == 0)
+    else:  # one number is sorted by in half the time of two
+        moment = (client - first) << tick_bits | tick
+        order = rising_order(moment)
+        moment = moment[order]
+        is_tied = moment[1:] == moment[:-1]
+        ordered = (moment >> tick_bits) + first
+    if is_tied.any():
+        order = _break_ties(order, is_tied, rows.column(ITEM))
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
+    lengths = np.diff(ends, prepend=0)
+    n_events = lengths
+    if N_FORGOTTEN in rows.column_names:
+        forgotten = rows.column(N_FORGOTTEN).fill_null(0).to_numpy()
+        n_events = lengths + np.add.reduceat(forgotten[order], ends - lengths)
+    return Histories(order, ordered[ends - 1], ends, lengths, n_events)
 
 
 def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
@@ -82,21 +167,33 @@ def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArr
     return (pd.util.hash_array(salted) >> np.uint64(11)) / 2.0**53 < share
 
 
-def event_order(rows: pa.Table) -> NDArray[np.int64]:
-    """Places of the rows by client, time, then item (ids as numbers, text by its characters)."""
-    client, time = rows.column(CLIENT_ID).to_numpy(), rows.column(TIMESTAMP).to_numpy().view(np.int64)
-    unit = 1 if (time % MICROSECONDS).any() else MICROSECONDS
-    ticks = (time - time.min()) // unit
-    tick_bits = int(ticks.max()).bit_length()
-    client_bits = (int(client.max()) - int(client.min())).bit_length()
-    if client_bits + tick_bits > 63:
-        order = np.lexsort((ticks, client))
-        is_tied = (np.diff(client[order]) == 0) & (np.diff(ticks[order]) == 0)
-    else:  # one number is sorted by in half the time of two
-        moment = (client - client.min()) << tick_bits | ticks
-        order = np.argsort(moment)
-        is_tied = np.diff(moment[order]) == 0
-    return _break_ties(order, is_tied, rows.column(2)) if is_tied.any() else order
+def _ticks(rows: pa.Table) -> NDArray[np.int64]:
+    """The rows' times, from 0 for the first, in microseconds where one of them needs it and else in seconds."""
+    second = rows.column(SECOND).to_numpy().astype(np.int64)
+    second -= second.min()
+    if MICROSECOND not in rows.column_names:
+        return second
+    return second * MICROSECONDS + rows.column(MICROSECOND).fill_null(0).to_numpy()
+
+
+def _split_time(time: NDArray[np.int64]) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
+    """Microseconds since 1970 as columns of seconds and of the rest; of seconds alone where there is no rest."""
+    second = time // MICROSECONDS
+    rest = time - second * MICROSECONDS
+    return {SECOND: _narrow(second)} | ({MICROSECOND: rest.astype(np.int32)} if rest.any() else {})
+
+
+def _narrow(values: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
+    """The values in 32 bits where these hold all of them."""
+    limits = np.iinfo(np.int32)
+    fits = len(values) == 0 or bool(values.min() >= limits.min and values.max() <= limits.max)
+    return values.astype(np.int32) if fits else values
+
+
+def _places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of runs, one run after the other."""
+    shifts = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return np.arange(len(shifts)) + shifts
 
 
 def _break_ties(order: NDArray[np.int64], is_tied: NDArray[np.bool_], items: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -108,25 +205,3 @@ def _break_ties(order: NDArray[np.int64], is_tied: NDArray[np.bool_], items: pa.
     _, item_rank = np.unique(items.take(tied).to_numpy(), return_inverse=True)
     order[in_run] = tied[np.lexsort((item_rank, run))]
     return order
-
-
-def _runs(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and length of each run of equal values."""
-    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
-    return starts, np.diff(starts, append=len(values))
-
-
-def _forgotten(rows: pa.Table) -> NDArray[np.int64]:
-    if N_FORGOTTEN not in rows.column_names:
-        return np.zeros(rows.num_rows, np.int64)
-    return rows.column(N_FORGOTTEN).fill_null(0).to_numpy().copy()
-
-
-def _with_forgotten(rows: pa.Table, n_forgotten: NDArray[np.int64]) -> pa.Table:
-    events = rows.drop_columns([N_FORGOTTEN]) if N_FORGOTTEN in rows.column_names else rows
-    return events.append_column(N_FORGOTTEN, pa.array(n_forgotten))
-
-
-def _lists(values: pa.ChunkedArray, starts: NDArray[np.int64]) -> pa.ListArray:
-    offsets = np.append(starts, len(values)).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values.combine_chunks())

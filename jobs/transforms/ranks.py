@@ -6,6 +6,8 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+ROWS_PER_TASK = 2_000_000
+"""About how many rows one task sorts."""
 _ROW_BITS = 33
 """monotonically_increasing_id holds the partition above this many bits, and the row in it below."""
 
@@ -13,8 +15,8 @@ _ROW_BITS = 33
 def with_global_rank(frame: DataFrame, order_by: list[Column], rank_column: str, start: int = 0) -> DataFrame:
     """Each row with its rank in a total order; the same rows whatever their order or partitions.
 
-    A window without a partition would pull every row through one task. Here the sort is range-partitioned,
-    each row knows its place in its partition, and the driver adds up one count per partition.
+    A window without a partition would pull every row through one task. Here ranges of about ``ROWS_PER_TASK`` rows
+    are sorted side by side, each row knows its place in its range, and the driver adds up one count per range.
 
     Parameters
     ----------
@@ -23,25 +25,26 @@ def with_global_rank(frame: DataFrame, order_by: list[Column], rank_column: str,
 
     Notes
     -----
-    Runs the sort at once and keeps the sorted rows cached (memory, then disk), because the bounds of the
+    Runs ``frame`` at once and keeps it and the sorted rows cached (memory, then disk), because the bounds of the
     ranges are sampled: counts and ranks must come from the very same partitions. The caller frees them with
     ``spark.catalog.clearCache()`` after its write.
     """
+    frame = frame.persist(StorageLevel.MEMORY_AND_DISK)
+    n_ranges = 1 + frame.count() // ROWS_PER_TASK
     place = f"{rank_column}__place"
-    placed = frame.orderBy(*order_by).withColumn(place, F.monotonically_increasing_id())
+    ranges = frame.repartitionByRange(n_ranges, *order_by).sortWithinPartitions(*order_by)
+    placed = ranges.withColumn(place, F.monotonically_increasing_id())
+    if n_ranges == 1:
+        return placed.withColumn(rank_column, F.col(place) + start).drop(place)
     placed = placed.persist(StorageLevel.MEMORY_AND_DISK)
     partition = F.shiftright(F.col(place), _ROW_BITS)
     row_in_partition = F.col(place).bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
-    offsets = _offsets(placed, partition, start)
-    return (
-        placed.join(F.broadcast(offsets), on=partition == F.col("__partition"), how="inner")
-        .withColumn(rank_column, F.col("__offset") + row_in_partition)
-        .drop(place, "__partition", "__offset")
-    )
+    firsts = F.array(*(F.lit(first) for first in _first_ranks(placed, partition, n_ranges, start)))
+    rank = F.element_at(firsts, partition.cast("int") + 1) + row_in_partition
+    return placed.withColumn(rank_column, rank).drop(place)
 
 
-def _offsets(placed: DataFrame, partition: Column, start: int) -> DataFrame:
-    counts = sorted(tuple(row) for row in placed.groupBy(partition.alias("partition")).count().collect())
-    totals = accumulate((n_rows for _, n_rows in counts), initial=start)
-    rows = [(number, total) for (number, _), total in zip(counts, totals, strict=False)]
-    return placed.sparkSession.createDataFrame(rows, "__partition bigint, __offset bigint")
+def _first_ranks(placed: DataFrame, partition: Column, n_ranges: int, start: int) -> list[int]:
+    """The rank of the first row of each range; a range may be empty."""
+    n_rows = {row["partition"]: row["count"] for row in placed.groupBy(partition.alias("partition")).count().collect()}
+    return list(accumulate((n_rows.get(number, 0) for number in range(n_ranges - 1)), initial=start))

@@ -1,42 +1,58 @@
 """Events and token ids -> each client's last tokens in event order."""
 
+from dataclasses import replace
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.settings import BehaviourSettings, PipelineConfig
+from jobs.stored_rows import StoredRows
+from jobs.transforms.item_places import SLOTS_PER_ITEM, ItemPlaces, collect_item_places
 from jobs.transforms.last_tokens import LastTokens
 from jobs.transforms.packed import aggregate_packed
 from schemas.behaviours import ItemKind
 from schemas.columns import BEHAVIOUR, CLIENT_ID, KEY, TIMESTAMP, TOKEN_ID
 from schemas.tokens import UNK
 
-BYTES_PER_ITEM = {ItemKind.ID: 48, ItemKind.CODES: 200}
-"""About what one item takes in Spark's hash table of a broadcast join."""
+BYTES_PER_ITEM = {ItemKind.ID: 12 + 4 * SLOTS_PER_ITEM, ItemKind.CODES: 200}
+"""About what one item takes: an id in ``ItemPlaces`` at most, codes in Spark's hash table of a broadcast join."""
 
 
-def build_sequences(events: DataFrame, vocabulary: DataFrame, behaviour: str, config: PipelineConfig) -> DataFrame:
+def build_sequences(
+    events: DataFrame | StoredRows, vocabulary: DataFrame | ItemPlaces, behaviour: str, config: PipelineConfig
+) -> DataFrame:
     """One row per client with at least one event in the vocabulary, in the columns of ``tables/sequences``.
 
     Parameters
     ----------
     events : client_id, timestamp, item of one behaviour, in any row order
-    vocabulary : this behaviour's rows of ``tables/vocabularies``
+    vocabulary : this behaviour's rows of ``tables/vocabularies``, or what ``collect_if_small`` makes of them
 
     Events of rare items are dropped, or kept as UNK where the settings say so. Order is total: time, then item
     (ids as numbers, queries as text); events that tie on both have the same token. The result is the same for
     any partitioning of the input.
     """
     settings = config.behaviours[behaviour]
-    tokens = attach_token_ids(events, vocabulary, settings)
     last = LastTokens(settings.max_sequence_length, config.sequences, config.seed)
-    sequences = aggregate_packed(tokens, last.shrink, last.finish, LastTokens.DDL)
+    frame = events.frame if isinstance(events, StoredRows) else events
+    if isinstance(vocabulary, ItemPlaces):
+        places = frame.sparkSession.sparkContext.broadcast(vocabulary)
+        last = replace(last, places=places, keep_unknown=settings.keep_rare_as_unk)
+        tokens: DataFrame | StoredRows = events.select(CLIENT_ID, TIMESTAMP, settings.item)
+    else:
+        tokens = attach_token_ids(frame, vocabulary, settings)
+    sequences = aggregate_packed(tokens, last.shrink, last.finish, LastTokens.DDL, prepare=last.pack)
     return sequences.select(F.lit(behaviour).alias(BEHAVIOUR), "*")
 
 
-def hint_broadcast(vocabulary: DataFrame, n_items: int, config: PipelineConfig, behaviour: str) -> DataFrame:
-    """The vocabulary, marked to be sent whole to every executor where it is small enough for that."""
-    size = n_items * BYTES_PER_ITEM[ItemKind(config.behaviours[behaviour].kind)]
-    return F.broadcast(vocabulary) if size <= config.sequences.broadcast_max_mib * 2**20 else vocabulary
+def collect_if_small(
+    vocabulary: DataFrame, n_items: int, behaviour: str, config: PipelineConfig
+) -> DataFrame | ItemPlaces:
+    """The vocabulary in the form in which it goes whole to every executor, where it is small enough for that."""
+    kind = ItemKind(config.behaviours[behaviour].kind)
+    if n_items * BYTES_PER_ITEM[kind] > config.sequences.broadcast_max_mib * 2**20:
+        return vocabulary
+    return collect_item_places(vocabulary) if kind is ItemKind.ID else F.broadcast(vocabulary)
 
 
 def attach_token_ids(events: DataFrame, vocabulary: DataFrame, settings: BehaviourSettings) -> DataFrame:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.stored_rows import StoredRows
 from jobs.transforms.packed import aggregate_packed
+from jobs.transforms.radix import rising_order
 from jobs.transforms.ranks import with_global_rank
 from schemas.columns import BEHAVIOUR, KEY, N_EVENTS, TOKEN_ID
 from schemas.tokens import FIRST_ITEM
+
+PARTS_PER_BUCKET = 2
+"""How much of stored rows one task counts: the counts are cached, and nothing joins the small buckets of a cache."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +39,26 @@ class VocabularySummary:
         return FIRST_ITEM + self.n_items
 
 
-def build_vocabulary(events: DataFrame, behaviour: str, item: str, min_count: int) -> DataFrame:
+def build_vocabulary(events: DataFrame | StoredRows, behaviour: str, item: str, min_count: int) -> DataFrame:
     """One row per item with at least ``min_count`` events: behaviour, key, token_id, n_events.
 
     Token ids follow falling ``n_events``, then the item (ids as numbers, queries as text), from FIRST_ITEM.
     Row order does not matter; the same events give the same ids on any number of partitions.
     """
-    counts = count_items(events, item, min_count).persist()  # the ranking reads them twice
+    counts = count_items(events, item, min_count)
     ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, start=FIRST_ITEM)
     return ranked.select(
         F.lit(behaviour).alias(BEHAVIOUR), F.col(item).cast("string").alias(KEY), F.col(TOKEN_ID).cast("int"), N_EVENTS
     )
 
 
-def count_items(events: DataFrame, item: str, min_count: int) -> DataFrame:
+def count_items(events: DataFrame | StoredRows, item: str, min_count: int) -> DataFrame:
     """One row per item with at least ``min_count`` events: the item, ``n_events``; any row order."""
     items = events.select(item)
-    ddl = f"{item} {items.schema[0].dataType.simpleString()}, {N_EVENTS} bigint"
-    return aggregate_packed(items, add_counts, _frequent(min_count), ddl)
+    schema = (items.frame if isinstance(items, StoredRows) else items).schema
+    ddl = f"{item} {schema[0].dataType.simpleString()}, {N_EVENTS} bigint"
+    n_buckets = 1 + items.n_parts // PARTS_PER_BUCKET if isinstance(items, StoredRows) else None
+    return aggregate_packed(items, add_counts, _frequent(min_count), ddl, n_buckets=n_buckets)
 
 
 def add_counts(rows: pa.Table) -> pa.Table:
@@ -63,18 +69,15 @@ def add_counts(rows: pa.Table) -> pa.Table:
         counted = rows if is_counted else rows.append_column(N_EVENTS, pa.array(np.ones(len(items), np.int64)))
         summed = counted.group_by(name).aggregate([(N_EVENTS, "sum")])
         return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
-    if not is_counted:
-        values, counts = np.unique(items.to_numpy(), return_counts=True)
-    else:
-        values, counts = _sum_by_value(items.to_numpy(), rows.column(N_EVENTS).to_numpy())
-    return pa.table([values, counts], names=[name, N_EVENTS])
-
-
-def _sum_by_value(values: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    order = np.argsort(values)
+    values = items.to_numpy()
+    order = rising_order(values)
     ordered = values[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    return ordered[starts], np.add.reduceat(counts[order], starts)
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    if is_counted:
+        counts = np.add.reduceat(rows.column(N_EVENTS).to_numpy()[order], starts)
+    else:
+        counts = np.diff(starts, append=len(values))
+    return pa.table([ordered[starts], counts], names=[name, N_EVENTS])
 
 
 def _frequent(min_count: int) -> Callable[[pa.Table], pa.Table]:

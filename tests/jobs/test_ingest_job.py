@@ -85,6 +85,16 @@ def test_no_good_purchase_is_told_before_any_table_is_written(
     assert not (workspace.out / "tables").exists()
 
 
+def test_purchases_of_unknown_skus_alone_are_told_and_found_in_the_quarantine(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    write(data / "product_buy.parquet", client_id=[1, 2], timestamp=[NOON] * 2, sku=[8, 9])
+    with pytest.raises(InputError, match=r"expected purchases of skus in product_properties, found none.*2 rows"):
+        ingest(spark, data, workspace, "ingest.unknown_sku=quarantine")
+    rows = read_table(spark, workspace, QUARANTINE).filter("source = 'product_buy'").collect()
+    assert [row["reason"] for row in rows] == ["sku is not in product_properties"] * 2
+
+
 def test_settings_remove_duplicates_and_quarantine_events_of_unknown_skus(
     spark: SparkSession, data: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:

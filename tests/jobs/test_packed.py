@@ -40,7 +40,7 @@ def test_no_rows_give_no_rows(spark: SparkSession) -> None:
 
 
 def test_a_task_shrinks_what_it_holds_before_it_takes_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "HELD_ROWS", 10)
+    monkeypatch.setattr(packed, "HELD_BYTES", 9 * 16)
     held = []
 
     def watched(rows: pa.Table) -> pa.Table:
@@ -48,7 +48,7 @@ def test_a_task_shrinks_what_it_holds_before_it_takes_in_more(monkeypatch: pytes
         return add_counts(rows)
 
     blocks = [pa.table({"key": [1, 2] * 5, "n_events": [1] * 10}) for _ in range(20)]
-    pieces = [packed._cut(block, ONE_BUCKET).select([1]) for block in blocks]
+    pieces = [packed._cut(block, ONE_BUCKET) for block in blocks]
     merged = pa.Table.from_batches(packed._merge(watched, add_counts)(pieces))
     assert merged.to_pylist() == [{"key": 1, "n_events": 100}, {"key": 2, "n_events": 100}]
     assert max(held) <= 20
@@ -57,6 +57,6 @@ def test_a_task_shrinks_what_it_holds_before_it_takes_in_more(monkeypatch: pytes
 def test_rows_with_columns_that_shrinking_added_meet_rows_without() -> None:
     plain = pa.table({"key": [1], "n_events": [1]})
     counted = pa.table({"key": [1], "n_events": [2], "extra": [5]})
-    pieces = [packed._cut(table, ONE_BUCKET).select([1]) for table in (plain, counted)]
+    pieces = [packed._cut(table, ONE_BUCKET) for table in (plain, counted)]
     merged = pa.Table.from_batches(packed._merge(lambda rows: rows, lambda rows: rows)(pieces))
     assert merged.to_pylist() == [{"key": 1, "n_events": 1, "extra": None}, {"key": 1, "n_events": 2, "extra": 5}]

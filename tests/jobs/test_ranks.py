@@ -1,6 +1,7 @@
 import pytest
 from pyspark.sql import functions as F
 
+from jobs.transforms import ranks
 from jobs.transforms.ranks import with_global_rank
 
 
@@ -17,19 +18,17 @@ def test_ranks_follow_the_given_order_from_start(spark):
     assert {row["key"]: row["token_id"] for row in ranked.collect()} == {"c": 3, "a": 4, "b": 5}
 
 
-def test_ranks_are_consecutive_across_many_partitions(spark):
-    spark.conf.set("spark.sql.shuffle.partitions", 7)
-    try:
-        ids = spark.range(0, 5000, numPartitions=5).select(((F.col("id") * 7919) % 5000).alias("id"))
-        ranked = with_global_rank(ids, [F.col("id")], "rank").select("id", "rank", F.spark_partition_id().alias("part"))
-        rows = ranked.collect()
-    finally:
-        spark.conf.set("spark.sql.shuffle.partitions", 2)
+def test_ranks_are_consecutive_across_many_partitions(spark, monkeypatch):
+    monkeypatch.setattr(ranks, "ROWS_PER_TASK", 700)
+    ids = spark.range(0, 5000, numPartitions=5).select(((F.col("id") * 7919) % 5000).alias("id"))
+    ranked = with_global_rank(ids, [F.col("id")], "rank", 3).select("id", "rank", F.spark_partition_id().alias("part"))
+    rows = ranked.collect()
     assert len({row["part"] for row in rows}) > 1
-    assert sorted((row["id"], row["rank"]) for row in rows) == [(i, i) for i in range(5000)]
+    assert sorted((row["id"], row["rank"]) for row in rows) == [(i, i + 3) for i in range(5000)]
 
 
-def test_ranks_do_not_depend_on_the_order_or_partitions_of_the_rows(spark):
+def test_ranks_do_not_depend_on_the_order_or_partitions_of_the_rows(spark, monkeypatch):
+    monkeypatch.setattr(ranks, "ROWS_PER_TASK", 100)
     keys = spark.range(300).select((F.col("id") % 50).alias("n"), F.col("id").cast("string").alias("key"))
     order = [F.col("n").desc(), F.col("key")]
     one, other = (

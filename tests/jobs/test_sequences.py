@@ -9,8 +9,9 @@ from pyspark.testing import assertDataFrameEqual
 
 from conf.load import load_config
 from conf.settings import PipelineConfig
-from jobs.transforms.last_tokens import LastTokens, event_order
-from jobs.transforms.sequences import build_sequences
+from jobs.transforms.item_places import ItemPlaces
+from jobs.transforms.last_tokens import LastTokens, order_histories
+from jobs.transforms.sequences import build_sequences, collect_if_small
 
 SEQUENCE = "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint"
 
@@ -81,26 +82,68 @@ def test_histories_shrunk_piece_by_piece_give_the_sequences_of_whole_ones(piece_
     generator = np.random.default_rng(piece_rows)
     rows = random_tokens(generator, n_rows=400, n_clients=12)
     last = LastTokens(max_length, config().sequences, seed=1)
-    pieces = [last.shrink(rows.slice(start, piece_rows)) for start in range(0, rows.num_rows, piece_rows)]
+    pieces = [last.shrink(last.pack(rows.slice(start, piece_rows))) for start in range(0, rows.num_rows, piece_rows)]
     shuffled = [pieces[place] for place in generator.permutation(len(pieces))]
     held = shuffled[0]
     for piece in shuffled[1:]:
-        held = last.shrink(pa.concat_tables([held, piece], promote_options="default").combine_chunks())
+        held = last.shrink(pa.concat_tables([held, piece], promote_options="permissive").combine_chunks())
     assert held.num_rows <= 12 * max_length
-    assert last.finish(held).to_pylist() == last.finish(rows).to_pylist()
+    assert last.finish(held).to_pylist() == last.finish(last.pack(rows)).to_pylist()
 
 
-def test_the_last_events_are_found_whatever_the_range_of_ids_and_times() -> None:
-    generator = np.random.default_rng(3)
-    near = random_tokens(generator, n_rows=300, n_clients=9)
-    stretched = {
-        "client_id": pa.array(near.column("client_id").to_numpy() * 2**59 - 2**62),
-        "timestamp": pa.array(near.column("timestamp").to_numpy() - np.timedelta64(1, "us")),
-    }
-    far = pa.table({**{name: near.column(name) for name in near.column_names}, **stretched})
-    for rows in (near, far):
-        keys = rows.select(["client_id", "timestamp", "url"])
-        assert keys.take(event_order(rows)).equals(keys.sort_by([(name, "ascending") for name in keys.column_names]))
+def test_a_client_of_many_events_is_shrunk_among_any_number_of_others_and_a_few_repeats_are_left_alone() -> None:
+    last = LastTokens(3, config().sequences, seed=1)
+    for n_of_heavy, n_left in ((1000, 3), (4, 4)):
+        rows = random_tokens(np.random.default_rng(1), n_rows=20_000 + n_of_heavy, n_clients=1)
+        clients = np.append(np.arange(20_000), np.full(n_of_heavy, -1))
+        shrunk = last.shrink(last.pack(rows.set_column(0, "client_id", pa.array(clients))))
+        assert np.count_nonzero(shrunk.column("client_id").to_numpy() == -1) == n_left
+        assert shrunk.num_rows == 20_000 + n_left
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+@pytest.mark.parametrize("is_fractional", [False, True])
+def test_events_are_in_order_whatever_the_range_of_ids_and_times(is_far: bool, is_fractional: bool) -> None:
+    rows = random_tokens(np.random.default_rng(3), n_rows=300, n_clients=9)
+    client = rows.column("client_id").to_numpy() * 2**59 - 2**62 if is_far else rows.column("client_id")
+    time = rows.column("timestamp").to_numpy() - np.timedelta64(int(is_fractional), "us")
+    rows = rows.set_column(0, "client_id", pa.array(client)).set_column(1, "timestamp", pa.array(time))
+    packed = LastTokens(5, config().sequences, seed=1).pack(rows)
+    assert str(packed.column("client_id").type) == ("int64" if is_far else "int32")
+    assert ("microsecond" in packed.column_names) == is_fractional
+    keys = rows.select(["client_id", "timestamp", "url"])
+    ordered = keys.sort_by([(name, "ascending") for name in keys.column_names])
+    assert keys.take(order_histories(packed).order).equals(ordered)
+
+
+def test_pieces_packed_in_different_widths_are_one_history() -> None:
+    start = np.datetime64("2022-06-01", "us")
+    last = LastTokens(5, config().sequences, seed=1)
+    columns = [([1, 2**40], [30, 1]), ([1], [20]), ([1], [10])]
+    pieces = []
+    for token, (clients, seconds) in enumerate(columns):
+        time = start + np.array(seconds, "timedelta64[s]") + np.timedelta64(token, "us")
+        tokens = np.full(len(clients), token, np.int32)
+        rows = {"client_id": clients, "timestamp": time, "url": tokens.astype(np.int64), "token_id": tokens}
+        pieces.append(last.pack(pa.table(rows)))
+    held = pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
+    found = {row["client_id"]: row["token_ids"] for row in last.finish(held).to_pylist()}
+    assert found == {1: [2, 1, 0], 2**40: [0]}
+
+
+@pytest.mark.parametrize("keep", ["false", "true"])
+def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(spark: SparkSession, keep: str) -> None:
+    told = config(max_length=4, **{"behaviours.page_visit.keep_rare_as_unk": keep})
+    rows = [
+        (client, f"{second:02d}", (client * 7 + second * 5) % 23) for client in range(20) for second in (1, 1, 2, 2, 3)
+    ]
+    events, words = visits(spark, *rows), vocabulary(spark, **{f"u{item}": 30 - item for item in range(0, 23, 2)})
+    small = collect_if_small(words, 12, "page_visit", told)
+    assert isinstance(small, ItemPlaces)
+    assert collect_if_small(words, 10**9, "page_visit", told) is words
+    found, joined = (sorted(build_sequences(events, form, "page_visit", told).collect()) for form in (small, words))
+    assert len(found) == 20
+    assert found == joined
 
 
 def random_tokens(generator: np.random.Generator, n_rows: int, n_clients: int) -> pa.Table:

@@ -162,6 +162,15 @@ def test_a_column_of_another_type_is_refused_by_file(
         check_columns(source, CONTRACT)
 
 
+@pytest.mark.parametrize("others", [{"SKU": [7]}, {"sku": [7], "Sku": [8]}], ids=["alone", "beside"])
+def test_a_column_that_differs_from_one_of_the_contract_in_case_alone_is_refused_by_file(
+    source: Path, others: dict[str, list[int]]
+) -> None:
+    pq.write_table(pa.table({"client_id": [1], "timestamp": [NOON], **others}), source / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: column 'sku': expected an integer, found .*int64 in 'S(KU|ku)'"):
+        check_columns(source, CONTRACT)
+
+
 @pytest.mark.parametrize("n_bytes", [0, 3, 200])
 def test_an_empty_or_half_written_file_is_refused_by_name(source: Path, n_bytes: int) -> None:
     write(source / "a.parquet")

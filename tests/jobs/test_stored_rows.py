@@ -1,0 +1,79 @@
+"""Python tasks read every row of a snapshot once, and no other."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs import stored_rows as stored_rows_module
+from jobs.io import local_path, read_table, write_table
+from jobs.stored_rows import Parts, StoredRows, stored_rows
+from jobs.transforms.packed import aggregate_packed
+from jobs.transforms.vocabulary import add_counts, build_vocabulary
+from jobs.workspace import Workspace
+from schemas.behaviours import ItemKind
+from schemas.tables import events_table
+
+VISITS = events_table("page_visit", "url", ItemKind.ID)
+
+
+def visits(spark: SparkSession, n: int) -> DataFrame:
+    start = F.lit("2022-06-01 00:00:00").cast("timestamp_ntz")
+    time = start + F.make_dt_interval(secs=F.col("id").cast("decimal(18,6)"))
+    columns = [(F.col("id") % 7).alias("client_id"), time.alias("timestamp"), F.col("id").alias("url")]
+    return spark.range(0, n, 1, 3).select(*columns)
+
+
+def count_all(rows: StoredRows) -> list[tuple[int, int]]:
+    counted = aggregate_packed(rows.select("url"), add_counts, add_counts, "url bigint, n_events bigint")
+    return sorted(map(tuple, counted.collect()))
+
+
+def test_the_rows_of_the_snapshot_are_read_and_not_those_of_its_former_versions(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    write_table(visits(spark, 50), workspace, VISITS, keep_partitions=True)
+    write_table(visits(spark, 20), workspace, VISITS, keep_partitions=True)
+    for version, n_rows in ((0, 50), (1, 20)):
+        rows = stored_rows(read_table(spark, workspace, VISITS, version))
+        assert count_all(rows) == [(url, 1) for url in range(n_rows)]
+
+
+def test_rows_from_a_time_on_are_left_out_whether_or_not_the_time_is_asked_for(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    write_table(visits(spark, 20), workspace, VISITS, keep_partitions=True)
+    early = stored_rows(read_table(spark, workspace, VISITS), datetime(2022, 6, 1, 0, 0, 5))
+    assert count_all(early) == [(url, 1) for url in range(5)]
+    assert sorted(row["url"] for row in early.frame.collect()) == list(range(5))
+
+
+def test_a_row_group_is_read_by_the_part_in_which_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"url": range(1000)}), path, row_group_size=90, use_dictionary=False)
+    for part_bytes in (100, 1000, 10**6):
+        monkeypatch.setattr(stored_rows_module, "PART_BYTES", part_bytes)
+        starts = tuple((str(path), start) for start in range(0, path.stat().st_size, part_bytes))
+        numbers = pa.RecordBatch.from_arrays([pa.array(range(len(starts)))], names=["id"])
+        read = pa.Table.from_batches(Parts(starts, ("url",), None).read([numbers]))
+        assert read.column("url").to_pylist() == list(range(1000))
+
+
+def test_an_empty_table_has_no_rows(spark: SparkSession, workspace: Workspace) -> None:
+    write_table(visits(spark, 0), workspace, VISITS)
+    assert count_all(stored_rows(read_table(spark, workspace, VISITS))) == []
+
+
+def test_the_vocabulary_is_that_of_the_same_rows_read_by_the_jvm(spark: SparkSession, workspace: Workspace) -> None:
+    write_table(visits(spark, 500).withColumn("url", F.col("url") % 40), workspace, VISITS, keep_partitions=True)
+    rows = stored_rows(read_table(spark, workspace, VISITS), datetime(2022, 6, 1, 0, 5))
+    assert all(Path(local_path(path)).exists() for path in rows.paths)
+    found, expected = (
+        sorted(build_vocabulary(events, "page_visit", "url", 3).collect()) for events in (rows, rows.frame)
+    )
+    assert len(found) == 40
+    assert found == expected
