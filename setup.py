@@ -31,6 +31,7 @@ setup(
         "pydantic>=2.7,<3",
         "safetensors>=0.4",
         "torchmetrics>=1.2,<2",
+        "tensorboardX>=2.6",
         "tqdm>=4.60",
         "jinja2>=3.1",
         "matplotlib>=3.8",

@@ -9,12 +9,24 @@ from dataclasses import field
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic.dataclasses import dataclass
+try:
+    from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+    from pydantic.dataclasses import dataclass
+except ModuleNotFoundError:  # ml alone, on a machine with torch and numpy
+    from conf.unchecked import (  # type: ignore[assignment,no-redef]
+        ConfigDict,
+        Field,
+        NonNegativeFloat,
+        NonNegativeInt,
+        PositiveFloat,
+        PositiveInt,
+        dataclass,
+    )
 
 from schemas.behaviours import ItemKind
 from schemas.errors import ConfigError
 from schemas.tables import TableSchema, events_table
+from schemas.tokens import FIRST_ITEM
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -112,12 +124,30 @@ class ModelSettings:
     n_layers: PositiveInt = 6
     n_heads: PositiveInt = 8
     feed_forward_size: PositiveInt = 256
+    """Width inside the feed-forward; 4 x ``hidden_size`` in BERT."""
+    norm: Literal["post", "pre"] = "post"
+    """``post``: sums are normalised; ``pre``: what a layer reads is, which eases deep models (Xiong et al. 2020)."""
+    final_norm: bool = False
+    """One more norm after the last block; goes with ``pre``."""
     embedding_dropout: Share = 0.2
     encoder_dropout: Share = 0.2
+    attention_dropout: Share | None = None
+    """Of attention weights; null: as ``encoder_dropout``."""
+    table: Literal["full", "hashed", "product"] = "full"
+    """``full``: a row per token; ``hashed``: two hashes into fewer; ``product``: parts that items share (RecJPQ)."""
+    table_rows: PositiveInt = 100_000
+    """Of a hashed table."""
+    table_splits: PositiveInt = 8
+    """Parts of a vector of a product table; each is one of 256."""
 
     def __post_init__(self) -> None:
-        divides = self.hidden_size % self.n_heads == 0
-        _require(divides, f"model.hidden_size ({self.hidden_size}) must be divisible by n_heads ({self.n_heads})")
+        size = f"model.hidden_size ({self.hidden_size})"
+        _require(self.hidden_size % self.n_heads == 0, f"{size} must be divisible by n_heads ({self.n_heads})")
+        _require(
+            self.table != "product" or self.hidden_size % self.table_splits == 0,
+            f"{size} must be divisible by table_splits ({self.table_splits})",
+        )
+        _require(self.table_rows > FIRST_ITEM, f"model.table_rows must exceed {FIRST_ITEM}; found {self.table_rows}")
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -137,13 +167,15 @@ class MaskingSettings:
 
 @dataclass(frozen=True, config=_CHECKED)
 class LossSettings:
-    """Cross-entropy at the hidden positions, over every item or over shared negatives."""
+    """What is made small at the hidden positions: over every item, or over negatives that a step's positions share."""
 
-    name: Literal["auto", "full", "sampled"] = "auto"
-    """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above."""
+    name: Literal["auto", "full", "sampled", "gbce"] = "auto"
+    """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above; ``gbce``: of gSASRec."""
     full_softmax_max_items: PositiveInt = 20_000
     n_negatives: PositiveInt = 2048
     """Uniform negatives drawn once per step and shared by its positions."""
+    gbce_t: Share = 0.75
+    """Calibration of gBCE: 0 is plain binary cross-entropy, 1 undoes what sampling adds to the scores."""
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -154,24 +186,47 @@ class TrainingSettings:
     """Horovod processes, one Spark task each; 1 trains in the driver without Horovod."""
     threads_per_rank: PositiveInt = 1
     """Torch's CPU threads in each rank."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: a GPU where torch, and Horovod if it is needed, can use one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16``: matrix products by autocast; weights, sums, norms and losses stay float32."""
+    compile: bool = False
+    """Compile the encoder by ``torch.compile``: a minute or so at the start, needs a C++ compiler."""
     epochs: PositiveInt = 10
     tokens_per_batch: PositiveInt = 4096
     """Positions, padding included, in one rank's batch: its rows are this divided by its width."""
+    batches_per_step: PositiveInt = 1
+    """Batches whose gradients are summed before the optimisers' step."""
     learning_rate: PositiveFloat = 1e-4
+    warmup_steps: NonNegativeInt = 0
+    """Steps in which the learning rate rises from 0 in a straight line."""
+    decay: Literal["step", "cosine"] = "step"
+    """``step``: times ``decay_factor`` after each epoch; ``cosine``: to 0 over the whole run (Loshchilov and Hutter
+    2017, without restarts)."""
     decay_factor: PositiveFloat = 1.0
-    """The learning rate is multiplied by this after each epoch."""
     weight_decay: NonNegativeFloat = 0.01
     """On matrices only: never on item and position tables, norms or biases."""
     clip_norm: PositiveFloat = 1.0
+    patience: PositiveInt | None = None
+    """Stop after so many epochs without a better NDCG@10 of the held-out clients; null never stops early."""
+    rank_seen_items: bool = True
+    """Whether validation ranks items that the client's sequence holds already."""
+    checkpoint_every_steps: PositiveInt = 1000
+    """A killed run goes on from its last checkpoint; each epoch ends with one too."""
     log_every_steps: PositiveInt = 50
+    tensorboard: bool = False
+    """Write the figures of ``metrics.jsonl`` as TensorBoard files too."""
 
 
 @dataclass(frozen=True, config=_CHECKED)
 class FeedSettings:
     """How a rank reads its files through Petastorm."""
 
-    shuffle_buffer_rows: PositiveInt = 100_000
-    """Rows mixed in memory before batches are cut, over and above the shuffled order of row groups."""
+    shuffle_buffer_mib: PositiveFloat = 32.0
+    """Padded rows of one width mixed in memory before batches are cut, over and above the shuffled order of row
+    groups; in MiB as ``sequences.row_group_mib``, so that rows of about as many row groups meet at every width."""
+    batches_ahead: NonNegativeInt = 64
+    """Batches made by a thread while the step computes; with 0 the step waits for each."""
 
 
 @dataclass(frozen=True, config=_CHECKED)

@@ -14,6 +14,29 @@ def append_metrics(path: Path, values: Mapping[str, Any]) -> None:
         stream.write(line + "\n")
 
 
+class TensorBoard:
+    """The same figures as TensorBoard files, one run per behaviour in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._open = lambda behaviour: SummaryWriter(str(folder / behaviour), flush_secs=10)
+        self._writers: dict[str, Any] = {}
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Plot each figure of a line (a key with ``/``) over the steps."""
+        behaviour = values["behaviour"]
+        writer = self._writers.get(behaviour) or self._writers.setdefault(behaviour, self._open(behaviour))
+        for key, value in values.items():
+            if "/" in key:
+                writer.add_scalar(key, value, values["step"])
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        for writer in self._writers.values():
+            writer.close()
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All lines, oldest first; empty where nothing was logged yet."""
     if not path.exists():

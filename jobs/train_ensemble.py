@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ import torch
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import PipelineConfig
+from conf.settings import FeedSettings, PipelineConfig
 from jobs.cli import main_stage
 from jobs.io import DataFile, latest_commit, list_files, read_table
-from jobs.metrics_log import append_metrics
+from jobs.metrics_log import TensorBoard, append_metrics
 from jobs.progress import training_progress
 from jobs.transforms.vocabulary import VocabularySummary, collect_summaries
 from jobs.workspace import Workspace
+from ml.allocator import keep_freed_memory
+from ml.batches import Feed
 from ml.checkpoint import ModelCard
 from ml.distributed import HorovodRanks, OneProcess, Ranks
+from ml.feed import PetastormFeed
 from ml.sharding import FeedFile
 from ml.training import TrainingJob, TrainingResult, train_model
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
@@ -31,13 +34,39 @@ from schemas.tables import SEQUENCES, VOCABULARIES
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PlannedModel:
+    """One model's training and the files of the pinned snapshot that it reads; validation is the held-out clients'."""
+
+    job: TrainingJob
+    training_files: tuple[FeedFile, ...]
+    validation_files: tuple[FeedFile, ...]
+    feed: FeedSettings
+
+    def open_feed(self, ranks: Ranks) -> Feed:
+        """The batches of one rank."""
+        return PetastormFeed(
+            self.training_files,
+            self.validation_files,
+            self.job.training.tokens_per_batch,
+            self.feed,
+            ranks.rank,
+            ranks.world_size,
+            self.job.seed,
+        )
+
+
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Write one model folder per behaviour that has a sequence to learn from."""
+    """Write one model folder per behaviour that has a sequence to learn from.
+
+    A stage that died goes on: finished models are left alone, and one in the making from its last checkpoint.
+    """
     require_task_slots(spark, config.training.n_ranks)
-    jobs = plan_training(spark, config, workspace)
+    plans = plan_training(spark, config, workspace)
     with training_progress(workspace.metrics):
-        results = launch(spark, config, workspace, jobs)
-    remove_other_models(workspace, {job.card.behaviour for job in jobs})
+        results = launch(spark, config, workspace, plans)
+    remove_other_models(workspace, {plan.job.card.behaviour for plan in plans})
+    shutil.rmtree(workspace.checkpoints(""))
     for result in results:
         log.info("  %s: %d steps, best epoch %d%s", result.behaviour, result.n_steps, result.best_epoch, _score(result))
 
@@ -53,14 +82,14 @@ def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
         )
 
 
-def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[TrainingJob]:
-    """One job per behaviour, on exactly the files of the newest version of ``sequences``."""
+def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[PlannedModel]:
+    """One model per behaviour, on exactly the files of the newest version of ``sequences``."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     version = latest_commit(spark, workspace, SEQUENCES).version
     snapshot = read_table(spark, workspace, SEQUENCES, version)
     # a row of one token has no context to learn from
     files = list_files(snapshot.filter(F.col(WIDTH) > 1), SEQUENCES.partition_by)
-    jobs = []
+    plans = []
     for name in config.behaviours:
         own = [file for file in files if file.partition[BEHAVIOUR] == name]
         training = tuple(_feed_file(file) for file in own if not file.partition[IS_HELD_OUT])
@@ -68,31 +97,28 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
             log.info("  %s: no sequence of two items or more, left out", name)
             continue
         validation = tuple(_feed_file(file) for file in own if file.partition[IS_HELD_OUT])
-        card = _card(name, config, vocabularies[name], version)
-        jobs.append(
-            TrainingJob(
-                card,
-                training,
-                validation,
-                workspace.model(name).resolve(),
-                config.seed,
-                config.training,
-                config.masking,
-                config.loss,
-                config.feed,
-            )
+        job = TrainingJob(
+            card=_card(name, config, vocabularies[name], version),
+            folder=workspace.model(name).resolve(),
+            checkpoints=workspace.checkpoints(name).resolve(),
+            seed=config.seed,
+            training=config.training,
+            masking=config.masking,
+            loss=config.loss,
+            data=repr((training, validation, config.feed)),
         )
-    if not jobs:
+        plans.append(PlannedModel(job, training, validation, config.feed))
+    if not plans:
         raise TrainingError("no behaviour has a client with two items or more before the target windows")
-    return jobs
+    return plans
 
 
 def launch(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, jobs: list[TrainingJob]
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, plans: list[PlannedModel]
 ) -> list[TrainingResult]:
     """Train all models in one start of the ranks: Horovod's, or this process where one rank is asked for."""
     run_id = datetime.now(UTC).isoformat()
-    arguments = (jobs, workspace.metrics.resolve(), run_id, config.training.threads_per_rank)
+    arguments = (plans, workspace.metrics.resolve(), run_id, config.training.threads_per_rank)
     if config.training.n_ranks == 1:
         return train_all(OneProcess(), *arguments)
     import horovod.spark
@@ -125,19 +151,28 @@ def train_all_on_rank(*arguments: Any) -> list[dict[str, Any]] | PipelineError:
         return error
 
 
-def train_all(ranks: Ranks, jobs: list[TrainingJob], metrics: Path, run_id: str, threads: int) -> list[TrainingResult]:
+def train_all(
+    ranks: Ranks, plans: list[PlannedModel], metrics: Path, run_id: str, threads: int
+) -> list[TrainingResult]:
     """Train the models one after the other on this rank; rank 0 logs the figures."""
+    writes_boards = ranks.rank == 0 and plans[0].job.training.tensorboard
+    boards = TensorBoard(metrics.parent / "tensorboard" / run_id.replace(":", "-")) if writes_boards else None
 
     def report(values: Mapping[str, Any]) -> None:
         if ranks.rank == 0:
             append_metrics(metrics, {"run": run_id, **values})
+        if boards:
+            boards.add(values)
 
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [train_model(job, ranks, report) for job in jobs]
+        return [train_model(plan.job, plan.open_feed(ranks), ranks, report) for plan in plans]
     finally:
         torch.set_num_threads(before)
+        if boards:
+            boards.close()
 
 
 def remove_other_models(workspace: Workspace, trained: set[str]) -> None:

@@ -36,6 +36,10 @@ class Workspace:
         """Folder of one behaviour's trained model."""
         return self.out / "models" / behaviour
 
+    def checkpoints(self, behaviour: str) -> Path:
+        """Folder that a behaviour's training goes on from when it was killed; gone once all models are trained."""
+        return self.out / "checkpoints" / behaviour
+
     def entry(self, name: str) -> Path:
         """Folder of an entry: ``client_ids.npy`` and ``embeddings.npy``."""
         return self.out / "entries" / name

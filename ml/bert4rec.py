@@ -1,24 +1,41 @@
 """BERT4Rec: a bidirectional transformer over a client's items (Sun et al. 2019, arXiv:1904.06690).
 
 Legend of shapes: B batch, L sequence, D hidden, H heads, V vocabulary (special tokens included),
-M hidden positions of a batch, K candidate items.
+N rows that the encoder computes (the tokens of a batch, see ``ml.packing``), M hidden positions of a batch,
+K candidate items.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conf.settings import ModelSettings
+from ml.attention import attend
+from ml.dropout import Dropout
+from ml.packing import Grid, grid_of_tokens, narrow_grid
+from ml.tables import INIT_STD, build_table
 from schemas.tokens import PAD
 
-INIT_STD = 0.02
-"""Spread of initial tables and weights (Devlin et al. 2019, ``initializer_range`` of google-research/bert).
 
-A tied table of spread 1 starts with logits of spread sqrt(D) and a loss several times that of a uniform guess.
-"""
+class Context(NamedTuple):
+    """What a block may look at, and which rows it must give.
+
+    Attributes
+    ----------
+    grid : of the rows
+    is_visible : bool [B, 1, 1, L], the places that may be attended to; None where all may
+    rows : int64 [M], the rows wanted; None for all
+    wanted : the grid of the rows wanted
+    """
+
+    grid: Grid
+    is_visible: Tensor | None
+    rows: Tensor | None
+    wanted: Grid
 
 
 class SequenceEmbedding(nn.Module):
@@ -28,13 +45,17 @@ class SequenceEmbedding(nn.Module):
         super().__init__()
         self.position_table = nn.Embedding(max_length, settings.hidden_size)
         self.norm = nn.LayerNorm(settings.hidden_size)
-        self.dropout = nn.Dropout(settings.embedding_dropout)
+        self.dropout = Dropout(settings.embedding_dropout)
         self.projection = nn.Linear(settings.hidden_size, settings.hidden_size)
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Float [B, L, D] from the item vectors float [B, L, D]."""
-        positions = self.position_table.weight[: items.shape[1]].flip(0)  # [L, D]
-        return self.projection(self.dropout(self.norm(items + positions)))
+    def forward(self, items: Tensor, grid: Grid) -> Tensor:
+        """Float [N, D] from the item vectors float [N, D]."""
+        positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
+        if grid.places is None:
+            embedded = (items.unflatten(0, (grid.height, grid.width)) + positions).flatten(0, 1)
+        else:
+            embedded = items + F.embedding(grid.places % grid.width, positions)
+        return self.projection(self.dropout(self.norm(embedded)))
 
 
 class SelfAttention(nn.Module):
@@ -43,24 +64,30 @@ class SelfAttention(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.n_heads = settings.n_heads
-        self.dropout_prob = settings.encoder_dropout
-        self.query_key_value = nn.Linear(settings.hidden_size, 3 * settings.hidden_size)
+        chosen = settings.attention_dropout
+        self.dropout_prob = settings.encoder_dropout if chosen is None else chosen
+        self.query = nn.Linear(settings.hidden_size, settings.hidden_size)
+        self.key_value = nn.Linear(settings.hidden_size, 2 * settings.hidden_size)
         self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
 
-    def forward(self, x: Tensor, is_visible: Tensor) -> Tensor:
-        """Float [B, L, D]; no position attends to one where ``is_visible`` (bool [B, 1, 1, L]) is false."""
-        mixed = self.query_key_value(x).unflatten(-1, (3, self.n_heads, -1))  # [B, L, 3, H, D/H]
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each [B, H, L, D/H]
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=is_visible, dropout_p=dropout_prob)
-        return self.output(heads.transpose(1, 2).flatten(-2))  # [B, L, D]
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted."""
+        wanted = x if context.rows is None else x.index_select(0, context.rows)
+        (query,) = context.wanted.heads(self.query(wanted), 1, self.n_heads)  # [B, H, Q, D/H]
+        key_value = context.grid.heads(self.key_value(x), 2, self.n_heads)  # [2, B, H, L, D/H]
+        heads = attend(query, key_value, context.is_visible, self.dropout_prob if self.training else 0.0)
+        return self.output(context.wanted.merge(heads))
 
 
 class Block(nn.Module):
-    """Attention, then a GELU feed-forward; each is added to its input and normalised (post-norm)."""
+    """Attention, then a GELU feed-forward; each is added to its input.
+
+    Sums are normalised after (post-norm, Vaswani et al. 2017), or else each one's input before it (pre-norm).
+    """
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
+        self.is_pre_norm = settings.norm == "pre"
         self.attention = SelfAttention(settings)
         self.attention_norm = nn.LayerNorm(settings.hidden_size)
         self.feed_forward = nn.Sequential(
@@ -69,12 +96,16 @@ class Block(nn.Module):
             nn.Linear(settings.feed_forward_size, settings.hidden_size),
         )
         self.feed_forward_norm = nn.LayerNorm(settings.hidden_size)
-        self.dropout = nn.Dropout(settings.encoder_dropout)
+        self.dropout = Dropout(settings.encoder_dropout)
 
-    def forward(self, x: Tensor, is_visible: Tensor) -> Tensor:
-        """Float [B, L, D], as ``x``; ``is_visible`` is bool [B, 1, 1, L]."""
-        x = self.attention_norm(x + self.dropout(self.attention(x, is_visible)))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted."""
+        wanted = x if context.rows is None else x.index_select(0, context.rows)
+        if self.is_pre_norm:
+            wanted = self.dropout(self.attention(self.attention_norm(x), context), wanted)
+            return self.dropout(self.feed_forward(self.feed_forward_norm(wanted)), wanted)
+        wanted = self.attention_norm(self.dropout(self.attention(x, context), wanted))
+        return self.feed_forward_norm(self.dropout(self.feed_forward(wanted), wanted))
 
 
 class Bert4Rec(nn.Module):
@@ -85,30 +116,40 @@ class Bert4Rec(nn.Module):
     settings : the shape
     n_tokens : V, FIRST_ITEM plus the number of items
     max_length : the longest sequence it can read
-    sparse_table : give the item table and the output bias sparse gradients, of the rows used only
+    sparse_table : give the parameters with a row per token sparse gradients, of the rows used only
     """
 
     def __init__(self, settings: ModelSettings, n_tokens: int, max_length: int, sparse_table: bool = False) -> None:
         super().__init__()
-        hidden_size = settings.hidden_size
+        self.hidden_size = settings.hidden_size
         self.n_tokens = n_tokens
         self.max_length = max_length
-        self.item_table = nn.Embedding(n_tokens, hidden_size, padding_idx=PAD, sparse=sparse_table)
+        self.item_table = build_table(settings, n_tokens, sparse_table)
         self.embedding = SequenceEmbedding(settings, max_length)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.n_layers))
-        self.head = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.LayerNorm(hidden_size))
-        self.output_bias = nn.Embedding(n_tokens, 1, sparse=sparse_table)
+        self.final_norm = nn.LayerNorm(self.hidden_size) if settings.final_norm else nn.Identity()
+        self.head = nn.Sequential(
+            nn.Linear(self.hidden_size, self.hidden_size), nn.GELU(), nn.LayerNorm(self.hidden_size)
+        )
         self._initialise()
 
     def _initialise(self) -> None:
+        self.item_table.initialise()
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.output_bias.weight)
-        with torch.no_grad():
-            self.item_table.weight[PAD].zero_()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.embedding.position_table.weight.device
+
+    @property
+    def has_sparse_table(self) -> bool:
+        """Whether ``table_parameters`` get sparse gradients."""
+        return self.item_table.is_sparse
 
     def encode(self, token_ids: Tensor) -> Tensor:
         """The last layer's token vectors; what stands at PAD is finite but means nothing.
@@ -126,15 +167,40 @@ class Bert4Rec(nn.Module):
         ValueError
             If the batch is wider than ``max_length``.
         """
+        x, context = self._embed(token_ids)
+        for block in self.blocks:
+            x = block(x, context)
+        return context.grid.spread(self.final_norm(x))
+
+    def encode_at(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """The last layer's vectors of some tokens; the last block computes no others.
+
+        Parameters
+        ----------
+        token_ids : as for ``encode``
+        positions : int64 [M], rising: places in the flattened ``token_ids``, none of them PAD
+
+        Returns
+        -------
+        float [M, D]
+        """
+        x, context = self._embed(token_ids)
+        *first, last = self.blocks
+        for block in first:
+            x = block(x, context)
+        grid, wanted = context.grid, narrow_grid(positions, *token_ids.shape)
+        return self.final_norm(last(x, Context(grid, context.is_visible, grid.rows_at(positions), wanted)))
+
+    def _embed(self, token_ids: Tensor) -> tuple[Tensor, Context]:
         if token_ids.shape[1] > self.max_length:
             raise ValueError(f"a batch of width {token_ids.shape[1]} exceeds the model's max_length {self.max_length}")
         is_token = token_ids != PAD  # [B, L]
+        grid = grid_of_tokens(is_token)
         # Not every attention kernel defines a softmax over nothing: a row without tokens sees its padding instead.
-        is_visible = is_token | ~is_token.any(dim=1, keepdim=True)
-        x = self.embedding(self.item_table(token_ids))  # [B, L, D]
-        for block in self.blocks:
-            x = block(x, is_visible[:, None, None, :])
-        return x
+        is_visible = (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]
+        tokens = token_ids.flatten() if grid.places is None else token_ids.flatten()[grid.places]  # [N]
+        x = self.embedding(self.item_table.vectors(tokens), grid)
+        return x, Context(grid, None if grid.is_full else is_visible, rows=None, wanted=grid)
 
     def output_vectors(self, hidden: Tensor) -> Tensor:
         """Float [M, D] to compare with the item table, from token vectors [M, D] (the prediction head)."""
@@ -142,15 +208,14 @@ class Bert4Rec(nn.Module):
 
     def logits(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K], the scores of token ids ``candidates`` (int64 [K]) for output vectors [M, D]."""
-        return vectors @ self.item_table(candidates).T + self.output_bias(candidates).T
+        return self.item_table.scores(vectors, candidates)
 
     def table_parameters(self) -> Iterator[Tensor]:
         """The parameters with a row per token; their gradients are sparse with ``sparse_table``."""
-        yield self.item_table.weight
-        yield self.output_bias.weight
+        return self.item_table.row_parameters()
 
     def dense_parameters(self) -> Iterator[Tensor]:
-        """All parameters but the tables'."""
+        """All parameters but ``table_parameters``."""
         tables = {id(parameter) for parameter in self.table_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in tables)
 

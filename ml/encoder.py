@@ -33,7 +33,7 @@ def embed_sequences(model: Bert4Rec, token_ids: Sequence[np.ndarray], tokens_per
     """
     _require_known_tokens(token_ids, model.n_tokens)
     lengths = np.fromiter((min(len(ids), model.max_length) for ids in token_ids), dtype=np.int64, count=len(token_ids))
-    vectors = np.empty((len(token_ids), model.item_table.embedding_dim), dtype=np.float32)
+    vectors = np.empty((len(token_ids), model.hidden_size), dtype=np.float32)
     with evaluating(model):
         for rows in like_length_batches(lengths, tokens_per_batch):
             batch = pad_left([token_ids[row] for row in rows], width=int(lengths[rows].max()))
@@ -42,7 +42,7 @@ def embed_sequences(model: Bert4Rec, token_ids: Sequence[np.ndarray], tokens_per
 
 
 def _mean_vectors(model: Bert4Rec, batch: np.ndarray) -> np.ndarray:
-    token_ids = torch.from_numpy(batch).to(model.item_table.weight.device)  # [B, L]
+    token_ids = torch.from_numpy(batch).to(model.device)  # [B, L]
     is_token = (token_ids != PAD).unsqueeze(-1)  # [B, L, 1]
     # where, not a product: what stands at PAD means nothing, and nothing may leak from it
     total = torch.where(is_token, model.encode(token_ids), 0.0).sum(dim=1)  # [B, D]

@@ -3,73 +3,163 @@
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+import pyarrow as pa
 from petastorm import make_batch_reader
-from petastorm.transform import TransformSpec
+from petastorm.workers_pool import EmptyResultError
 
 from conf.settings import FeedSettings
-from ml.batch import pad_left, rows_per_batch
-from ml.sharding import FeedFile, Shard, group_by_width, shard_files, training_shard
+from ml.batch import rows_per_batch
+from ml.batches import Sequences, Tokens
+from ml.sharding import (
+    FeedFile,
+    Shard,
+    group_by_width,
+    shard_files,
+    steps_by_width,
+    training_shard,
+    width_schedule,
+)
 from schemas.columns import TOKEN_IDS
 from schemas.errors import TrainingError
-from schemas.tokens import FIRST_ITEM
 
-Tokens = NDArray[np.int32]
+Batches = Generator[Tokens, None, None]
 
 
-def training_batches(
-    files: Sequence[FeedFile],
-    schedule: NDArray[np.int64],
-    tokens_per_batch: int,
-    settings: FeedSettings,
-    rank: int,
-    world_size: int,
-    seed: tuple[int, ...],
-) -> Iterator[Tokens]:
-    """One batch per step of the schedule, int32 [B, width], left-padded with PAD.
+class PetastormFeed:
+    """A feed (``ml.batches.Feed``) that reads Parquet files, each of one width.
 
-    Each row of the rank's shard comes once, in an order drawn from ``seed``; a rank that has fewer batches of a
-    width than the schedule asks for starts over with its first ones.
+    Parameters
+    ----------
+    training_files, validation_files : of a pinned snapshot, the same on every rank
+    tokens_per_batch : positions, padding included, of a batch
     """
-    streams = {
-        width: _endless_batches(
-            training_shard(group, rank, world_size), rows_per_batch(tokens_per_batch, width), settings, (*seed, width)
-        )
-        for width, group in group_by_width(files).items()
-    }
-    for width in schedule:
-        yield next(streams[int(width)])
+
+    def __init__(
+        self,
+        training_files: Sequence[FeedFile],
+        validation_files: Sequence[FeedFile],
+        tokens_per_batch: int,
+        settings: FeedSettings,
+        rank: int,
+        world_size: int,
+        seed: int,
+    ) -> None:
+        self._training_files = group_by_width(training_files)
+        self._validation_files = group_by_width(validation_files)
+        self._steps = steps_by_width(training_files, world_size, tokens_per_batch)
+        self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
+        self._rank, self._world_size = rank, world_size
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of one epoch, the same number on every rank and in every epoch."""
+        return sum(self._steps.values())
+
+    def training(self, epoch: int, skip: int = 0) -> Batches:
+        """The batches of an epoch, int32 [B, width], but for the first ``skip``, which are read and dropped.
+
+        Each row of the rank's shard comes once; a rank that has fewer batches of a width than another starts over
+        with its first ones.
+
+        Raises
+        ------
+        TrainingError
+            By ``next``: if a file cannot be read, has another number of rows than was said, or if no row of a
+            width is learnable.
+        """
+        return read_ahead(self._epoch(epoch, skip), self._settings.batches_ahead)
+
+    def validation(self) -> Batches:
+        """Every learnable row of the rank's exact shard once, in file order, int32 [B, width]."""
+        return read_ahead(self._held_out(), self._settings.batches_ahead)
+
+    def _epoch(self, epoch: int, skip: int) -> Batches:
+        with contextlib.ExitStack() as stack:
+            streams = {
+                width: stack.enter_context(contextlib.closing(self._stream(width, epoch)))
+                for width in self._training_files
+            }
+            schedule = width_schedule(self._steps, self._seed, epoch)
+            for number, width in enumerate(schedule.tolist() if skip < self.n_batches else ()):
+                batch = next(streams[width])
+                if number >= skip:
+                    yield batch
+
+    def _stream(self, width: int, epoch: int) -> Batches:
+        """Batches of one width without end, turn after turn over the rank's shard."""
+        files = self._training_files[width]
+        whole, shard = Shard(tuple(files)), training_shard(files, self._rank, self._world_size)
+        n_rows = rows_per_batch(self._tokens_per_batch, width)
+        buffer_rows = int(self._settings.shuffle_buffer_mib * 2**20 / (4 * width))
+        turn = 0
+        while True:
+            generator = np.random.default_rng((self._seed, epoch, width, turn))
+            # where ranks read the same files, they must agree on the order to keep different rows of it
+            with contextlib.closing(read_shard(shard, seed=int(generator.integers(1, 2**31)))) as chunks:
+                batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
+                first = next(batches, None)
+                if first is None and shard != whole:
+                    shard = whole  # another rank's rows: with none at all the others would wait for ever
+                    continue
+                if first is None:
+                    raise TrainingError(f"no sequence holds an item in {[file.url for file in shard.files]}")
+                yield first
+                yield from batches
+            turn += 1
+
+    def _held_out(self) -> Batches:
+        for width, files in self._validation_files.items():
+            n_rows = rows_per_batch(self._tokens_per_batch, width)
+            shard = shard_files(files, self._rank, self._world_size)
+            with contextlib.closing(read_shard(shard)) as chunks:
+                for chunk in chunks:
+                    yield from (chunk[start : start + n_rows] for start in range(0, len(chunk), n_rows))
 
 
-def validation_batches(
-    files: Sequence[FeedFile], tokens_per_batch: int, rank: int, world_size: int
-) -> Iterator[Tokens]:
-    """Every row of the rank's exact shard once, in file order, int32 [B, width]."""
-    for width, group in group_by_width(files).items():
-        n_rows = rows_per_batch(tokens_per_batch, width)
-        for chunk in read_shard(shard_files(group, rank, world_size)):
-            yield from (chunk[start : start + n_rows] for start in range(0, len(chunk), n_rows))
+def read_ahead(batches: Batches, n_ahead: int) -> Batches:
+    """The same batches, the next ``n_ahead`` of them made by a thread while the caller works with one.
+
+    With 0 each is made when it is asked for. An error of the thread is raised in the batch's place. Closing ends the
+    thread, after the batch that it is making.
+    """
+    if not n_ahead:
+        yield from batches
+        return
+    thread = ThreadPoolExecutor(1, "feed")
+    with contextlib.closing(batches):
+        try:
+            ready = deque(thread.submit(next, batches, None) for _ in range(n_ahead))
+            while (batch := ready.popleft().result()) is not None:
+                ready.append(thread.submit(next, batches, None))
+                yield batch
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
-def read_shard(shard: Shard, seed: int | None = None) -> Iterator[Tokens]:
-    """The shard's rows, one array per row group, int32 [rows, width].
+def read_shard(shard: Shard, seed: int | None = None) -> Batches:
+    """The shard's learnable rows, one array per row group, int32 [rows, width].
 
     Row groups come in an order drawn from ``seed``, or in file order without one.
+
+    Raises
+    ------
+    TrainingError
+        If a file cannot be read, or the files hold another number of rows than was said.
     """
     if not shard.n_rows:
         return
-    n_seen = 0
-    with _open_reader(shard, seed) as reader:
-        for row_group in reader:
-            rows = row_group.token_ids
-            mine = rows[(shard.offset - n_seen) % shard.stride :: shard.stride]
-            n_seen += len(rows)
-            yield mine[(mine >= FIRST_ITEM).any(axis=1)]  # rows of UNK alone have nothing to predict
+    n_seen, width = 0, shard.files[0].width
+    for rows in _read_row_groups(shard, seed):
+        mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
+        n_seen += len(rows)
+        yield rows.padded(mine[rows.is_learnable[mine]], width)
     n_rows = sum(file.n_rows for file in shard.files)
     if n_seen != n_rows:
         raise TrainingError(f"read {n_seen} of {n_rows} rows of {len(shard.files)} files; was the table rewritten?")
@@ -98,67 +188,49 @@ def shuffled_batches(
         yield from (mixed[start : start + n_rows] for start in range(0, n_pooled, n_rows))
 
 
-def _endless_batches(shard: Shard, n_rows: int, settings: FeedSettings, seed: tuple[int, ...]) -> Iterator[Tokens]:
-    turn = 0
-    while True:
-        generator = np.random.default_rng((*seed, turn))
-        # where ranks read the same files, they must agree on the order to keep different rows of it
-        chunks = read_shard(shard, seed=int(generator.integers(1, 2**31)))
-        batches = shuffled_batches(chunks, n_rows, settings.shuffle_buffer_rows, generator)
-        first = next(batches, None)
-        if first is None:
-            raise TrainingError(f"no sequence holds an item in {[file.url for file in shard.files]}")
-        yield first
-        yield from batches
-        turn += 1
+def _read_row_groups(shard: Shard, seed: int | None) -> Iterator[Sequences]:
+    """Row group by row group as Arrow holds them: Petastorm's own arrays would need rows of one length."""
+    try:
+        with _open_reader(shard, seed) as reader:
+            while True:
+                column = reader._workers_pool.get_results().column(TOKEN_IDS).combine_chunks()
+                yield Sequences(column.values.to_numpy().astype(np.int32, copy=False), column.offsets.to_numpy())
+    except EmptyResultError:
+        return
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingError(
+            f"cannot read the sequences that training began with: {error}; were their files vacuumed or moved?"
+        ) from error
 
 
 @contextlib.contextmanager
-def _open_reader(shard: Shard, seed: int | None) -> Iterator[Iterator[Any]]:
+def _open_reader(shard: Shard, seed: int | None) -> Iterator[Any]:
     # Petastorm reads through pyarrow's old dataset API and is warned about it once per file
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
     reader = make_batch_reader(
-        [file.url for file in shard.files],
+        [unquote(file.url) for file in shard.files],
         schema_fields=[TOKEN_IDS],
-        reader_pool_type="thread",
-        workers_count=1,  # several hand their results over in an order that depends on their timing
+        # its threads look for work a thousand times a second, with or without work; ours is enough (read_ahead)
+        reader_pool_type="dummy",
         shuffle_row_groups=seed is not None,
         seed=seed,
         num_epochs=1,
-        transform_spec=_padding_to(shard.files[0].width),
     )
-    _end_only_after_the_last_row_group(reader)
     try:
+        _wait_until_all_is_handed_out(reader.ventilator)
         yield reader
     finally:  # not by Reader's own context manager, which prints
         reader.stop()
         reader.join()
 
 
-def _end_only_after_the_last_row_group(reader: Any) -> None:
-    """Close a race of Petastorm 0.13.1 that loses row groups without a word.
+def _wait_until_all_is_handed_out(ventilator: Any) -> None:
+    """Close a race of Petastorm 0.12 and 0.13 that loses row groups without a word.
 
-    Its thread pool asks "are all workers idle?", then "is everything handed out?". When the last row groups are
-    handed out between the two questions, both answers are yes and the pool reports its end before they are read.
-    Asked in the other order the answers are safe.
+    Its pools ask "is nothing to do?", then "is everything handed out?". When the last row groups are handed out
+    between the two questions, both answers are yes and the pool reports its end before they are read. What is handed
+    out is only the numbers of row groups; nothing is read ahead by it.
     """
-    pool, ventilator = reader._workers_pool, reader.ventilator
-    are_idle = pool.all_workers_done
-
-    def are_done() -> bool:
-        if ventilator.completed():
-            return bool(are_idle())
-        if are_idle():
-            time.sleep(0.001)  # the pool would spin, and hold the interpreter that must hand out the work
-        return False
-
-    pool.all_workers_done = are_done
-
-
-def _padding_to(width: int) -> TransformSpec:
-    """Petastorm refuses ragged lists: pad each row group to its width in the reader's thread."""
-
-    def pad(rows: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame({TOKEN_IDS: list(pad_left(rows[TOKEN_IDS].tolist(), width).astype(np.int32))})
-
-    return TransformSpec(pad, edit_fields=[(TOKEN_IDS, np.int32, (width,), False)], selected_fields=[TOKEN_IDS])
+    ventilator._max_ventilation_queue_size = float("inf")
+    while not ventilator.completed():
+        time.sleep(0.001)

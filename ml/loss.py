@@ -1,9 +1,10 @@
-"""The cloze loss: cross-entropy at the hidden positions, over every output or over sampled candidates.
+"""The cloze loss: what is made small at the hidden positions, over every output or over sampled ones.
 
 Legend of shapes: M hidden positions of the batch, D hidden, K negatives, U distinct labels of the batch.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,32 +12,58 @@ from torch import Tensor
 
 from conf.settings import LossSettings
 from ml.bert4rec import Bert4Rec
-from ml.masking import IGNORE_INDEX, MaskedBatch
+from ml.masking import HiddenBatch, MaskedBatch, hidden_batch
 from schemas.tokens import FIRST_ITEM, UNK
 
 FIRST_OUTPUT = UNK
 """The outputs are UNK and the items: PAD and MASK can never be the answer."""
 
 
-def cloze_loss(model: Bert4Rec, batch: MaskedBatch, candidates: Tensor | None) -> tuple[Tensor, int]:
-    """The summed loss of a batch and the number of positions it sums over; logits exist at those only.
+def chosen_loss(settings: LossSettings, n_items: int) -> Literal["full", "sampled", "gbce"]:
+    """The loss that a vocabulary of ``n_items`` is trained with; all but ``full`` need negatives."""
+    if settings.name == "auto":
+        return "sampled" if n_items > settings.full_softmax_max_items else "full"
+    return settings.name
+
+
+def draw_negatives(n_tokens: int, n_negatives: int, generator: torch.Generator) -> Tensor:
+    """Token ids of uniform items, int64 [n_negatives], drawn with replacement; never PAD, MASK or UNK."""
+    return torch.randint(FIRST_ITEM, n_tokens, (n_negatives,), generator=generator, device=generator.device)
+
+
+def cloze_loss(
+    model: Bert4Rec, masked: MaskedBatch, negatives: Tensor | None, settings: LossSettings
+) -> tuple[Tensor, int]:
+    """The summed loss of a batch, float scalar, and M, the number of positions it sums over; see ``hidden_loss``."""
+    batch = hidden_batch(masked)
+    return hidden_loss(model, batch, negatives, settings), len(batch.labels)
+
+
+def hidden_loss(model: Bert4Rec, batch: HiddenBatch, negatives: Tensor | None, settings: LossSettings) -> Tensor:
+    """The loss summed over the hidden positions, float scalar; the head and the logits see those only.
+
+    Nothing in it waits for the device.
 
     Parameters
     ----------
     model : gives token vectors and the table
-    batch : of ``ml.masking``
-    candidates : negatives for the sampled softmax, int64 [K]; None for the full one
+    batch : of ``ml.masking``, on the model's device
+    negatives : int64 [K], of ``draw_negatives``, on the model's device; None for the full softmax
 
-    Returns
-    -------
-    float scalar, and M
+    Raises
+    ------
+    ValueError
+        If the loss that the settings choose needs negatives and has none.
     """
-    is_hidden = batch.labels != IGNORE_INDEX  # [B, L]
-    vectors = model.output_vectors(model.encode(batch.inputs)[is_hidden])  # [M, D]
-    labels = batch.labels[is_hidden]  # [M]
-    if candidates is None:
-        return full_softmax_loss(vectors, labels, model), len(labels)
-    return sampled_softmax_loss(vectors, labels, candidates, model), len(labels)
+    name = chosen_loss(settings, model.n_tokens - FIRST_ITEM)
+    vectors = model.output_vectors(model.encode_at(batch.inputs, batch.positions))  # [M, D]
+    if name == "full":
+        return full_softmax_loss(vectors, batch.labels, model)
+    if negatives is None:
+        raise ValueError(f"loss.name is {name}, which compares with negatives; found none")
+    if name == "sampled":
+        return sampled_softmax_loss(vectors, batch.positives, batch.targets, negatives, model)
+    return gbce_loss(vectors, batch.positives, batch.targets, negatives, model, settings.gbce_t)
 
 
 def full_softmax_loss(vectors: Tensor, labels: Tensor, model: Bert4Rec) -> Tensor:
@@ -45,7 +72,9 @@ def full_softmax_loss(vectors: Tensor, labels: Tensor, model: Bert4Rec) -> Tenso
     return F.cross_entropy(model.logits(vectors, outputs), labels - FIRST_OUTPUT, reduction="sum")
 
 
-def sampled_softmax_loss(vectors: Tensor, labels: Tensor, negatives: Tensor, model: Bert4Rec) -> Tensor:
+def sampled_softmax_loss(
+    vectors: Tensor, positives: Tensor, targets: Tensor, negatives: Tensor, model: Bert4Rec
+) -> Tensor:
     """Summed cross-entropy over candidates that the whole batch shares, corrected for how they were drawn.
 
     The candidates are the U distinct labels of the batch and the K uniform negatives. Each logit is lowered by
@@ -61,31 +90,44 @@ def sampled_softmax_loss(vectors: Tensor, labels: Tensor, negatives: Tensor, mod
     Parameters
     ----------
     vectors : float [M, D], output vectors
-    labels : int64 [M], the hidden items
+    positives : int64 [U], the distinct labels, rising
+    targets : int64 [M], each hidden item's place among ``positives``
     negatives : int64 [K], of ``draw_negatives``
     model : gives the table
     """
-    positives, targets = labels.unique(return_inverse=True)  # [U], [M]
     n_items = model.n_tokens - FIRST_ITEM
-    is_hit = torch.isin(negatives, positives)  # [K]
-    log_count = torch.full_like(negatives, math.log(len(negatives) / n_items), dtype=vectors.dtype)
-    logits = torch.cat(
-        [
-            model.logits(vectors, positives),  # [M, U]
-            model.logits(vectors, negatives) - log_count.masked_fill(is_hit, math.inf),  # [M, K]
-        ],
-        dim=1,
-    )
-    return F.cross_entropy(logits, targets, reduction="sum")
+    nearest = torch.searchsorted(positives, negatives).clamp(max=len(positives) - 1)
+    is_hit = positives[nearest] == negatives  # [K]
+    log_count = torch.where(is_hit, math.inf, math.log(len(negatives) / n_items))
+    log_counts = torch.cat([log_count.new_zeros(len(positives)), log_count])  # [U + K]
+    logits = model.logits(vectors, torch.cat([positives, negatives]))  # [M, U + K]
+    return F.cross_entropy(logits - log_counts, targets, reduction="sum")
 
 
-def draw_negatives(n_tokens: int, n_negatives: int, generator: torch.Generator) -> Tensor:
-    """Token ids of uniform items, int64 [n_negatives], drawn with replacement; never PAD, MASK or UNK."""
-    return torch.randint(FIRST_ITEM, n_tokens, (n_negatives,), generator=generator, device=generator.device)
+def gbce_loss(
+    vectors: Tensor, positives: Tensor, targets: Tensor, negatives: Tensor, model: Bert4Rec, t: float
+) -> Tensor:
+    """Summed generalised binary cross-entropy (gSASRec, Petrov and Macdonald 2023, arXiv:2308.07192, section 5).
 
+    One position's loss is -(beta log sigmoid(s) + sum over negatives of log(1 - sigmoid(s-))) / (K + 1), where
+    alpha = K / (n_items - 1) is the share of negatives that is seen and beta = alpha (t (1 - 1/alpha) + 1/alpha) tames
+    the overconfidence that sampling causes. The negatives are shared by the batch; one that is a row's own label is
+    an accidental hit and is removed from that row.
 
-def uses_sampled_softmax(settings: LossSettings, n_items: int) -> bool:
-    """Whether a vocabulary of ``n_items`` is trained with the sampled softmax."""
-    if settings.name == "auto":
-        return n_items > settings.full_softmax_max_items
-    return settings.name == "sampled"
+    Parameters
+    ----------
+    vectors : float [M, D], output vectors
+    positives : int64 [U], the distinct labels
+    targets : int64 [M], each hidden item's place among ``positives``
+    negatives : int64 [K], of ``draw_negatives``
+    model : gives the table
+    t : 0 (plain binary cross-entropy) to 1 (scores as of a softmax over all items)
+    """
+    alpha = min(1.0, len(negatives) / max(1, model.n_tokens - FIRST_ITEM - 1))
+    beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+    logits = model.logits(vectors, torch.cat([positives, negatives]))  # [M, U + K]
+    own, others = logits[:, : len(positives)].gather(1, targets.unsqueeze(1)), logits[:, len(positives) :]
+    is_hit = positives[targets].unsqueeze(1) == negatives  # [M, K]
+    positive_part = -beta * F.logsigmoid(own).sum()
+    negative_part = F.softplus(others.masked_fill(is_hit, -math.inf)).sum()
+    return (positive_part + negative_part) / (len(negatives) + 1)

@@ -25,6 +25,42 @@ class MaskedBatch(NamedTuple):
     labels: Tensor
 
 
+class HiddenBatch(NamedTuple):
+    """A masked batch as the loss reads it; made on the CPU, so that no GPU waits to count hidden tokens.
+
+    Attributes
+    ----------
+    inputs : int64 [B, L]
+    positions : int64 [M], rising: places of the hidden tokens in the flattened ``inputs``
+    labels : int64 [M], the true tokens there
+    positives : int64 [U], the distinct labels, rising
+    targets : int64 [M], each label's place among ``positives``
+    """
+
+    inputs: Tensor
+    positions: Tensor
+    labels: Tensor
+    positives: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> "HiddenBatch":
+        """The same on ``device``; to a GPU from pinned memory, which nobody waits for."""
+        if device == self.inputs.device:
+            return self
+        is_cuda = device.type == "cuda"
+        parts = (part.pin_memory() if is_cuda else part for part in self)
+        return HiddenBatch(*(part.to(device, non_blocking=is_cuda) for part in parts))
+
+
+def hidden_batch(masked: MaskedBatch) -> HiddenBatch:
+    """Where tokens are hidden, and which."""
+    labels = masked.labels.flatten()
+    positions = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+    labels = labels[positions]
+    positives, targets = labels.unique(return_inverse=True)
+    return HiddenBatch(masked.inputs, positions, labels, positives, targets)
+
+
 def mask_tokens(token_ids: Tensor, n_tokens: int, settings: MaskingSettings, generator: torch.Generator) -> MaskedBatch:
     """Hide a random share of each row's items (Sun et al. 2019, sections 3.6 and 3.7; Devlin et al. 2019, A.1).
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ml.bert4rec import Bert4Rec, evaluating
 from ml.masking import mask_last
-from schemas.tokens import FIRST_ITEM
+from schemas.tokens import FIRST_ITEM, PAD
 
 CUTOFF = 10
 
@@ -42,7 +43,7 @@ class RankingMetrics:
         return cls(n_users, hr, ndcg, mrr)
 
 
-def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000) -> Tensor:
+def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000, remove_seen: bool = False) -> Tensor:
     """The rank, among all items, of each row's last item when MASK hides it; 1 is best.
 
     Ties count against the item, and so do scores that are not numbers. A last token UNK is no item: it ranks
@@ -53,25 +54,40 @@ def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000
     model : is left in the mode it is in
     token_ids : int64 [B, L], left-padded with PAD
     chunk_size : items scored at once; memory is B x chunk_size
+    remove_seen : leave out of a row's ranking the items that it holds before its last, but for the last item itself
 
     Returns
     -------
-    int64 [B], from 1 to the number of items (one more for UNK)
+    int64 [B], from 1 to the number of items ranked (one more for UNK)
     """
     last_items = token_ids[:, -1:]  # [B, 1]
+    removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
+    n_unbeaten = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
     with evaluating(model):
         hidden = model.encode(mask_last(token_ids).inputs)[:, -1]
         vectors = model.output_vectors(hidden)  # [B, D]
         own_scores = model.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [B, 1]
-        n_beaten = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
         for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
             items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=token_ids.device)
             # Rounding may differ from own_scores: the item itself is excluded by its id, not by its score.
-            is_beaten = (model.logits(vectors, items) < own_scores) & (items != last_items)
-            n_beaten += is_beaten.sum(dim=1)
-    n_items = model.n_tokens - FIRST_ITEM
+            is_unbeaten = ~(model.logits(vectors, items) < own_scores) | (items == last_items)  # [B, chunk]
+            n_unbeaten += is_unbeaten.sum(dim=1) - _count_at(is_unbeaten, removed - start)
     is_item = last_items.squeeze(1) >= FIRST_ITEM
-    return torch.where(is_item, n_items - n_beaten, n_items + 1)
+    n_ranked = model.n_tokens - FIRST_ITEM - (removed >= FIRST_ITEM).sum(dim=1)
+    return torch.where(is_item, n_unbeaten, n_ranked + 1)
+
+
+def _distinct_items(token_ids: Tensor, but: Tensor) -> Tensor:
+    """Each row's items, once; PAD where a token is no item, is the one of ``but`` ([B, 1]) or stands there already."""
+    ordered = token_ids.sort(dim=1).values
+    is_repeated = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0)) if ordered.shape[1] else ordered.bool()
+    return ordered.masked_fill(is_repeated | (ordered < FIRST_ITEM) | (ordered == but), PAD)
+
+
+def _count_at(is_true: Tensor, columns: Tensor) -> Tensor:
+    """Int64 [B], how many of ``columns`` (int64 [B, S]; outside those of ``is_true`` none is counted) are true."""
+    is_inside = (columns >= 0) & (columns < is_true.shape[1])
+    return (is_true.gather(1, columns.clamp(0, is_true.shape[1] - 1)) & is_inside).sum(dim=1)
 
 
 def ranking_sums(ranks: Tensor) -> np.ndarray:

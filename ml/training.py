@@ -1,29 +1,29 @@
 """Trains one BERT4Rec by the cloze task; the same function runs in one process or as one of Horovod's ranks."""
 
+import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from conf.settings import FeedSettings, LossSettings, MaskingSettings, TrainingSettings
-from ml.bert4rec import Bert4Rec
+from conf.settings import LossSettings, MaskingSettings, TrainingSettings
+from ml.batches import Feed, Tokens
 from ml.checkpoint import ModelCard, save_model
-from ml.distributed import Ranks, reduce_gradients, step
-from ml.feed import training_batches, validation_batches
-from ml.folders import replace_folder
-from ml.loss import cloze_loss, draw_negatives, uses_sampled_softmax
-from ml.masking import MaskedBatch, mask_tokens
+from ml.distributed import Ranks
+from ml.folders import replace_folder, replace_text
+from ml.hardware import peak_memory
+from ml.learner import Learner, Recipe, StepSums
 from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
-from ml.sharding import FeedFile, steps_by_width, width_schedule
+from ml.run_state import Position, fingerprint, load_run, save_run
 from schemas.errors import TrainingError
-from schemas.tokens import FIRST_ITEM, PAD
+from schemas.tokens import PAD
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +33,42 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that one model's training needs, small enough to send to every rank.
+    """All that one model's training needs but its rows, small enough to send to every rank.
 
     Attributes
     ----------
     card : what is trained, and on which vocabulary and table version
-    training_files, validation_files : of the pinned snapshot; validation rows are the held-out clients
     folder : where the best model goes, reachable from rank 0
+    checkpoints : folder of what a killed run goes on from, reachable from all ranks
+    data : identifies the rows and the settings that order them
     """
 
     card: ModelCard
-    training_files: tuple[FeedFile, ...]
-    validation_files: tuple[FeedFile, ...]
     folder: Path
+    checkpoints: Path
     seed: int
     training: TrainingSettings
     masking: MaskingSettings
     loss: LossSettings
-    feed: FeedSettings
+    data: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a learner is made of."""
+        card = self.card
+        return Recipe(card.model, card.n_tokens, card.max_length, self.training, self.masking, self.loss, self.seed)
+
+    def fingerprint(self, world_size: int) -> str:
+        """Changes with anything that the weights, or a position in the data, depend on."""
+        unimportant = TrainingSettings()
+        training = replace(
+            self.training,
+            threads_per_rank=unimportant.threads_per_rank,
+            log_every_steps=unimportant.log_every_steps,
+            checkpoint_every_steps=unimportant.checkpoint_every_steps,
+            tensorboard=unimportant.tensorboard,
+        )
+        return fingerprint(replace(self.recipe, training=training), self.card, self.data, world_size)
 
 
 @dataclass(frozen=True)
@@ -61,12 +79,14 @@ class TrainingResult:
     ----------
     best_epoch : whose weights were kept, from 1
     metrics : of that epoch on the held-out clients; None where there was none to rank
+    is_finished : False where the caller's time was up first; the same call goes on
     """
 
     behaviour: str
     n_steps: int
     best_epoch: int
     metrics: RankingMetrics | None
+    is_finished: bool = True
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingResult":
@@ -75,103 +95,101 @@ class TrainingResult:
         return cls(**{**values, "metrics": metrics})
 
 
-def train_model(job: TrainingJob, ranks: Ranks, report: Report) -> TrainingResult:
+def train_model(
+    job: TrainingJob, feed: Feed, ranks: Ranks, report: Report, is_time_up: Callable[[], bool] = lambda: False
+) -> TrainingResult:
     """Train one model, keep the weights of the epoch with the best NDCG@10, and write its folder at the end.
 
-    Without a held-out client the last epoch's weights are kept. The folder changes only when training is over.
+    Without a held-out client the last epoch's weights are kept. The folder changes only when training is over. A call
+    that was killed is made again with the same arguments: it goes on from its last checkpoint, to the same weights
+    (on CPU; on a GPU sums may be rounded otherwise). A job that is finished already is not trained again, as long as
+    its folder of checkpoints is there.
+
+    Parameters
+    ----------
+    is_time_up : asked at every checkpoint; training stops there when any rank says yes
 
     Raises
     ------
     TrainingError
-        If the loss stops being a number.
+        If the loss or the weights stop being numbers, or a checkpoint is damaged or not seen by all ranks.
     """
-    trainer = Trainer(job, ranks, report)
-    staged = job.folder.with_name(f".{job.folder.name}.best")
-    best_epoch, best_score, best_metrics = 0, -1.0, None
-    for epoch in range(1, job.training.epochs + 1):
-        trainer.train_epoch(epoch)
-        metrics = trainer.validate(epoch)
-        score = metrics.ndcg_at_10 if metrics else float(epoch)
-        if score > best_score:
-            best_epoch, best_score, best_metrics = epoch, score, metrics
-            if ranks.rank == 0:
-                save_model(staged, trainer.model, job.card, {"epoch": epoch, **(asdict(metrics) if metrics else {})})
-    if ranks.rank == 0:
-        replace_folder(staged, job.folder)
-    return TrainingResult(job.card.behaviour, trainer.n_steps, best_epoch, best_metrics)
+    outcome = job.checkpoints / "result.json"
+    job_id = job.fingerprint(ranks.world_size)
+    finished = _read_outcome(outcome, job_id)
+    if finished and job.folder.is_dir():
+        log.info("  %s: was finished, not trained again", job.card.behaviour)
+        return finished
+    result = Trainer(job, feed, ranks, report, is_time_up).run()
+    if result.is_finished and ranks.rank == 0:
+        replace_text(outcome, json.dumps({"job": job_id, "result": asdict(result)}))
+    return result
 
 
 class Trainer:
-    """A model, its optimisers and the position in the run, on one rank."""
+    """A learner and the position in its run, on one rank."""
 
-    def __init__(self, job: TrainingJob, ranks: Ranks, report: Report) -> None:
-        self.job, self.ranks, self.report = job, ranks, report
-        n_items = job.card.n_tokens - FIRST_ITEM
-        self.is_sampled = uses_sampled_softmax(job.loss, n_items)
-        torch.manual_seed(job.seed)
-        self.model = Bert4Rec(job.card.model, job.card.n_tokens, job.card.max_length, sparse_table=self.is_sampled)
-        self.optimizers = build_optimizers(self.model, job.training, ranks)
-        ranks.broadcast(self.model, self.optimizers)
-        self.steps = steps_by_width(job.training_files, ranks.world_size, job.training.tokens_per_batch)
-        self.n_steps = 0
+    def __init__(
+        self,
+        job: TrainingJob,
+        feed: Feed,
+        ranks: Ranks,
+        report: Report,
+        is_time_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.job, self.feed, self.ranks, self.report, self.is_time_up = job, feed, ranks, report, is_time_up
+        self.steps_per_epoch = ceil(feed.n_batches / job.training.batches_per_step)
+        self.learner = Learner(job.recipe, ranks, self.steps_per_epoch)
+        self.run_file, self.best = job.checkpoints / "run.safetensors", job.checkpoints / "best"
+        self.position = self._resume()
 
-    def train_epoch(self, epoch: int) -> None:
-        """One pass over the training rows."""
-        job, ranks = self.job, self.ranks
-        self._set_learning_rate(job.training.learning_rate * job.training.decay_factor ** (epoch - 1))
-        # dropout draws from the global generator, masks and negatives from one of their own
-        torch.manual_seed(mix_seed(job.seed, epoch, ranks.rank, 0))
-        generator = torch.Generator().manual_seed(mix_seed(job.seed, epoch, ranks.rank, 1))
-        schedule = width_schedule(self.steps, job.seed, epoch)
+    def run(self) -> TrainingResult:
+        """All epochs that are left."""
+        while not self._is_over():
+            if not self.train_epoch():
+                return self._result(is_finished=False)
+            self.end_epoch(self.validate())
+        if self.ranks.rank == 0:
+            self.job.folder.parent.mkdir(parents=True, exist_ok=True)
+            replace_folder(self.best, self.job.folder)
+            self.run_file.unlink()
+        return self._result(is_finished=True)
+
+    def train_epoch(self) -> bool:
+        """The batches of the epoch that are left; False where the time was up before its end."""
+        training, position = self.job.training, self.position
         meter = Meter()
-        self.model.train()
-        for token_ids in meter.timed(self._batches(schedule, epoch)):
-            meter.add(*self.train_step(token_ids, generator), token_ids)
-            self.n_steps += 1
-            is_last = meter.n_batches == len(schedule)
-            if self.n_steps % job.training.log_every_steps == 0 or is_last:
-                self._report_interval(meter, epoch, len(schedule))
+        self.learner.model.train()
+        with contextlib.closing(self.feed.training(position.epoch, skip=position.n_batches)) as batches:
+            for group in _groups(meter.timed(batches), training.batches_per_step):
+                meter.add(self.learner.step(group), group)
+                n_steps, n_done = self.learner.n_steps, position.n_batches + meter.n_batches
+                is_last = n_done >= self.feed.n_batches
+                is_checkpoint = n_steps % training.checkpoint_every_steps == 0 and not is_last
+                if is_checkpoint or is_last or n_steps % training.log_every_steps == 0:
+                    self._report_interval(meter)
+                if is_checkpoint:
+                    self._move_to(replace(position, n_batches=n_done))
+                    if self.ranks.sum([self.is_time_up()])[0]:
+                        return False
+        return True
 
-    def train_step(self, token_ids: Tensor, generator: torch.Generator) -> tuple[float, int]:
-        """Mask one batch (int64 [B, L]) and update the model by it, as ``update`` says."""
-        job, n_tokens = self.job, self.model.n_tokens
-        masked = mask_tokens(token_ids, n_tokens, job.masking, generator)
-        negatives = draw_negatives(n_tokens, job.loss.n_negatives, generator) if self.is_sampled else None
-        return self.update(masked, negatives)
-
-    def update(self, masked: MaskedBatch, negatives: Tensor | None) -> tuple[float, int]:
-        """One step of the optimisers; this rank's summed loss and the positions it sums over.
-
-        Every hidden position of all ranks counts the same, however many a rank has.
-        """
-        job, model = self.job, self.model
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        loss, n_positions = cloze_loss(model, masked, negatives)
-        (loss / self.ranks.sum([n_positions])[0]).backward()
-        for optimizer in self.optimizers:
-            reduce_gradients(optimizer)
-        torch.nn.utils.clip_grad_norm_(list(model.dense_parameters()), job.training.clip_norm)
-        for optimizer in self.optimizers:
-            step(optimizer)
-        return loss.item(), n_positions
-
-    def validate(self, epoch: int) -> RankingMetrics | None:
+    def validate(self) -> RankingMetrics | None:
         """Rank the last item of every held-out client among all items; None where there is none."""
-        job, ranks = self.job, self.ranks
+        learner, training = self.learner, self.job.training
         sums = np.zeros(4)
-        for batch in validation_batches(
-            job.validation_files, job.training.tokens_per_batch, ranks.rank, ranks.world_size
-        ):
-            sums += ranking_sums(rank_last_items(self.model, torch.from_numpy(batch).long()))
-        totals = ranks.sum(sums)
+        with contextlib.closing(self.feed.validation()) as batches:
+            for batch in batches:
+                token_ids = torch.from_numpy(batch).long().to(learner.device)
+                sums += ranking_sums(
+                    rank_last_items(learner.model, token_ids, remove_seen=not training.rank_seen_items)
+                )
+        totals = self.ranks.sum(sums)
         if totals[0] == 0:
             return None
         metrics = RankingMetrics.from_sums(totals)
-        self.report(
+        self._report(
             {
-                "behaviour": job.card.behaviour,
-                "epoch": epoch,
                 "validation/ndcg@10": metrics.ndcg_at_10,
                 "validation/hr@10": metrics.hr_at_10,
                 "validation/mrr": metrics.mrr,
@@ -180,46 +198,82 @@ class Trainer:
         )
         return metrics
 
-    def _batches(self, schedule: NDArray[np.int64], epoch: int) -> Iterator[Tensor]:
-        job, ranks = self.job, self.ranks
-        batches = training_batches(
-            job.training_files,
-            schedule,
-            job.training.tokens_per_batch,
-            job.feed,
-            ranks.rank,
-            ranks.world_size,
-            seed=(job.seed, epoch),
+    def end_epoch(self, metrics: RankingMetrics | None) -> None:
+        """Keep the epoch's weights if they are the best so far, and move to the next epoch."""
+        epoch = self.position.epoch
+        score = metrics.ndcg_at_10 if metrics else float(epoch)
+        position = replace(self.position, epoch=epoch + 1, n_batches=0)
+        if score > position.best_score:
+            position = replace(position, best_epoch=epoch, best_score=score, best_metrics=metrics)
+            self._require_numbers()
+            if self.ranks.rank == 0:
+                figures = {"epoch": epoch, **(asdict(metrics) if metrics else {})}
+                save_model(self.best, self.learner.model, self.job.card, figures)
+        self._move_to(position)
+
+    def _is_over(self) -> bool:
+        position, training = self.position, self.job.training
+        n_without_gain = position.epoch - 1 - position.best_epoch
+        is_out_of_patience = training.patience is not None and n_without_gain >= training.patience
+        return position.epoch > training.epochs or is_out_of_patience
+
+    def _resume(self) -> Position:
+        position = load_run(self.run_file, self.learner, self.job.fingerprint(self.ranks.world_size))
+        n_steps = self.learner.n_steps
+        if self.ranks.sum([n_steps])[0] != n_steps * self.ranks.world_size:
+            raise TrainingError(
+                f"{self.job.card.behaviour}: the ranks read different checkpoints, rank {self.ranks.rank} one of "
+                f"{n_steps} steps; {self.job.checkpoints} must be a folder that all of them mount"
+            )
+        if n_steps and self.ranks.rank == 0:
+            log.info("  %s: going on after step %d", self.job.card.behaviour, n_steps)
+        return position
+
+    def _move_to(self, position: Position) -> None:
+        self._require_numbers()
+        self.position = position
+        if self.ranks.rank == 0:
+            save_run(self.run_file, self.learner, position, self.job.fingerprint(self.ranks.world_size))
+
+    def _require_numbers(self) -> None:
+        weights = self.learner.model.dense_parameters()
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+            raise self._diverged("a weight is not a number")
+
+    def _diverged(self, what: str) -> TrainingError:
+        rate = self.job.training.learning_rate
+        return TrainingError(
+            f"{self.job.card.behaviour}: {what} at step {self.learner.n_steps}; "
+            f"lower training.learning_rate (now {rate})"
         )
-        return (torch.from_numpy(batch).long() for batch in batches)
 
-    def _set_learning_rate(self, learning_rate: float) -> None:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-
-    def _report_interval(self, meter: "Meter", epoch: int, steps_per_epoch: int) -> None:
+    def _report_interval(self, meter: "Meter") -> None:
         sums = self.ranks.sum(meter.sums())
         loss = sums[0] / sums[1]
         if not np.isfinite(loss):
-            raise TrainingError(
-                f"{self.job.card.behaviour}: the loss is {loss} at step {self.n_steps}; "
-                f"lower training.learning_rate (now {self.job.training.learning_rate})"
-            )
+            raise self._diverged(f"the loss is {loss}")
         seconds = meter.seconds()
-        self.report(
+        self._report(
             {
-                "behaviour": self.job.card.behaviour,
-                "epoch": epoch,
-                "step": self.n_steps,
-                "steps": steps_per_epoch * self.job.training.epochs,
+                "steps": self.steps_per_epoch * self.job.training.epochs,
                 "train/loss": loss,
                 "train/sequences_per_second": sums[2] / seconds,
                 "train/tokens_per_second": sums[3] / seconds,
                 "feed/wait_pct": 100.0 * meter.wait_seconds / seconds,
+                **peak_memory(self.learner.device),
             }
         )
         meter.start_interval()
+
+    def _report(self, figures: Mapping[str, Any]) -> None:
+        now = {"behaviour": self.job.card.behaviour, "epoch": self.position.epoch, "step": self.learner.n_steps}
+        self.report({**now, **figures})
+
+    def _result(self, is_finished: bool) -> TrainingResult:
+        position = self.position
+        return TrainingResult(
+            self.job.card.behaviour, self.learner.n_steps, position.best_epoch, position.best_metrics, is_finished
+        )
 
 
 class Meter:
@@ -231,10 +285,11 @@ class Meter:
 
     def start_interval(self) -> None:
         """Begin to sum anew."""
-        self.loss, self.n_positions, self.n_sequences, self.n_tokens = 0.0, 0, 0, 0
+        self.loss: torch.Tensor | float = 0.0
+        self.n_positions, self.n_sequences, self.n_tokens = 0, 0, 0
         self.wait_seconds, self._started = 0.0, time.monotonic()
 
-    def timed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    def timed(self, batches: Iterator[Tokens]) -> Iterator[Tokens]:
         """The batches, with the time that each was waited for."""
         while True:
             asked = time.monotonic()
@@ -245,45 +300,35 @@ class Meter:
             self.n_batches += 1
             yield batch
 
-    def add(self, loss: float, n_positions: int, token_ids: Tensor) -> None:
+    def add(self, sums: StepSums, batches: list[Tokens]) -> None:
         """Count one step."""
-        self.loss += loss
-        self.n_positions += n_positions
-        self.n_sequences += len(token_ids)
-        self.n_tokens += int((token_ids != PAD).sum())
+        self.loss = self.loss + sums.loss
+        self.n_positions += sums.n_positions
+        self.n_sequences += sum(len(batch) for batch in batches)
+        self.n_tokens += sum(int((batch != PAD).sum()) for batch in batches)
 
     def sums(self) -> list[float]:
         """Loss, positions, sequences, real tokens."""
-        return [self.loss, self.n_positions, self.n_sequences, self.n_tokens]
+        return [float(self.loss), self.n_positions, self.n_sequences, self.n_tokens]
 
     def seconds(self) -> float:
         """Since the interval began."""
         return time.monotonic() - self._started
 
 
-def build_optimizers(model: Bert4Rec, settings: TrainingSettings, ranks: Ranks) -> list[Any]:
-    """AdamW for the encoder, and for the tables too unless their gradients are sparse: then SparseAdam.
-
-    Weights decay on matrices only: decay on an item's row would pull it to zero at every step in which the
-    item does not even occur.
-    """
-    decaying = {id(parameter) for parameter in model.decaying_parameters()}
-    tables = {id(parameter) for parameter in model.table_parameters()}
-    named = list(model.named_parameters())
-    is_sparse = model.item_table.sparse
-    dense = [(name, p) for name, p in named if not (is_sparse and id(p) in tables)]
-    groups = [
-        {"params": [p for _, p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in dense if id(p) not in decaying], "weight_decay": 0.0},
-    ]
-    optimizers = [ranks.distribute(torch.optim.AdamW(groups, lr=settings.learning_rate), dense)]
-    if is_sparse:
-        rows = [(name, p) for name, p in named if id(p) in tables]
-        sparse = torch.optim.SparseAdam([p for _, p in rows], lr=settings.learning_rate)
-        optimizers.append(ranks.distribute(sparse, rows))
-    return optimizers
+def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
+    group: list[Tokens] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
-def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers; different numbers give unrelated streams."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _read_outcome(path: Path, job_id: str) -> TrainingResult | None:
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return TrainingResult.from_dict(values["result"]) if values["job"] == job_id else None

@@ -82,6 +82,6 @@ def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], tokens_per_
 def _embed_column(sequences: pa.Array, model: Bert4Rec, tokens_per_batch: int) -> NDArray[np.float32]:
     """One behaviour's vectors, float32 [rows, D]; zeros where the client is absent."""
     rows = np.flatnonzero(sequences.is_valid().to_numpy(zero_copy_only=False))
-    vectors = np.zeros((len(sequences), model.item_table.embedding_dim), np.float32)
+    vectors = np.zeros((len(sequences), model.hidden_size), np.float32)
     vectors[rows] = embed_sequences(model, list(sequences.drop_null().to_numpy(zero_copy_only=False)), tokens_per_batch)
     return vectors

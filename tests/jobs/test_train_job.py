@@ -1,6 +1,7 @@
 """The train stage on small tables: the pinned snapshot, Horovod's ranks, and the models it leaves."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,14 +15,15 @@ from conf.settings import PipelineConfig
 from jobs import train_ensemble
 from jobs.io import read_table, write_table
 from jobs.workspace import Workspace
+from ml.batches import Feed
 from ml.checkpoint import load_model
-from ml.distributed import Ranks
-from ml.training import TrainingJob
+from ml.distributed import OneProcess, Ranks
 from schemas.errors import ConfigError, TrainingError
 from schemas.tables import SEQUENCES, VOCABULARIES
 from schemas.tokens import FIRST_ITEM
 
 N_ITEMS = 10
+Weights = dict[str, np.ndarray]
 
 
 def config(*overrides: str) -> PipelineConfig:
@@ -45,20 +47,20 @@ def test_training_reads_exactly_the_newest_versions_files(spark: SparkSession, w
     """The folder still holds the older version's files; a reader that lists it would train on them."""
     write_tables(spark, workspace, 400, ["page_visit"])
     write_tables(spark, workspace, 40, ["page_visit"])
-    (job,) = train_ensemble.plan_training(spark, config(), workspace)
-    n_rows = sum(file.n_rows for file in (*job.training_files, *job.validation_files))
+    (plan,) = train_ensemble.plan_training(spark, config(), workspace)
+    n_rows = sum(file.n_rows for file in (*plan.training_files, *plan.validation_files))
     # of 40 clients, every eighth has a single event and is not trained on
     assert n_rows == 35
     in_folder = list(Path(workspace.table("sequences")).rglob("*.parquet"))
-    used = {urlsplit(file.url).path for file in (*job.training_files, *job.validation_files)}
+    used = {urlsplit(file.url).path for file in (*plan.training_files, *plan.validation_files)}
     assert len(in_folder) > len(used)
-    assert job.card.sequences_version == 1
+    assert plan.job.card.sequences_version == 1
 
     train_ensemble.run(spark, config(), workspace)
     lines = [json.loads(line) for line in workspace.metrics.read_text().splitlines()]
     (users,) = [line["validation/users"] for line in lines if "validation/users" in line]
     assert users == read_table(spark, workspace, SEQUENCES).filter("is_held_out and width > 1").count()
-    assert load_model(workspace.model("page_visit"))[1] == job.card
+    assert load_model(workspace.model("page_visit"))[1] == plan.job.card
 
 
 def test_models_of_an_earlier_run_that_this_one_does_not_train_are_removed(
@@ -88,39 +90,118 @@ def test_an_error_of_a_rank_reaches_the_driver_as_itself(spark: SparkSession, wo
         train_ensemble.run(spark, told, workspace)
 
 
-def test_two_ranks_and_one_process_agree_on_the_same_global_batch(spark: SparkSession, workspace: Workspace) -> None:
+def test_a_stage_that_died_between_two_models_trains_only_the_rest(
+    spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tables(spark, workspace, 40, ["product_buy", "page_visit"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_ensemble.PlannedModel, "open_feed", fails_on("page_visit"))
+        with pytest.raises(KeyboardInterrupt):
+            train_ensemble.run(spark, config(), workspace)
+    weights = workspace.model("product_buy") / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    train_ensemble.run(spark, config(), workspace)
+    assert weights.stat().st_mtime_ns == before
+    assert workspace.model("page_visit").is_dir()
+    assert not workspace.checkpoints("").exists()
+    train_ensemble.run(spark, config(), workspace)
+    assert weights.stat().st_mtime_ns != before, "a stage that ended well trains anew when it is asked again"
+
+
+def fails_on(behaviour: str) -> Callable[[train_ensemble.PlannedModel, Ranks], Feed]:
+    open_feed = train_ensemble.PlannedModel.open_feed
+
+    def opened(plan: train_ensemble.PlannedModel, ranks: Ranks) -> Feed:
+        if plan.job.card.behaviour == behaviour:
+            raise KeyboardInterrupt
+        return open_feed(plan, ranks)
+
+    return opened
+
+
+def test_tensorboard_files_hold_the_figures(spark: SparkSession, workspace: Workspace) -> None:
+    write_tables(spark, workspace, 40, ["page_visit"])
+    train_ensemble.run(spark, config("training.tensorboard=true"), workspace)
+    (events,) = (workspace.out / "tensorboard").rglob("events.*")
+    assert b"train/tokens_per_second" in events.read_bytes()
+    assert b"validation/ndcg_10" in events.read_bytes()
+
+
+def test_two_ranks_and_one_process_agree_and_ranks_go_on_after_a_kill(
+    spark: SparkSession, workspace: Workspace
+) -> None:
     import horovod.spark
 
     write_tables(spark, workspace, 40, ["page_visit"])
     overrides = ["model.embedding_dropout=0", "model.encoder_dropout=0", "training.clip_norm=0.1"]
-    jobs = {
+    plans = {
         loss: train_ensemble.plan_training(spark, config(*overrides, f"loss.name={loss}"), workspace)[0]
         for loss in ("full", "sampled")
     }
-    tokens = torch.randint(FIRST_ITEM, FIRST_ITEM + N_ITEMS, (5, 6, 8), generator=torch.Generator().manual_seed(0))
+    after_steps, after_training = steps_on_one_global_batch(plans), training_of(plans["sampled"])
 
-    def train_steps(is_distributed: bool) -> dict[str, dict[str, np.ndarray]]:
-        from ml.distributed import HorovodRanks, OneProcess
+    def on_rank() -> tuple[dict[str, Weights], Weights, Weights]:
+        from ml.distributed import HorovodRanks
 
-        ranks = HorovodRanks() if is_distributed else OneProcess()
-        return {loss: weights_after_steps(job, ranks) for loss, job in jobs.items()}
+        ranks = HorovodRanks()
+        return after_steps(ranks), after_training("whole", ranks), after_training("killed", ranks)
 
-    def weights_after_steps(job: TrainingJob, ranks: Ranks) -> dict[str, np.ndarray]:
-        from ml.masking import MaskedBatch, mask_tokens
-        from ml.training import Trainer
-
-        trainer = Trainer(job, ranks, lambda _: None)
-        for step, batch in enumerate(tokens):
-            masked = mask_tokens(batch, job.card.n_tokens, job.masking, torch.Generator().manual_seed(step))
-            # unequal shares: rank 0 has four rows of six, so an average of averages would differ
-            mine = slice(None) if ranks.world_size == 1 else [slice(4), slice(4, None)][ranks.rank]
-            # every item is a candidate on every rank, so that the sampled losses are comparable
-            negatives = torch.arange(FIRST_ITEM, job.card.n_tokens) if trainer.is_sampled else None
-            trainer.update(MaskedBatch(masked.inputs[mine], masked.labels[mine]), negatives)
-        return {name: weight.numpy() for name, weight in trainer.model.state_dict().items()}
-
-    alone = train_steps(False)
-    for of_rank in horovod.spark.run(train_steps, args=(True,), num_proc=2, use_gloo=True, verbose=0):
+    alone = after_steps(OneProcess())
+    for together, whole, killed in horovod.spark.run(on_rank, num_proc=2, use_gloo=True, verbose=0):
         for loss, weights in alone.items():
             for name, weight in weights.items():
-                np.testing.assert_allclose(of_rank[loss][name], weight, rtol=1e-4, atol=1e-5, err_msg=f"{loss} {name}")
+                np.testing.assert_allclose(together[loss][name], weight, rtol=1e-4, atol=1e-5, err_msg=f"{loss} {name}")
+        for name, weight in whole.items():
+            np.testing.assert_allclose(killed[name], weight, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def steps_on_one_global_batch(plans: dict[str, train_ensemble.PlannedModel]) -> Callable[[Ranks], dict[str, Weights]]:
+    """Weights after five steps, each loss; ranks are sent functions by value, so these are no module's."""
+    tokens = torch.randint(FIRST_ITEM, FIRST_ITEM + N_ITEMS, (5, 6, 8), generator=torch.Generator().manual_seed(0))
+
+    def weights_after_steps(ranks: Ranks) -> dict[str, Weights]:
+        from ml.learner import Learner
+        from ml.masking import MaskedBatch, mask_tokens
+
+        weights = {}
+        for loss, plan in plans.items():
+            recipe = plan.job.recipe
+            learner = Learner(recipe, ranks)
+            for step, batch in enumerate(tokens):
+                masked = mask_tokens(batch, recipe.n_tokens, recipe.masking, torch.Generator().manual_seed(step))
+                # unequal shares: rank 0 has four rows of six, so an average of averages would differ
+                mine = slice(None) if ranks.world_size == 1 else [slice(4), slice(4, None)][ranks.rank]
+                # every item is a candidate on every rank, so that the sampled losses are comparable
+                negatives = torch.arange(FIRST_ITEM, recipe.n_tokens) if recipe.is_sampled else None
+                learner.update([MaskedBatch(masked.inputs[mine], masked.labels[mine])], negatives)
+            weights[loss] = {name: weight.detach().numpy() for name, weight in learner.model.state_dict().items()}
+        return weights
+
+    return weights_after_steps
+
+
+def training_of(plan: train_ensemble.PlannedModel) -> Callable[[str, Ranks], Weights]:
+    """Weights after two epochs with a checkpoint every third step; ``killed`` died after the fifth batch."""
+
+    def weights_after_training(name: str, ranks: Ranks) -> Weights:
+        from dataclasses import replace
+
+        from ml.training import Trainer
+
+        often = replace(plan.job.training, epochs=2, checkpoint_every_steps=3, tokens_per_batch=16)
+        job = replace(plan.job, training=often, checkpoints=plan.job.checkpoints.with_name(name))
+        own = replace(plan, job=job)
+        if name == "killed":
+            feed = own.open_feed(ranks)
+            epoch = feed.training(1)
+            feed.training = lambda *_, **__: (next(epoch) for _ in range(5))
+            Trainer(job, feed, ranks, lambda _: None).train_epoch()
+        trainer = Trainer(job, own.open_feed(ranks), ranks, lambda _: None)
+        assert trainer.learner.n_steps == (3 if name == "killed" else 0)
+        for _ in range(2):
+            trainer.train_epoch()
+            trainer.end_epoch(None)
+        return {name: weight.detach().numpy() for name, weight in trainer.learner.model.state_dict().items()}
+
+    return weights_after_training

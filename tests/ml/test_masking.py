@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conf.settings import MaskingSettings
-from ml.masking import IGNORE_INDEX, mask_last, mask_tokens
+from ml.masking import IGNORE_INDEX, MaskedBatch, hidden_batch, mask_last, mask_tokens
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 N_TOKENS = 13
@@ -129,3 +129,15 @@ def test_validation_hides_the_last_token_alone():
 def test_validation_refuses_rows_that_end_in_padding():
     with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
         mask_last(torch.tensor([[3, PAD], [3, 4]]))
+
+
+def test_a_hidden_batch_lists_positions_labels_and_the_distinct_ones():
+    inputs = torch.tensor([[0, 3, MASK], [MASK, 4, MASK]])
+    labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 9], [5, IGNORE_INDEX, 9]])
+    batch = hidden_batch(MaskedBatch(inputs, labels))
+
+    assert batch.positions.tolist() == [2, 3, 5]
+    assert batch.labels.tolist() == [9, 5, 9]
+    assert batch.positives.tolist() == [5, 9]
+    assert batch.targets.tolist() == [1, 0, 1]
+    assert batch.to(torch.device("cpu")) is batch

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from conf.settings import ModelSettings
-from ml.bert4rec import Bert4Rec
+from ml.bert4rec import Bert4Rec, evaluating
+from ml.masking import mask_last
 from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
 from schemas.tokens import FIRST_ITEM, UNK
 
@@ -18,7 +19,7 @@ def model_that_scores(scores):
     model = Bert4Rec(SETTINGS, n_tokens=len(scores), max_length=4)
     with torch.no_grad():
         nn.init.zeros_(model.item_table.weight)
-        model.output_bias.weight.copy_(torch.tensor(scores).unsqueeze(1))
+        model.item_table.bias.copy_(torch.tensor(scores).unsqueeze(1))
     return model
 
 
@@ -28,6 +29,33 @@ def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
     ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]), chunk_size)
 
     assert ranks.tolist() == [4, 1, 2, 3]
+
+
+@pytest.mark.parametrize("table", ["full", "hashed", "product"])
+@pytest.mark.parametrize("remove_seen", [False, True])
+@pytest.mark.parametrize("chunk_size", [4, 50])
+def test_ranks_are_those_of_all_logits_at_once(table, remove_seen, chunk_size):
+    torch.manual_seed(7)
+    settings = ModelSettings(hidden_size=8, n_layers=1, n_heads=2, table=table, table_rows=999, table_splits=2)
+    model = Bert4Rec(settings, n_tokens=20, max_length=6)
+    rows = [[0, 0, 4, 5], [7, 8, 7, 9], [5, 4, UNK, 4], [3, 19, 19, 18], [6, 6, 6, 6], [0, 3, 4, UNK]]
+    with evaluating(model):
+        hidden = model.encode(mask_last(torch.tensor(rows)).inputs)[:, -1]
+        logits = model.logits(model.output_vectors(hidden), torch.arange(20))
+    expected = []
+    for row, scores in zip(rows, logits.tolist(), strict=True):
+        removed = set(row[:-1]) - {row[-1]} if remove_seen else set()
+        ranked = [item for item in range(FIRST_ITEM, 20) if item not in removed]
+        better = [item for item in ranked if item != row[-1] and not scores[item] < scores[row[-1]] - 1e-7]
+        expected.append(1 + len(better if row[-1] != UNK else ranked))
+
+    assert rank_last_items(model, torch.tensor(rows), chunk_size, remove_seen).tolist() == expected
+
+
+def test_rows_of_one_token_have_seen_nothing():
+    assert rank_last_items(
+        model_that_scores([0.0] * 3 + [0.5, 0.4]), torch.tensor([[4]]), remove_seen=True
+    ).tolist() == [2]
 
 
 def test_ties_count_against_the_item():

@@ -1,0 +1,121 @@
+"""How fast training is here: ``python -m ml.bench``. Needs torch and numpy only, a CPU or one GPU.
+
+Made sequences of geometric lengths go through the very step that training takes (``ml.learner``): masks, forward,
+backward, optimisers. Prints tokens and sequences per second, memory, and the share of what the hardware can do: the
+step's floating point operations, as torch counts them, against a large matrix product of the same precision.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conf.settings import LossSettings, MaskingSettings, ModelSettings, SequenceSettings, TrainingSettings
+from ml.allocator import keep_freed_memory
+from ml.array_feed import ArrayFeed
+from ml.batches import Sequences, Tokens
+from ml.distributed import OneProcess, Ranks
+from ml.hardware import peak_memory, product_rate, timed
+from ml.learner import Learner, Recipe
+from schemas.tokens import FIRST_ITEM, PAD
+
+
+def made_sequences(n_rows: int, mean_length: float, max_length: int, n_items: int, seed: int) -> Sequences:
+    """Sequences of uniform items; lengths are geometric, at least 2, cut at ``max_length``."""
+    generator = np.random.default_rng(seed)
+    lengths = np.clip(generator.geometric(1 / mean_length, n_rows), 2, max_length)
+    tokens = generator.integers(FIRST_ITEM, FIRST_ITEM + n_items, int(lengths.sum()))
+    return Sequences(tokens.astype(np.int32), np.concatenate([[0], lengths.cumsum()]))
+
+
+def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> list[Tokens]:
+    """So many batches of one rank's share of made sequences; all ranks have the same widths at a time."""
+    ranks = ranks or OneProcess()
+    n_tokens = arguments.tokens_per_batch * arguments.steps * ranks.world_size
+    n_rows = int(2 * n_tokens / arguments.mean_length) + 1000
+    rows = made_sequences(n_rows, arguments.mean_length, arguments.max_length, arguments.items, arguments.seed)
+    widths = [width for width in SequenceSettings().widths if width < arguments.max_length] + [arguments.max_length]
+    nobody = Sequences.from_rows([])
+    shares = arguments.seed, ranks.rank, ranks.world_size
+    feed = ArrayFeed(rows, nobody, widths, arguments.tokens_per_batch, *shares)
+    return [batch for batch, _ in zip(feed.training(1), range(arguments.steps), strict=False)]
+
+
+def build_learner(arguments: argparse.Namespace, ranks: Ranks | None = None) -> Learner:
+    """A fresh learner of the report's shape but for the arguments."""
+    model = ModelSettings(
+        hidden_size=arguments.hidden_size,
+        n_layers=arguments.layers,
+        n_heads=arguments.heads,
+        feed_forward_size=arguments.feed_forward_size or arguments.hidden_size,
+    )
+    training = TrainingSettings(device=arguments.device, precision=arguments.precision, compile=arguments.compile)
+    loss = LossSettings(name=arguments.loss, n_negatives=arguments.negatives)
+    n_tokens, masking = FIRST_ITEM + arguments.items, MaskingSettings()
+    recipe = Recipe(model, n_tokens, arguments.max_length, training, masking, loss, arguments.seed)
+    return Learner(recipe, ranks)
+
+
+def measure(learner: Learner, batches: list[Tokens]) -> dict[str, float]:
+    """One step per batch, after a warm-up in which operations are counted; key -> figure."""
+    warm_up = batches[: len(batches) // 4 + 1]
+    with FlopCounterMode(display=False) as counter:
+        for batch in warm_up:
+            learner.step([batch])
+    seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
+    n_positions = sum(batch.size for batch in batches)
+    n_tokens = sum(int((batch != PAD).sum()) for batch in batches)
+    flops = counter.get_total_flops() * n_positions / sum(batch.size for batch in warm_up)
+    rate = product_rate(learner.device, getattr(torch, learner.recipe.training.precision))
+    return {
+        "ms per step": 1000 * seconds / len(batches),
+        "positions per step": n_positions / len(batches),
+        "% padding": 100 * (1 - n_tokens / n_positions),
+        "tokens/s": n_tokens / seconds,
+        "sequences/s": sum(map(len, batches)) / seconds,
+        "TFLOP/s": flops / seconds / 1e12,
+        "% of a large matrix product's rate": 100 * flops / seconds / rate,
+        **peak_memory(learner.device),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse_arguments()
+    keep_freed_memory()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    learner = build_learner(arguments)
+    device = learner.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    print(f"{name}, torch {torch.__version__}, {arguments.precision}, {n_parameters:,} parameters")
+    for key, value in measure(learner, draw_batches(arguments)).items():
+        print(f"{value:14,.2f} {key}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0 for its own choice")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--items", type=lambda text: int(float(text)), default=100_000)
+    parser.add_argument("--loss", choices=["auto", "full", "sampled", "gbce"], default="auto")
+    parser.add_argument("--negatives", type=int, default=2048)
+    parser.add_argument("--mean-length", type=float, default=9.4)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--hidden-size", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--feed-forward-size", type=int, default=0, help="0 for the hidden size, as in the report")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What the machine holds and can do."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+GIB = 2**30
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in which ``getrusage`` counts memory."""
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that this process has held, and that torch has held on its GPU, GiB."""
+    figures = {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GIB}
+    if device.type == "cuda":
+        figures["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+    return figures
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds that the work takes, the GPU's part included."""
+    _wait_for(device)
+    started = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - started
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating point operations per second of a large square matrix product."""
+    size, n_times = PRODUCT_SIZE[device.type], 10
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    left @ right
+    seconds = timed(device, lambda: [left @ right for _ in range(n_times)])
+    return n_times * 2 * size**3 / seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,138 @@
+"""Rows without padding, and the padded grid that attention needs.
+
+On a CPU the encoder computes on the rows of real tokens alone; only attention sees a grid. On other devices, where
+to count tokens would halt the queue of kernels, and under torch.compile, every place of the grid is a row.
+
+Legend of shapes: B batch, W width of the grid, N rows, C columns of a row, H heads, P parts (key and value are two).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def packs(tensor: Tensor) -> bool:
+    """Whether padding is left out where ``tensor`` is."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class HeadIndex(NamedTuple):
+    """How the head vectors of rows [N, P, H] and of a grid [P, B, H, W] are taken from each other.
+
+    Attributes
+    ----------
+    to_grid : int64 [P * B * H * W], the flat number of a row's vector; N * P * H where the grid is empty
+    to_rows : int64 [N * P * H], the flat number of a grid's vector
+    """
+
+    to_grid: Tensor
+    to_rows: Tensor
+
+
+class Grid:
+    """Where N rows stand in a grid of B x W places.
+
+    Parameters
+    ----------
+    places : int64 [N], rising, in the flattened grid; None where each place has its row
+    """
+
+    def __init__(self, places: Tensor | None, height: int, width: int) -> None:
+        self.places, self.height, self.width = places, height, width
+        self._indices: dict[tuple[int, int], HeadIndex] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether each place is known to hold a token; where rows are not packed, nobody looked."""
+        return self.places is not None and len(self.places) == self.height * self.width
+
+    def rows_at(self, places: Tensor) -> Tensor:
+        """Int64 [M], the row that stands at each of ``places`` (int64 [M], flat; each must have one)."""
+        return places if self.places is None else torch.searchsorted(self.places, places)
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Float [B, W, C], the rows (float [N, C]) at their places, zeros at the others."""
+        if self.places is not None:
+            empty = rows.new_zeros(self.height * self.width, rows.shape[1])
+            rows = empty.index_copy_(0, self.places, rows)
+        return rows.view(self.height, self.width, -1)
+
+    def collect(self, grid: Tensor) -> Tensor:
+        """Float [N, C], what stands at the rows' places of a grid (float [B, W, C])."""
+        rows = grid.flatten(0, 1)
+        return rows if self.places is None else rows.index_select(0, self.places)
+
+    def heads(self, rows: Tensor, n_parts: int, n_heads: int) -> Tensor:
+        """Float [P, B, H, W, C / P / H] from rows float [N, C]; zeros at empty places."""
+        if self.places is None or not packs(rows):
+            return self.spread(rows).unflatten(-1, (n_parts, n_heads, -1)).permute(2, 0, 3, 1, 4)
+        index = self._index(self.places, n_parts, n_heads)
+        vectors = rows.reshape(len(index.to_rows), -1)
+        return _Spread.apply(vectors, *index).view(n_parts, self.height, n_heads, self.width, -1)
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """Float [N, C], the rows of a grid of heads float [B, H, W, C / H]; what stands at empty places is lost."""
+        if self.places is None or not packs(heads):
+            return self.collect(heads.transpose(1, 2).flatten(2))
+        index = self._index(self.places, 1, heads.shape[1])
+        return _Collect.apply(heads.flatten(0, 2), *index).view(len(self.places), -1)
+
+    def _index(self, places: Tensor, n_parts: int, n_heads: int) -> HeadIndex:
+        """The index of so many parts and heads, built once."""
+        if (n_parts, n_heads) not in self._indices:
+            line, column = places // self.width, places % self.width
+            part, head = torch.arange(n_parts).unsqueeze(1), torch.arange(n_heads)
+            of_part_and_head = (part * self.height * n_heads + head) * self.width  # [P, H]
+            to_rows = ((line * n_heads * self.width + column)[:, None, None] + of_part_and_head).flatten()
+            to_grid = torch.full((n_parts * n_heads * self.height * self.width,), len(to_rows))
+            to_grid[to_rows] = torch.arange(len(to_rows))
+            self._indices[n_parts, n_heads] = HeadIndex(to_grid, to_rows)
+        return self._indices[n_parts, n_heads]
+
+
+class _Spread(Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, to_grid: Tensor, to_rows: Tensor) -> Tensor:
+        ctx.save_for_backward(to_rows)
+        return _with_zero(vectors).index_select(0, to_grid)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, *ctx.saved_tensors), None, None
+
+
+class _Collect(Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, to_grid: Tensor, to_rows: Tensor) -> Tensor:
+        ctx.save_for_backward(to_grid)
+        return vectors.index_select(0, to_rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _with_zero(gradient).index_select(0, *ctx.saved_tensors), None, None
+
+
+def _with_zero(vectors: Tensor) -> Tensor:
+    return torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+
+
+def grid_of_tokens(is_token: Tensor) -> Grid:
+    """The grid of the tokens in a batch; ``is_token`` is bool [B, W]."""
+    places = is_token.flatten().nonzero().squeeze(1) if packs(is_token) else None
+    return Grid(places, *is_token.shape)
+
+
+def narrow_grid(places: Tensor, height: int, width: int) -> Grid:
+    """A grid of the rows at ``places`` (int64 [M], rising, flat in B x W); narrow where rows are packed.
+
+    A row keeps its line there, and lines keep the order of their rows.
+    """
+    if not packs(places):
+        return Grid(places, height, width)
+    line = places // width
+    counts = torch.bincount(line, minlength=height)  # [B]
+    narrow = int(counts.max()) if len(places) else 1
+    number_in_line = torch.arange(len(places)) - (counts.cumsum(0) - counts)[line]
+    return Grid(line * narrow + number_in_line, height, narrow)

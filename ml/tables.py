@@ -1,0 +1,184 @@
+"""Item tables: what a token's vector is, and how an output vector is compared with tokens.
+
+One table serves the model's input and its output. ``FullTable`` has a row per token; the compact ones, for vocabularies
+whose table would not fit, make a token's vector of a few rows that it shares with others.
+
+Legend of shapes: V tokens, D hidden, M output vectors, K candidates, R rows of a hashed table, S splits.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conf.settings import ModelSettings
+from schemas.tokens import FIRST_ITEM, PAD
+
+INIT_STD = 0.02
+"""Spread of initial tables and weights (Devlin et al. 2019, ``initializer_range`` of google-research/bert).
+
+A tied table of spread 1 starts with logits of spread sqrt(D) and a loss several times that of a uniform guess.
+"""
+N_CODES = 256
+"""Vectors that a product table's items choose from in each split (Petrov and Macdonald 2023): a code is one byte."""
+HASH_FACTORS = (-7046029254386353131, -4417276706812531889)
+"""Odd numbers whose products with a token id spread over 64 bits (2^64 / golden ratio, and xxHash's second prime)."""
+CODES_SEED = 2312_06165
+"""Of the codes of every product table."""
+
+
+class ItemTable(nn.Module, ABC):
+    """A vector for each of ``n_tokens`` tokens; PAD's is zero and stays so."""
+
+    n_tokens: int
+    is_sparse = False
+
+    @abstractmethod
+    def vectors(self, token_ids: Tensor) -> Tensor:
+        """Float [..., D], the vectors of ``token_ids`` (int64 [...])."""
+
+    @abstractmethod
+    def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
+        """Float [M, K], how well each token of ``candidates`` (int64 [K]) fits each of ``vectors`` (float [M, D])."""
+
+    @abstractmethod
+    def initialise(self) -> None:
+        """Draw new values from torch's global generator."""
+
+    def row_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters with a row per token."""
+        return iter(())
+
+
+class FullTable(ItemTable):
+    """A row per token, and an output bias per token (Sun et al. 2019, section 3.5).
+
+    Parameters
+    ----------
+    is_sparse : give both sparse gradients, of the rows used only
+    """
+
+    def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False) -> None:
+        super().__init__()
+        self.n_tokens, self.is_sparse = n_tokens, is_sparse
+        self.weight = nn.Parameter(torch.empty(n_tokens, hidden_size))
+        self.bias = nn.Parameter(torch.empty(n_tokens, 1))
+
+    def initialise(self) -> None:
+        """Draw new values."""
+        nn.init.normal_(self.weight, std=INIT_STD)
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.weight[PAD].zero_()
+
+    def vectors(self, token_ids: Tensor) -> Tensor:
+        """Float [..., D]."""
+        return F.embedding(token_ids, self.weight, padding_idx=PAD, sparse=self.is_sparse)
+
+    def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
+        """Float [M, K]."""
+        bias = F.embedding(candidates, self.bias, sparse=self.is_sparse).squeeze(1)
+        return F.linear(vectors, self.vectors(candidates), bias)
+
+    def row_parameters(self) -> Iterator[nn.Parameter]:
+        """Vectors and biases."""
+        yield self.weight
+        yield self.bias
+
+
+class HashedTable(ItemTable):
+    """The sum of two rows that two hashes of the token choose (Zhang et al. 2020, arXiv:2007.14523).
+
+    Items share the rows from FIRST_ITEM on; each special token has a row of its own. Nothing is kept per token,
+    so that an id beyond the vocabulary goes unnoticed here.
+
+    Parameters
+    ----------
+    n_rows : R, more than FIRST_ITEM
+    """
+
+    def __init__(self, n_tokens: int, hidden_size: int, n_rows: int) -> None:
+        super().__init__()
+        self.n_tokens = n_tokens
+        self.weight = nn.Parameter(torch.empty(n_rows, hidden_size))
+
+    def initialise(self) -> None:
+        """Draw new values."""
+        nn.init.normal_(self.weight, std=INIT_STD / len(HASH_FACTORS) ** 0.5)
+        with torch.no_grad():
+            self.weight[PAD].zero_()
+
+    def vectors(self, token_ids: Tensor) -> Tensor:
+        """Float [..., D]."""
+        first, second = (F.embedding(rows, self.weight, padding_idx=PAD) for rows in self._rows(token_ids))
+        return first + second
+
+    def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
+        """Float [M, K]."""
+        return F.linear(vectors, self.vectors(candidates))
+
+    def _rows(self, token_ids: Tensor) -> Iterator[Tensor]:
+        n_shared = len(self.weight) - FIRST_ITEM
+        for factor in HASH_FACTORS:
+            high_bits = (token_ids * factor >> 32) & 0x7FFFFFFF
+            yield torch.where(token_ids < FIRST_ITEM, token_ids, FIRST_ITEM + high_bits % n_shared)
+
+
+class ProductTable(ItemTable):
+    """Product-quantised vectors: each of S parts is one of 256 that all items share (RecJPQ, Petrov and Macdonald
+    2023, arXiv:2312.06165, with random codes).
+
+    A vector's score of an item is the sum of its S parts' scores, of which there are no more than S x 256: to rank V
+    items costs V x S additions. Each special token has parts of its own.
+
+    Parameters
+    ----------
+    n_splits : S, a divisor of ``hidden_size``
+
+    Attributes
+    ----------
+    codes : uint8 [V, S], which part an item has in each split; drawn from a fixed seed and saved with the model
+    """
+
+    codes: Tensor
+
+    def __init__(self, n_tokens: int, hidden_size: int, n_splits: int) -> None:
+        super().__init__()
+        self.n_tokens, self.n_splits = n_tokens, n_splits
+        self.n_parts = FIRST_ITEM + N_CODES
+        self.weight = nn.Parameter(torch.empty(n_splits * self.n_parts, hidden_size // n_splits))
+        codes = np.random.default_rng(CODES_SEED).integers(0, N_CODES, (n_tokens, n_splits), dtype=np.uint8)
+        self.register_buffer("codes", torch.from_numpy(codes))
+
+    def initialise(self) -> None:
+        """Draw new values."""
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def vectors(self, token_ids: Tensor) -> Tensor:
+        """Float [..., D]."""
+        vectors = F.embedding(self._parts(token_ids), self.weight).flatten(-2)  # [..., S, D/S] -> [..., D]
+        return vectors.masked_fill((token_ids == PAD).unsqueeze(-1), 0.0)
+
+    def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
+        """Float [M, K]."""
+        parts = self.weight.unflatten(0, (self.n_splits, self.n_parts))  # [S, 259, D/S]
+        part_scores = parts @ vectors.unflatten(1, (self.n_splits, -1)).permute(1, 2, 0)  # [S, 259, M]
+        return F.embedding_bag(self._parts(candidates), part_scores.flatten(0, 1), mode="sum").T  # [K, M] -> [M, K]
+
+    def _parts(self, token_ids: Tensor) -> Tensor:
+        """Int64 [..., S], the rows of ``weight`` that make up a token's vector."""
+        tokens = token_ids.unsqueeze(-1)
+        codes = torch.where(tokens < FIRST_ITEM, tokens, FIRST_ITEM + F.embedding(token_ids, self.codes).long())
+        return codes + torch.arange(self.n_splits, device=codes.device) * self.n_parts
+
+
+def build_table(settings: ModelSettings, n_tokens: int, is_sparse: bool) -> ItemTable:
+    """The table that the settings ask for, not yet initialised; only a full one can be sparse."""
+    if settings.table == "hashed":
+        return HashedTable(n_tokens, settings.hidden_size, settings.table_rows)
+    if settings.table == "product":
+        return ProductTable(n_tokens, settings.hidden_size, settings.table_splits)
+    return FullTable(n_tokens, settings.hidden_size, is_sparse)

@@ -1,0 +1,27 @@
+"""The trainer's own measure, and what it may need: torch and numpy."""
+
+import subprocess
+import sys
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys({names}))  # None: whoever imports it is told that there is no such module
+sys.argv = ["ml.bench", *{arguments}]
+import ml.bench
+ml.bench.main()
+"""
+ABSENT = ["pyspark", "delta", "petastorm", "horovod", "pyarrow", "pandas", "pydantic", "omegaconf", "safetensors",
+          "torchmetrics", "tqdm", "psutil"]  # fmt: skip
+TINY = "--steps 3 --items 500 --tokens-per-batch 256 --hidden-size 16 --layers 1 --heads 2 --device cpu --threads 1"
+
+
+def test_the_bench_runs_with_torch_and_numpy_alone() -> None:
+    program = WITHOUT.format(names=ABSENT, arguments=TINY.split())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = {
+        line.split(maxsplit=1)[1]: float(line.split()[0].replace(",", "")) for line in done.stdout.splitlines()[1:]
+    }
+    assert {"tokens/s", "sequences/s", "TFLOP/s", "memory/peak_gib"} <= set(figures)
+    assert 0 < figures["sequences/s"] < figures["tokens/s"]
+    assert 0 < figures["% of a large matrix product's rate"] < 100
