@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from conf.settings import ModelSettings
 from ml.bert4rec import Bert4Rec
 from ml.folders import replace_folder
+from ml.tensor_file import write_tensors
 from schemas.errors import ModelError
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
@@ -51,7 +52,7 @@ def save_model(folder: Path, model: Bert4Rec, card: ModelCard, metrics: dict[str
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, new / WEIGHTS)
+    write_tensors(new / WEIGHTS, model.state_dict())
     _write_json(new / CONFIG, asdict(card))
     _write_json(new / METRICS, metrics)
     replace_folder(new, folder)

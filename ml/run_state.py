@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ml.learner import Learner
 from ml.ranking import RankingMetrics
+from ml.tensor_file import write_tensors
 from schemas.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def save_run(path: Path, learner: Learner, position: Position, job: str) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.partial")
     header = {"job": job, "n_steps": str(learner.n_steps), "position": position.to_json()}
-    save_file(_tensors(learner), draft, metadata=header)
+    write_tensors(draft, _tensors(learner), header)
     draft.replace(path)
 
 
@@ -97,7 +97,7 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
     for number, optimizer in enumerate(learner.optimizers):
         for parameter, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{OPTIMIZER}/{number}/{parameter}/{name}": value for name, value in state.items()}
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
 def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
