@@ -49,7 +49,7 @@ def test_with_one_column_and_every_row_it_is_adam() -> None:
 
 
 def test_a_row_met_late_starts_as_one_met_first() -> None:
-    """With one count for all rows its first step would be sqrt(1 / (1 - beta2)) times as long."""
+    """With one count for all rows its first step would be (1 - beta1) / sqrt(1 - beta2) = 3.2 times as long."""
     table = torch.nn.Parameter(torch.zeros(2, 2))
     optimizer = RowAdam([table], lr=0.1)
     gradient = torch.tensor([[1.0, -2.0]])
