@@ -120,9 +120,11 @@ def train_model(
     if finished and job.folder.is_dir():
         log.info("  %s: was finished, not trained again", job.card.behaviour)
         return finished
-    result = Trainer(job, feed, ranks, report, is_time_up).run()
+    trainer = Trainer(job, feed, ranks, report, is_time_up)
+    result = trainer.run()
     if result.is_finished and ranks.rank == 0:
         replace_text(outcome, json.dumps({"job": job_id, "result": asdict(result)}))
+        trainer.run_file.unlink()
     return result
 
 
@@ -149,10 +151,9 @@ class Trainer:
             if not self.train_epoch():
                 return self._result(is_finished=False)
             self.end_epoch(self.validate())
-        if self.ranks.rank == 0:
+        if self.ranks.rank == 0 and self.best.is_dir():  # else the run died after this step, and is at its end again
             self.job.folder.parent.mkdir(parents=True, exist_ok=True)
             replace_folder(self.best, self.job.folder)
-            self.run_file.unlink()
         return self._result(is_finished=True)
 
     def train_epoch(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from ml import training
 from ml.array_feed import ArrayFeed
 from ml.batches import Sequences, Tokens
 from ml.checkpoint import ModelCard, load_model
@@ -35,9 +36,9 @@ def circular(n_rows: int, length: int, seed: int) -> list[list[int]]:
 
 
 def feed(n_held_out: int = 40) -> ArrayFeed:
-    training = Sequences.from_rows(circular(120, 4, 4) + circular(120, 8, 8))
+    rows = Sequences.from_rows(circular(120, 4, 4) + circular(120, 8, 8))
     validation = Sequences.from_rows(circular(n_held_out, 6, 0))
-    return ArrayFeed(training, validation, widths=(4, 8), tokens_per_batch=64, seed=1)
+    return ArrayFeed(rows, validation, widths=(4, 8), tokens_per_batch=64, seed=1)
 
 
 @pytest.fixture
@@ -224,6 +225,24 @@ def test_a_finished_job_is_not_trained_again_but_another_one_is(job: TrainingJob
     assert lines == []
     train(replace(job, seed=2), lines)
     assert lines
+
+
+@pytest.mark.parametrize("step", ["replace_folder", "replace_text"])
+def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def die(*_: object) -> None:
+        raise KilledError
+
+    job = replace(job, training=replace(job.training, epochs=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, step, die)
+        with pytest.raises(KilledError):
+            train(job)
+    lines: Lines = []
+    assert train(job, lines).is_finished
+    assert lines == [], "nothing was left to train"
+    assert weights(job.folder)
 
 
 def test_another_configuration_does_not_go_on_from_this_ones_checkpoint(job: TrainingJob) -> None:
