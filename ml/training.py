@@ -140,6 +140,7 @@ class Trainer:
         is_time_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.job, self.feed, self.ranks, self.report, self.is_time_up = job, feed, ranks, report, is_time_up
+        self.job_id = job.fingerprint(ranks.world_size)
         self.steps_per_epoch = ceil(feed.n_batches / job.training.batches_per_step)
         self.learner = Learner(job.recipe, ranks, self.steps_per_epoch)
         self.run_file, self.best = job.checkpoints / "run.safetensors", job.checkpoints / "best"
@@ -219,7 +220,7 @@ class Trainer:
         return position.epoch > training.epochs or is_out_of_patience
 
     def _resume(self) -> Position:
-        position = load_run(self.run_file, self.learner, self.job.fingerprint(self.ranks.world_size))
+        position = load_run(self.run_file, self.learner, self.job_id)
         n_steps = self.learner.n_steps
         if self.ranks.sum([n_steps])[0] != n_steps * self.ranks.world_size:
             raise TrainingError(
@@ -234,7 +235,7 @@ class Trainer:
         self._require_numbers()
         self.position = position
         if self.ranks.rank == 0:
-            save_run(self.run_file, self.learner, position, self.job.fingerprint(self.ranks.world_size))
+            save_run(self.run_file, self.learner, position, self.job_id)
 
     def _require_numbers(self) -> None:
         weights = self.learner.model.dense_parameters()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from workload import Clock, Workload
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from ml.batches import Sequences
 from ml.learner import Learner, Recipe
 from schemas.tokens import FIRST_ITEM
 
@@ -17,16 +18,12 @@ WIDTH_STEP = 8
 
 def like_length_batches(workload: Workload, generator: np.random.Generator) -> Iterator[NDArray[np.int32]]:
     """An epoch of left-padded batches: as many rows in each as on the other sides, rows of like length together."""
-    sequences = workload.sequences()
-    lengths = np.array([len(sequence) for sequence in sequences])
-    by_length = np.lexsort((generator.random(len(sequences)), lengths))
+    sequences = Sequences.from_rows(sequence + FIRST_ITEM - 1 for sequence in workload.sequences())
+    by_length = np.lexsort((generator.random(len(sequences)), sequences.lengths))
     batches = np.split(by_length, range(workload.batch_size, len(by_length), workload.batch_size))
     for rows in generator.permutation(np.array(batches, dtype=object)):
-        width = -(-lengths[rows].max() // WIDTH_STEP) * WIDTH_STEP
-        batch = np.zeros((len(rows), width), np.int32)
-        for row, number in zip(batch, rows, strict=True):
-            row[width - lengths[number] :] = sequences[number] + FIRST_ITEM - 1
-        yield batch
+        width = -(-sequences.lengths[rows].max() // WIDTH_STEP) * WIDTH_STEP
+        yield sequences.padded(rows, width)
 
 
 def main() -> None:

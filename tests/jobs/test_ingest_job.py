@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import damage_pages
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -187,12 +188,3 @@ def figures(place: Workspace, name: str) -> dict[str, int]:
     """The newest counts of a source in ``metrics.jsonl``."""
     *_, line = [line for line in read_metrics(place.metrics) if line.get("source") == name]
     return {key.removeprefix("ingest/"): value for key, value in line.items() if key.startswith("ingest/")}
-
-
-def damage_pages(path: Path) -> None:
-    """Overwrite the first column's pages, and leave the footer whole."""
-    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
-    content = bytearray(path.read_bytes())
-    start = column.dictionary_page_offset or column.data_page_offset
-    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
-    path.write_bytes(bytes(content))

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import damage_pages
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.settings import IngestSettings
@@ -179,15 +180,6 @@ def test_an_empty_or_half_written_file_is_refused_by_name(source: Path, n_bytes:
     for look in (lambda: check_columns(source, CONTRACT), lambda: count_rows(source)):
         with pytest.raises(InputError, match=r"b\.parquet is not a whole Parquet file.*write it again"):
             look()
-
-
-def damage_pages(path: Path) -> None:
-    """Overwrite the data pages of a Parquet file, and leave its footer whole."""
-    first = pq.ParquetFile(path).metadata.row_group(0).column(0)
-    data = bytearray(path.read_bytes())
-    start = first.dictionary_page_offset or first.data_page_offset
-    data[start : start + first.total_compressed_size] = b"\xff" * first.total_compressed_size
-    path.write_bytes(bytes(data))
 
 
 def test_damaged_pages_behind_a_whole_footer_are_told_by_file(spark: SparkSession, source: Path) -> None:
