@@ -21,6 +21,7 @@ from jobs.metrics_log import append_metrics
 from jobs.source_files import naming_unreadable_files, read_group
 from jobs.transforms.duplicates import collect_n_duplicates
 from jobs.transforms.events import keep_known_skus, reject_events, reject_products, type_events, type_products
+from jobs.typed_files import TypedFiles, typed_files
 from jobs.workspace import Workspace
 from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.columns import SKU
@@ -40,12 +41,14 @@ class Source:
     table : where the good rows go; it has the source's name
     good : typed rows that keep the contract
     bad : the others, as rows of ``quarantine``
+    files : writes the good rows too, where Python tasks can type them
     """
 
     path: Path
     table: TableSchema
     good: DataFrame
     bad: DataFrame
+    files: TypedFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,17 @@ def events_source(
     """
     path, settings = source_path(workspace.data, name), config.behaviours[name]
     item, kind = settings.item, ItemKind(settings.kind)
-    groups = [read_group(spark, group) for group in group_files(path, events_contract(item, kind))]
+    groups = group_files(path, events_contract(item, kind))
+    frames = [read_group(spark, group) for group in groups]
     # each group is typed before they are united: text and timestamps have no common type
-    good = _union([type_events(rows, item, kind, config.ingest) for rows in groups])
+    good = _union([type_events(rows, item, kind, config.ingest) for rows in frames])
+    files = typed_files(groups, item, kind, config.ingest)
     known = None
     if is_judged_by_products and item == SKU and config.ingest.unknown_sku == "quarantine":
         known = read_table(spark, workspace, PRODUCT_PROPERTIES)
-        good = keep_known_skus(good, known)
-    bad = _union([reject_events(rows, name, item, kind, config.ingest, known) for rows in groups])
-    return Source(path, config.events_table(name), good, bad)
+        good, files = keep_known_skus(good, known), None
+    bad = _union([reject_events(rows, name, item, kind, config.ingest, known) for rows in frames])
+    return Source(path, config.events_table(name), good, bad, files)
 
 
 def products_source(spark: SparkSession, workspace: Workspace) -> Source:
@@ -157,7 +162,7 @@ def write_events(
             n_kept = write(source.good.distinct(), table=source.table).n_rows
             n_duplicates = collect_n_duplicates(source.good)  # not as a difference: the check rests on it
             return Counts(n_in, n_kept, n_duplicates, n_dropped=n_duplicates)
-        n_kept = write(source.good, table=source.table).n_rows
+        n_kept = write(source.good, table=source.table, files=source.files).n_rows
     if not settings.count_duplicates:
         return Counts(n_in, n_kept, n_duplicates=None, n_dropped=0)
     written = read_table(source.good.sparkSession, workspace, source.table)

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from jobs.challenge_files import FileGroup, StoredColumn, parquet_files
+from jobs.places import spark_url
 from schemas.errors import InputError
 
 _OPTIONS = {
@@ -44,7 +45,7 @@ def naming_unreadable_files(sources: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
-        told = unquote(str(error))
+        told = f"{error}\n{unquote(str(error))}"  # Python tells paths, the JVM URLs
         damaged = [path for path in files if re.search(rf"{re.escape(str(path))}(?![\w/])", told)]
         if not damaged:
             raise
@@ -73,9 +74,9 @@ def _wall_time(micros: Column) -> Column:
 
 
 def _without_wildcards(path: Path) -> str:
-    return re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path))
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_url(path))
 
 
 def _cause(told: str) -> str:
-    causes = re.findall(r"^Caused by: (.+)$", told, re.MULTILINE)
+    causes = re.findall(r"^(?:Caused by|OSError): (.+)$", told, re.MULTILINE)  # of the JVM, of a Python task
     return (causes[-1] if causes else told.splitlines()[0])[:300]

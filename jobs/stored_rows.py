@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.io import local_path
+from jobs.places import is_mounted, local_path
 from jobs.transforms.windows import timestamp_literal
 from schemas.columns import TIMESTAMP
 
@@ -46,9 +46,7 @@ class StoredRows:
 
     def list_parts(self) -> "Parts":
         """What each task reads."""
-        sizes = [(path, Path(path).stat().st_size) for path in self.paths]
-        starts = [(path, start) for path, size in sizes for start in range(0, size, PART_BYTES)]
-        return Parts(tuple(starts), tuple(self.frame.columns), self.before)
+        return Parts(list_parts(self.paths), tuple(self.frame.columns), self.before)
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,18 @@ class Parts:
         """The rows of the parts with these numbers (bigint, the first column)."""
         for batch in numbers:
             for number in batch.column(0).to_pylist():
-                yield from self._read(*self.starts[number])
+                yield from self.read_part(number)
 
-    def _read(self, path: str, start: int) -> Iterator[pa.RecordBatch]:
+    def open(self, number: int) -> tuple[pq.ParquetFile, list[int]]:
+        """The file of a part, and the row groups of it that start in the part."""
+        path, start = self.starts[number]
         file = pq.ParquetFile(path)
-        groups = [group for group in range(file.num_row_groups) if 0 <= _first_byte(file, group) - start < PART_BYTES]
+        groups = range(file.num_row_groups)
+        return file, [group for group in groups if 0 <= _first_byte(file, group) - start < PART_BYTES]
+
+    def read_part(self, number: int) -> Iterator[pa.RecordBatch]:
+        """The rows of one part."""
+        file, groups = self.open(number)
         columns = [*self.columns, *([TIMESTAMP] if self.before and TIMESTAMP not in self.columns else [])]
         for rows in file.iter_batches(BATCH_ROWS, groups, columns):
             yield self._keep_early(rows).select(self.columns)
@@ -80,16 +85,26 @@ class Parts:
         return rows if is_early.all() else rows.filter(pa.array(is_early))
 
 
-def stored_rows(frame: DataFrame, before: datetime | None = None) -> StoredRows:
+def stored_rows(frame: DataFrame, before: datetime | None = None) -> StoredRows | DataFrame:
     """The rows of ``frame``, a whole snapshot of a Delta table without deleted rows, as none of ours has.
+
+    As a plain frame where no mount reaches its files: then the JVM must read them.
 
     Parameters
     ----------
     before : leave out rows of this time or later
     """
-    paths = tuple(sorted(local_path(url) for url in frame.inputFiles()))
+    urls = frame.inputFiles()
     early = frame if before is None else frame.filter(F.col(TIMESTAMP) < timestamp_literal(before))
-    return StoredRows(early, paths, before)
+    if not all(map(is_mounted, urls)):
+        return early
+    return StoredRows(early, tuple(sorted(map(local_path, urls))), before)
+
+
+def list_parts(paths: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """The parts of files: path and first byte of each."""
+    sizes = [(path, Path(path).stat().st_size) for path in paths]
+    return tuple((path, start) for path, size in sizes for start in range(0, size, PART_BYTES))
 
 
 def _first_byte(file: pq.ParquetFile, group: int) -> int:

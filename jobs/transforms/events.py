@@ -46,6 +46,8 @@ _ANY_SPELLING = r"^\s*\[\s*" + r"\s+".join(["[0-9]{1,3}"] * CODES_PER_QUERY) + r
 def type_events(source: DataFrame, item: str, kind: ItemKind, settings: IngestSettings) -> DataFrame:
     """One row per source row that keeps the contract: client_id, timestamp, item, typed.
 
+    ``jobs/typed_files.py`` does the same for sources of integers and text; both must keep the same rows.
+
     Parameters
     ----------
     source : columns client_id, timestamp (text or timestamp_ntz) and item as the file has them; others are ignored

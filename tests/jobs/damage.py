@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
 
 
 def damage_pages(path: Path) -> None:
@@ -12,3 +13,18 @@ def damage_pages(path: Path) -> None:
     start = column.dictionary_page_offset or column.data_page_offset
     content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(bytes(content))
+
+
+def flip_stored_bit(spark: SparkSession, source: Path) -> None:
+    """Make a source folder of one purchase whose page of skus carries a checksum, and change the sku by one bit."""
+    frame = spark.createDataFrame(
+        [(1, "2022-06-01 12:00:00", 77_777_777)], "client_id bigint, timestamp string, sku bigint"
+    )
+    frame.coalesce(1).write.option("compression", "none").mode("overwrite").parquet(str(source))
+    (path,) = source.glob("*.parquet")
+    data = path.read_bytes()
+    column = pq.ParquetFile(path).metadata.row_group(0).column(2)
+    place = data.index((77_777_777).to_bytes(8, "little"), column.data_page_offset)
+    path.write_bytes(data[:place] + (77_777_776).to_bytes(8, "little") + data[place + 8 :])
+    for checksum in source.glob(".*.crc"):
+        checksum.unlink()

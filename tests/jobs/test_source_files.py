@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from damage import damage_pages
+from damage import damage_pages, flip_stored_bit
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.settings import IngestSettings
@@ -193,16 +193,7 @@ def test_damaged_pages_behind_a_whole_footer_are_told_by_file(spark: SparkSessio
 
 
 def test_a_flipped_bit_in_a_page_with_a_checksum_is_noticed(spark: SparkSession, source: Path) -> None:
-    frame = spark.createDataFrame([(1, NOON, 77_777_777)], "client_id bigint, timestamp string, sku bigint")
-    frame.coalesce(1).write.option("compression", "none").mode("overwrite").parquet(str(source))
-    (path,) = source.glob("*.parquet")
-    data = path.read_bytes()
-    value = (77_777_777).to_bytes(8, "little")
-    column = pq.ParquetFile(path).metadata.row_group(0).column(2)
-    place = data.index(value, column.data_page_offset)
-    path.write_bytes(data[:place] + (77_777_776).to_bytes(8, "little") + data[place + 8 :])
-    for checksum in source.glob(".*.crc"):
-        checksum.unlink()
+    flip_stored_bit(spark, source)
     with pytest.raises(InputError, match="CRC"):
         read(spark, source)
 
