@@ -7,6 +7,7 @@ Reads ``product_buy``, ``product_properties``, ``windows``, ``clients`` and the 
 
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -17,11 +18,12 @@ from jobs.challenge_files import TARGET, read_id_array, read_popularity
 from jobs.cli import main_stage
 from jobs.io import read_ingested, read_table, write_table
 from jobs.transforms import targets as t
-from jobs.transforms.windows import Windows, collect_windows, events_before_targets, target_events
+from jobs.transforms.windows import collect_windows, events_before_targets, target_events
 from jobs.workspace import Workspace
 from schemas import columns as c
 from schemas import tasks
 from schemas.behaviours import PRODUCT_BUY
+from schemas.errors import InputError
 from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS, WINDOWS
 
 log = logging.getLogger(__name__)
@@ -31,37 +33,78 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     """Write one row per label, and one per task, window and client."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
-    purchases = t.purchases_with_properties(read_ingested(spark, workspace, config.events_table(PRODUCT_BUY)), products)
-    label_rows = [
+    purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
+    bought = t.purchases_with_properties(target_events(purchases, windows), products).persist()
+    in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
+    counts = t.count_values(in_train, events_before_targets(purchases, windows))
+    found = read_labels(counts, workspace.data / TARGET)
+    check_labels(found.from_files, bought, products, workspace.data / TARGET)
+    rows = [
         (task, place, label, popularity)
-        for task in tasks.PROPENSITY
-        for place, (label, popularity) in enumerate(read_labels(purchases, windows, task, workspace.data / TARGET))
+        for task, of_task in found.labels.items()
+        for place, (label, popularity) in enumerate(of_task)
     ]
-    write_table(spark.createDataFrame(label_rows, LABELS.ddl), workspace, LABELS)
+    write_table(spark.createDataFrame(rows, LABELS.ddl), workspace, LABELS)
     labels, clients = read_table(spark, workspace, LABELS), read_table(spark, workspace, CLIENTS)
-    write_table(t.build_targets(target_events(purchases, windows), labels, clients), workspace, TARGETS)
+    write_table(t.build_targets(bought, labels, clients), workspace, TARGETS)
+    bought.unpersist()
 
 
-def read_labels(purchases: DataFrame, windows: Windows, task: str, folder: Path) -> list[t.Label]:
-    """The labels of one propensity task in order: from the task's files, derived where they are missing.
+@dataclass(frozen=True)
+class FoundLabels:
+    """The labels of the propensity tasks.
+
+    Attributes
+    ----------
+    labels : task -> its labels in order; a task without any is absent
+    from_files : task -> ids, of those that have a label file
+    """
+
+    labels: dict[str, list[t.Label]]
+    from_files: dict[str, list[int]]
+
+
+def read_labels(counts: DataFrame, folder: Path) -> FoundLabels:
+    """Each propensity task's labels and popularity: from the task's files, derived where they are missing.
 
     Parameters
     ----------
-    purchases : one row per purchase of any time, with ``sku``, ``category``, ``price``
+    counts : purchases of each value in the train window, as ``count_values`` gives them
     folder : the challenge's ``target``
     """
-    column = tasks.PROPENSITY[task]
-    in_train = target_events(purchases, windows).filter(F.col(c.WINDOW) == tasks.TRAIN)
-    if task == tasks.NEW_SKU:
-        in_train = t.purchases_of_new_skus(in_train, events_before_targets(purchases, windows))
-    ids = read_id_array(folder / f"{task}.npy")
-    if ids is None:
-        labels = t.collect_top_labels(in_train, column)
-        log.info("  %s: no label file; the %d most bought of the train window", task, len(labels))
-        return labels
-    popularity = read_popularity(folder / f"popularity_{task}.npy", len(ids))
-    shares = t.collect_popularity(in_train, column, ids.tolist()) if popularity is None else popularity.tolist()
-    return list(zip(ids.tolist(), shares, strict=True))
+    files = {task: read_id_array(folder / f"{task}.npy") for task in tasks.PROPENSITY}
+    ids = {task: of_task.tolist() for task, of_task in files.items() if of_task is not None}
+    given = {task: read_popularity(folder / f"popularity_{task}.npy", len(ids[task])) for task in ids}
+    popularity = {task: values.tolist() for task, values in given.items() if values is not None}
+    if missing := {task: ids[task] for task in ids if task not in popularity}:
+        popularity |= t.collect_popularity(counts, missing)
+    derived = t.collect_top_labels(counts) if len(ids) < len(files) else {}
+    for task in files.keys() - ids.keys():
+        n_labels = len(derived.get(task, []))
+        log.info("  %s: no label file; the %d most bought of the train window", task, n_labels)
+    from_files = {task: list(zip(ids[task], popularity[task], strict=True)) for task in ids}
+    return FoundLabels({task: (derived | from_files).get(task, []) for task in tasks.PROPENSITY}, ids)
+
+
+def check_labels(ids: dict[str, list[int]], bought: DataFrame, products: DataFrame, folder: Path) -> None:
+    """Log which labels belong to no product and no purchase; InputError where none of a task's does.
+
+    Parameters
+    ----------
+    ids : task -> the labels of its file
+    bought : purchases of the target windows
+    """
+    for task, unknown in t.collect_unknown(ids, products, bought).items():
+        if not unknown:
+            continue
+        examples = f"{', '.join(map(str, unknown[:3]))}{', ...' if len(unknown) > 3 else ''}"
+        told = f"{folder / task}.npy: {len(unknown)} of {len(ids[task])} labels are of no product and no purchase"
+        if len(unknown) == len(ids[task]):
+            raise InputError(
+                f"{told} ({examples}); expected values of {tasks.PROPENSITY[task]} in this data set: is the file of "
+                "another one? Write it anew, or remove it to have the labels derived"
+            )
+        log.warning("  %s (%s): nobody can have them, and each counts 0 in AUROC", told, examples)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,39 @@
-"""probe: every entry's scores on the six tasks.
+"""probe: scores of entries on the six tasks.
 
-Reads ``entries/*``, ``targets``, ``labels``, ``clients`` and ``windows``; writes ``scores`` and
-``scores.json``. Each entry and task is one unit of work; the units run side by side on the executors, which
-must see ``--out`` as the driver does.
+Reads ``entries/*`` or the entries that it is given, ``targets``, ``labels``, ``clients`` and ``windows``; writes
+``scores`` and ``scores.json``, and keeps what it has scored in ``probe_units.json``. The units of work run side by
+side on the executors.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from pyspark import SparkContext, inheritable_thread_target
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import PipelineConfig, ProbeSettings
+from conf.settings import PipelineConfig
+from jobs.challenge_files import RELEVANT_CLIENTS, check_challenge
 from jobs.cli import main_stage
-from jobs.entries import CLIENT_IDS, EMBEDDINGS, rectangle, snapshot_files, stream_batches, validate_entry
-from jobs.io import list_files, local_path, read_table, write_table
+from jobs.entries import snapshot_files
+from jobs.entry_rules import validate_entry
+from jobs.io import exists, read_as_files, read_table, write_table
 from jobs.metrics_log import append_metrics
+from jobs.pipeline import run_stage
+from jobs.probe_units import ProbeUnit, UnitResults, digest_entry, list_units, read_client_ids, score_units
 from jobs.transforms.windows import ENTRY_MODE, collect_windows
 from jobs.workspace import Workspace
 from ml.folders import replace_text
-from ml.probe import score_task
+from ml.probe import over_repeats
 from schemas import columns as c
 from schemas import tasks
-from schemas.errors import ConfigError, EntryError, PipelineError
-from schemas.tables import CLIENTS, LABELS, SCORES, TARGETS, WINDOWS
+from schemas.behaviours import PRODUCT_BUY
+from schemas.errors import ConfigError, EntryError, InputError
+from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, SCORES, TARGETS, WINDOWS, TableSchema
 from schemas.tasks import TaskScore
 
 log = logging.getLogger(__name__)
@@ -40,48 +42,66 @@ Scores = dict[str, dict[str, TaskScore]]
 """Entry -> task -> result."""
 
 
-@dataclass(frozen=True)
-class ProbeUnit:
-    """One entry on one task: all that an executor needs.
+def run(
+    spark: SparkSession,
+    config: PipelineConfig,
+    workspace: Workspace,
+    entries: Sequence[Path] = (),
+    wanted: Sequence[str] = tasks.TASKS,
+) -> None:
+    """Write one row per entry and task.
 
-    Attributes
+    Parameters
     ----------
-    entry : folder of the entry
-    clients : files of the clients table
-    targets : window -> files of the task's labels
-    popularity : of each label, empty for churn and conversion
-    n_threads : torch's CPU threads
+    entries : folders; all of the workspace's where none is named
+    wanted : the tasks to score
     """
-
-    entry: Path
-    task: str
-    clients: tuple[str, ...]
-    targets: dict[str, tuple[str, ...]]
-    popularity: tuple[float, ...]
-    settings: ProbeSettings
-    n_threads: int
+    scores = score_entries(spark, config, workspace, entries, wanted)
+    for entry, of_entry in scores.items():
+        for task, result in of_entry.items():
+            named = {f"probe/{task}/{name}": value for name, value in figures(result).items()}
+            append_metrics(workspace.metrics, {"entry": entry, **named})
+    _write_scores(spark, scores, workspace)
 
 
-def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Write one row per entry and task."""
+def score_entries(
+    spark: SparkSession,
+    config: PipelineConfig,
+    workspace: Workspace,
+    entries: Sequence[Path] = (),
+    wanted: Sequence[str] = tasks.TASKS,
+) -> Scores:
+    """Score entries on the labels of the workspace; what was scored before is taken from ``probe_units.json``.
+
+    Parameters
+    ----------
+    entries : folders, each of another name; all of the workspace's where none is named
+    wanted : the tasks to score; those that cannot be are left out with a line that says so
+
+    Raises
+    ------
+    ConfigError
+        If the windows are those of mode ``entry``: profiles have seen the targets.
+    EntryError
+        Naming all that is wrong with the entries.
+    """
     if collect_windows(read_table(spark, workspace, WINDOWS)).mode == ENTRY_MODE:
         raise ConfigError(
             "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
             "stages from split with windows.mode=evaluate"
         )
-    clients, targets = read_table(spark, workspace, CLIENTS), read_table(spark, workspace, TARGETS)
-    entries = list_entries(workspace, list(config.behaviours))
-    client_ids = read_client_ids(snapshot_files(clients))
-    for entry in entries:
-        validate_entry(entry, client_ids)
-    units = _list_units(entries, clients, targets, read_table(spark, workspace, LABELS), config.probe)
-    scores: Scores = {entry.name: {} for entry in entries}
-    for unit, result in score_units(spark.sparkContext, units):
-        scores[unit.entry.name][unit.task] = result
-        log.info("  %s, %s: %.4f", unit.entry.name, unit.task, result.score)
-        figures = {f"probe/{unit.task}/{name}": value for name, value in _figures(result).items()}
-        append_metrics(workspace.metrics, {"entry": unit.entry.name, **figures})
-    _write_scores(spark, scores, workspace)
+    entries = entries or list_entries(workspace, list(config.behaviours))
+    clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
+    check_entries(entries, read_client_ids(snapshot_files(clients)))
+    scorable = collect_scorable_tasks(targets, wanted)
+    labels, epochs = read_table(spark, workspace, LABELS), workspace.logs / "probe.jsonl"
+    units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs)
+    results = collect_results(spark, units, UnitResults(workspace.out / "probe_units.json"))
+    repeats = range(config.probe.repeats)
+    return {
+        entry.name: {task: over_repeats([results[entry.name, task, r] for r in repeats]) for task in scorable}
+        for entry in entries
+    }
 
 
 def list_entries(workspace: Workspace, behaviours: list[str]) -> list[Path]:
@@ -95,149 +115,151 @@ def list_entries(workspace: Workspace, behaviours: list[str]) -> list[Path]:
     return sorted(folders, key=lambda path: (order.index(path.name) if path.name in order else len(order), path.name))
 
 
-def collect_scorable_tasks(targets: DataFrame) -> list[str]:
-    """The tasks whose validation labels hold both a 0 and a 1: without them AUROC is undefined.
+def check_entries(entries: Sequence[Path], client_ids: np.ndarray) -> None:
+    """Raise EntryError with what is wrong with each of the entries, or if two of them have one name.
 
-    Logs a line for each of the others.
+    Parameters
+    ----------
+    client_ids : int64 [N], the relevant clients
     """
-    ones = F.aggregate(c.LABELS, F.lit(0).cast("bigint"), lambda total, label: total + label)
-    counts = (
-        targets.filter(F.col(c.WINDOW) == tasks.VALIDATION)
-        .groupBy(c.TASK)
-        .agg(F.sum(ones).alias("n_ones"), F.sum(F.size(c.LABELS)).alias("n_labels"))
-    )
-    found = {row[c.TASK]: (row["n_ones"], row["n_labels"]) for row in counts.collect()}
-    scorable = []
-    for task in tasks.TASKS:
-        n_ones, n_labels = found.get(task, (0, 0))
-        if 0 < n_ones < n_labels:
-            scorable.append(task)
-        else:
-            log.info(
-                "  %s is left out: of %d validation labels %d are 1, so AUROC is undefined", task, n_labels, n_ones
-            )
+    problems = []
+    for entry in entries:
+        try:
+            validate_entry(entry, client_ids)
+        except EntryError as error:
+            problems.append(str(error))
+    names = [entry.name for entry in entries]
+    problems += [
+        f"{names.count(name)} entries are in folders called {name!r}, which names them in the scores; rename some"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
+    if problems:
+        raise EntryError("\n".join(problems))
+
+
+def prepare_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Run the stages whose tables the probe reads, where the workspace lacks them.
+
+    Where a file names the relevant clients, purchases are the only events that are read.
+    """
+
+    def lacks(*tables: TableSchema) -> list[str]:
+        return [table.name for table in tables if not exists(spark, workspace.table(table.name))]
+
+    missing = lacks(WINDOWS, CLIENTS, LABELS, TARGETS)
+    if not missing:
+        return
+    log.info("%s lacks %s: making them from %s", workspace.out, ", ".join(missing), workspace.data)
+    if (workspace.data / RELEVANT_CLIENTS).exists():
+        config = purchases_only(config)
+    check_challenge(workspace.data, config)
+    if lacks(*config.events_tables().values(), PRODUCT_PROPERTIES):
+        run_stage("ingest", spark, config, workspace)
+    if lacks(WINDOWS, CLIENTS):
+        run_stage("split", spark, config, workspace)
+    run_stage("targets", spark, config, workspace)
+
+
+def purchases_only(config: PipelineConfig) -> PipelineConfig:
+    """The configuration without the behaviours that labels do not depend on."""
+    purchases = {name: settings for name, settings in config.behaviours.items() if name == PRODUCT_BUY}
+    return replace(config, behaviours=purchases or config.behaviours)
+
+
+def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TASKS) -> list[str]:
+    """The wanted tasks whose validation labels hold both a 0 and a 1: without them AUROC is undefined.
+
+    Logs a line for each of the others, and for labels of one class, which count 0 in a mean over labels.
+
+    Raises
+    ------
+    InputError
+        If not all tasks are wanted and none of those can be scored.
+    """
+    scorable, reasons = [], []
+    counts = _collect_ones(targets, wanted)
+    for task in (task for task in tasks.TASKS if task in wanted):
+        n_clients, ones = counts.get(task, (0, []))
+        n_values = n_clients * len(ones)
+        if not 0 < sum(ones) < n_values:
+            reasons.append(f"{task}: of {n_values} validation labels {sum(ones)} are 1, so AUROC is undefined")
+            log.warning("  left out: %s", reasons[-1])
+            continue
+        scorable.append(task)
+        n_empty = sum(n_ones in (0, n_clients) for n_ones in ones)
+        if n_empty:
+            told = (task, n_empty, len(ones))
+            log.info("  %s: %d of %d labels are the same for all clients in validation; each counts 0 in AUROC", *told)
+    if not scorable and set(wanted) != set(tasks.TASKS):
+        raise InputError(f"expected a task to score, found none: {'; '.join(reasons)}; ask for other --tasks")
     return scorable
 
 
-def _list_units(
-    entries: list[Path], clients: DataFrame, targets: DataFrame, labels: DataFrame, settings: ProbeSettings
-) -> list[ProbeUnit]:
-    client_files = tuple(snapshot_files(clients))
-    files = list_files(targets, TARGETS.partition_by)
-    popularity: dict[str, list[float]] = {task: [] for task in tasks.TASKS}
-    for row in labels.orderBy(c.TASK, "label").collect():
-        popularity[row[c.TASK]].append(row["popularity"])
-    n_threads = int(clients.sparkSession.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
-    units = []
-    for task in collect_scorable_tasks(targets):
-        of_task = {
-            window: tuple(local_path(file.url) for file in files if file.partition == {c.TASK: task, c.WINDOW: window})
-            for window in tasks.WINDOWS
-        }
-        units += [
-            ProbeUnit(entry, task, client_files, of_task, tuple(popularity[task]), settings, n_threads)
-            for entry in entries
-        ]
-    return units
+def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[str, tuple[int, list[int]]]:
+    """Task -> its clients in validation, and how many of them have a 1 at each label."""
+    place = F.transform(c.LABELS, lambda label, place: F.when(label == 1, place))
+    places = F.concat(F.array(F.lit(-1)), F.array_compact(place))  # -1 counts the clients themselves
+    rows = (
+        targets.filter((F.col(c.WINDOW) == tasks.VALIDATION) & F.col(c.TASK).isin(*wanted))
+        .select(c.TASK, F.size(c.LABELS).alias("n_labels"), F.explode(places).alias("place"))
+        .groupBy(c.TASK, "n_labels", "place")
+        .agg(F.count("*").alias("n"))
+        .collect()
+    )
+    counts: dict[str, tuple[int, list[int]]] = {}
+    for row in sorted(rows, key=lambda row: row["place"]):
+        if row["place"] < 0:
+            counts[row[c.TASK]] = (row["n"], [0] * row["n_labels"])
+        else:
+            counts[row[c.TASK]][1][row["place"]] = row["n"]
+    return counts
 
 
-def score_units(context: SparkContext, units: list[ProbeUnit]) -> Iterator[tuple[ProbeUnit, TaskScore]]:
-    """Each unit with its result, as they finish.
+def collect_results(
+    spark: SparkSession, units: Sequence[ProbeUnit], known: UnitResults
+) -> dict[tuple[str, str, int], TaskScore]:
+    """(entry, task, repeat) -> result; units that ``known`` holds are not scored again.
 
-    One Spark job per unit, so that a result is known when it is there: one job over all units would tell at
-    its end, and toLocalIterator runs them one after another.
+    Parameters
+    ----------
+    known : takes each further result as soon as it is there
     """
-
-    def submit(unit: ProbeUnit) -> TaskScore | PipelineError:
-        return context.parallelize([unit], 1).map(score_unit).collect()[0]
-
-    with ThreadPoolExecutor(max_workers=max(1, context.defaultParallelism)) as pool:
-        futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
-        try:
-            for future in as_completed(futures):
-                result = future.result()
-                if isinstance(result, PipelineError):
-                    raise result
-                yield futures[future], result
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    digests = {entry: digest_entry(entry) for entry in {unit.entry for unit in units}}
+    fingerprints = {unit.key: unit.fingerprint(digests[unit.entry]) for unit in units}
+    results = {key: known.get(fingerprint) for key, fingerprint in fingerprints.items()}
+    waiting = [unit for unit in units if results[unit.key] is None]
+    n_known = len(units) - len(waiting)
+    names = ", ".join(dict.fromkeys(unit.entry.name for unit in units))
+    of_tasks = ", ".join(dict.fromkeys(unit.task for unit in units))
+    log.info("  entries %s; tasks %s; %d units, %d of them scored before", names, of_tasks, len(units), n_known)
+    for unit, result in score_units(spark.sparkContext, waiting):
+        results[unit.key] = result
+        known.put(fingerprints[unit.key], result)
+    return {key: result for key, result in results.items() if result is not None}
 
 
-def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
-    """The result of one unit, or the error that the user can act on; runs on an executor."""
-    torch.set_num_threads(unit.n_threads)
-    embeddings = np.load(unit.entry / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-    positions = _entry_positions(unit)
-    n_labels = len(unit.popularity) or 1
-    train, in_train = read_label_rows(unit.targets[tasks.TRAIN], len(positions), n_labels)
-    validation, in_validation = read_label_rows(unit.targets[tasks.VALIDATION], len(positions), n_labels)
-    assert (in_train == in_validation).all(), "both windows ask the same clients"
-    rows = np.flatnonzero(in_train[positions])
-    try:
-        return score_task(
-            embeddings,
-            train[positions[rows]],
-            validation[positions[rows]],
-            unit.task,
-            np.array(unit.popularity) if unit.popularity else None,
-            unit.settings,
-            rows=None if len(rows) == len(embeddings) else rows,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        )
-    except PipelineError as error:
-        return type(error)(f"entry {unit.entry.name}: {error}")
-
-
-def read_label_rows(paths: tuple[str, ...], n_clients: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """One task's labels of one window: uint8 [n_clients, n_labels] by position, and which clients have any, bool."""
-    labels = np.zeros((n_clients, n_labels), dtype=np.uint8)
-    is_there = np.zeros(n_clients, dtype=bool)
-    for batch in stream_batches(paths, [c.POSITION, c.LABELS]):
-        positions = batch.column(c.POSITION).to_numpy()
-        labels[positions] = rectangle(batch.column(c.LABELS), np.dtype(np.uint8))
-        is_there[positions] = True
-    return labels, is_there
-
-
-def read_client_ids(paths: list[str] | tuple[str, ...]) -> np.ndarray:
-    """The relevant clients, int64 [N], by position."""
-    batches = [
-        (batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy())
-        for batch in stream_batches(paths, [c.POSITION, c.CLIENT_ID])
-    ]
-    client_ids = np.empty(sum(len(positions) for positions, _ in batches), dtype=np.int64)
-    for positions, ids in batches:
-        client_ids[positions] = ids
-    return client_ids
-
-
-def _entry_positions(unit: ProbeUnit) -> np.ndarray:
-    """Position of each row of the entry, int64 [N]; our own entries have them in order, others need not."""
-    client_ids = read_client_ids(unit.clients)
-    entry_ids = np.load(unit.entry / CLIENT_IDS, allow_pickle=False)
-    by_id = np.argsort(client_ids)
-    return by_id[np.searchsorted(client_ids, entry_ids, sorter=by_id)]
+def figures(result: TaskScore) -> dict[str, float]:
+    """What ``scores.json`` holds: no value that is None, and nothing about repeats where there is one."""
+    is_repeated = result.n_repeats > 1
+    return {
+        name: value
+        for name, value in asdict(result).items()
+        if value is not None and (is_repeated or name != "n_repeats")
+    }
 
 
 def _write_scores(spark: SparkSession, scores: Scores, workspace: Workspace) -> None:
-    ordered = {
-        entry: {task: of_entry[task] for task in tasks.TASKS if task in of_entry} for entry, of_entry in scores.items()
-    }
     rows = [
-        (entry, task, result.score, result.auroc, result.novelty, result.diversity)
-        for entry, of_entry in ordered.items()
+        (entry, task, *asdict(result).values())
+        for entry, of_entry in scores.items()
         for task, result in of_entry.items()
     ]
     write_table(spark.createDataFrame(rows, SCORES.ddl), workspace, SCORES)
     as_json = {
-        entry: {task: _figures(result) for task, result in of_entry.items()} for entry, of_entry in ordered.items()
+        entry: {task: figures(result) for task, result in of_entry.items()} for entry, of_entry in scores.items()
     }
     replace_text(workspace.out / "scores.json", json.dumps(as_json, indent=2) + "\n")
-
-
-def _figures(result: TaskScore) -> dict[str, float]:
-    return {name: value for name, value in asdict(result).items() if value is not None}
 
 
 if __name__ == "__main__":

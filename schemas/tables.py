@@ -161,7 +161,8 @@ SEQUENCES = TableSchema(
 )
 EMBEDDINGS = TableSchema(
     "embeddings",
-    "one relevant client; present lists the behaviours in which it has events",
+    "one relevant client; embedding: the behaviours' vectors one after another, zeros where it has no events; present: "
+    "the behaviours in which it has some",
     "position bigint, client_id bigint, embedding array<float>, present array<string>",
 )
 LABELS = TableSchema(
@@ -178,6 +179,8 @@ TARGETS = TableSchema(
 )
 SCORES = TableSchema(
     "scores",
-    "one entry's result on one task; novelty and diversity are null for churn and conversion",
-    "entry string, task string, score double, auroc double, novelty double, diversity double",
+    "one entry's result on one task; novelty and diversity are null for churn and conversion, mean and std (of the "
+    "score, over seeds and row orders) where n_repeats is 1",
+    "entry string, task string, score double, auroc double, novelty double, diversity double, mean double, std double, "
+    "n_repeats int",
 )

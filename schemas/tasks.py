@@ -23,9 +23,19 @@ MAX_LABELS = 100
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task's result: the best of the probe's epochs, each number rounded to 4 places."""
+    """One task's result, each number rounded to 4 places.
+
+    Attributes
+    ----------
+    score, auroc, novelty, diversity : of the best epoch of the organisers' run: their seed, the entry's row order
+    mean, std : of the score over the repeats, which differ in seed and row order; std with n - 1 degrees of freedom;
+        None with one repeat
+    """
 
     score: float
     auroc: float
     novelty: float | None = None
     diversity: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    n_repeats: int = 1

@@ -1,5 +1,7 @@
 """The score table: one row per entry, one column per task, their sum and the Borda points."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conf.settings import ProbeSettings
@@ -7,18 +9,50 @@ from ml.metrics import borda
 from schemas.tasks import PROPENSITY, TASKS
 
 Scores = dict[str, dict[str, dict[str, float | None]]]
-"""``scores.json``: entry -> task -> score, auroc, novelty, diversity; a task without an AUROC is absent."""
+"""``scores.json``: entry -> task -> score, auroc, novelty, diversity, and with repeats mean, std, n_repeats; a task
+without an AUROC is absent."""
 
 DETAILS = ("auroc", "novelty", "diversity")
 MISSING = "-"
+NOISE = 2.0
+"""Standard errors of a difference of means, below which it counts as noise."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A score over repeats, which differ in seed and row order.
+
+    Attributes
+    ----------
+    std : standard deviation, with n - 1
+    standard_error : of the mean
+    """
+
+    mean: float
+    std: float
+    standard_error: float
+
+    def is_within_noise_of(self, other: "Spread") -> bool:
+        """Whether the means differ by less than ``NOISE`` standard errors of their difference, or not at all."""
+        difference = abs(self.mean - other.mean)
+        return difference < NOISE * math.hypot(self.standard_error, other.standard_error) or difference == 0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table, as it is shown."""
+    """One number of the table, as it is shown.
+
+    Attributes
+    ----------
+    is_best : no other number of the column is higher
+    spread : ``mean ± standard deviation`` over the repeats, None without repeats
+    is_in_noise : its mean is within the noise of the column's highest, as is another's: they cannot be told apart
+    """
 
     text: str
     is_best: bool = False
+    spread: str | None = None
+    is_in_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,10 +83,18 @@ def score_columns() -> list[str]:
 
 
 def build_score_rows(scores: Scores) -> list[ScoreRow]:
-    """The score table, best of each column marked (every one of equals)."""
+    """The score table, best of each column marked (every one of equals), and those that repeats cannot tell apart."""
     points = _borda_points(scores)
-    columns = [_column([task_score(scores, entry, task) for entry in scores], ".4f") for task in TASKS]
-    columns.append(_column([sum_of_scores(scores, entry) for entry in scores], ".4f"))
+    columns = [
+        _column(
+            [task_score(scores, entry, task) for entry in scores],
+            ".4f",
+            [task_spread(scores[entry].get(task, {})) for entry in scores],
+        )
+        for task in TASKS
+    ]
+    sums = [sum_of_scores(scores, entry) for entry in scores]
+    columns.append(_column(sums, ".4f", [_sum_spread(scores[entry]) for entry in scores]))
     columns.append(_column([points[entry] for entry in scores], "d"))
     return [ScoreRow(entry, cells) for entry, cells in zip(scores, zip(*columns, strict=True), strict=True)]
 
@@ -79,6 +121,14 @@ def task_score(scores: Scores, entry: str, task: str) -> float | None:
     return scores[entry].get(task, {}).get("score")
 
 
+def task_spread(result: dict[str, float | None]) -> Spread | None:
+    """Mean and deviation of one task's result in ``scores.json``; None where it was scored once."""
+    mean, std, n_repeats = (result.get(name) for name in ("mean", "std", "n_repeats"))
+    if mean is None or std is None or n_repeats is None:
+        return None
+    return Spread(mean, std, std / math.sqrt(n_repeats))
+
+
 def sum_of_scores(scores: Scores, entry: str) -> float:
     """An entry's sum over the tasks that have a score."""
     return sum(score for task in TASKS if (score := task_score(scores, entry, task)) is not None)
@@ -97,7 +147,7 @@ def probe_note(probe: ProbeSettings) -> str | None:
     changed = [
         f"{name.replace('_', ' ')} {getattr(probe, name)} instead of {value}"
         for name, value in vars(official).items()
-        if not name.startswith("_") and getattr(probe, name) != value
+        if not name.startswith("_") and name != "repeats" and getattr(probe, name) != value
     ]
     relation = "is narrower than" if probe.hidden_size < official.hidden_size else "differs from"
     return (
@@ -106,16 +156,45 @@ def probe_note(probe: ProbeSettings) -> str | None:
     )
 
 
+def noise_note(scores: Scores) -> str | None:
+    """What the marks of noise and the spreads mean; None where no entry was scored more than once."""
+    repeats = sorted({int(result.get("n_repeats") or 1) for tasks in scores.values() for result in tasks.values()})
+    if not repeats or repeats[-1] == 1:
+        return None
+    return (
+        f"over {' or '.join(map(str, repeats))} seeds and row orders, its mean cannot be told from the highest of the "
+        f"column: they differ by less than {NOISE:g} standard errors of the difference. A sum's spread takes the tasks "
+        "as independent."
+    )
+
+
 def format_score_table(scores: Scores, note: str | None = None) -> str:
-    """The score table as aligned plain text, a star after the best of each column, then the note."""
-    lines = [["entry", *(f"{title} " for title in score_columns())]]
-    for row in build_score_rows(scores):
-        lines.append([row.entry, *(f"{cell.text}{'*' if cell.is_best else ' '}" for cell in row.cells)])
+    """The score table as aligned plain text, a star after the best of each column, then the note.
+
+    With repeats, a tilde marks what they cannot tell from the highest mean, and a second table shows the spreads.
+    """
+    rows, noise = build_score_rows(scores), noise_note(scores)
+    blank = "  " if noise else " "
+    heads = ["entry", *(title + blank for title in score_columns())]
+    text = _align_table([heads, *([row.entry, *(_marked(cell, blank) for cell in row.cells)] for row in rows)])
+    text += ["", "* best in its column"]
+    if noise:
+        spreads = [[row.entry, *(cell.spread or MISSING for cell in row.cells[:-1])] for row in rows]
+        text += [f"~ {noise}", "", "Mean ± standard deviation:"]
+        text += _align_table([["entry", *score_columns()[:-1]], *spreads])
+    return "\n".join([*text, *([note] if note else [])]) + "\n"
+
+
+def _marked(cell: Cell, blank: str) -> str:
+    marks = ("*" if cell.is_best else " ") + ("~" if cell.is_in_noise else " ")
+    return cell.text + marks[: len(blank)]
+
+
+def _align_table(lines: list[list[str]]) -> list[str]:
+    """Lines of equal widths, the first column to the left, a rule below the heads."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [_align(line, widths) for line in lines]
-    text.insert(1, "-" * sum(widths, 2 * (len(widths) - 1)))
-    text += ["", "* best in its column"]
-    return "\n".join([*text, *([note] if note else [])]) + "\n"
+    return [text[0], "-" * sum(widths, 2 * (len(widths) - 1)), *text[1:]]
 
 
 def _align(cells: list[str], widths: list[int]) -> str:
@@ -134,8 +213,34 @@ def _borda_points(scores: Scores) -> dict[str, int]:
     return borda(plain)
 
 
-def _column(values: list[float | None], spec: str) -> tuple[Cell, ...]:
+def _sum_spread(results: dict[str, dict[str, float | None]]) -> Spread | None:
+    """Of the sum over tasks, as if they were independent; None where a task was scored once only."""
+    spreads = [task_spread(result) for result in results.values()]
+    known = [spread for spread in spreads if spread]
+    if not known or len(known) < len(spreads):
+        return None
+    mean = sum(spread.mean for spread in known)
+    std, standard_error = (
+        math.hypot(*values) for values in zip(*((s.std, s.standard_error) for s in known), strict=True)
+    )
+    return Spread(mean, std, standard_error)
+
+
+def _column(
+    values: Sequence[float | None], spec: str, spreads: Sequence[Spread | None] | None = None
+) -> tuple[Cell, ...]:
     best = max((value for value in values if value is not None), default=None)
+    spreads = spreads or [None] * len(values)
+    highest = max((spread for spread in spreads if spread), key=lambda spread: spread.mean, default=None)
+    is_close = [bool(spread and highest and spread.is_within_noise_of(highest)) for spread in spreads]
     return tuple(
-        Cell(MISSING) if value is None else Cell(format(value, spec), is_best=value == best) for value in values
+        Cell(MISSING)
+        if value is None
+        else Cell(
+            format(value, spec),
+            is_best=value == best,
+            spread=f"{spread.mean:.4f} ± {spread.std:.4f}" if spread else None,
+            is_in_noise=close and sum(is_close) > 1,
+        )
+        for value, spread, close in zip(values, spreads, is_close, strict=True)
     )

@@ -24,6 +24,14 @@ def test_top_values_fall_by_count_then_rise_by_value_and_are_at_most_ten(spark):
     assert collect_top_values(events, "sku") == [20, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.parametrize("n_partitions", [1, 4])
+def test_a_tie_at_place_ten_goes_to_the_smaller_value_in_any_order_of_rows(spark, n_partitions):
+    values = [value for value in range(1, 10) for _ in range(3)] + [12, 11, 10] * 2  # 10, 11 and 12 tie at place ten
+    rows = np.random.default_rng(n_partitions).permutation(values).tolist()
+    events = spark.createDataFrame([(value,) for value in rows], "sku bigint").repartition(n_partitions)
+    assert collect_top_values(events, "sku") == list(range(1, 11))
+
+
 def test_windows_are_counted_back_from_the_last_event_whatever_the_row_order(spark):
     events = purchases(
         spark,

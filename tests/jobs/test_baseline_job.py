@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, purchases, save_ids, write_shop
+from pyspark.sql import functions as F
 
 from jobs import split_windows
 from jobs.build_baseline import collect_features, run
@@ -33,9 +34,18 @@ def test_the_entry_equals_the_golden_features_by_name_on_shuffled_events(spark, 
     assert_golden(spark, golden, ids, rows, names)
 
 
-def test_features_equal_the_golden_ones_by_name_in_file_order(spark, golden):
+@pytest.mark.parametrize(("order", "n_partitions"), [("file", None), (1, 1), (2, 3), (3, 7)])
+def test_features_equal_the_golden_ones_by_name_in_any_order_and_partitioning(spark, golden, order, n_partitions):
     clients = clients_in_order(spark, np.load(golden / "challenge/input/relevant_clients.npy"))
-    parts = collect_features(golden_inputs(spark, golden), golden_products(spark, golden), CONFIG)
+    events = golden_inputs(spark, golden)
+    if order != "file":
+        events = {
+            name: rows.repartition(n_partitions, F.rand(order))
+            .sortWithinPartitions(F.rand(order + 1))
+            .localCheckpoint()
+            for name, rows in events.items()
+        }
+    parts = collect_features(events, golden_products(spark, golden), CONFIG)
     rows = join_features(clients, parts).orderBy("position").collect()
     ids, features = [row["client_id"] for row in rows], np.array([row["features"] for row in rows], dtype=np.float16)
     assert_golden(spark, golden, np.array(ids), features, [name for part in parts for name in part.names])

@@ -7,6 +7,7 @@ from jobs.reporting.tables import (
     build_detail_rows,
     build_score_rows,
     format_score_table,
+    noise_note,
     probe_note,
     rank_entries,
     tasks_without_score,
@@ -52,7 +53,7 @@ def test_entries_with_equal_points_share_a_place():
 
 
 def test_the_note_names_what_differs_from_the_challenges_probe():
-    assert probe_note(ProbeSettings()) is None
+    assert probe_note(ProbeSettings(repeats=3)) is None
     assert "narrower than the challenge's (hidden size 64 instead of 2048)" in probe_note(ProbeSettings(hidden_size=64))
     assert "differs from the challenge's (epochs 1 instead of 3)" in probe_note(ProbeSettings(epochs=1))
 
@@ -68,6 +69,56 @@ def test_the_text_table_is_aligned_and_ends_with_the_note():
         "* best in its column",
         "Mind the probe.",
     ]
+
+
+def repeated(score, mean, std, n_repeats=4):
+    return {"churn": {"score": score, "auroc": score, "mean": mean, "std": std, "n_repeats": n_repeats}}
+
+
+NOISY = {
+    "baseline": repeated(0.71, 0.70, 0.01),
+    "ensemble": repeated(0.70, 0.71, 0.01),
+    "page_visit": repeated(0.69, 0.69, 0.01),
+}
+
+
+def test_entries_that_repeats_cannot_tell_from_the_highest_mean_are_marked_together():
+    # standard errors .005 each: two means differ by noise below 2 * .005 * sqrt(2) = .0141
+    cells = {row.entry: row.cells[0] for row in build_score_rows(NOISY)}
+    assert cells["baseline"] == Cell("0.7100", is_best=True, spread="0.7000 ± 0.0100", is_in_noise=True)
+    assert cells["ensemble"] == Cell("0.7000", spread="0.7100 ± 0.0100", is_in_noise=True)
+    assert cells["page_visit"] == Cell("0.6900", spread="0.6900 ± 0.0100")
+
+
+def test_the_bound_on_noise_is_two_standard_errors_of_the_difference():
+    for other, is_in_noise in [(0.7142, False), (0.7141, True)]:
+        scores = {"a": repeated(0.7, 0.70, 0.01), "b": repeated(0.7, other, 0.01)}
+        assert [row.cells[0].is_in_noise for row in build_score_rows(scores)] == [is_in_noise] * 2
+
+
+def test_equal_means_without_any_spread_cannot_be_told_apart():
+    scores = {"a": repeated(0.7, 0.7, 0.0), "b": repeated(0.7, 0.7, 0.0), "c": repeated(0.7, 0.6999, 0.0)}
+    assert [row.cells[0].is_in_noise for row in build_score_rows(scores)] == [True, True, False]
+
+
+def test_a_sums_spread_adds_the_variances_of_its_tasks():
+    tasks = {"churn": repeated(0.7, 0.7, 0.03)["churn"], "conversion": repeated(0.6, 0.6, 0.04)["churn"]}
+    assert build_score_rows({"a": tasks})[0].cells[6].spread == "1.3000 ± 0.0500"
+    once = {**tasks, "conversion": {"score": 0.6, "auroc": 0.6}}
+    assert build_score_rows({"a": once})[0].cells[6].spread is None
+
+
+def test_with_repeats_the_text_shows_marks_of_noise_and_a_table_of_spreads():
+    lines = format_score_table(NOISY).splitlines()
+    assert [line.split()[:2] for line in lines[2:5]] == [
+        ["baseline", "0.7100*~"],
+        ["ensemble", "0.7000"],
+        ["page_visit", "0.6900"],
+    ]
+    assert lines[3].split()[2] == "~"
+    assert lines[7].startswith("~ over 4 seeds and row orders, its mean cannot be told from the highest")
+    assert lines[-3:][1].split()[:4] == ["ensemble", "0.7100", "±", "0.0100"]
+    assert noise_note(SCORES) is None
 
 
 def test_of_several_runs_of_a_stage_the_newest_counts():

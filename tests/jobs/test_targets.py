@@ -6,7 +6,8 @@ from jobs.transforms.targets import (
     build_targets,
     collect_popularity,
     collect_top_labels,
-    purchases_of_new_skus,
+    collect_unknown,
+    count_values,
     purchases_with_properties,
 )
 from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS
@@ -20,20 +21,42 @@ def test_purchases_of_skus_without_properties_have_nulls(spark):
     assert {(row["sku"], row["category"], row["price"]) for row in found.collect()} == {(1, 10, 50), (2, None, None)}
 
 
-def test_a_sku_bought_earlier_is_not_new(spark):
-    earlier = purchases(spark, [(7, "2022-06-01", 1)])
-    later = purchases(spark, [(7, "2022-09-01", 1), (8, "2022-09-01", 2)])
-    assert [row["sku"] for row in purchases_of_new_skus(later, earlier).collect()] == [2]
+def test_values_are_counted_per_task_without_nulls_and_a_sku_bought_earlier_is_not_new(spark):
+    in_train = spark.createDataFrame(
+        [("train", 7, 1, None, 5), ("train", 7, 2, 30, 5), ("train", 8, 2, 30, 5)], WINDOWED
+    )
+    found = count_values(in_train, purchases(spark, [(9, "2022-06-01", 1)])).collect()
+    assert {(row["task"], row["id"]): row["n"] for row in found} == {
+        ("propensity_category", 30): 2,
+        ("propensity_sku", 1): 1,
+        ("propensity_sku", 2): 2,
+        ("propensity_new_sku", 2): 2,
+        ("propensity_price", 5): 3,
+    }
 
 
-def test_top_labels_fall_by_purchases_then_rise_by_id_and_skip_nulls(spark):
-    bought = spark.createDataFrame([(value,) for value in [5, 9, 9, 3, None, None, None]], "category bigint")
-    assert collect_top_labels(bought, "category", n_labels=2) == [(9, 0.5), (3, 0.25)]
+@pytest.fixture
+def counts(spark):
+    rows = [("propensity_category", 5, 1), ("propensity_category", 9, 2), ("propensity_category", 3, 1)]
+    return spark.createDataFrame([*rows, ("propensity_sku", 3, 5)], "task string, id bigint, n bigint")
 
 
-def test_popularity_follows_the_given_ids_and_is_zero_for_what_nobody_bought(spark):
-    bought = spark.createDataFrame([(5,), (5,), (3,), (1,)], "sku bigint")
-    assert collect_popularity(bought, "sku", [3, 8, 5]) == [0.25, 0.0, 0.5]
+def test_top_labels_fall_by_purchases_then_rise_by_id(counts):
+    found = collect_top_labels(counts, n_labels=2)
+    assert found == {"propensity_category": [(9, 0.5), (3, 0.25)], "propensity_sku": [(3, 1.0)]}
+
+
+def test_popularity_follows_the_given_ids_and_is_zero_for_what_nobody_bought(counts):
+    ids = {"propensity_category": [3, 8, 9], "propensity_price": [3]}
+    assert collect_popularity(counts, ids) == {"propensity_category": [0.25, 0.0, 0.5], "propensity_price": [0.0]}
+
+
+def test_values_that_no_source_holds_are_unknown(spark):
+    products = spark.createDataFrame([(1, 10, 50, None)], PRODUCT_PROPERTIES.ddl)
+    bought = spark.createDataFrame([("train", 7, 2, None, None)], WINDOWED)
+    ids = {"propensity_sku": [3, 2, 1, 4], "propensity_category": [10], "propensity_price": [2]}
+    unknown = {"propensity_sku": [3, 4], "propensity_category": [], "propensity_price": [2]}
+    assert collect_unknown(ids, products, bought) == unknown
 
 
 @pytest.fixture

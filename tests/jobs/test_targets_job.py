@@ -2,13 +2,13 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, purchases, save_ids, write_shop
+from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, save_ids, write_shop
 
 from jobs import split_windows
 from jobs.build_targets import read_labels, run
 from jobs.io import read_table
-from jobs.transforms.targets import purchases_with_properties
-from jobs.transforms.windows import derive_windows
+from jobs.transforms.targets import count_values, purchases_with_properties
+from jobs.transforms.windows import derive_windows, events_before_targets, target_events
 from jobs.workspace import Workspace
 from schemas.errors import InputError
 from schemas.tables import LABELS, TARGETS
@@ -46,29 +46,52 @@ def test_labels_are_derived_where_no_file_gives_them(spark, workspace):
         assert targets.filter("task = 'propensity_sku' and window = 'train'").count() == 1
 
 
+COUNTS = [("propensity_sku", 70, 1), ("propensity_sku", 80, 1)]
+
+
 @pytest.fixture
-def windows():
-    return derive_windows(datetime(2022, 9, 28), SMALL.windows)
+def counts(spark):
+    return spark.createDataFrame(COUNTS, "task string, id bigint, n bigint")
 
 
-def test_a_label_file_sets_the_order_and_its_popularity_is_derived(spark, workspace, windows):
+def test_a_label_file_sets_the_order_and_its_popularity_is_derived(workspace, counts):
     save_ids(workspace, "target/propensity_sku.npy", [80, 90, 70])
-    labels = read_labels(purchases(spark, BUYS), windows, "propensity_sku", workspace.data / "target")
-    assert labels == [(80, 0.5), (90, 0.0), (70, 0.5)]
+    found = read_labels(counts, workspace.data / "target")
+    assert found.labels["propensity_sku"] == [(80, 0.5), (90, 0.0), (70, 0.5)]
+    assert found.from_files == {"propensity_sku": [80, 90, 70]}
 
 
-def test_a_popularity_file_is_taken_as_it_is(spark, workspace, windows):
+def test_a_popularity_file_is_taken_as_it_is(workspace, counts):
     save_ids(workspace, "target/propensity_sku.npy", [80, 70])
     np.save(workspace.data / "target/popularity_propensity_sku.npy", np.array([0.9, 0.25]))
-    labels = read_labels(purchases(spark, BUYS), windows, "propensity_sku", workspace.data / "target")
-    assert labels == [(80, 0.9), (70, 0.25)]
+    assert read_labels(counts, workspace.data / "target").labels["propensity_sku"] == [(80, 0.9), (70, 0.25)]
 
 
-def test_a_popularity_of_another_length_is_an_input_error(spark, workspace, windows):
+def test_a_popularity_of_another_length_is_an_input_error(workspace, counts):
     save_ids(workspace, "target/propensity_sku.npy", [80, 70])
     np.save(workspace.data / "target/popularity_propensity_sku.npy", np.array([0.5]))
     with pytest.raises(InputError, match="expected 2 finite numbers"):
-        read_labels(purchases(spark, BUYS), windows, "propensity_sku", workspace.data / "target")
+        read_labels(counts, workspace.data / "target")
+
+
+def shop_with_sku_labels(spark, workspace, ids):
+    write_shop(spark, workspace, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
+    split_windows.run(spark, SMALL, workspace)
+    save_ids(workspace, "target/propensity_sku.npy", ids)
+
+
+def test_labels_of_no_product_and_no_purchase_are_told_and_nobody_has_them(spark, workspace, caplog):
+    shop_with_sku_labels(spark, workspace, [80, 1, 2, 70, 3, 4])
+    run(spark, SMALL, workspace)
+    assert "propensity_sku.npy: 4 of 6 labels are of no product and no purchase (1, 2, 3, ...)" in caplog.text
+    rows = read_table(spark, workspace, TARGETS).filter("task = 'propensity_sku' and window = 'train'").collect()
+    assert [row["labels"] for row in rows] == [[0, 0, 0, 1, 0, 0]]
+
+
+def test_a_label_file_of_another_data_set_is_an_input_error(spark, workspace):
+    shop_with_sku_labels(spark, workspace, [1, 2])
+    with pytest.raises(InputError, match=r"2 of 2 labels are of no product and no purchase \(1, 2\)"):
+        run(spark, SMALL, workspace)
 
 
 def test_targets_are_exactly_the_golden_ones(spark, golden, tmp_path):
@@ -86,10 +109,11 @@ def test_targets_are_exactly_the_golden_ones(spark, golden, tmp_path):
             np.testing.assert_array_equal([row["labels"] for row in found], expected[f"{name}/{window}"][mask])
 
 
-@pytest.mark.parametrize("task", PROPENSITY)
-def test_derived_labels_and_popularity_agree_with_the_golden_files(spark, golden, tmp_path, task):
-    ids, popularity = (np.load(golden / f"challenge/target/{name}{task}.npy") for name in ("", "popularity_"))
+def test_derived_labels_and_popularity_agree_with_the_golden_files(spark, golden, tmp_path):
     bought = purchases_with_properties(golden_events(spark, golden)["product_buy"], golden_products(spark, golden))
     windows = derive_windows(datetime(2022, 9, 28, 22, 8, 49), CONFIG.windows)
-    derived = dict(read_labels(bought, windows, task, tmp_path))
-    assert derived == pytest.approx(dict(zip(ids.tolist(), popularity.tolist(), strict=True)), abs=1e-9)
+    in_train = target_events(bought, windows).filter("window = 'train'")
+    derived = read_labels(count_values(in_train, events_before_targets(bought, windows)), tmp_path).labels
+    for task in PROPENSITY:
+        ids, popularity = (np.load(golden / f"challenge/target/{name}{task}.npy") for name in ("", "popularity_"))
+        assert dict(derived[task]) == pytest.approx(dict(zip(ids.tolist(), popularity.tolist(), strict=True)), abs=1e-9)

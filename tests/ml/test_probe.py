@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from conf.settings import ProbeSettings
-from ml.probe import ProbeNetwork, build_probe, score_logits, score_task
+from ml.probe import ProbeNetwork, build_probe, over_repeats, score_logits, score_task
 from schemas.errors import TrainingError
+from schemas.tasks import TaskScore
 
 TINY = ProbeSettings(hidden_size=8, n_blocks=2, batch_size=5, epochs=3)
 
@@ -39,6 +42,59 @@ def test_weights_are_those_of_the_seed_in_the_organisers_order_of_modules():
         torch.testing.assert_close(ours.bias, expected.bias, rtol=0, atol=0)
 
 
+ORGANISERS_SCORES = {
+    "churn": (0.6520, 0.6520),
+    "conversion": (0.6636, 0.6636),
+    "propensity_category": (0.1967, 0.1218),
+    "propensity_sku": (0.1391, 0.0496),
+    "propensity_price": (0.1912, 0.1150),
+    "propensity_new_sku": (0.0990, 0.0),
+}
+"""Score and AUROC that Synerise/recsys2025 e91c1a6 gave to the golden baseline features on one CPU thread, with its
+hidden sizes set to 64 and 128 and its batch to 16."""
+
+
+@pytest.mark.parametrize("task", ORGANISERS_SCORES)
+def test_the_golden_features_score_as_in_the_organisers_pipeline(golden, task):
+    entry, targets = np.load(golden / "baseline.npz"), np.load(golden / "targets.npz")
+    target = golden / "challenge" / "target"
+    is_asked = np.isin(entry["client_ids"], np.load(target / "active_clients.npy")) | (task != "churn")
+    rows = np.flatnonzero(is_asked)
+    train, validation = (
+        targets[f"{'churn' if task == 'conversion' else task}/{window}"][rows] for window in ("train", "validation")
+    )
+    popularity = np.load(target / f"popularity_{task}.npy") if task.startswith("propensity") else None
+    settings = ProbeSettings(hidden_size=64, batch_size=16)
+    found = score_task(entry["features"], train, validation, task, popularity, settings, rows=rows)
+    assert (found.score, found.auroc) == pytest.approx(ORGANISERS_SCORES[task], abs=1e-3)
+
+
+def test_a_repeat_is_the_run_of_another_seed_on_permuted_rows():
+    rows, labels = examples()
+    order = np.random.default_rng(TINY.seed + 2).permutation(len(rows))
+    other_seed = replace(TINY, seed=TINY.seed + 2)
+    found = score_task(rows, labels, labels, "churn", None, TINY, repeat=2)
+    assert found == score_task(rows[order], labels[order], labels[order], "churn", None, other_seed)
+    assert found != score_task(rows, labels, labels, "churn", None, TINY)
+    chosen = np.arange(3, len(rows))
+    part = score_task(rows, labels[chosen], labels[chosen], "churn", None, TINY, rows=chosen, repeat=1)
+    assert part == score_task(rows[chosen], labels[chosen], labels[chosen], "churn", None, TINY, repeat=1)
+
+
+def test_repeats_keep_the_first_score_and_add_mean_and_deviation():
+    results = [TaskScore(0.7, 0.6, 0.2, 0.3), TaskScore(0.5, 0.5, 0.1, 0.1), TaskScore(0.6, 0.6, 0.0, 0.0)]
+    assert over_repeats(results) == TaskScore(0.7, 0.6, 0.2, 0.3, mean=0.6, std=0.1, n_repeats=3)
+    assert over_repeats(results[:1]) == results[0]
+
+
+def test_bfloat16_changes_the_products_and_not_the_last_layer():
+    profiles = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (build_probe(4, 1, replace(TINY, precision=name))(profiles) for name in ("float32", "bfloat16"))
+    assert rounded.dtype == torch.float32
+    assert 1e-5 < (exact - rounded).abs().max() < 0.1
+    assert len(rounded.unique()) == 64
+
+
 def test_building_the_network_leaves_the_callers_random_state():
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
@@ -69,7 +125,10 @@ def test_the_probe_is_trained_on_unshuffled_batches_and_its_best_epoch_counts():
             optimizer.step()
         scores.append(score_logits(network(x).detach(), y, "churn", None).score)
     assert len(set(scores)) > 1
-    assert score_task(rows, labels, labels, "churn", None, TINY).score == round(max(scores), 4)
+    told: list[tuple[int, float]] = []
+    found = score_task(rows, labels, labels, "churn", None, TINY, on_epoch=lambda *epoch: told.append(epoch))
+    assert found.score == round(max(scores), 4)
+    assert told == pytest.approx(list(enumerate(scores, start=1)))
 
 
 def test_the_score_is_that_of_the_validation_labels():

@@ -1,0 +1,114 @@
+"""The rules of the competition's entry format, checked without Spark and without an entry in memory.
+
+An entry is a folder with ``client_ids.npy`` int64 [N], the relevant clients, each once, and ``embeddings.npy``
+float16 [N, width], the same order, every number finite.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from schemas.errors import EntryError
+
+CLIENT_IDS = "client_ids.npy"
+EMBEDDINGS = "embeddings.npy"
+MAX_WIDTH = 2048
+"""Most numbers in a profile (the challenge's rule)."""
+N_EXAMPLES = 3
+"""Ids shown of those that break a rule."""
+
+_BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class EntryShape:
+    """What a valid entry holds."""
+
+    n_clients: int
+    width: int
+
+
+def validate_entry(folder: Path, expected_ids: np.ndarray) -> EntryShape:
+    """Check an entry against the competition's format.
+
+    Parameters
+    ----------
+    expected_ids : int64 [N], the relevant clients, each once, in any order
+
+    Raises
+    ------
+    EntryError
+        Naming every broken rule at once.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise EntryError(f"entry {folder}: expected a folder with {CLIENT_IDS} and {EMBEDDINGS}, found {found}")
+    ids, id_problems = _open_array(folder / CLIENT_IDS, np.dtype(np.int64), kinds="iu", n_axes=1)
+    rows, row_problems = _open_array(folder / EMBEDDINGS, np.dtype(np.float16), kinds="f", n_axes=2)
+    problems = id_problems + row_problems
+    if ids is not None:
+        problems += _id_problems(ids, expected_ids)
+    if rows is not None:
+        problems += _row_problems(rows)
+    if ids is not None and rows is not None and len(ids) != len(rows):
+        problems.append(f"{EMBEDDINGS} has {len(rows):,} rows, {CLIENT_IDS} {len(ids):,}")
+    if problems:
+        raise EntryError(f"entry {folder}: {'; '.join(problems)}; make the entry anew")
+    assert rows is not None
+    return EntryShape(*rows.shape)
+
+
+def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[np.ndarray | None, list[str]]:
+    """The array, memory-mapped, where its values can be looked at; and the rules that it breaks."""
+    if not path.exists():
+        return None, [f"{path.name} is missing"]
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        return None, [f"{path.name} is not a whole .npy array of numbers ({error})"]
+    if not isinstance(array, np.ndarray):
+        return None, [f"{path.name} is an archive of arrays, expected one .npy array"]
+    problems = []
+    if array.dtype != dtype:
+        problems.append(f"{path.name} is {array.dtype}, expected {dtype}")
+    if array.ndim != n_axes:
+        problems.append(f"{path.name} has {array.ndim} axes, expected {n_axes}")
+    is_readable = array.ndim == n_axes and array.dtype.kind in kinds
+    return (array if is_readable else None), problems
+
+
+def _id_problems(ids: np.ndarray, expected_ids: np.ndarray) -> list[str]:
+    found, counts = np.unique(ids, return_counts=True)
+    culprits = {
+        "relevant clients are missing": np.setdiff1d(expected_ids, found),
+        "ids are not relevant clients": np.setdiff1d(found, expected_ids),
+        "ids are there more than once": found[counts > 1],
+    }
+    return [f"{len(culprit):,} {claim}{_examples(culprit)}" for claim, culprit in culprits.items() if len(culprit)]
+
+
+def _row_problems(rows: np.ndarray) -> list[str]:
+    problems = []
+    if not 1 <= rows.shape[1] <= MAX_WIDTH:
+        problems.append(f"{EMBEDDINGS} is {rows.shape[1]} wide, expected 1 to {MAX_WIDTH}")
+    broken: dict[str, Callable[[np.ndarray], np.ndarray]] = {"NaN": np.isnan, "infinite numbers": np.isinf}
+    for name, is_broken in broken.items():
+        counts = np.concatenate([is_broken(batch).sum(axis=1) for batch in _batches(rows)])
+        if counts.any():
+            places = np.flatnonzero(counts)
+            claim = f"{EMBEDDINGS} holds {int(counts.sum()):,} {name} in {len(places):,} rows"
+            problems.append(f"{claim}{_examples(places, 'row ')}")
+    return problems
+
+
+def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, max(len(rows), 1), _BATCH_ROWS):
+        yield rows[start : start + _BATCH_ROWS]
+
+
+def _examples(values: np.ndarray, of: str = "") -> str:
+    """`` (7, 8, 9, ...)``"""
+    shown = ", ".join(str(value) for value in values[:N_EXAMPLES].tolist())
+    return f" ({of}{shown}{', ...' if len(values) > N_EXAMPLES else ''})"
