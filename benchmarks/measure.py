@@ -5,7 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -22,11 +22,13 @@ class Measurement:
     wall_s : from its start to its end
     cpu_s : user and system time of the whole process tree
     peak_gib : highest memory of the whole process tree at one time; pages that processes share count once (PSS)
+    peaks_gib : the same of all processes of one name, such as ``java``, whenever theirs was
     """
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_gib: float = 0.0
+    peaks_gib: dict[str, float] = field(default_factory=dict)
 
 
 def measure(command: Sequence[str]) -> Measurement:
@@ -58,6 +60,7 @@ def _watched(root: psutil.Process) -> Iterator[Measurement]:
         tree.is_done.set()
         sampler.join()
         measurement.cpu_s, measurement.peak_gib = tree.cpu_s, tree.peak_bytes / 2**30
+        measurement.peaks_gib = {name: n_bytes / 2**30 for name, n_bytes in tree.peaks_bytes.items()}
 
 
 class _Tree:
@@ -66,6 +69,7 @@ class _Tree:
     def __init__(self, root: psutil.Process) -> None:
         self.root, self.is_done = root, threading.Event()
         self.peak_bytes = 0
+        self.peaks_bytes: dict[str, int] = {}
         self._cpu_s: dict[tuple[int, float], float] = {}
 
     @property
@@ -78,10 +82,13 @@ class _Tree:
                 self._look([self.root, *self.root.children(recursive=True)])
 
     def _look(self, processes: Sequence[psutil.Process]) -> None:
-        n_bytes = 0
+        found: dict[str, int] = {}
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
                 self._cpu_s[process.pid, process.create_time()] = times.user + times.system
-                n_bytes += process.memory_full_info().pss
-        self.peak_bytes = max(self.peak_bytes, n_bytes)
+                name = process.name()
+                found[name] = found.get(name, 0) + process.memory_full_info().pss
+        self.peak_bytes = max(self.peak_bytes, sum(found.values()))
+        for name, n_bytes in found.items():
+            self.peaks_bytes[name] = max(self.peaks_bytes.get(name, 0), n_bytes)

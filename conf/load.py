@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -12,8 +15,8 @@ from yaml import YAMLError
 from conf.settings import PipelineConfig
 from schemas.errors import ConfigError
 
-FOLDER = Path(__file__).parent
-DEFAULT = "report"
+FOLDER = resources.files("conf")  # a folder, or a part of the zip that `spark-submit --py-files` ships
+DEFAULT = "default"
 
 
 def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -55,7 +58,7 @@ def to_yaml(config: PipelineConfig) -> str:
 
 def known_configs() -> list[str]:
     """Names that ``--config`` takes without a path."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.name.removesuffix(".yaml") for path in FOLDER.iterdir() if path.name.endswith(".yaml"))
 
 
 def _read_layers(name_or_path: str) -> list[DictConfig]:
@@ -64,16 +67,16 @@ def _read_layers(name_or_path: str) -> list[DictConfig]:
     return [*(_read_layers(base) if base else []), layer]
 
 
-def _find(name_or_path: str) -> Path:
+def _find(name_or_path: str) -> Traversable:
     for path in (Path(name_or_path), FOLDER / f"{name_or_path}.yaml"):
         if path.is_file():
             return path
     raise ConfigError(f"no configuration {name_or_path!r}: give one of {known_configs()} or the path of a YAML file")
 
 
-def _read_yaml(path: Path) -> DictConfig:
+def _read_yaml(path: Traversable) -> DictConfig:
     try:
-        layer = OmegaConf.load(path)
+        layer = OmegaConf.load(StringIO(path.read_text(encoding="utf-8")))
     except YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(layer, DictConfig):

@@ -4,6 +4,7 @@ An entry is ``client_ids.npy`` int64 [N] and ``embeddings.npy`` float16 [N, widt
 the client at that position of the clients table. Nothing here holds a whole entry in memory.
 """
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,16 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
-from jobs.io import list_files, local_path
-from ml.ensemble import to_float16
+from jobs.entry_rules import CLIENT_IDS, EMBEDDINGS, MAX_WIDTH
+from jobs.io import list_files
+from jobs.places import local_path, spark_url
+from ml.ensemble import float16_exponent, to_float16
 from ml.folders import replace_folder
 from schemas import columns as c
 from schemas.errors import EntryError
 
-CLIENT_IDS = "client_ids.npy"
-EMBEDDINGS = "embeddings.npy"
-MAX_WIDTH = 2048
-"""Most numbers in a profile (the challenge's rule)."""
+log = logging.getLogger(__name__)
 
 BATCH_ROWS = 8192
 
@@ -35,6 +35,9 @@ class EntryWriter:
 
     The files grow in a hidden folder beside ``folder``, which takes its place only in ``commit``: a run that
     dies leaves the former entry as it was. As a context manager it commits when the block ends well.
+
+    No number overflows: an entry that would hold one beyond float16's range is divided, whole, by the smallest power
+    of two that brings it in. Only rows being written are in memory: a file stays mapped for one batch.
 
     Attributes
     ----------
@@ -51,9 +54,10 @@ class EntryWriter:
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
         open_memmap = np.lib.format.open_memmap
-        self._ids = open_memmap(self.staging / CLIENT_IDS, mode="w+", dtype=np.int64, shape=(n_clients,))
-        self._rows = open_memmap(self.staging / EMBEDDINGS, mode="w+", dtype=np.float16, shape=(n_clients, width))
+        open_memmap(self.staging / CLIENT_IDS, mode="w+", dtype=np.int64, shape=(n_clients,))
+        open_memmap(self.staging / EMBEDDINGS, mode="w+", dtype=np.float16, shape=(n_clients, width))
         self._is_filled = np.zeros(n_clients, dtype=bool)
+        self._exponent = 0  # rows are divided by 2 to this
 
     def write(self, positions: np.ndarray, client_ids: np.ndarray, vectors: np.ndarray) -> None:
         """Put one batch into its rows.
@@ -66,8 +70,7 @@ class EntryWriter:
         Raises
         ------
         EntryError
-            If a position is out of range or already filled, a vector has another width, or a number is not
-            finite in float16.
+            If a position is out of range or already filled, a vector has another width, or a number is not finite.
         """
         if vectors.shape != (len(positions), self.width):
             raise EntryError(f"{self.folder}: expected vectors [{len(positions)}, {self.width}], found {vectors.shape}")
@@ -80,9 +83,24 @@ class EntryWriter:
         repeated = len(positions) - len(np.unique(positions)) + int(self._is_filled[positions].sum())
         if repeated:
             raise EntryError(f"{self.folder}: expected one row per client, found {repeated} positions more than once")
-        self._ids[positions] = client_ids
-        self._rows[positions] = to_float16(vectors)
+        self._make_room(vectors)
+        self._mapped(CLIENT_IDS)[positions] = client_ids
+        self._mapped(EMBEDDINGS)[positions] = to_float16(np.ldexp(vectors, -self._exponent))
         self._is_filled[positions] = True
+
+    def _mapped(self, name: str) -> np.memmap:
+        return np.lib.format.open_memmap(self.staging / name, mode="r+")
+
+    def _make_room(self, vectors: np.ndarray) -> None:
+        """Divide the rows written so far where these numbers need a larger power of two."""
+        exponent = float16_exponent(vectors)
+        if exponent <= self._exponent:
+            return
+        factor = np.float16(2.0 ** (self._exponent - exponent))
+        for start in range(0, len(self._is_filled), BATCH_ROWS):
+            rows = self._mapped(EMBEDDINGS)[start : start + BATCH_ROWS]
+            rows *= factor
+        self._exponent = exponent
 
     def commit(self) -> None:
         """Check that every row was filled and put the entry in its place; EntryError if one was not."""
@@ -92,18 +110,15 @@ class EntryWriter:
                 f"{self.folder}: expected {len(self._is_filled)} rows, found none for {len(missing)}, the first "
                 f"at position {missing[0]}; were the clients and the profiles made by the same run?"
             )
-        self._close()
+        for name in (CLIENT_IDS, EMBEDDINGS):
+            self._mapped(name).flush()
         replace_folder(self.staging, self.folder)
+        if self._exponent:
+            log.info("  entry %s: divided by 2^%d to fit into float16", self.folder.name, self._exponent)
 
     def discard(self) -> None:
         """Remove what was written so far."""
-        self._close()
         shutil.rmtree(self.staging, ignore_errors=True)
-
-    def _close(self) -> None:
-        self._ids.flush()
-        self._rows.flush()
-        del self._ids, self._rows
 
     def __enter__(self) -> "EntryWriter":
         return self
@@ -192,74 +207,7 @@ def snapshot_files(snapshot: DataFrame) -> list[str]:
 def stored(frame: DataFrame, folder: Path) -> Iterator[DataFrame]:
     """The frame as read back from Parquet files in ``folder``, which is removed when the block ends."""
     try:
-        frame.write.mode("overwrite").parquet(str(folder))
-        yield frame.sparkSession.read.parquet(str(folder))
+        frame.write.mode("overwrite").parquet(spark_url(folder))
+        yield frame.sparkSession.read.parquet(spark_url(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def validate_entry(folder: Path, expected_ids: np.ndarray) -> None:
-    """Check an entry against the competition's format.
-
-    Parameters
-    ----------
-    expected_ids : int64 [N], the relevant clients, in any order
-
-    Raises
-    ------
-    EntryError
-        Naming every broken rule at once.
-    """
-    ids, id_problems = _open_array(folder / CLIENT_IDS, np.dtype(np.int64), n_axes=1)
-    rows, row_problems = _open_array(folder / EMBEDDINGS, np.dtype(np.float16), n_axes=2)
-    problems = id_problems + row_problems
-    if ids is not None:
-        problems += _id_problems(ids, expected_ids)
-    if rows is not None:
-        problems += _row_problems(rows)
-    if ids is not None and rows is not None and len(ids) != len(rows):
-        problems.append(f"{EMBEDDINGS} has {len(rows):,} rows, {CLIENT_IDS} {len(ids):,}")
-    if problems:
-        raise EntryError(f"entry {folder}: {'; '.join(problems)}; make the entry anew")
-
-
-def _open_array(path: Path, dtype: np.dtype, n_axes: int) -> tuple[np.ndarray | None, list[str]]:
-    if not path.exists():
-        return None, [f"{path.name} is missing"]
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        return None, [f"{path.name} is not a .npy array ({error})"]
-    problems = []
-    if array.dtype != dtype:
-        problems.append(f"{path.name} is {array.dtype}, expected {dtype}")
-    if array.ndim != n_axes:
-        problems.append(f"{path.name} has {array.ndim} axes, expected {n_axes}")
-    is_readable = array.ndim == n_axes and array.dtype.kind == dtype.kind
-    return (array if is_readable else None), problems
-
-
-def _id_problems(ids: np.ndarray, expected_ids: np.ndarray) -> list[str]:
-    found, counts = np.unique(ids, return_counts=True)
-    numbers = {
-        "relevant clients are missing": len(np.setdiff1d(expected_ids, found)),
-        "ids are not relevant clients": len(np.setdiff1d(found, expected_ids)),
-        "ids are there more than once": int((counts > 1).sum()),
-    }
-    return [f"{number:,} {claim}" for claim, number in numbers.items() if number]
-
-
-def _row_problems(rows: np.ndarray) -> list[str]:
-    problems = []
-    if not 1 <= rows.shape[1] <= MAX_WIDTH:
-        problems.append(f"{EMBEDDINGS} is {rows.shape[1]} wide, expected 1 to {MAX_WIDTH}")
-    n_nan = n_infinite = 0
-    for start in range(0, len(rows), BATCH_ROWS):
-        batch = rows[start : start + BATCH_ROWS]
-        n_nan += int(np.isnan(batch).sum())
-        n_infinite += int(np.isinf(batch).sum())
-    if n_nan:
-        problems.append(f"{EMBEDDINGS} holds {n_nan:,} NaN")
-    if n_infinite:
-        problems.append(f"{EMBEDDINGS} holds {n_infinite:,} infinite numbers")
-    return problems

@@ -7,31 +7,28 @@ import sys
 from math import ceil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from conf.settings import PipelineConfig
+from jobs.blocks import ENSEMBLE, open_blocks, require_blocks, write_profiles
 from jobs.cli import main_stage
 from jobs.entries import EntryWriter, rectangle, snapshot_files, stream_batches
-from jobs.io import read_table, write_table
-from jobs.transforms.profiles import ModelSource, embed_clients, join_sequences
+from jobs.io import read_as_files, read_table, write_table
+from jobs.transforms.moments import collect_moments
+from jobs.transforms.profiles import ModelSource, embed_clients, join_sequences, vector_width
 from jobs.transforms.vocabulary import collect_summaries
 from jobs.workspace import Workspace
-from ml.ensemble import compose_profiles, profile_width
-from schemas.columns import BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION, PRESENT
+from schemas.columns import BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION
 from schemas.errors import ModelError
 from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
 
-ENSEMBLE = "ensemble"
-
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Write the table of vectors, the entry of each behaviour alone, and the entry ``ensemble``."""
+    """Write the table of vectors, the entry of each behaviour alone, and the entries composed of them."""
+    require_blocks(config.ensemble, workspace)
     sources = find_models(spark, config, workspace)
     names = [source.behaviour for source in sources]
     clients = read_table(spark, workspace, CLIENTS)
@@ -39,12 +36,13 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     n_clients = clients.count()
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
     rows = join_sequences(clients, sequences, names).repartitionByRange(n_parts, POSITION)
-    embed = embed_clients(sources, config.inference.tokens_per_batch)
+    embed = embed_clients(sources, config.inference)
     vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl)
-    write_table(vectors, workspace, EMBEDDINGS, keep_partitions=True)
-    write_entries(spark, config, workspace, names, n_clients)
-    for name in config.behaviours.keys() - set(names):  # of an earlier run; it would be scored with this one's
-        shutil.rmtree(workspace.entry(name), ignore_errors=True)
+    write_table(vectors, workspace, EMBEDDINGS, keep_partitions=True, is_log=True)
+    shape = n_clients, vector_width(config.model.hidden_size, config.inference)
+    write_behaviours(spark, workspace, names, shape)
+    written = write_ensembles(spark, config, workspace, names)
+    remove_other_entries(config, workspace, {*names, *written})
 
 
 def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:
@@ -62,41 +60,39 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     return sources
 
 
-def write_entries(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, names: list[str], n_clients: int
-) -> None:
-    """Stream the table of vectors once into all entries."""
-    hidden_size = config.model.hidden_size
-    widths = {name: hidden_size for name in names}
-    widths[ENSEMBLE] = profile_width(len(names), hidden_size, config.ensemble)
-    files = snapshot_files(read_table(spark, workspace, EMBEDDINGS))
+def write_behaviours(spark: SparkSession, workspace: Workspace, names: list[str], shape: tuple[int, int]) -> None:
+    """Stream the table of vectors once into the behaviours' entries."""
+    files = snapshot_files(read_as_files(spark, workspace, EMBEDDINGS))
     with contextlib.ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(EntryWriter(workspace.entry(name), n_clients, width))
-            for name, width in widths.items()
-        }
-        for batch in stream_batches(files, [POSITION, CLIENT_ID, EMBEDDING, PRESENT]):
+        writers = [stack.enter_context(EntryWriter(workspace.entry(name), *shape)) for name in names]
+        for batch in stream_batches(files, [POSITION, CLIENT_ID, EMBEDDING]):
             positions, client_ids = batch.column(POSITION).to_numpy(), batch.column(CLIENT_ID).to_numpy()
             vectors = np.split(rectangle(batch.column(EMBEDDING), np.dtype(np.float32)), len(names), axis=1)
-            is_present = presence_matrix(batch.column(PRESENT), names)
-            for name, block in zip(names, vectors, strict=True):
-                writers[name].write(positions, client_ids, block)
-            blocks = {
-                name: (np.flatnonzero(has_it), block[has_it])
-                for name, block, has_it in zip(names, vectors, is_present.T, strict=True)
-            }
-            profiles = compose_profiles(blocks, len(positions), config.ensemble)
-            writers[ENSEMBLE].write(positions, client_ids, profiles)
-    for name, width in widths.items():
-        log.info("  entry %s: %s clients x %d", name, f"{n_clients:,}", width)
+            for writer, block in zip(writers, vectors, strict=True):
+                writer.write(positions, client_ids, block)
+    for name in names:
+        log.info("  entry %s: %s clients x %d", name, f"{shape[0]:,}", shape[1])
 
 
-def presence_matrix(present: pa.ListArray, names: list[str]) -> NDArray[np.bool_]:
-    """Whether each row's list holds each name, bool [rows, names]."""
-    is_present = np.zeros((len(present), len(names)), np.bool_)
-    columns = pc.index_in(present.flatten(), pa.array(names)).to_numpy()
-    is_present[pc.list_parent_indices(present).to_numpy(), columns] = True
-    return is_present
+def write_ensembles(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, behaviours: list[str]
+) -> list[str]:
+    """Compose ``ensemble`` of the behaviours and, where there are further blocks, ``ensemble+NAME``; their names."""
+    blocks = open_blocks(workspace, behaviours, config.ensemble)
+    moments = collect_moments(spark.sparkContext, blocks)
+    composed = {ENSEMBLE: blocks[: len(behaviours)]}
+    if further := blocks[len(behaviours) :]:
+        composed["+".join([ENSEMBLE, *(block.name for block in further)])] = blocks
+    for name, parts in composed.items():
+        write_profiles(parts, moments, workspace.entry(name), config.ensemble)
+    return list(composed)
+
+
+def remove_other_entries(config: PipelineConfig, workspace: Workspace, written: set[str]) -> None:
+    """Delete the entries that an earlier run of this stage wrote and this one did not: they would be scored too."""
+    composed = {folder.name for folder in workspace.entry(ENSEMBLE).parent.glob(f"{ENSEMBLE}+*")}
+    for name in (composed | set(config.behaviours)) - written:
+        shutil.rmtree(workspace.entry(name), ignore_errors=True)
 
 
 if __name__ == "__main__":

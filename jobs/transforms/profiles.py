@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from conf.settings import InferenceSettings
+from ml.batches import Sequences
 from ml.bert4rec import Bert4Rec
 from ml.checkpoint import load_model
 from ml.encoder import embed_sequences
-from schemas.columns import BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION, PRESENT, TOKEN_IDS
+from schemas.columns import BEHAVIOUR, CLIENT_ID, EMBEDDING, N_EVENTS, POSITION, PRESENT, TOKEN_IDS
 
 ROWS_PER_CHUNK = 4096
 """Clients whose vectors one Python worker holds at a time."""
@@ -36,17 +38,19 @@ class ModelSource:
 
 
 def join_sequences(clients: DataFrame, sequences: DataFrame, behaviours: Sequence[str]) -> DataFrame:
-    """One row per relevant client: position, client_id and one ``array<int>`` column per behaviour, null if absent.
+    """One row per relevant client: position, client_id and one column per behaviour, null if absent.
 
-    Tokens are brought to their client before a model sees them: they are a hundred times smaller than vectors.
+    A behaviour's column holds a struct of token_ids and n_events. Tokens are brought to their client before a model
+    sees them: they are a hundred times smaller than vectors.
     """
     relevant = sequences.join(clients.select(CLIENT_ID), on=CLIENT_ID, how="left_semi")
-    by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(behaviours)).agg(F.first(TOKEN_IDS))
+    sequence = F.first(F.struct(TOKEN_IDS, N_EVENTS))
+    by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(behaviours)).agg(sequence)
     joined = clients.join(by_client, on=CLIENT_ID, how="left")
     return joined.select(POSITION, CLIENT_ID, *behaviours)
 
 
-def embed_clients(sources: Sequence[ModelSource], tokens_per_batch: int) -> Callable[[Batches], Batches]:
+def embed_clients(sources: Sequence[ModelSource], settings: InferenceSettings) -> Callable[[Batches], Batches]:
     """A ``mapInArrow`` function: rows of ``join_sequences`` -> rows of ``tables/embeddings``.
 
     Each Python worker loads each model once.
@@ -57,13 +61,13 @@ def embed_clients(sources: Sequence[ModelSource], tokens_per_batch: int) -> Call
         models = {source.behaviour: source.load() for source in sources}
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
-                yield _embed_chunk(batch.slice(start, ROWS_PER_CHUNK), models, tokens_per_batch)
+                yield _embed_chunk(batch.slice(start, ROWS_PER_CHUNK), models, settings)
 
     return stream
 
 
-def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], tokens_per_batch: int) -> pa.RecordBatch:
-    blocks = [_embed_column(chunk.column(name), model, tokens_per_batch) for name, model in models.items()]
+def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], settings: InferenceSettings) -> pa.RecordBatch:
+    blocks = [_embed_column(chunk.column(name), model, settings) for name, model in models.items()]
     vectors = np.concatenate(blocks, axis=1)
     offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1]), pa.int32())
     is_present = np.stack([chunk.column(name).is_valid().to_numpy(zero_copy_only=False) for name in models], axis=1)
@@ -79,9 +83,18 @@ def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], tokens_per_
     )
 
 
-def _embed_column(sequences: pa.Array, model: Bert4Rec, tokens_per_batch: int) -> NDArray[np.float32]:
-    """One behaviour's vectors, float32 [rows, D]; zeros where the client is absent."""
-    rows = np.flatnonzero(sequences.is_valid().to_numpy(zero_copy_only=False))
-    vectors = np.zeros((len(sequences), model.hidden_size), np.float32)
-    vectors[rows] = embed_sequences(model, list(sequences.drop_null().to_numpy(zero_copy_only=False)), tokens_per_batch)
+def _embed_column(column: pa.StructArray, model: Bert4Rec, settings: InferenceSettings) -> NDArray[np.float32]:
+    """One behaviour's vectors, float32 [rows, ``vector_width``]; zeros where the client is absent."""
+    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    token_ids, n_events = column.drop_null().flatten()
+    sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
+    vectors = np.zeros((len(column), vector_width(model.hidden_size, settings)), np.float32)
+    vectors[rows, : model.hidden_size] = embed_sequences(model, sequences, settings)
+    if settings.append_count:
+        vectors[rows, -1] = np.log1p(n_events.to_numpy())
     return vectors
+
+
+def vector_width(hidden_size: int, settings: InferenceSettings) -> int:
+    """Numbers in one behaviour's vector."""
+    return hidden_size + settings.append_count

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from pyspark.sql import SparkSession
@@ -11,26 +10,31 @@ from pyspark.sql import SparkSession
 from conf.load import load_config
 from conf.settings import PipelineConfig
 from jobs import infer_embeddings
-from jobs.entries import validate_entry
-from jobs.infer_embeddings import presence_matrix
+from jobs.entry_rules import validate_entry
 from jobs.io import read_table, write_table
 from jobs.transforms.vocabulary import collect_summaries
 from jobs.workspace import Workspace
+from ml.batches import Sequences
 from ml.bert4rec import Bert4Rec
 from ml.checkpoint import ModelCard, save_model
 from ml.encoder import embed_sequences
-from schemas.errors import ModelError
+from schemas.errors import EntryError, ModelError
 from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES
 from schemas.tokens import FIRST_ITEM
 
 BEHAVIOURS = ["product_buy", "page_visit"]
 N_ITEMS = 9
+N_EVENTS = 11  # of each sequence, before it was cut
 CLIENT_IDS = [50, 10, 40, 20]
 TOKENS = {"product_buy": {50: [3, 4], 10: [5]}, "page_visit": {50: [3, 4, 5, 6, 7, 8, 9], 20: [4, 3], 99: [3]}}
 
 
 def config(*overrides: str) -> PipelineConfig:
-    return load_config("demo", ["model.hidden_size=8", "model.n_layers=1", *overrides])
+    told = ["model.hidden_size=8", "model.n_layers=1", "ensemble.blocks=[]"]
+    return load_config("demo", [*told, *overrides])
+
+
+RAW = ["ensemble.blocks_scaling=none", "ensemble.scaling=none", "ensemble.absent=zeros", "ensemble.presence_flags=true"]
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def models(spark: SparkSession, workspace: Workspace) -> dict[str, Bert4Rec]:
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
     clients = [(position, client, True) for position, client in enumerate(CLIENT_IDS)]
     write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
-    rows = [(name, False, 8, client, ids, len(ids)) for name, own in TOKENS.items() for client, ids in own.items()]
+    rows = [(name, False, 8, client, ids, N_EVENTS) for name, own in TOKENS.items() for client, ids in own.items()]
     write_table(spark.createDataFrame(rows, SEQUENCES.ddl), workspace, SEQUENCES)
     summaries = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     made = {}
@@ -61,13 +65,13 @@ def load_entry(workspace: Workspace, name: str) -> np.ndarray:
 def test_entries_hold_each_clients_vectors_in_the_clients_order(
     spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
 ) -> None:
-    infer_embeddings.run(spark, config(), workspace)
+    infer_embeddings.run(spark, config(*RAW), workspace)
     entries = {name: load_entry(workspace, name) for name in (*BEHAVIOURS, "ensemble")}
     for name, model in models.items():
         for row, client in enumerate(CLIENT_IDS):
             ids = TOKENS[name].get(client)
             # each alone, so that neither batch nor padding can have a part in it
-            expected = embed_sequences(model, [np.array(ids)], 8)[0] if ids else np.zeros(8)
+            expected = embed_sequences(model, Sequences.from_rows([ids]), config().inference)[0] if ids else 0.0
             np.testing.assert_allclose(entries[name][row], expected, atol=2e-3)
     flags = [[1, 1], [1, 0], [0, 0], [0, 1]]
     whole = np.concatenate([entries["product_buy"], entries["page_visit"], np.array(flags)], axis=1)
@@ -77,12 +81,43 @@ def test_entries_hold_each_clients_vectors_in_the_clients_order(
 def test_the_table_says_which_behaviours_a_client_has(
     spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
 ) -> None:
-    infer_embeddings.run(spark, config("ensemble.presence_flags=false"), workspace)
+    infer_embeddings.run(spark, config(*RAW, "ensemble.presence_flags=false"), workspace)
     rows = read_table(spark, workspace, EMBEDDINGS).orderBy("position").collect()
     assert [row["client_id"] for row in rows] == CLIENT_IDS
     assert [row["present"] for row in rows] == [BEHAVIOURS, ["product_buy"], [], ["page_visit"]]
     assert all(len(row["embedding"]) == 16 for row in rows)
     assert load_entry(workspace, "ensemble").shape == (4, 16)
+
+
+def test_the_number_of_events_before_the_cut_may_be_appended(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+) -> None:
+    infer_embeddings.run(spark, config(*RAW, "inference.append_count=true"), workspace)
+    buys = load_entry(workspace, "product_buy")
+    assert buys.shape == (4, 9)
+    np.testing.assert_allclose(buys[:, -1], np.log1p([N_EVENTS, N_EVENTS, 0, 0]), rtol=1e-3)
+    assert not buys[2:].any()
+    assert load_entry(workspace, "ensemble").shape == (4, 20)
+
+
+def test_further_blocks_make_a_further_entry_which_goes_when_they_go(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+) -> None:
+    with pytest.raises(EntryError, match=r"block .baseline.: expected .* run the stage that writes them first"):
+        infer_embeddings.run(spark, config("ensemble.blocks=[baseline]"), workspace)
+    assert not Path(workspace.table("embeddings")).exists()
+    workspace.entry("baseline").mkdir(parents=True)
+    np.save(workspace.entry("baseline") / "client_ids.npy", np.array(CLIENT_IDS))
+    np.save(workspace.entry("baseline") / "embeddings.npy", np.array([[1, 0], [0, 0], [5, 2], [0, 3]], np.float16))
+    infer_embeddings.run(spark, config(*RAW, "ensemble.blocks=[baseline]"), workspace)
+    assert load_entry(workspace, "ensemble").shape == (4, 18)
+    both = load_entry(workspace, "ensemble+baseline")
+    np.testing.assert_array_equal(both[:, :16], load_entry(workspace, "ensemble")[:, :16])
+    np.testing.assert_allclose(both[:, 16:18], np.log1p([[1, 0], [0, 0], [5, 2], [0, 3]]), rtol=1e-3)
+    assert both[:, -1].tolist() == [1, 0, 1, 1]
+    infer_embeddings.run(spark, config(), workspace)
+    assert not workspace.entry("ensemble+baseline").exists()
+    assert workspace.entry("baseline").exists()
 
 
 def test_a_model_of_another_vocabulary_is_refused(
@@ -102,8 +137,3 @@ def test_without_a_model_the_stage_to_run_is_named(
         workspace.model(name).rename(tmp_path / name)
     with pytest.raises(ModelError, match="run train first"):
         infer_embeddings.run(spark, config(), workspace)
-
-
-def test_presence_is_read_from_lists_of_names() -> None:
-    lists = pa.array([["a"], [], ["b", "a"]], pa.list_(pa.string()))
-    assert presence_matrix(lists, ["a", "b"]).tolist() == [[True, False], [False, False], [True, True]]
