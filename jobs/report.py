@@ -11,6 +11,7 @@ from jobs.cli import main_stage
 from jobs.io import read_table
 from jobs.metrics_log import read_metrics
 from jobs.pipeline import STAGES
+from jobs.reporting.ablation import Ablation
 from jobs.reporting.facts import (
     collect_absent_shares,
     collect_client_counts,
@@ -21,6 +22,7 @@ from jobs.reporting.facts import (
 )
 from jobs.reporting.page import RunFacts, render_page
 from jobs.reporting.tables import Scores, format_score_table, probe_note
+from jobs.tracking import track_run
 from jobs.workspace import Workspace
 from ml.folders import replace_text
 from schemas.errors import TableError
@@ -43,6 +45,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     path = workspace.out / "report.html"
     replace_text(path, render_page(facts, config, stages_before(config)))
     table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
+    if config.tracking.mlflow:
+        track_run(config, workspace)
     tqdm.write(f"\n{table}\n{path}", file=sys.stdout)  # clears a progress bar that the text would run into
 
 
@@ -55,6 +59,15 @@ def read_scores(config: PipelineConfig, workspace: Workspace) -> Scores:
         raise TableError(f"expected {path}, found none; run the stage probe first (`ubp run` runs all of them)")
     scores: Scores = json.loads(path.read_text())
     return scores
+
+
+def read_ablation(config: PipelineConfig, workspace: Workspace) -> Ablation | None:
+    """``ablation.json`` of ``ubp ablate``; None where there is none, or it is another run's, as in mode ``entry``."""
+    path = workspace.out / "ablation.json"
+    if config.windows.mode == "entry" or not path.exists():
+        return None
+    ablation: Ablation = json.loads(path.read_text())
+    return ablation
 
 
 def stages_before(config: PipelineConfig) -> list[str]:
@@ -81,6 +94,7 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         absent=collect_absent_shares(embeddings, config.behaviours),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
         profile_map=collect_profile_map(embeddings, sequences, workspace.entry(ENTRY) / "embeddings.npy"),
+        ablation=read_ablation(config, workspace),
     )
 
 

@@ -129,7 +129,7 @@ def collect_profile_map(embeddings: DataFrame, sequences: DataFrame, entry_file:
 
     None where there are too few profiles to span a plane.
     """
-    profiles = np.load(entry_file, mmap_mode="r")
+    profiles = np.load(entry_file, mmap_mode="r", allow_pickle=False)
     n_clients, size = profiles.shape
     if min(n_clients, size) < 3:
         return None

@@ -3,24 +3,25 @@
 import functools
 import io
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from collections.abc import Callable, Iterable, Mapping
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from conf.settings import BehaviourSettings
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
-from jobs.reporting.history import Points, TrainingHistory
+from jobs.reporting.history import Points
 from jobs.reporting.tables import Scores, task_score, task_title
 from schemas.tasks import TASKS
 
-WIDTH = 10.4
-"""Inches of a full-width figure; the page scales it."""
+THIRD, HALF, WIDE = 3.5, 4.9, 6.0
+"""Inches of a figure that takes so much of the page's width; the page scales it."""
 
 INK, MUTED, GRID = "#101112", "#707172", "#e0e1e2"
 GAIN, LOSS, REFERENCE = "#0a72b0", "#d0600a", "#909192"
@@ -32,8 +33,12 @@ BANDS = ("#b0b1b2", "#a1c9e1", "#61a9d1", "#2181b1", "#015181", "#012141")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", GAIN: "--gain", LOSS: "--loss", REFERENCE: "--reference"}
 _VARIABLES |= {colour: f"--series-{place}" for place, colour in enumerate(SERIES)}
 _VARIABLES |= {colour: f"--band-{place}" for place, colour in enumerate(BANDS)}
+_COLOURS = {f"var({variable})": colour for colour, variable in _VARIABLES.items()}
 
 _BAND_FLOORS = (0, 1, 4, 16, 64, 256)
+_DOT = 3.2
+_LAYERS = 8
+"""Parts of a map's sample that are drawn one over the other, so that no colour hides the others."""
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -53,7 +58,6 @@ _STYLE = {
     "figure.facecolor": "none",
     "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
     "lines.linewidth": 1.6,
     "text.color": INK,
     "xtick.color": GRID,
@@ -65,16 +69,31 @@ _STYLE = {
 _Inputs = ParamSpec("_Inputs")
 
 
-def _inline_svg(draw: Callable[_Inputs, Figure]) -> Callable[_Inputs, Markup]:
-    """Make a function that draws a figure return it as SVG; its docstring's first line is the alternative text."""
+class InlineFigure(Markup):
+    """An SVG element for the page; a notebook shows it with the colours of the light theme."""
+
+    def _repr_html_(self) -> str:
+        coloured = re.sub(r"var\(--[\w-]+\)", lambda found: _COLOURS[found[0]], self)
+        return f'<div style="background: white; max-width: 640px">{coloured}</div>'
+
+
+def _inline_svg(
+    draw: Callable[Concatenate[str, _Inputs], Figure],
+) -> Callable[Concatenate[str, _Inputs], InlineFigure]:
+    """Make a function that draws a figure return it as SVG.
+
+    The figure's title, its first argument, tells it from others of the page; with the docstring's first line it is the
+    alternative text.
+    """
     about = (draw.__doc__ or draw.__name__).splitlines()[0]
 
     @functools.wraps(draw)
-    def render(*args: _Inputs.args, **kwargs: _Inputs.kwargs) -> Markup:
-        with rc_context({**_STYLE, "svg.hashsalt": draw.__name__}):
+    def render(title: str, *args: _Inputs.args, **kwargs: _Inputs.kwargs) -> InlineFigure:
+        name = f"{draw.__name__}-{title.encode().hex()}"
+        with rc_context({**_STYLE, "svg.hashsalt": name}):
             stream = io.StringIO()
-            draw(*args, **kwargs).savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
-        return Markup(_for_page(stream.getvalue(), draw.__name__, about))
+            draw(title, *args, **kwargs).savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+        return InlineFigure(_for_page(stream.getvalue(), name, Markup.escape(f"{title}. {about}")))
 
     return render
 
@@ -85,137 +104,170 @@ def _for_page(svg: str, name: str, about: str) -> str:
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub("|".join(_VARIABLES), lambda found: f"var({_VARIABLES[found[0]]})", svg)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups
+    svg = re.sub(r"<[^>]+>", _shorten, re.sub(r">\s+<", "><", svg))
     return svg.replace("<svg ", f'<svg role="img" aria-label="{about}" ', 1)
 
 
+def _shorten(tag: re.Match[str]) -> str:
+    """A tag with its coordinates to the tenth of a point, and without line breaks."""
+    rounded = re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", tag[0])
+    return re.sub(r"\s+", " ", rounded)
+
+
+def palette(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each behaviour, the same in every figure."""
+    return {name: SERIES[place % len(SERIES)] for place, name in enumerate(names)}
+
+
 @_inline_svg
-def draw_scores(scores: Scores, baseline: str = "baseline") -> Figure:
-    """Score of every entry on each task, as bars that start at the baseline's score."""
+def draw_task_scores(title: str, scores: Scores, task: str, baseline: str = "baseline") -> Figure:
+    """Score of every entry on one task, as bars that start at the baseline's score."""
     entries = list(scores)
-    shown = [task for task in TASKS if any(task_score(scores, entry, task) is not None for entry in entries)]
-    n_rows = -(-len(shown) // 3)
-    figure, panels = _panels(n_rows, 3, 0.65 + 0.21 * len(entries), sharey=True)
-    for task, axes in zip(shown, panels, strict=False):
-        values = [task_score(scores, entry, task) for entry in entries]
-        known = [value for value in values if value is not None]
-        reference = values[entries.index(baseline)] if baseline in entries else None
-        start = min(known) if reference is None else reference
-        _bars_from(axes, values, start)
-        axes.set_title(task_title(task))
-        axes.set_yticks(range(len(entries)), entries)
-        axes.set_ylim(len(entries) - 0.4, -0.6)
-    for axes in panels[len(shown) :]:
-        axes.set_visible(False)
-    for axes in panels[max(len(shown) - 3, 0) : len(shown)]:
-        axes.set_xlabel("score")
-    return figure
-
-
-def _bars_from(axes: Axes, values: list[float | None], start: float) -> None:
-    known = [value for value in values if value is not None]
-    span = max(max(known) - min(known), 1e-3)
-    for place, value in enumerate(values):
-        if value is None:
-            continue
-        axes.barh(place, value - start, left=start, height=0.62, color=GAIN if value >= start else LOSS)
-        side = 1 if value >= start else -1
-        align = "left" if side > 0 else "right"
-        axes.text(value + side * 0.03 * span, place, f"{value:.4f}", va="center", ha=align, fontsize=7.5)
+    values = {entry: value for entry in entries if (value := task_score(scores, entry, task)) is not None}
+    start = values.get(baseline, min(values.values()))
+    shifts = {entry: value - start for entry, value in values.items()}
+    span = max(*shifts.values(), 0.0) - min(*shifts.values(), 0.0) or 1e-3
+    figure, axes = _axes(title, THIRD, 0.6 + 0.2 * len(entries))
+    for place, entry in enumerate(entries):
+        if entry in values:
+            _bar_from(axes, place, values[entry], start, 0.03 * span)
+            _whisker(axes, place, scores[entry][task])
     axes.axvline(start, color=REFERENCE, linewidth=1)
-    axes.set_xlim(min(known) - 0.42 * span, max(known) + 0.42 * span)
+    axes.set_xlim(start + min(*shifts.values(), 0.0) - 0.42 * span, start + max(*shifts.values(), 0.0) + 0.42 * span)
     axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_yticks(range(len(entries)), entries)
+    axes.set_ylim(len(entries) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
+    return figure
+
+
+def draw_scores(scores: Scores) -> dict[str, InlineFigure]:
+    """``draw_task_scores`` for every task that has a score."""
+    shown = [task for task in TASKS if any(task_score(scores, entry, task) is not None for entry in scores)]
+    return {task: draw_task_scores(task_title(task), scores, task) for task in shown}
+
+
+def _bar_from(axes: Axes, place: int, value: float, start: float, gap: float) -> None:
+    side = 1 if value >= start else -1
+    axes.barh(place, value - start, left=start, height=0.62, color=GAIN if side > 0 else LOSS)
+    align = "left" if side > 0 else "right"
+    axes.text(value + side * gap, place, f"{value:.4f}", va="center", ha=align, fontsize=7.5)
+
+
+def _whisker(axes: Axes, place: int, figures: Mapping[str, float | None]) -> None:
+    mean, std = figures.get("mean"), figures.get("std")
+    if mean is not None and std is not None:
+        axes.plot([mean - std, mean + std], [place + 0.36] * 2, color=INK, linewidth=0.9)
 
 
 @_inline_svg
-def draw_training(histories: Mapping[str, TrainingHistory]) -> Figure:
-    """Training loss by step and NDCG@10 of held-out clients by epoch, one line per behaviour."""
-    figure, (losses, ndcgs) = _panels(1, 2, 2.9)
-    _curves(losses, {name: history.loss for name, history in histories.items()})
-    _curves(ndcgs, {name: history.ndcg for name, history in histories.items()}, marker="o", markersize=3.5)
-    losses.set(title="Training loss", xlabel="step", ylabel="cross-entropy, nats")
-    ndcgs.set(title="Validation", xlabel="epoch", ylabel="NDCG@10")
-    losses.xaxis.set_major_formatter(FuncFormatter(_short))
-    ndcgs.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    for axes in (losses, ndcgs):
+def draw_curves(
+    title: str,
+    curves: Mapping[str, Points],
+    colours: Mapping[str, str],
+    axis_labels: tuple[str, str],
+    width: float = HALF,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    from_zero: bool = False,
+) -> Figure:
+    """One line per behaviour."""
+    figure, axes = _axes(title, width, 2.6 if width > THIRD else 1.9)
+    for name, points in curves.items():
+        xs, ys = zip(*points, strict=True) if points else ((), ())
+        axes.plot(xs, ys, color=colours[name], marker="o" if len(points) == 1 else None, markersize=3.5)
+    for name, mark in (marks or {}).items():
+        axes.plot(*mark, "o", markersize=5.5, color=colours[name])
+    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    if from_zero:
         axes.set_ylim(bottom=0)
-    _legend(figure, losses)
     return figure
 
 
 @_inline_svg
-def draw_sequence_lengths(facts: Mapping[str, SequenceFacts], behaviours: Mapping[str, BehaviourSettings]) -> Figure:
-    """Events per client before truncation, one panel per behaviour, as a share of its clients."""
-    n_columns = min(max(len(facts), 3), 5)
-    figure, panels = _panels(-(-len(facts) // n_columns), n_columns, 2.1, sharey=True, sharex=True)
-    for place, (name, fact) in enumerate(facts.items()):
-        axes = panels[place]
-        powers, clients = zip(*fact.histogram, strict=True)
-        axes.bar(powers, [n / fact.n_clients for n in clients], width=0.88, align="edge", color=_colour(place))
-        axes.axvline(np.log2(behaviours[name].max_sequence_length + 1), color=INK, linewidth=1, linestyle=(0, (3, 2)))
-        axes.set(title=name, xlabel="events of a client")
-        axes.set_xticks(range(0, 40, 3), [_short(2**power) for power in range(0, 40, 3)])
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.grid(visible=False, axis="x")
-    top = max(fact.histogram[-1][0] for fact in facts.values()) + 1
-    panels[0].set_xlim(0, max(top, 7))
-    panels[0].set_ylabel("share of clients")
-    for axes in panels[len(facts) :]:
-        axes.set_visible(False)
+def draw_sequence_lengths(title: str, facts: SequenceFacts, kept: int, colour: str, longest: int) -> Figure:
+    """Events per client before truncation, as a share of the behaviour's clients; dashed: the number kept."""
+    figure, axes = _axes(title, THIRD, 1.8)
+    powers, clients = zip(*facts.histogram, strict=True)
+    axes.bar(powers, [n / facts.n_clients for n in clients], width=0.88, align="edge", color=colour)
+    axes.axvline(np.log2(kept + 1), color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    axes.set_xticks(range(0, 40, 3), [_short(2**power) for power in range(0, 40, 3)])
+    axes.set_xlim(0, max(longest.bit_length(), 7))  # after the ticks, which widen it
+    axes.set(xlabel="events of a client")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(visible=False, axis="x")
     return figure
 
 
 @_inline_svg
-def draw_vocabularies(facts: Mapping[str, VocabularyFacts]) -> Figure:
+def draw_vocabularies(title: str, facts: Mapping[str, VocabularyFacts], colours: Mapping[str, str]) -> Figure:
     """Events of an item by its rank in the vocabulary, one line per behaviour, both axes logarithmic."""
-    figure, (axes,) = _panels(1, 1, 2.9, width=WIDTH * 0.56)
-    _curves(axes, {name: [(float(x), float(y)) for x, y in fact.curve] for name, fact in facts.items()})
+    figure, axes = _axes(title, HALF, 2.7)
+    for name, fact in facts.items():
+        axes.plot(*zip(*fact.curve, strict=True), color=colours[name])
     axes.set(xlabel="rank of the item", ylabel="events of the item", xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(_short))
         axis.set_minor_locator(NullLocator())
-    axes.legend(fontsize=8)
     return figure
 
 
 @_inline_svg
-def draw_absent_shares(shares: Mapping[str, float]) -> Figure:
+def draw_absent_shares(title: str, shares: Mapping[str, float], colours: Mapping[str, str]) -> Figure:
     """Share of the relevant clients without an event, per behaviour."""
-    figure, (axes,) = _panels(1, 1, 2.9, width=WIDTH * 0.44)
-    _row_bars(axes, shares, [f"{share:.1%}" for share in shares.values()])
+    figure, axes = _axes(title, HALF, 2.7)
+    places = range(len(shares))
+    bars = axes.barh(places, list(shares.values()), height=0.62, color=[colours[name] for name in shares])
+    axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=3, fontsize=8)
+    axes.set_yticks(places, list(shares))
+    axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set(xlabel="share of relevant clients", xlim=(0, 1.15))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(visible=False, axis="y")
     return figure
 
 
 @_inline_svg
-def draw_stage_times(seconds: Mapping[str, float]) -> Figure:
-    """Seconds that each stage took."""
-    figure, (axes,) = _panels(1, 1, 0.7 + 0.22 * len(seconds))
-    _row_bars(axes, seconds, [f"{value:,.1f} s" for value in seconds.values()])
-    axes.set(xlabel="seconds", xlim=(0, max(seconds.values()) * 1.12))
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
-    return figure
-
-
-@_inline_svg
-def draw_profile_map(sample: ProfileMap) -> Figure:
+def draw_profile_map(title: str, sample: ProfileMap) -> Figure:
     """Profiles on their first two principal axes, coloured by the client's number of events."""
-    figure, (axes,) = _panels(1, 1, 4.6, width=WIDTH * 0.72)
+    figure, axes = _axes(title, WIDE, 4.3)
     band = np.digitize(sample.n_events, _BAND_FLOORS) - 1
-    for place, floor in enumerate(_BAND_FLOORS):
-        points = sample.points[band == place]
-        if len(points):
-            label = _band_label(floor, _BAND_FLOORS[place + 1 :])
-            axes.plot(*points.T, "o", markersize=3.2, alpha=0.8, color=BANDS[place], markeredgewidth=0, label=label)
+    for layer in range(_LAYERS):
+        in_layer = np.arange(len(band)) % _LAYERS == layer
+        for place, colour in enumerate(BANDS):
+            points = sample.points[in_layer & (band == place)]
+            if len(points):
+                axes.add_patch(_dots(points, colour))
+    axes.autoscale_view()
     across, up = sample.explained
     axes.set_xlabel(f"first principal axis ({across:.0%} of variance)")
     axes.set_ylabel(f"second principal axis ({up:.0%} of variance)")
-    axes.legend(
-        title="events", loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=1.8, alignment="left", fontsize=8
-    )
     return figure
+
+
+def map_bands(sample: ProfileMap) -> dict[str, str]:
+    """What each colour of ``draw_profile_map`` stands for, of those that it uses: events -> colour."""
+    used = sorted(set((np.digitize(sample.n_events, _BAND_FLOORS) - 1).tolist()))
+    return {_band_label(_BAND_FLOORS[place], _BAND_FLOORS[place + 1 :]): BANDS[place] for place in used}
+
+
+def css_variable(colour: str) -> str:
+    """A figure's colour as the page names it."""
+    return f"var({_VARIABLES[colour]})"
+
+
+def _dots(points: np.ndarray, colour: str) -> PathPatch:
+    """Points [n, 2] as one path of strokes without length: a tenth of the text of as many markers."""
+    path = Path(np.repeat(points, 2, axis=0), [Path.MOVETO, Path.LINETO] * len(points))
+    path.should_simplify = False
+    return PathPatch(path, fill=False, edgecolor=colour, linewidth=_DOT, capstyle="round", alpha=0.85)
 
 
 def _band_label(floor: int, above: tuple[int, ...]) -> str:
@@ -224,36 +276,11 @@ def _band_label(floor: int, above: tuple[int, ...]) -> str:
     return f"{floor} to {above[0] - 1}" if above else f"{floor} and more"
 
 
-def _panels(
-    n_rows: int, n_columns: int, row_height: float, width: float = WIDTH, **sharing: Any
-) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, row_height * n_rows), layout="constrained")
-    grid = figure.subplots(n_rows, n_columns, squeeze=False, **sharing)
-    return figure, list(grid.flat)
-
-
-def _curves(axes: Axes, curves: Mapping[str, Points], **style: Any) -> None:
-    for place, (name, points) in enumerate(curves.items()):
-        xs, ys = zip(*points, strict=True) if points else ((), ())
-        axes.plot(xs, ys, color=_colour(place), label=name, **style)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) or 1, fontsize=8)
-
-
-def _row_bars(axes: Axes, values: Mapping[str, float], labels: list[str]) -> None:
-    places = range(len(values))
-    bars = axes.barh(places, list(values.values()), height=0.62, color=GAIN)
-    axes.bar_label(bars, labels, padding=3, fontsize=8)
-    axes.set_yticks(places, list(values))
-    axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-
-
-def _colour(place: int) -> str:
-    return SERIES[place % len(SERIES)]
+def _axes(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes
 
 
 def _short(value: float, _: object = None) -> str:

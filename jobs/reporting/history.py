@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from statistics import fmean, median
 from typing import Any
 
@@ -14,20 +15,22 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """The newest training run of one behaviour.
+    """The newest training run of one behaviour; curves are (step, figure of an interval), by step.
 
     Attributes
     ----------
-    loss : (step, mean training loss of an interval), thinned to ``MAX_POINTS``
+    loss : mean training loss
     epochs : the validation line of each epoch, by epoch
-    sequences_per_second : median over intervals, all ranks together
-    wait_pct : mean share of an interval spent waiting for the feed
+    sequences_per_second : all ranks together
+    wait_pct : share of the interval that rank 0 spent waiting for the feed
+    peak_gib : the most memory that rank 0's process has held so far
     """
 
     loss: Points
     epochs: Lines
-    sequences_per_second: float | None
-    wait_pct: float | None
+    sequences_per_second: Points
+    wait_pct: Points
+    peak_gib: Points
 
     @property
     def ndcg(self) -> Points:
@@ -39,6 +42,45 @@ class TrainingHistory:
         """The validation line of the best NDCG@10, the first of equals; empty where no client was held out."""
         return max(self.epochs, key=lambda line: line["validation/ndcg@10"], default={})
 
+    def over_progress(self, points: Points) -> Points:
+        """A curve over the share of the training that is done, in percent: trainings of other lengths compare so."""
+        last = max((step for step, _ in self.loss), default=1)
+        return [(100 * step / last, figure) for step, figure in points]
+
+    @property
+    def median_rate(self) -> float | None:
+        """Sequences per second, median over intervals."""
+        return median(rate for _, rate in self.sequences_per_second) if self.sequences_per_second else None
+
+    @property
+    def mean_wait_pct(self) -> float | None:
+        """Share of the time spent waiting for the feed, mean over intervals."""
+        return fmean(wait for _, wait in self.wait_pct) if self.wait_pct else None
+
+    @property
+    def top_peak_gib(self) -> float | None:
+        """The most memory held, GiB."""
+        return max((peak for _, peak in self.peak_gib), default=None)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The newest run of one stage.
+
+    Attributes
+    ----------
+    tables : the ``table`` lines that it wrote, in order
+    """
+
+    name: str
+    seconds: float
+    tables: Lines
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all its tables."""
+        return sum(line["table/rows"] for line in self.tables)
+
 
 def newest_by(lines: Lines, key: str) -> dict[str, dict[str, Any]]:
     """The last line of each value of ``key`` (``stage``, ``table``), in the order of those last lines."""
@@ -48,6 +90,26 @@ def newest_by(lines: Lines, key: str) -> dict[str, dict[str, Any]]:
             found.pop(line[key], None)
             found[line[key]] = line
     return found
+
+
+def stage_runs(lines: Lines, names: Iterable[str]) -> list[StageRun]:
+    """The newest run of each of these stages that ran, with the tables it wrote."""
+    newest = newest_by(lines, "stage")
+    return [
+        StageRun(name, newest[name]["stage/seconds"], _tables_of(newest[name], lines))
+        for name in names
+        if name in newest
+    ]
+
+
+def _tables_of(stage: dict[str, Any], lines: Lines) -> Lines:
+    """The table lines between the stage's line and the one before it, but those of a stage that died in between."""
+    earlier = lines[: lines.index(stage)]
+    first = max((place + 1 for place, line in enumerate(earlier) if "stage" in line), default=0)
+    written = newest_by(earlier[first:], "table").values()
+    # times are logged in whole seconds
+    start = datetime.fromisoformat(stage["time"]) - timedelta(seconds=stage["stage/seconds"] + 1)
+    return [line for line in written if start <= datetime.fromisoformat(line["time"])]
 
 
 def training_histories(lines: Lines, behaviours: Iterable[str]) -> dict[str, TrainingHistory]:
@@ -69,13 +131,10 @@ def thin(points: Points, at_most: int = MAX_POINTS) -> Points:
 
 def _history(lines: Lines) -> TrainingHistory:
     # a resumed run repeats the steps and epochs it had not saved: the later line counts
-    losses = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
     epochs = {line["epoch"]: line for line in lines if "validation/ndcg@10" in line}
-    rates = [line["train/sequences_per_second"] for line in lines if "train/sequences_per_second" in line]
-    waits = [line["feed/wait_pct"] for line in lines if "feed/wait_pct" in line]
-    return TrainingHistory(
-        thin(sorted(losses.items())),
-        [epochs[epoch] for epoch in sorted(epochs)],
-        median(rates) if rates else None,
-        fmean(waits) if waits else None,
-    )
+    curves = [
+        sorted({line["step"]: line[key] for line in lines if key in line}.items())
+        for key in ("train/loss", "train/sequences_per_second", "feed/wait_pct", "memory/peak_gib")
+    ]
+    loss, rates, waits, peaks = curves
+    return TrainingHistory(loss, [epochs[epoch] for epoch in sorted(epochs)], rates, waits, peaks)

@@ -6,27 +6,37 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from conf.load import to_yaml
 from conf.settings import PipelineConfig
 from jobs.reporting import figures
+from jobs.reporting.ablation import Ablation, rows_alone, rows_without
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
-from jobs.reporting.history import Lines, TrainingHistory, newest_by, training_histories
+from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin, training_histories
 from jobs.reporting.tables import (
     DETAILS,
     MISSING,
     Scores,
     build_detail_rows,
     build_score_rows,
+    noise_note,
     probe_note,
     rank_entries,
     score_columns,
     sum_of_scores,
+    task_score,
     task_title,
     tasks_without_score,
 )
-from schemas.tasks import PROPENSITY
+from schemas.tasks import PROPENSITY, TASKS
+
+BASELINE = "baseline"
+INTERVAL_CURVES = (
+    ("rate", "Speed", "sequences_per_second", "sequences/s"),
+    ("wait", "Wait for the feed", "wait_pct", "% of the time"),
+    ("memory", "Peak memory", "peak_gib", "GiB"),
+)
+"""Key, title, field of ``TrainingHistory`` and unit."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class RunFacts:
     windows : the one row of ``tables/windows``
     absent : behaviour -> share of relevant clients without an event
     quarantine : (source, reason, rows)
+    ablation : ``ablation.json``, None where there is none
     """
 
     scores: Scores
@@ -51,6 +62,7 @@ class RunFacts:
     absent: dict[str, float]
     quarantine: list[tuple[str, str, int]]
     profile_map: ProfileMap | None
+    ablation: Ablation | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,24 @@ class BehaviourRow:
     training: TrainingHistory | None
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """The page's first sentence.
+
+    Attributes
+    ----------
+    first : the entries with the most Borda points
+    total : the first one's sum of scores
+    n_above : tasks on which it is above the baseline, of ``n_tasks`` that both have; None without a baseline
+    """
+
+    first: list[str]
+    points: int
+    total: float
+    n_above: int | None
+    n_tasks: int
+
+
 def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str]) -> str:
     """The page as HTML: the same inputs give the same text.
 
@@ -73,23 +103,39 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
     stage_names : the stages whose times are shown, in that order
     """
     histories = training_histories(facts.metrics, config.behaviours)
-    stages = newest_by(facts.metrics, "stage")
-    seconds = {name: stages[name]["stage/seconds"] for name in stage_names if name in stages}
     context = {
         "facts": facts,
         "config": config,
         "config_yaml": to_yaml(config),
         "behaviours": _behaviour_rows(facts, config, histories),
-        "stage_seconds": seconds,
-        "tables": newest_by(facts.metrics, "table"),
-        "figures": _draw(facts, config, histories, seconds),
+        "colours": {name: figures.css_variable(c) for name, c in figures.palette(config.behaviours).items()},
+        "stages": stage_runs(facts.metrics, stage_names),
+        "sources": newest_by(facts.metrics, "source"),
+        "figures": _draw(facts, config, histories),
+        "bands": _map_legend(facts.profile_map),
         **(_score_context(facts.scores, config) if facts.scores else {}),
+        **(_ablation_context(facts.ablation) if facts.ablation else {}),
     }
     return _environment().get_template("report.html").render(context)
 
 
+def tell_verdict(scores: Scores) -> Verdict:
+    """Which entry is first, and how it stands to the baseline."""
+    ranking = rank_entries(scores)
+    first = [ranked.entry for ranked in ranking if ranked.place == 1]
+    sides = (first[0], BASELINE) if BASELINE in scores else ()
+    pairs = [[task_score(scores, entry, task) for entry in sides] for task in TASKS] if sides else []
+    shared = [(own, other) for own, other in pairs if own is not None and other is not None]
+    n_above = sum(own > other for own, other in shared)
+    compares = BASELINE not in first and len(shared) > 0
+    return Verdict(
+        first, ranking[0].points, sum_of_scores(scores, first[0]), n_above if compares else None, len(shared)
+    )
+
+
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
     return {
+        "verdict": tell_verdict(scores),
         "score_columns": score_columns(),
         "score_rows": build_score_rows(scores),
         "detail_tasks": [task_title(task) for task in PROPENSITY],
@@ -99,6 +145,15 @@ def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
         "sums": {entry: sum_of_scores(scores, entry) for entry in scores},
         "undefined_tasks": [task_title(task) for task in tasks_without_score(scores)],
         "note": probe_note(config.probe),
+        "noise": noise_note(scores),
+    }
+
+
+def _ablation_context(ablation: Ablation) -> dict[str, Any]:
+    return {
+        "ablation_columns": score_columns()[:-1],
+        "alone_rows": rows_alone(ablation),
+        "without_rows": rows_without(ablation),
     }
 
 
@@ -118,27 +173,57 @@ def _behaviour_rows(
     ]
 
 
-def _draw(
-    facts: RunFacts,
-    config: PipelineConfig,
-    histories: Mapping[str, TrainingHistory],
-    stage_seconds: Mapping[str, float],
-) -> dict[str, Markup]:
-    """The figures that there are data for."""
-    drawn = {"absent": figures.draw_absent_shares(facts.absent)}
-    if any(facts.scores.values()):
-        drawn["scores"] = figures.draw_scores(facts.scores)
-    if histories:
-        drawn["training"] = figures.draw_training(histories)
-    if facts.sequences:
-        drawn["lengths"] = figures.draw_sequence_lengths(facts.sequences, config.behaviours)
+def _draw(facts: RunFacts, config: PipelineConfig, histories: Mapping[str, TrainingHistory]) -> dict[str, Any]:
+    """The figures that there are data for; several of one kind by name."""
+    colours = figures.palette(config.behaviours)
+    drawn: dict[str, Any] = {
+        "absent": figures.draw_absent_shares("Absent clients", facts.absent, colours),
+        "scores": figures.draw_scores(facts.scores),
+        "training": draw_training(histories, colours),
+        "lengths": draw_lengths(facts.sequences, config),
+    }
     if facts.vocabularies:
-        drawn["vocabularies"] = figures.draw_vocabularies(facts.vocabularies)
+        drawn["vocabularies"] = figures.draw_vocabularies("Vocabulary", facts.vocabularies, colours)
     if facts.profile_map:
-        drawn["map"] = figures.draw_profile_map(facts.profile_map)
-    if stage_seconds:
-        drawn["stages"] = figures.draw_stage_times(stage_seconds)
+        drawn["map"] = figures.draw_profile_map("Map of profiles", facts.profile_map)
     return drawn
+
+
+def draw_training(
+    histories: Mapping[str, TrainingHistory], colours: Mapping[str, str]
+) -> dict[str, figures.InlineFigure]:
+    """The curves of all behaviours; empty where nothing was trained."""
+    if not histories:
+        return {}
+    kept = {name: (run.best_epoch["epoch"], run.best_epoch["validation/ndcg@10"])
+            for name, run in histories.items() if run.best_epoch}  # fmt: skip
+    loss = {name: thin(run.loss) for name, run in histories.items()}
+    drawn = {"loss": figures.draw_curves("Training loss", loss, colours, ("step", "nats"))}
+    for key, title, field, unit in INTERVAL_CURVES:
+        curves = {name: thin(run.over_progress(getattr(run, field)), 50) for name, run in histories.items()}
+        labels = ("% of the training", unit)
+        drawn[key] = figures.draw_curves(title, curves, colours, labels, figures.THIRD, from_zero=key != "memory")
+    ndcg = {name: run.ndcg for name, run in histories.items()}
+    labels = ("epoch", "NDCG@10")
+    drawn["validation"] = figures.draw_curves("Validation", ndcg, colours, labels, marks=kept, from_zero=True)
+    return drawn
+
+
+def draw_lengths(sequences: Mapping[str, SequenceFacts], config: PipelineConfig) -> dict[str, figures.InlineFigure]:
+    """The lengths of each behaviour's sequences, on one scale."""
+    longest = max((fact.max_length for fact in sequences.values()), default=1)
+    colours = figures.palette(config.behaviours)
+    return {
+        name: figures.draw_sequence_lengths(
+            name, fact, config.behaviours[name].max_sequence_length, colours[name], longest
+        )
+        for name, fact in sequences.items()
+    }
+
+
+def _map_legend(sample: ProfileMap | None) -> dict[str, str]:
+    bands = figures.map_bands(sample) if sample else {}
+    return {label: figures.css_variable(colour) for label, colour in bands.items()}
 
 
 def _environment() -> Environment:

@@ -4,11 +4,12 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+from report_facts import some_ablation
 
 from conf.load import load_config
 from jobs.io import write_table
 from jobs.metrics_log import append_metrics
-from jobs.report import read_scores, run, stages_before
+from jobs.report import read_ablation, read_scores, run, stages_before
 from jobs.reporting.facts import (
     ProfileMap,
     SequenceFacts,
@@ -47,7 +48,7 @@ ROWS = {
     ],
     QUARANTINE: [("page_visit", "no <url>", "{}"), ("page_visit", "no <url>", "{}"), ("product_buy", "no sku", "{}")],
 }
-SECTIONS = ["scores", "training", "data", "quarantine", "profiles", "run", "configuration"]
+SECTIONS = ["scores", "ablation", "training", "data", "quarantine", "profiles", "run", "configuration"]
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ def finished(tables, workspace):
         write_table(frame, workspace, table)
     write_entry(workspace)
     (workspace.out / "scores.json").write_text(json.dumps(SCORES))
+    (workspace.out / "ablation.json").write_text(json.dumps(some_ablation()))
     append_metrics(workspace.metrics, {"stage": "ingest", "stage/seconds": 12.34})
     training = {"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 50}
     append_metrics(workspace.metrics, {**training, "train/loss": 4.5, "train/sequences_per_second": 100.0})
@@ -83,7 +85,7 @@ def test_the_page_has_every_section_and_the_terminal_the_scores(spark, finished,
     for number in ("0.6111", "0.5222", "0.6333", "0.5444", "1.1777"):
         assert number in page
         assert number in told
-    for text in ("12.3 s", "0.1357", "no &lt;url&gt;", "hidden size 256 instead of 2048", "hidden_size: 64"):
+    for text in ("12.3 s", "0.1357", "+0.0100", "no &lt;url&gt;", "hidden size 256 instead of 2048", "hidden_size: 64"):
         assert text in page
     assert "hidden size 256 instead of 2048" in told
     assert told.endswith(f"{finished.out / 'report.html'}\n")
@@ -96,9 +98,12 @@ def test_the_page_has_every_section_and_the_terminal_the_scores(spark, finished,
 
 def test_in_mode_entry_another_runs_scores_are_not_shown(workspace):
     (workspace.out / "scores.json").write_text(json.dumps(SCORES))
+    (workspace.out / "ablation.json").write_text(json.dumps(some_ablation()))
     config = load_config("demo", ["windows.mode=entry"])
     assert read_scores(config, workspace) == {}
-    assert stages_before(config)[-1] == "baseline"
+    assert read_ablation(config, workspace) is None
+    assert read_ablation(CONFIG, workspace) == some_ablation()
+    assert stages_before(config)[-2:] == ["baseline", "embed"]
 
 
 def test_scores_that_are_missing_name_the_stage_to_run(workspace):

@@ -1,25 +1,35 @@
-from datetime import datetime
+import re
+
+import pytest
+from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some_facts, some_metrics, some_scores
 
 from conf.load import load_config
-from jobs.reporting.page import RunFacts, render_page
+from jobs.reporting.ablation import Change, rows_alone, rows_without
+from jobs.reporting.history import StageRun, stage_runs, training_histories
+from jobs.reporting.page import Verdict, render_page, tell_verdict
 
-DAY = datetime(2022, 11, 1)
-WINDOWS = {"mode": "evaluate", "input_end": DAY, "train_start": DAY, "valid_start": DAY, "end": DAY}
-SCORES = {"baseline": {"conversion": {"score": 0.5222, "auroc": 0.5222}}}
+MINUS = "\N{MINUS SIGN}"
+ONE = {"baseline": {"conversion": {"score": 0.5222, "auroc": 0.5222}}}
+EMPTY = {"metrics": [], "sequences": {}, "vocabularies": {}, "quarantine": [], "profile_map": None, "ablation": None}
 
 
 def page(scores: dict, *overrides: str, mode: str = "evaluate") -> str:
     config = load_config("demo", list(overrides))
-    absent = dict.fromkeys(config.behaviours, 1.0)
-    facts = RunFacts(scores, [], {**WINDOWS, "mode": mode}, 3, 0, {}, {}, absent, [], None)
+    facts = some_facts(**EMPTY, scores=scores, windows={**WINDOWS, "mode": mode})
     return render_page(facts, config, ["ingest"])
 
 
+def told(text: str) -> str:
+    """The page's text without tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+
+
 def test_a_run_with_nothing_to_show_still_has_a_page():
-    text = page(SCORES)
-    assert "No training was logged." in text
-    assert "No source row was rejected." in text
-    assert "Too few profiles for a map." in text
+    text = page(ONE)
+    for missing in ("No training was logged.", "No source row was rejected.", "Too few profiles for a map.",
+                    "No stage was logged."):  # fmt: skip
+        assert missing in text
+    assert 'id="ablation"' not in text
 
 
 def test_in_mode_entry_the_page_says_why_there_are_no_scores():
@@ -27,13 +37,121 @@ def test_in_mode_entry_the_page_says_why_there_are_no_scores():
 
 
 def test_the_note_is_shown_only_for_a_probe_that_is_not_the_challenges():
-    assert "Not the challenge's probe." in page(SCORES, "probe.hidden_size=64")
-    assert "Not the challenge's probe." not in page(SCORES, "probe.hidden_size=2048")
+    assert "Not the challenge's probe." in page(ONE, "probe.hidden_size=64")
+    assert "Not the challenge's probe." not in page(ONE, "probe.hidden_size=2048")
 
 
 def test_a_task_on_which_no_entry_has_a_score_is_named():
-    assert "No score on churn, category, sku, price, new_sku:" in page(SCORES)
+    assert "No score on churn, category, sku, price, new_sku:" in page(ONE)
 
 
 def test_entries_without_any_score_have_a_page():
     assert "baseline" in page({"baseline": {}})
+
+
+def test_one_run_has_one_page():
+    assert full_page() == render(some_facts())
+
+
+def test_the_page_is_small():
+    assert len(full_page()) < 200 * 1024
+
+
+def test_the_spread_and_the_noise_are_shown_only_of_repeats():
+    once, thrice = (told(render(some_facts(scores=some_scores(n), ablation=None))) for n in (1, 3))
+    assert "±" not in once
+    assert "≈" not in once
+    assert "0.6188 ± 0.0034" in thrice
+    assert "≈ over 3 seeds and row orders" in thrice
+
+
+def test_the_verdict_names_the_first_entry_and_how_it_stands_to_the_baseline():
+    assert tell_verdict(some_scores()) == Verdict(["ensemble+baseline"], 18, pytest.approx(3.9255), 6, 6)
+    assert "ensemble+baseline has the first place by Borda count, with 18 points" in told(full_page())
+
+
+def test_the_verdict_counts_only_tasks_that_both_have():
+    scores = {"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.4}, "conversion": {"score": 0.9}}}
+    scores["b"] = {"churn": {"score": 0.1}, "conversion": {"score": 0.1}}
+    assert tell_verdict(scores) == Verdict(["a"], 3, 1.3, 0, 1)
+
+
+def test_entries_that_share_the_first_place_are_all_named_and_the_baseline_is_not_compared_with_itself():
+    assert tell_verdict({"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.5}}}) == Verdict(
+        ["baseline", "a"], 1, 0.5, None, 1
+    )
+    assert "baseline and a share the first place" in told(
+        page({"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.5}}})
+    )
+
+
+def test_a_stage_has_the_tables_that_it_wrote_and_not_those_of_one_that_died():
+    lines = [
+        {"time": "2022-11-01T10:00:00+00:00", "table": "windows", "table/rows": 7},
+        {"time": "2022-11-01T11:00:05+00:00", "table": "product_buy", "table/rows": 3},
+        {"time": "2022-11-01T11:00:09+00:00", "table": "quarantine", "table/rows": 1},
+        {"time": "2022-11-01T11:00:10+00:00", "stage": "ingest", "stage/seconds": 9.0},
+        {"time": "2022-11-01T11:00:10+00:00", "table": "clients", "table/rows": 5},
+        {"time": "2022-11-01T11:00:11+00:00", "stage": "split", "stage/seconds": 1.0},
+    ]
+    runs = stage_runs(lines, ["ingest", "split", "train"])
+    assert runs == [StageRun("ingest", 9.0, lines[1:3]), StageRun("split", 1.0, lines[4:5])]
+    assert [run.n_rows for run in runs] == [4, 5]
+
+
+def test_the_page_shows_the_rows_of_each_stage_and_source():
+    text = told(full_page())
+    assert "ingest 12.3 s 1,236 product_buy 1,234 quarantine 2" in text
+    assert "product_buy 1,236 1,234 2 5" in text
+
+
+def test_the_training_curves_are_speed_wait_and_memory_too():
+    history = training_histories(some_metrics(), ["product_buy"])["product_buy"]
+    assert history.sequences_per_second == [(50, 1500.0), (100, 1700.0)]
+    assert history.over_progress(history.wait_pct) == [(50.0, 2.5), (100.0, 3.5)]
+    assert (history.median_rate, history.mean_wait_pct, history.top_peak_gib) == (1600.0, 3.0, 0.81)
+    text = full_page()
+    for label in ("Training loss.", "Validation.", "Speed.", "Wait for the feed.", "Peak memory."):
+        assert f'aria-label="{label}' in text
+
+
+def test_a_figure_without_its_number_is_left_out_of_the_history():
+    lines = [{"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 5, "train/loss": 1.0}]
+    history = training_histories(lines, ["product_buy"])["product_buy"]
+    assert (history.median_rate, history.mean_wait_pct, history.top_peak_gib) == (None, None, None)
+
+
+def test_the_blocks_alone_end_with_all_of_them():
+    assert [row.entry for row in rows_alone(some_ablation())] == ["product_buy", "baseline", "all blocks"]
+    assert [len(row.cells) for row in rows_alone(some_ablation())] == [7, 7, 7]
+
+
+def test_a_block_whose_loss_lowers_the_score_helps_and_noise_is_told():
+    once, thrice = rows_without(some_ablation()), rows_without(some_ablation(3))
+    assert [row.block for row in once] == ["product_buy", "baseline"]
+    assert once[0].changes[0] == Change(f"{MINUS}0.0300", helps=True)
+    assert once[1].changes[0] == Change("+0.0100", helps=False)
+    assert once[1].changes[-1] == Change("+0.0600", helps=False)
+    # 0.0100 is 3.6 standard errors of the difference: 0.0034 sqrt(2 / 3)
+    assert thrice[1].changes[0] == Change("+0.0100", helps=False)
+    close = some_ablation(3)
+    for variant in close["variants"]:
+        variant["scores"]["churn"]["mean"] = 0.61 if variant["kind"] == "all" else 0.6099
+    assert rows_without(close)[0].changes[0] == Change(f"{MINUS}0.0001", helps=True, is_in_noise=True)
+
+
+def test_an_ablation_of_some_tasks_or_of_two_blocks_shows_what_there_is():
+    some = some_ablation()
+    for variant in some["variants"]:
+        variant["scores"] = {"churn": variant["scores"]["churn"]}
+    assert rows_without(some)[0].changes[1] == Change("-")
+    some["variants"] = [variant for variant in some["variants"] if variant["kind"] != "without"]
+    assert rows_without(some) == []
+    text = render(some_facts(ablation=some))
+    assert 'id="alone-table"' in text
+    assert 'id="without-table"' not in text
+
+
+def test_the_resolved_configuration_is_on_the_page():
+    text = full_page()
+    assert f"hidden_size: {CONFIG.model.hidden_size}" in text
