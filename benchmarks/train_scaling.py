@@ -1,50 +1,104 @@
-"""Training by one Horovod process of one thread, and by two: speed, and the bytes that a step exchanges.
+"""Training by one process of one thread, and by two: speed, and the bytes that a step exchanges.
 
-``python benchmarks/train_scaling.py`` prints sequences per second of both, and the bytes that crossed the loopback
-device beside the arithmetic of the exchange: a ring allreduce of the dense gradients, and each rank's rows of the item
-table sent to every other rank. The other flags are those of ``python -m ml.bench``.
+``python benchmarks/train_scaling.py`` prints tokens per second (padding left out) of one process, of two that exchange
+nothing (what the machine itself allows), of two Horovod ranks and of two ranks of torch.distributed, and the bytes that
+crossed the loopback device beside the arithmetic of the exchange: a ring allreduce of the dense gradients, and each
+rank's rows of the item table sent to every other rank. The other flags are those of ``python -m ml.bench``.
 """
 
 import argparse
+import multiprocessing
+import os
+import socket
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import horovod
+import torch
 
 from ml.allocator import keep_freed_memory
 from ml.bench import build_learner, draw_batches, parse_arguments
+from ml.distributed import HorovodRanks, OneProcess, Ranks, TorchRanks
 from ml.hardware import timed
+from schemas.tokens import PAD
 
 INDEX_BYTES, FLOAT_BYTES = 8, 4
+WARM_UP = 3
+Figures = dict[str, float]
 
 
-def train_on_rank(arguments: argparse.Namespace) -> dict[str, float]:
+class Alone(OneProcess):
+    """One of two processes that read different rows and exchange nothing."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+
+
+def train_on_rank(arguments: argparse.Namespace, ranks: Ranks) -> Figures:
     """One rank's figures; all ranks take as many steps, each on its share of the rows."""
-    import torch
-
-    from ml.distributed import HorovodRanks
-
     keep_freed_memory()
     torch.set_num_threads(1)
-    ranks = HorovodRanks()
     batches, learner = draw_batches(arguments, ranks), build_learner(arguments, ranks)
     rows: list[int] = []
-    for batch in batches[:3]:
+    for batch in batches[:WARM_UP]:
         learner.step([batch])
     for table in learner.model.table_parameters():
         table.register_hook(lambda gradient: rows.append(gradient._nnz()))
     ranks.sum([0])
     bytes_before = loopback_bytes()
+    cpu_before = time.process_time()
     seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
+    cpu_seconds = time.process_time() - cpu_before
     ranks.sum([0])
     n_dense = sum(parameter.numel() for parameter in learner.model.dense_parameters())
     return {
-        "sequences": sum(map(len, batches)),
+        "tokens": sum(int((batch != PAD).sum()) for batch in batches),
         "seconds": seconds,
+        "CPU seconds": cpu_seconds,
         "bytes": (loopback_bytes() - bytes_before) / len(batches),
         "dense bytes": n_dense * FLOAT_BYTES,
         "rows": sum(rows) / max(1, len(rows)),
     }
+
+
+def train_on_horovod_rank(arguments: argparse.Namespace) -> Figures:
+    """``train_on_rank`` as Horovod starts it."""
+    return train_on_rank(arguments, HorovodRanks())
+
+
+def train_on_torch_rank(arguments: argparse.Namespace, rank: int, port: int) -> Figures:
+    """``train_on_rank`` with what torchrun would tell the process."""
+    told = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    return train_on_rank(arguments, TorchRanks(timeout_seconds=60))
+
+
+def train_alone(arguments: argparse.Namespace, rank: int, world_size: int) -> Figures:
+    """``train_on_rank`` without an exchange."""
+    return train_on_rank(arguments, Alone(rank, world_size))
+
+
+def in_processes(function: Callable[..., Figures], calls: list[tuple[object, ...]]) -> list[Figures]:
+    """What the calls give, each in a fresh process of its own, all at once."""
+    with ProcessPoolExecutor(len(calls), multiprocessing.get_context("spawn")) as pool:
+        return [future.result() for future in [pool.submit(function, *call) for call in calls]]
+
+
+def by_horovod(arguments: argparse.Namespace) -> list[Figures]:
+    """Figures of two Horovod ranks."""
+    run = horovod.run(train_on_horovod_rank, args=(arguments,), np=2, use_gloo=True, executable=sys.executable)
+    return list(run)
+
+
+def by_torch(arguments: argparse.Namespace) -> list[Figures]:
+    """Figures of two ranks of torch.distributed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return in_processes(train_on_torch_rank, [(arguments, rank, port) for rank in range(2)])
 
 
 def loopback_bytes() -> int:
@@ -54,7 +108,7 @@ def loopback_bytes() -> int:
     return int(counters[8])
 
 
-def expected_bytes(ranks: list[dict[str, float]], hidden_size: int) -> float:
+def expected_bytes(ranks: list[Figures], hidden_size: int) -> float:
     """What all ranks together send in a step.
 
     A ring allreduce sends each rank's gradients 2 (n - 1) / n times. Of each table row used, its index and its values
@@ -69,14 +123,28 @@ def expected_bytes(ranks: list[dict[str, float]], hidden_size: int) -> float:
 def main() -> None:
     """Measure and print."""
     arguments = parse_arguments()
-    speed = {}
-    for n_ranks in (1, 2):
-        results = horovod.run(train_on_rank, args=(arguments,), np=n_ranks, use_gloo=True, executable=sys.executable)
-        speed[n_ranks] = sum(rank["sequences"] for rank in results) / max(rank["seconds"] for rank in results)
-        sent = sum(rank["bytes"] for rank in results) / n_ranks
-        told = f"{sent / 1e6:8.2f} MB a step over loopback, {expected_bytes(results, arguments.hidden_size) / 1e6:.2f}"
-        print(f"{n_ranks} x 1 thread: {speed[n_ranks]:8.1f} sequences/s, {told} MB by arithmetic")
-    print(f"two processes against one: {speed[2] / speed[1]:.2f} x")
+    sides = {
+        "1 process": lambda: in_processes(train_alone, [(arguments, 0, 1)]),
+        "2, no exchange": lambda: in_processes(train_alone, [(arguments, rank, 2) for rank in range(2)]),
+        "2, horovod": lambda: by_horovod(arguments),
+        "2, torch": lambda: by_torch(arguments),
+    }
+    single = 0.0
+    for name, side in sides.items():
+        results = side()
+        speed = sum(rank["tokens"] for rank in results) / max(rank["seconds"] for rank in results)
+        single = single or speed
+        step = 1000 * max(rank["seconds"] for rank in results) / arguments.steps
+        cpu = 1000 * sum(rank["CPU seconds"] for rank in results) / len(results) / arguments.steps
+        told = (
+            f"{name:>15}: {speed:8,.0f} tokens/s, {step:6.1f} ms a step, {speed / single:.2f} x, {cpu:6.1f} ms of CPU"
+        )
+        if "no exchange" not in name and len(results) > 1:
+            sent = sum(rank["bytes"] for rank in results) / len(results)
+            expected = expected_bytes(results, arguments.hidden_size)
+            told += f", {sent / 1e6:.2f} MB a step over loopback, {expected / 1e6:.2f} MB by arithmetic"
+            told += f", {results[0]['rows']:,.0f} rows per table"
+        print(told, flush=True)
 
 
 if __name__ == "__main__":

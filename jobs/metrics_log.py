@@ -41,4 +41,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All lines, oldest first; empty where nothing was logged yet."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    lines = [parse_metrics(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line is not None]
+
+
+def parse_metrics(line: str) -> dict[str, Any] | None:
+    """The figures of a line; None where a killed run, or a full disk, left a part of one."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None

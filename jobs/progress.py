@@ -1,20 +1,23 @@
 """Progress of long work: a bar on a terminal, plain log lines elsewhere."""
 
 import contextlib
-import json
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 from pyspark import SparkContext
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from jobs.metrics_log import parse_metrics
+
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+LONG_EPOCH_SECONDS = 30.0
 
 
 def is_terminal() -> bool:
@@ -50,12 +53,14 @@ def training_progress(metrics: Path) -> Iterator[None]:
     """Follow the figures that rank 0 appends to ``metrics.jsonl``: a bar of steps, and a line per epoch."""
     metrics.touch()
     bars: dict[str, tqdm] = {}
+    terminal = sys.stderr if is_terminal() else None  # the launcher of the ranks may send stderr elsewhere meanwhile
     with metrics.open() as stream:
         stream.seek(0, 2)
 
         def follow() -> None:
             for line in stream:
-                _show_training(json.loads(line), bars)
+                if values := parse_metrics(line):
+                    _show_training(values, bars, terminal)
 
         with _repeated(follow):
             yield
@@ -64,10 +69,36 @@ def training_progress(metrics: Path) -> Iterator[None]:
         bar.close()
 
 
-def _show_training(values: dict[str, float | str], bars: dict[str, tqdm]) -> None:
+@contextlib.contextmanager
+def probe_progress(epochs: Path, n_epochs: int) -> Iterator[None]:
+    """Follow the epochs that the probe's units append to a file: a bar, and a line for each that took long.
+
+    Parameters
+    ----------
+    epochs : a JSON object a line: ``unit``, ``epoch``, ``epochs``, ``score``, ``seconds``; emptied first
+    n_epochs : of all units
+    """
+    epochs.write_text("")
+    with epochs.open() as stream, tqdm(desc="probe", total=n_epochs, unit=" epochs", leave=False, disable=None) as bar:
+
+        def follow() -> None:
+            for line in stream:
+                bar.update()
+                if (values := parse_metrics(line)) and values["seconds"] >= LONG_EPOCH_SECONDS:
+                    log.info("  %(unit)s: epoch %(epoch)d of %(epochs)d, %(score).4f (%(seconds).0f s)", values)
+
+        with _repeated(follow):
+            yield
+        follow()
+
+
+def _show_training(values: dict[str, Any], bars: dict[str, tqdm], terminal: TextIO | None) -> None:
     behaviour = str(values.get("behaviour"))
-    if "train/loss" in values and is_terminal():
-        bar = bars.setdefault(behaviour, tqdm(desc=behaviour, total=values["steps"], leave=False, unit=" steps"))
+    if "train/loss" in values and terminal:
+        bar = bars.get(behaviour) or tqdm(
+            desc=behaviour, total=values["steps"], leave=False, unit=" steps", file=terminal
+        )
+        bars[behaviour] = bar
         bar.n = values["step"]
         bar.set_postfix(loss=f"{values['train/loss']:.3f}")
     if "validation/ndcg@10" in values:

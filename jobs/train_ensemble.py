@@ -1,4 +1,4 @@
-"""Train: one BERT4Rec per behaviour, data-parallel by Horovod on Spark's executors."""
+"""Train: one BERT4Rec per behaviour, data-parallel on Spark's executors (jobs/launch.py)."""
 
 import logging
 import shutil
@@ -15,20 +15,23 @@ from pyspark.sql import functions as F
 
 from conf.settings import FeedSettings, PipelineConfig
 from jobs.cli import main_stage
-from jobs.io import DataFile, latest_commit, list_files, read_table
+from jobs.io import DataFile, latest_commit, list_files, read_as_files, read_table
+from jobs.launch import run_ranks
 from jobs.metrics_log import TensorBoard, append_metrics
+from jobs.places import file_url
 from jobs.progress import training_progress
 from jobs.transforms.vocabulary import VocabularySummary, collect_summaries
 from jobs.workspace import Workspace
 from ml.allocator import keep_freed_memory
 from ml.batches import Feed
 from ml.checkpoint import ModelCard
-from ml.distributed import HorovodRanks, OneProcess, Ranks
+from ml.distributed import OneProcess, Ranks
 from ml.feed import PetastormFeed
 from ml.sharding import FeedFile
+from ml.stall_watch import StallWatch, WatchedFeed
 from ml.training import TrainingJob, TrainingResult, train_model
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
-from schemas.errors import ConfigError, PipelineError, TrainingError
+from schemas.errors import ConfigError, TrainingError
 from schemas.tables import SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
@@ -72,7 +75,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 
 
 def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
-    """Raise ConfigError where local mode has fewer cores than ranks: Horovod would wait ten minutes for them."""
+    """Raise ConfigError where local mode has fewer cores than ranks: a launcher would wait for them in vain."""
     context = spark.sparkContext
     n_slots = context.defaultParallelism
     if str(context.master).startswith("local") and n_ranks > n_slots:
@@ -86,7 +89,7 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     """One model per behaviour, on exactly the files of the newest version of ``sequences``."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     version = latest_commit(spark, workspace, SEQUENCES).version
-    snapshot = read_table(spark, workspace, SEQUENCES, version)
+    snapshot = read_as_files(spark, workspace, SEQUENCES, version, config.sequences.row_group_mib)
     # a row of one token has no context to learn from
     files = list_files(snapshot.filter(F.col(WIDTH) > 1), SEQUENCES.partition_by)
     plans = []
@@ -116,43 +119,30 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
 def launch(
     spark: SparkSession, config: PipelineConfig, workspace: Workspace, plans: list[PlannedModel]
 ) -> list[TrainingResult]:
-    """Train all models in one start of the ranks: Horovod's, or this process where one rank is asked for."""
+    """Train all models in one start of the ranks, or in this process where one rank is asked for."""
     run_id = datetime.now(UTC).isoformat()
     arguments = (plans, workspace.metrics.resolve(), run_id, config.training.threads_per_rank)
     if config.training.n_ranks == 1:
         return train_all(OneProcess(), *arguments)
-    import horovod.spark
-
-    with (workspace.logs / "ranks.log").open("w") as ranks_log:
-        outcomes = horovod.spark.run(
-            train_all_on_rank,
-            args=arguments,
-            num_proc=config.training.n_ranks,
-            use_gloo=True,
-            verbose=0,
-            stdout=ranks_log,
-            stderr=ranks_log,
-        )
-    for outcome in outcomes:
-        if isinstance(outcome, PipelineError):
-            raise outcome
-    return [TrainingResult.from_dict(values) for values in outcomes[0]]
+    meeting_place, ranks_log = workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
+    outcomes = run_ranks(spark, config.training, train_all_on_rank, arguments, meeting_place, ranks_log)
+    return [TrainingResult.from_dict(values) for values in outcomes]
 
 
-def train_all_on_rank(*arguments: Any) -> list[dict[str, Any]] | PipelineError:
-    """``train_all`` as one of Horovod's ranks; an error that the user can mend travels back as a value.
-
-    Results travel as plain values: they pass through each rank's Spark worker, which would have to import
-    torch to unpickle a class of ``ml``.
-    """
-    try:
-        return [asdict(result) for result in train_all(HorovodRanks(), *arguments)]
-    except PipelineError as error:
-        return error
+def train_all_on_rank(
+    ranks: Ranks, watch: StallWatch, plans: list[PlannedModel], metrics: Path, run_id: str, threads: int
+) -> list[dict[str, Any]]:
+    """``train_all`` as one of several ranks, with results as plain values."""
+    return [asdict(result) for result in train_all(ranks, plans, metrics, run_id, threads, watch)]
 
 
 def train_all(
-    ranks: Ranks, plans: list[PlannedModel], metrics: Path, run_id: str, threads: int
+    ranks: Ranks,
+    plans: list[PlannedModel],
+    metrics: Path,
+    run_id: str,
+    threads: int,
+    watch: StallWatch | None = None,
 ) -> list[TrainingResult]:
     """Train the models one after the other on this rank; rank 0 logs the figures."""
     writes_boards = ranks.rank == 0 and plans[0].job.training.tensorboard
@@ -168,11 +158,16 @@ def train_all(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [train_model(plan.job, plan.open_feed(ranks), ranks, report) for plan in plans]
+        return [train_model(plan.job, watched_feed(plan.open_feed(ranks), watch), ranks, report) for plan in plans]
     finally:
         torch.set_num_threads(before)
         if boards:
             boards.close()
+
+
+def watched_feed(feed: Feed, watch: StallWatch | None) -> Feed:
+    """The feed, whose batches tell the watch that there is progress."""
+    return WatchedFeed(feed, watch) if watch else feed
 
 
 def remove_other_models(workspace: Workspace, trained: set[str]) -> None:
@@ -194,7 +189,7 @@ def _card(name: str, config: PipelineConfig, vocabulary: VocabularySummary, vers
 
 
 def _feed_file(file: DataFile) -> FeedFile:
-    return FeedFile(file.url, file.n_rows, int(str(file.partition[WIDTH])))
+    return FeedFile(file_url(file.url), file.n_rows, int(str(file.partition[WIDTH])))
 
 
 def _score(result: TrainingResult) -> str:

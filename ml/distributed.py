@@ -1,16 +1,18 @@
-"""The one place that talks to Horovod; the training loop sees ``Ranks`` and also runs in one process without it."""
+"""The one place that talks to Horovod or torch.distributed; the training loop sees ``Ranks``, also in one process."""
 
 import os
-from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-NamedParameters = Iterable[tuple[str, nn.Parameter]]
+BUCKET_BYTES = 64 * 2**20
+"""Dense gradients are copied into one tensor up to this size; a larger one is summed where it is."""
 
 
 class Ranks(Protocol):
@@ -28,18 +30,21 @@ class Ranks(Protocol):
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         """Where this rank computes; ``auto`` is a GPU where there is one that the ranks can exchange from."""
 
-    def distribute(self, optimizer: Optimizer, parameters: NamedParameters, batches_per_step: int) -> Any:
-        """An optimiser whose ``reduce_gradients`` sums the gradients of so many batches over the ranks."""
-
     def broadcast(self, model: nn.Module) -> None:
         """Give every rank the parameters of rank 0."""
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each parameter's gradient by its sum over the ranks.
+
+        All ranks call it with gradients of the same parameters. Of a sparse gradient only its rows are exchanged.
+        """
 
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
         """The element-wise sum over the ranks, float64 [n]; all ranks must call it with as many values."""
 
 
 class OneProcess:
-    """No other rank: what Horovod would do is already true."""
+    """No other rank: every exchange is already done."""
 
     rank = 0
     world_size = 1
@@ -49,11 +54,10 @@ class OneProcess:
         is_there = torch.cuda.is_available()
         return torch.device(wanted if wanted != "auto" else "cuda" if is_there else "cpu")
 
-    def distribute(self, optimizer: Optimizer, parameters: NamedParameters, batches_per_step: int) -> Any:
-        """The optimiser itself."""
-        return optimizer
-
     def broadcast(self, model: nn.Module) -> None:
+        """Nothing to do."""
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing to do."""
 
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
@@ -61,7 +65,49 @@ class OneProcess:
         return np.array(list(values), np.float64)
 
 
-class HorovodRanks:
+class ExchangingRanks(ABC):
+    """What several ranks do with a few operations of a library: the same sums in the same order with each library."""
+
+    rank: int
+    world_size: int
+
+    @abstractmethod
+    def _allreduce(self, tensor: Tensor, name: str) -> None:
+        """Sum a contiguous tensor over the ranks, in its place."""
+
+    @abstractmethod
+    def _allgather(self, tensor: Tensor, name: str) -> Tensor:
+        """The one-dimensional tensors of all ranks, which may differ in length, one after the other."""
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """One allreduce of the dense gradients, one allgather of the sparse ones' rows, after the backward pass."""
+        used = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        for number, bucket in enumerate(buckets(gradient for _, gradient in used if not gradient.is_sparse)):
+            self._sum_bucket(bucket, f"dense.{number}")
+        sparse = [(parameter, gradient) for parameter, gradient in used if gradient.is_sparse]
+        if sparse:
+            packed = self._allgather(pack_rows(gradient for _, gradient in sparse), "rows")
+            sums = unpack_rows(packed, [parameter.shape for parameter, _ in sparse], self.world_size)
+            for (parameter, _), total in zip(sparse, sums, strict=True):
+                parameter.grad = total
+
+    def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
+        """An allreduce of float64 numbers."""
+        total = torch.tensor(list(values), dtype=torch.float64)
+        self._allreduce(total, "sum")
+        return np.asarray(total.numpy())
+
+    def _sum_bucket(self, gradients: list[Tensor], name: str) -> None:
+        if len(gradients) == 1 and gradients[0].is_contiguous():
+            self._allreduce(gradients[0], name)
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self._allreduce(flat, name)
+        for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+class HorovodRanks(ExchangingRanks):
     """Ranks started by ``horovod.spark.run``; making one joins the group."""
 
     def __init__(self) -> None:
@@ -80,28 +126,107 @@ class HorovodRanks:
             torch.device("cuda", self._hvd.local_rank() % torch.cuda.device_count()) if use_gpu else torch.device("cpu")
         )
 
-    def distribute(self, optimizer: Optimizer, parameters: NamedParameters, batches_per_step: int) -> Any:
-        """Horovod's optimiser: gradients are summed as they appear, sparse ones by exchanging only their rows."""
-        return self._hvd.DistributedOptimizer(
-            optimizer,
-            named_parameters=list(parameters),
-            op=self._hvd.Sum,
-            backward_passes_per_step=batches_per_step,
-        )
-
     def broadcast(self, model: nn.Module) -> None:
-        """Parameters only.
-
-        To broadcast the state of a fresh optimiser Horovod first takes a step on zero gradients: that decays the
-        weights and counts in Adam's bias correction, so the ranks would not train as one process does.
-        """
+        """Parameters and buffers."""
         self._hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
-    def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
-        """Horovod's allreduce of float64 numbers."""
-        local: Tensor = torch.tensor(list(values), dtype=torch.float64)
-        total: NDArray[np.float64] = self._hvd.allreduce(local, op=self._hvd.Sum, name="sum").numpy()
-        return total
+    def _allreduce(self, tensor: Tensor, name: str) -> None:
+        self._hvd.allreduce_(tensor, op=self._hvd.Sum, name=name)
+
+    def _allgather(self, tensor: Tensor, name: str) -> Tensor:
+        gathered: Tensor = self._hvd.allgather(tensor, name=name)
+        return gathered
+
+
+class TorchRanks(ExchangingRanks):
+    """Ranks started by Spark's TorchDistributor (or torchrun); making one joins the group.
+
+    Parameters
+    ----------
+    timeout_seconds : after which an exchange that a rank does not take part in is an error in the others
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        import torch.distributed as dist
+
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        self._dist = dist
+        self.rank: int = dist.get_rank()
+        self.world_size: int = dist.get_world_size()
+
+    def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+        """The GPU of this rank's local number, of those that the task may see."""
+        if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+    def broadcast(self, model: nn.Module) -> None:
+        """Parameters and buffers."""
+        for tensor in model.state_dict().values():
+            self._dist.broadcast(tensor, src=0)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._dist.destroy_process_group()
+
+    def _allreduce(self, tensor: Tensor, name: str) -> None:
+        self._dist.all_reduce(tensor)
+
+    def _allgather(self, tensor: Tensor, name: str) -> Tensor:
+        """By way of tensors of the greatest length: gloo and nccl gather equal ones only."""
+        lengths = torch.zeros(self.world_size, dtype=torch.int64, device=tensor.device)
+        lengths[self.rank] = len(tensor)
+        self._dist.all_reduce(lengths)
+        sizes = lengths.tolist()
+        longest = max(sizes)
+        gathered = [tensor.new_empty(longest) for _ in sizes]
+        self._dist.all_gather(gathered, nn.functional.pad(tensor, (0, longest - len(tensor))))
+        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+
+def buckets(gradients: Iterable[Tensor], limit: int = BUCKET_BYTES) -> Iterator[list[Tensor]]:
+    """The gradients in their order, in groups of at most ``limit`` bytes; a larger one is alone."""
+    group: list[Tensor] = []
+    n_bytes = 0
+    for gradient in gradients:
+        if group and n_bytes + gradient.nbytes > limit:
+            yield group
+            group, n_bytes = [], 0
+        group.append(gradient)
+        n_bytes += gradient.nbytes
+    if group:
+        yield group
+
+
+def pack_rows(gradients: Iterable[Tensor]) -> Tensor:
+    """Sparse gradients (float32 [V, D] each) as one int32 tensor: their numbers of rows, then indices and values."""
+    parts = [gradient.coalesce() for gradient in gradients]
+    counts = torch.tensor([part._nnz() for part in parts], device=parts[0].device)
+    rows = [tensor for part in parts for tensor in (part.indices()[0], part.values().flatten())]
+    return torch.cat([tensor.contiguous().view(torch.int32) for tensor in (counts, *rows)])
+
+
+def unpack_rows(packed: Tensor, shapes: list[torch.Size], n_ranks: int) -> list[Tensor]:
+    """One sparse gradient of each shape, with the rows of all ranks' ``pack_rows``; a row may come several times."""
+    indices: list[list[Tensor]] = [[] for _ in shapes]
+    values: list[list[Tensor]] = [[] for _ in shapes]
+    start = 0
+
+    def take(n: int) -> Tensor:
+        nonlocal start
+        start += n
+        return packed[start - n : start].clone()  # a view may begin at an address that int64 may not
+
+    for _ in range(n_ranks):
+        counts = take(2 * len(shapes)).view(torch.int64).tolist()
+        for number, (count, shape) in enumerate(zip(counts, shapes, strict=True)):
+            indices[number].append(take(2 * count).view(torch.int64))
+            values[number].append(take(count * shape[1]).view(torch.float32).view(count, shape[1]))
+    return [
+        torch.sparse_coo_tensor(torch.cat(rows).unsqueeze(0), torch.cat(vectors), shape)
+        for rows, vectors, shape in zip(indices, values, shapes, strict=True)
+    ]
 
 
 def _drop_unreadable_settings() -> None:
@@ -112,18 +237,3 @@ def _drop_unreadable_settings() -> None:
     for name in ("HOROVOD_CYCLE_TIME", "HOROVOD_CACHE_CAPACITY"):
         if not os.environ.get(name, "0").replace(".", "", 1).isdigit():
             del os.environ[name]
-
-
-def reduce_gradients(optimizer: Any) -> None:
-    """Wait until the gradients are summed over all ranks, so that they can be clipped before the step."""
-    if hasattr(optimizer, "synchronize"):
-        optimizer.synchronize()
-
-
-def step(optimizer: Any) -> None:
-    """Apply gradients that ``reduce_gradients`` has already summed."""
-    if hasattr(optimizer, "skip_synchronize"):
-        with optimizer.skip_synchronize():
-            optimizer.step()
-    else:
-        optimizer.step()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
 from ml.bert4rec import Bert4Rec
-from ml.distributed import OneProcess, Ranks, reduce_gradients, step
+from ml.distributed import OneProcess, Ranks
 from ml.loss import chosen_loss, draw_negatives, hidden_loss
 from ml.masking import HiddenBatch, MaskedBatch, hidden_batch, mask_tokens
 from ml.optimizers import build_optimizers, learning_rate, set_learning_rate
@@ -74,7 +74,7 @@ class Learner:
         if recipe.is_sampled:
             for table in self.model.table_parameters():
                 table.register_hook(_one_row_per_token)
-        self.optimizers = build_optimizers(self.model, recipe.training, self.ranks)
+        self.optimizers = build_optimizers(self.model, recipe.training)
         self.ranks.broadcast(self.model)
         self.n_steps = 0
 
@@ -118,12 +118,11 @@ class Learner:
     def _apply_gradients(self) -> None:
         training = self.recipe.training
         set_learning_rate(self.optimizers, learning_rate(training, self.n_steps, self.steps_per_epoch))
-        for optimizer in self.optimizers:
-            reduce_gradients(optimizer)
+        self.ranks.sum_gradients(self.model.parameters())
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
         torch.nn.utils.clip_grad_norm_(dense, training.clip_norm)
         for optimizer in self.optimizers:
-            step(optimizer)
+            optimizer.step()
         self.n_steps += 1
 
     def _seed(self, use: int) -> int:

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from conf.settings import TrainingSettings
 from ml.bert4rec import Bert4Rec
-from ml.distributed import Ranks
 
 
 class RowAdam(Optimizer):
@@ -67,7 +66,7 @@ class RowAdam(Optimizer):
         return state
 
 
-def build_optimizers(model: Bert4Rec, settings: TrainingSettings, ranks: Ranks) -> list[Any]:
+def build_optimizers(model: Bert4Rec, settings: TrainingSettings) -> list[Optimizer]:
     """AdamW for the encoder, and for the tables too unless their gradients are sparse: then RowAdam.
 
     Weights decay on matrices only: decay on an item's row would pull it to zero at every step in which the
@@ -75,16 +74,15 @@ def build_optimizers(model: Bert4Rec, settings: TrainingSettings, ranks: Ranks) 
     """
     decaying = {id(parameter) for parameter in model.decaying_parameters()}
     tables = {id(parameter) for parameter in model.table_parameters()} if model.has_sparse_table else set()
-    dense = [(name, p) for name, p in model.named_parameters() if id(p) not in tables]
-    sparse = [(name, p) for name, p in model.named_parameters() if id(p) in tables]
+    dense = [p for p in model.parameters() if id(p) not in tables]
+    sparse = [p for p in model.parameters() if id(p) in tables]
     groups = [
-        {"params": [p for _, p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in dense if id(p) not in decaying], "weight_decay": 0.0},
+        {"params": [p for p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
+        {"params": [p for p in dense if id(p) not in decaying], "weight_decay": 0.0},
     ]
-    optimizers = [ranks.distribute(torch.optim.AdamW(groups), dense, settings.batches_per_step)]
+    optimizers: list[Optimizer] = [torch.optim.AdamW(groups)]
     if sparse:
-        rows = RowAdam([p for _, p in sparse])
-        optimizers.append(ranks.distribute(rows, sparse, settings.batches_per_step))
+        optimizers.append(RowAdam(sparse))
     return optimizers
 
 

@@ -1,4 +1,4 @@
-"""Trains one BERT4Rec by the cloze task; the same function runs in one process or as one of Horovod's ranks."""
+"""Trains one BERT4Rec by the cloze task; the same function runs in one process or as one of several ranks."""
 
 import contextlib
 import json
@@ -60,14 +60,7 @@ class TrainingJob:
 
     def fingerprint(self, world_size: int) -> str:
         """Changes with anything that the weights, or a position in the data, depend on."""
-        unimportant = TrainingSettings()
-        training = replace(
-            self.training,
-            threads_per_rank=unimportant.threads_per_rank,
-            log_every_steps=unimportant.log_every_steps,
-            checkpoint_every_steps=unimportant.checkpoint_every_steps,
-            tensorboard=unimportant.tensorboard,
-        )
+        training = self.training.of_weights()
         return fingerprint(replace(self.recipe, training=training), self.card, self.data, world_size)
 
 
@@ -244,9 +237,10 @@ class Trainer:
 
     def _diverged(self, what: str) -> TrainingError:
         rate = self.job.training.learning_rate
+        kept = f"the checkpoint before it is kept in {self.run_file}" if self.run_file.exists() else "no checkpoint yet"
         return TrainingError(
-            f"{self.job.card.behaviour}: {what} at step {self.learner.n_steps}; "
-            f"lower training.learning_rate (now {rate})"
+            f"{self.job.card.behaviour}: {what} at step {self.learner.n_steps}, epoch {self.position.epoch}; "
+            f"lower training.learning_rate (now {rate}); {kept}"
         )
 
     def _report_interval(self, meter: "Meter") -> None:

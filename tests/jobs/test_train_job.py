@@ -1,6 +1,7 @@
 """The train stage on small tables: the pinned snapshot, Horovod's ranks, and the models it leaves."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,9 +12,10 @@ import torch
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
-from conf.settings import PipelineConfig
+from conf.settings import PipelineConfig, TrainingSettings
 from jobs import train_ensemble
 from jobs.io import read_table, write_table
+from jobs.launch import run_ranks
 from jobs.workspace import Workspace
 from ml.batches import Feed
 from ml.checkpoint import load_model
@@ -128,11 +130,9 @@ def test_tensorboard_files_hold_the_figures(spark: SparkSession, workspace: Work
     assert b"validation/ndcg_10" in events.read_bytes()
 
 
-def test_two_ranks_and_one_process_agree_and_ranks_go_on_after_a_kill(
+def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_a_kill(
     spark: SparkSession, workspace: Workspace
 ) -> None:
-    import horovod.spark
-
     write_tables(spark, workspace, 40, ["page_visit"])
     overrides = ["model.embedding_dropout=0", "model.encoder_dropout=0", "training.clip_norm=0.1"]
     plans = {
@@ -141,19 +141,25 @@ def test_two_ranks_and_one_process_agree_and_ranks_go_on_after_a_kill(
     }
     after_steps, after_training = steps_on_one_global_batch(plans), training_of(plans["sampled"])
 
-    def on_rank() -> tuple[dict[str, Weights], Weights, Weights]:
-        from ml.distributed import HorovodRanks
-
-        ranks = HorovodRanks()
+    def on_rank(ranks: Ranks, *_: object) -> tuple[dict[str, Weights], Weights, Weights]:
         return after_steps(ranks), after_training("whole", ranks), after_training("killed", ranks)
 
-    alone = after_steps(OneProcess())
-    for together, whole, killed in horovod.spark.run(on_rank, num_proc=2, use_gloo=True, verbose=0):
+    alone, trained = after_steps(OneProcess()), []
+    for launcher in ("horovod", "torch"):
+        settings = TrainingSettings(n_ranks=2, launcher=launcher)
+        shutil.rmtree(workspace.checkpoints(""), ignore_errors=True)
+        together, whole, killed = run_ranks(
+            spark, settings, on_rank, (), workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
+        )
         for loss, weights in alone.items():
             for name, weight in weights.items():
-                np.testing.assert_allclose(together[loss][name], weight, rtol=1e-4, atol=1e-5, err_msg=f"{loss} {name}")
+                told = f"{launcher} {loss} {name}"
+                np.testing.assert_allclose(together[loss][name], weight, rtol=1e-4, atol=1e-5, err_msg=told)
         for name, weight in whole.items():
-            np.testing.assert_allclose(killed[name], weight, rtol=1e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(killed[name], weight, rtol=1e-4, atol=1e-6, err_msg=f"{launcher} {name}")
+        trained.append(whole)
+    for name, weight in trained[0].items():
+        np.testing.assert_array_equal(weight, trained[1][name], err_msg=name)
 
 
 def steps_on_one_global_batch(plans: dict[str, train_ensemble.PlannedModel]) -> Callable[[Ranks], dict[str, Weights]]:

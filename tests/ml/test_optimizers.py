@@ -6,7 +6,6 @@ import torch
 
 from conf.settings import ModelSettings, TrainingSettings
 from ml.bert4rec import Bert4Rec
-from ml.distributed import OneProcess
 from ml.optimizers import RowAdam, build_optimizers, learning_rate
 
 MODEL = ModelSettings(hidden_size=8, n_layers=1, n_heads=2, feed_forward_size=8)
@@ -65,7 +64,7 @@ def test_a_row_met_late_starts_as_one_met_first() -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_weights_decay_on_matrices_only_and_every_weight_has_one_optimizer(sparse: bool) -> None:
     model = Bert4Rec(MODEL, 15, 8, sparse_table=sparse)
-    optimizers = build_optimizers(model, TrainingSettings(weight_decay=0.1), OneProcess())
+    optimizers = build_optimizers(model, TrainingSettings(weight_decay=0.1))
     assert len(optimizers) == 1 + sparse
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]

@@ -16,6 +16,7 @@ from ml.array_feed import ArrayFeed
 from ml.batches import Sequences, Tokens
 from ml.checkpoint import ModelCard, load_model
 from ml.distributed import OneProcess
+from ml.learner import Learner
 from ml.ranking import RankingMetrics
 from ml.training import Trainer, TrainingJob, TrainingResult, train_model
 from schemas.errors import TrainingError
@@ -132,6 +133,30 @@ def test_a_loss_or_weight_that_is_not_a_number_stops_training_and_keeps_the_form
     with pytest.raises(TrainingError, match=r"page_visit: .* at step .*; lower training.learning_rate"):
         train(replace(job, training=too_fast))
     assert all(torch.equal(weight, before[name]) for name, weight in weights(job.folder).items())
+
+
+def test_training_that_diverges_tells_where_the_checkpoint_before_it_is_and_leaves_it_whole(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(job, training=replace(job.training, epochs=2, checkpoint_every_steps=4))
+    step = Learner.step
+
+    def diverging_step(learner: Learner, batches: Any) -> Any:
+        sums = step(learner, batches)
+        if learner.n_steps == 6:
+            learner.model.head[0].weight.data.fill_(torch.nan)
+        return sums
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", diverging_step)
+        with pytest.raises(
+            TrainingError, match=r"at step \d+, epoch 1; lower .*; the checkpoint before it is kept in "
+        ):
+            train(job)
+    lines: Lines = []
+    result = train(replace(job, training=replace(job.training, log_every_steps=1)), lines)
+    assert lines[0]["step"] == 5, "it went on from the fourth"
+    assert result.is_finished
 
 
 def test_metrics_carry_units_and_rank_0s_view_of_all_ranks(job: TrainingJob) -> None:

@@ -1,0 +1,54 @@
+"""Failures of files as Java, Spark's workers and Python report them, in words that a user can act on."""
+
+import re
+
+from schemas.errors import OutputError, PipelineError, TableError
+
+_UNWRITABLE = {
+    r"No space left on device|ENOSPC": "a full disk: make room",
+    r"Disk quota exceeded": "a used-up disk quota: make room",
+    r"Read-only file system": "a read-only file system: mount it for writing",
+    r"Permission denied|AccessDeniedException": "a file or folder that may not be written: mend its permissions",
+    r"File too large": "a limit on the size of files (`ulimit -f`): raise it",
+}
+_UNREADABLE = (
+    r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|FAILED_READ_FILE|Could not read footer|SparkFileNotFoundException"
+    r"|org.apache.hadoop.fs.ChecksumException"
+    r"|Parquet magic bytes not found|Encountered error while reading file|can not read class org.apache.parquet"
+    r"|could not read page|Couldn't deserialize thrift"
+)
+_DATA_FILE = re.compile(r"[\w:/.%=+@~-]*\.parquet")
+
+
+def explain(error: BaseException) -> PipelineError | None:
+    """The error as one that the user can mend; None where it is not known to be one."""
+    text = "\n".join(_told(error))
+    for pattern, found in _UNWRITABLE.items():
+        if re.search(pattern, text):
+            return OutputError(
+                f"expected room and permission to write in --out and in the folder for temporary files; found {found}, "
+                "then run again: tables are as they were, and a run goes on after its last finished stage "
+                f"({_first_line(text, pattern)})"
+            )
+    if re.search(_UNREADABLE, text):
+        named = _DATA_FILE.search(text)
+        file = named.group(0) if named else "one of a table that the stage reads"
+        return TableError(
+            f"expected a whole Parquet file, found {file} damaged or gone; run the stage that writes it again "
+            f"({_first_line(text, _UNREADABLE)})"
+        )
+    return None
+
+
+def _told(error: BaseException | None) -> list[str]:
+    """What the error and those behind it say; of Java's, its causes are in its text."""
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return texts
+
+
+def _first_line(text: str, pattern: str) -> str:
+    line = next(line for line in text.splitlines() if re.search(pattern, line))
+    return line.strip()[:300]

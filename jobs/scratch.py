@@ -1,0 +1,39 @@
+"""A private folder for the files that Spark and its JVM need while they run: events pass through them."""
+
+import atexit
+import contextlib
+import fcntl
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+PREFIX = "ubp-"
+HELD = ".held"
+
+
+@functools.cache
+def scratch_folder() -> Path:
+    """The process' own folder among the temporary ones: only its user may look into it, and it ends with the process.
+
+    What processes that were killed have left is removed first.
+    """
+    remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
+    held = (folder / HELD).open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)  # until the process ends, however it does
+    atexit.register(_remove, folder, held)
+    return folder
+
+
+def remove_abandoned() -> None:
+    """Remove such folders of this user whose process has ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / HELD).open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(folder: Path, held: object) -> None:
+    """``held`` is passed to stay open until now."""
+    shutil.rmtree(folder, ignore_errors=True)

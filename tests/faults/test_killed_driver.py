@@ -1,0 +1,118 @@
+"""`kill -9` of the driver in each stage: before its write, in it, and after it but before it is noted as finished.
+
+Each killed run is followed by the next, which must go on where it stood; the last one's output is compared with that of
+a run that nothing happened to.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from fault_runs import BEHAVIOURS, Shop, assert_same_outcome, finished_stages, kill_driver_when, newest, tell
+
+from jobs.metrics_log import read_metrics
+from jobs.pipeline import STAGE_NAMES, STAGES
+
+pytestmark = pytest.mark.faults
+
+MODELS, ENTRIES = ("product_buy", "page_visit"), ("product_buy", "page_visit", "ensemble")
+BEGUN = {
+    "ingest": "tables/*/part-*", "split": "tables/windows/part-*", "vocabulary": "tables/vocabularies/**/part-*",
+    "sequences": "tables/sequences/**/part-*", "train": "checkpoints/*/*run.safetensors*",
+    "baseline": ".baseline_features/**/part-*", "embed": "tables/embeddings/**/part-*",
+    "targets": "tables/labels/**/part-*", "probe": "tables/scores/**/part-*",
+}  # fmt: skip
+"""Stage -> the first of what it writes."""
+WRITTEN = {
+    "ingest": [f"tables/{name}/_delta_log/*.json" for name in (*BEHAVIOURS, "product_properties", "quarantine")],
+    "split": ["tables/windows/_delta_log/*.json", "tables/clients/_delta_log/*.json"],
+    "vocabulary": ["tables/vocabularies/_delta_log/*.json"],
+    "sequences": ["tables/sequences/_delta_log/*.json"],
+    "train": [f"models/{name}/config.json" for name in MODELS],
+    "baseline": ["entries/baseline/embeddings.npy"],
+    "embed": [f"entries/{name}/embeddings.npy" for name in ENTRIES],
+    "targets": ["tables/labels/_delta_log/*.json", "tables/targets/_delta_log/*.json"],
+    "probe": ["scores.json"],
+    "report": ["report.html"],
+}
+"""Stage -> the last of what it writes."""
+ABOUT = {stage.name: stage.about for stage in STAGES}
+Moment = Callable[[Path, str, Path, int], bool]
+
+
+def before_write(out: Path, stage: str, log: Path, began: int) -> bool:
+    return f"{stage}: {ABOUT[stage]}" in log.read_text()
+
+
+def in_write(out: Path, stage: str, log: Path, began: int) -> bool:
+    return before_write(out, stage, log, began) and newest(out.glob(BEGUN[stage])) > began
+
+
+def after_write(out: Path, stage: str, log: Path, began: int) -> bool:
+    return all(newest(out.glob(pattern)) > began for pattern in WRITTEN[stage])
+
+
+@pytest.mark.parametrize("stages", [STAGE_NAMES[:5], STAGE_NAMES[5:]], ids=["ingest to train", "after train"])
+def test_runs_that_are_killed_in_every_stage_end_as_one_that_was_not(
+    shop: Shop, undisturbed: Path, tmp_path: Path, stages: list[str]
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    earlier = STAGE_NAMES[: STAGE_NAMES.index(stages[0])]
+    if earlier:
+        shop.finish(out, "--to", earlier[-1])
+    out.mkdir(exist_ok=True)
+    seen = {}
+    for stage in stages:
+        moments: dict[str, Moment] = {"before": before_write, "in": in_write, "after": after_write}
+        if stage == "report":  # one small file, replaced whole
+            del moments["in"]
+        for name, moment in moments.items():
+            began = time.time_ns()
+            kill_driver_when(shop.command(out), lambda: moment(out, stage, log, began), log)  # noqa: B023
+            was_noted = stage in finished_stages(out)
+            was_written = after_write(out, stage, log, began)
+            seen[f"{stage}, {name}"] = not was_noted and (name == "after") == was_written
+            went_on = "going on after" in log.read_text()
+            assert went_on == (stage != "ingest"), "it began with another stage than the one that was killed"
+            if was_noted:  # killed an instant too late: the run after this one must not find it done
+                _forget(out, stage)
+    shop.finish(out)
+    assert_same_outcome(out, undisturbed)
+    left = [str(path.relative_to(out)) for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
+    assert left == [], "of killed writes"
+    tell(f"moments met: {sum(seen.values())} of {len(seen)}; not: {[name for name, was in seen.items() if not was]}")
+    assert sum(seen.values()) >= len(seen) - 3, seen
+
+
+def _forget(out: Path, stage: str) -> None:
+    path = out / "progress.json"
+    saved = json.loads(path.read_text())
+    saved["finished"].remove(stage)
+    path.write_text(json.dumps(saved))
+
+
+def test_a_driver_killed_while_two_ranks_train_leaves_none_of_them_and_the_next_run_goes_on(
+    shop: Shop, undisturbed: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    shutil.copytree(undisturbed, out)
+    (out / "progress.json").unlink()
+    told = ["--from", "train", "--to", "train", "--set", "training.n_ranks=2", "training.epochs=40"]
+    began = time.time_ns()
+    kill_driver_when(shop.command(out, "run", *told), lambda: in_write(out, "train", log, began), log)
+    deadline = time.monotonic() + 30
+    while ranks := [p for p in psutil.process_iter(["cmdline"]) if is_rank(p.info["cmdline"] or [])]:
+        assert time.monotonic() < deadline, f"ranks still run: {ranks}"
+        time.sleep(0.2)
+    n_lines = len(read_metrics(out / "metrics.jsonl"))
+    shop.finish(out, *told)
+    first = next(line for line in read_metrics(out / "metrics.jsonl")[n_lines:] if "train/loss" in line)
+    assert first["step"] > 3, "it trained the first steps again, although there was a checkpoint"
+
+
+def is_rank(command: list[str]) -> bool:
+    return any("gloo_exec_fn" in part for part in command)

@@ -1,0 +1,56 @@
+"""A rank that gets no batch ends itself; one that does lives, and shows it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ml.array_feed import ArrayFeed
+from ml.batches import Sequences
+from ml.stall_watch import STALLED, StallWatch, WatchedFeed
+
+RANK = """
+import sys, time
+from pathlib import Path
+from ml.stall_watch import StallWatch
+with StallWatch(1.0, Path(sys.argv[1])) as watch:
+    for _ in range(int(sys.argv[2])):
+        time.sleep(0.4)
+        watch.note_progress()
+    time.sleep(float(sys.argv[3]))
+print("done")
+"""
+
+
+def rank(sign: Path, n_steps: int, pause: float) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", RANK, sign, str(n_steps), str(pause)], capture_output=True, text=True)
+
+
+def test_a_rank_without_progress_ends_in_time_and_says_why(tmp_path: Path) -> None:
+    began = time.monotonic()
+    ended = rank(tmp_path / "alive", n_steps=4, pause=60)
+    assert ended.returncode == STALLED
+    assert "no progress in 1 s" in ended.stderr
+    assert 2.5 < time.monotonic() - began < 20, "it lived as long as there was progress"
+    assert (tmp_path / "alive").exists()
+
+
+def test_a_rank_that_ends_in_time_is_left_alone(tmp_path: Path) -> None:
+    assert rank(tmp_path / "alive", n_steps=1, pause=0.1).stdout == "done\n"
+
+
+def test_every_batch_of_a_watched_feed_is_progress() -> None:
+    rows = Sequences.from_rows([[3, 4, 5]] * 6)
+    feed = ArrayFeed(rows, rows, widths=(4,), tokens_per_batch=8, seed=0)
+    watch = StallWatch(60)
+    seen = []
+    watch.note_progress = lambda: seen.append(1)  # type: ignore[method-assign]
+    watched = WatchedFeed(feed, watch)
+    assert watched.n_batches == feed.n_batches
+    batches, plain = list(watched.training(1)), list(feed.training(1))
+    assert all(np.array_equal(*pair) for pair in zip(batches, plain, strict=True))
+    assert len(seen) == len(batches)
+    assert len(list(watched.validation())) == len(list(feed.validation()))
+    assert len(seen) > len(batches)
