@@ -7,7 +7,7 @@ BIN    := .venv/bin
 STAMP  := .venv/.installed
 UV     := uv==0.8.22
 
-.PHONY: setup demo test lint format lock clean
+.PHONY: setup demo test faults test-hosts test-dbr audit wheel lint format lock clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,34 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest
 
+faults: setup
+	$(BIN)/python -m pytest tests -m faults
+
+# a cluster of network namespaces: root on Linux only
+test-hosts: setup
+	$(BIN)/python -m pytest -m hosts tests/cluster
+
+# the versions of Databricks Runtime 15.4 LTS ML, in an environment of their own
+DBR := .venv-dbr/bin
+
+test-dbr: .venv-dbr/.installed
+	$(DBR)/python -m pytest
+
+.venv-dbr/.installed: requirements-dbr.lock tools/install_horovod.py setup.py
+	test -x $(DBR)/python || $(PYTHON) -m venv .venv-dbr
+	$(DBR)/python -m pip install --quiet $(UV)
+	$(DBR)/uv pip install --quiet --python $(DBR)/python --require-hashes -r requirements-dbr.lock
+	$(DBR)/python tools/install_horovod.py
+	$(DBR)/uv pip install --quiet --python $(DBR)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# known vulnerabilities of the locked versions; fails where the index's vulnerability database cannot be asked
+audit: setup
+	$(BIN)/uv tool run --from pip-audit==2.9.0 pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +66,7 @@ format: setup
 
 lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes requirements.in -o requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes requirements-dbr.in -o requirements-dbr.lock
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv .venv-dbr demo build dist *.egg-info

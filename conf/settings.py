@@ -5,7 +5,7 @@ Values marked *report* are those of "Ensemble BERT4Rec for the RecSys 2025 Chall
 """
 
 import re
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -38,6 +38,11 @@ def _require(claim: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _is_identifier(text: str) -> bool:
+    """Whether a name may stand in SQL text and in a path as it is."""
+    return re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) is not None
+
+
 def _is_time(text: str) -> bool:
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2})?", text):
         return False
@@ -62,6 +67,9 @@ class BehaviourSettings:
     """Items with fewer input events are rare: they have no row in the vocabulary."""
     keep_rare_as_unk: bool = False
     """Keep events of rare items as UNK instead of dropping them (the *report* drops them)."""
+
+    def __post_init__(self) -> None:
+        _require(_is_identifier(self.item), f"item must be a column's name of letters, digits, _; found {self.item!r}")
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -178,16 +186,38 @@ class LossSettings:
     """Calibration of gBCE: 0 is plain binary cross-entropy, 1 undoes what sampling adds to the scores."""
 
 
+_WITHOUT_EFFECT_ON_WEIGHTS = (
+    "launcher",
+    "network_interfaces",
+    "stall_seconds",
+    "max_restarts",
+    "threads_per_rank",
+    "checkpoint_every_steps",
+    "log_every_steps",
+    "tensorboard",
+)
+
+
 @dataclass(frozen=True, config=_CHECKED)
 class TrainingSettings:
     """The data-parallel run and its optimiser (*report*: AdamW 1e-4, step decay, clip 1)."""
 
     n_ranks: PositiveInt = 2
-    """Horovod processes, one Spark task each; 1 trains in the driver without Horovod."""
+    """Processes that train together, one Spark task each; 1 trains in the driver, without a launcher."""
+    launcher: Literal["horovod", "torch"] = "horovod"
+    """What starts the ranks and exchanges their gradients: Horovod on Spark, or Spark's TorchDistributor with
+    torch.distributed (gloo on a CPU, nccl on a GPU). Both give the same weights."""
+    network_interfaces: tuple[str, ...] = ()
+    """Of all hosts alike, that Horovod's ranks and their driver talk over, such as ``eth0``; empty: those found to work
+    from each to each. TorchDistributor takes the address that Spark's executors have."""
+    stall_seconds: PositiveFloat = 600.0
+    """Ranks that get no batch for so long are ended: more than a step, the wait for its batch and a checkpoint take."""
+    max_restarts: NonNegativeInt = 2
+    """Times that ranks which died or stalled are started again, from the last checkpoint."""
     threads_per_rank: PositiveInt = 1
     """Torch's CPU threads in each rank."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: a GPU where torch, and Horovod if it is needed, can use one."""
+    """``auto``: a GPU where torch, and the launcher if there is one, can use one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16``: matrix products by autocast; weights, sums, norms and losses stay float32."""
     compile: bool = False
@@ -217,6 +247,12 @@ class TrainingSettings:
     tensorboard: bool = False
     """Write the figures of ``metrics.jsonl`` as TensorBoard files too."""
 
+    def of_weights(self) -> "TrainingSettings":
+        """These settings, but for those that the weights do not depend on: they are the default's."""
+        default = TrainingSettings()
+        kept = {name: getattr(default, name) for name in _WITHOUT_EFFECT_ON_WEIGHTS}
+        return replace(self, **kept)
+
 
 @dataclass(frozen=True, config=_CHECKED)
 class FeedSettings:
@@ -233,19 +269,52 @@ class FeedSettings:
 class InferenceSettings:
     """The Spark inference job."""
 
-    tokens_per_batch: PositiveInt = 16_384
+    pooling: Literal["mean", "recency", "last", "mask"] = "mean"
+    """What a sequence's vector is: the mean of its tokens' (*report*); a mean in which older tokens count less; the
+    last token's; or that of a MASK put after it, which is what the model would predict the next item from."""
+    half_life: PositiveFloat = 8.0
+    """With ``recency``, a token counts half as much as the one so many events later."""
+    append_count: bool = False
+    """Append log(1 + events) of the client in the behaviour, which no mean of token vectors tells."""
+    tokens_per_batch: PositiveInt = 2048
     """Positions, padding included, in one forward pass."""
     clients_per_partition: PositiveInt = 20_000
 
 
 @dataclass(frozen=True, config=_CHECKED)
 class EnsembleSettings:
-    """How the behaviours' vectors become one profile."""
+    """How blocks of vectors, one per behaviour and those of other entries, become one profile."""
 
     composition: Literal["concat", "mean"] = "concat"
-    """``mean`` is over the behaviours that a client has."""
+    """``mean`` is over the behaviours that a client has; further entries stand beside it."""
+    scaling: Literal["none", "block", "column"] = "none"
+    """Of the behaviours' blocks. ``block``: take away each column's mean, divide by the block's standard deviation;
+    ``column``: by each column's own. Means and deviations are of the clients that have the block."""
+    absent: Literal["zeros", "mean"] = "zeros"
+    """What stands for a block that a client lacks, before scaling: zeros (*report*) or the block's mean."""
     presence_flags: bool = True
-    """Append one number per behaviour, 1 where the client has events: an absent behaviour is else just zeros."""
+    """Append one number per block, 1 where the client has it."""
+    max_width: PositiveInt = 2048
+    """Most columns of a profile (*challenge*); above it, blocks are projected on their principal axes."""
+    blocks: tuple[str, ...] = ()
+    """Further entries, as ``NAME`` or ``NAME=DIR``: with any, the embed stage also makes ``ensemble+NAME``."""
+    blocks_scaling: Literal["none", "block", "column"] = "column"
+    """As ``scaling``, of the further entries."""
+    log_blocks: bool = True
+    """Take sign(x) log(1 + |x|) of the further entries' numbers first: counts have heavy tails."""
+
+    def __post_init__(self) -> None:
+        named = [re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None for name in self.named_blocks]
+        _require(
+            all(named) and len(named) == len(self.blocks),
+            "ensemble.blocks must be NAME or NAME=DIR, each name once, of letters, digits, _, . and -; "
+            f"found {list(self.blocks)}",
+        )
+
+    @property
+    def named_blocks(self) -> dict[str, str]:
+        """Name of each of ``blocks`` -> its folder, empty for an entry of this run."""
+        return {name: folder for name, _, folder in (block.partition("=") for block in self.blocks)}
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -259,11 +328,26 @@ class ProbeSettings:
     batch_size: PositiveInt = 128
     epochs: PositiveInt = 3
     seed: NonNegativeInt = 1278
+    repeats: PositiveInt = 1
+    """The first is the organisers' run and gives the score; each further one has other weights and another order of
+    rows, and together they give the mean and the standard deviation."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of the matrix products between the first and the last layer. ``tf32`` is a GPU's; a CPU keeps float32."""
 
     @property
     def is_official(self) -> bool:
         """Whether scores are comparable with the challenge's."""
-        return self == ProbeSettings()
+        return self == ProbeSettings(repeats=self.repeats)
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class TrackingSettings:
+    """Where a finished run is told of, beside ``OUT``."""
+
+    mlflow: bool = False
+    """The stage ``report`` makes an MLflow run: settings, figures, scores, the report as an artifact."""
+    experiment: str = "ubp"
+    """MLflow's; on Databricks a path, such as ``/Shared/ubp``."""
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -293,11 +377,13 @@ class PipelineConfig:
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     spark: SparkSettings = field(default_factory=SparkSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
         _require(len(self.behaviours) > 0, "behaviours is empty: name at least one, as conf/report.yaml does")
         widest = self.sequences.widths[-1]
         for name, behaviour in self.behaviours.items():
+            _require(_is_identifier(name), f"behaviours: a name has letters, digits, _; found {name!r}; rename it")
             fits = behaviour.max_sequence_length <= widest
             _require(fits, f"behaviours.{name}.max_sequence_length exceeds the widest of sequences.widths, {widest}")
 

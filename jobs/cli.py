@@ -1,18 +1,25 @@
-"""The command line: ``ubp run``, ``ubp generate``, ``ubp vacuum``, ``ubp compact``, and one command per stage."""
+"""The command line: ``ubp run``, ``generate``, ``validate``, ``vacuum``, ``compact``, and one command per stage."""
 
 import argparse
+import contextlib
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.load import DEFAULT, known_configs, load_config
 from conf.settings import PipelineConfig
+from jobs.claim import claimed
+from jobs.failures import explain
+from jobs.json_logs import JsonLines
+from jobs.places import mounted_path
 from jobs.workspace import Workspace
 from schemas.errors import ConfigError, PipelineError
+from schemas.tasks import TASKS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -25,9 +32,10 @@ BAD_INPUT = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 only when its output is complete, 2 for bad arguments, configuration or input."""
     arguments = _parser().parse_args(argv)
-    _configure_logging(arguments.verbose)
+    _configure_logging(arguments.verbose, arguments.json_logs)
     try:
-        arguments.command(arguments)
+        with contextlib.ExitStack() as arguments.held:
+            arguments.command(arguments)
     except PipelineError as error:
         log.error("%s: %s", type(error).__name__, error, exc_info=arguments.verbose)
         return BAD_INPUT
@@ -35,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("interrupted; `ubp run` with the same flags goes on after the last finished stage")
         return 130
     except Exception as error:
+        if known := explain(error):
+            log.error("%s: %s", type(known).__name__, known, exc_info=arguments.verbose)
+            return BAD_INPUT
         log.error("unexpected %s: %s", type(error).__name__, error, exc_info=arguments.verbose)
         log.error("run again with --verbose for the stack trace")
         return 1
@@ -44,6 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def main_stage(name: str) -> int:
     """Entry point of a stage's own file, for spark-submit: the flags of ``ubp <stage>``."""
     return main([name, *sys.argv[1:]])
+
+
+def main_task() -> None:
+    """Entry point of a Databricks wheel task: as ``ubp``, but a task fails by an exception, not by an exit code."""
+    try:
+        code = main()
+    except SystemExit as exit_:  # argparse's
+        code = int(exit_.code or 0)
+    if code:
+        raise RuntimeError(f"ubp {' '.join(sys.argv[1:2])} ended with exit code {code}; its last log line says why")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="all stages; a run that died goes on after its last finished stage")
     _add_run_flags(run)
     _add_as_of(run)
+    _add_block_flag(run)
     run.add_argument("--from", dest="first", choices=STAGE_NAMES, metavar="STAGE", help="first stage to run")
     run.add_argument("--to", dest="last", choices=STAGE_NAMES, metavar="STAGE", help="last stage to run")
     run.add_argument("--restart", action="store_true", help="begin with the first stage, whatever is finished")
@@ -69,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "a crowd instead, with the size and statistics of the challenge's data: how many events, e.g. 170e6"
     generate.add_argument("--events", type=_count, metavar="N", help=about)
     generate.add_argument("--seed", type=int, help="the same seed gives the same data")
-    generate.add_argument("--verbose", action="store_true", help="Spark's own log, and stack traces")
+    _add_log_flags(generate)
     generate.set_defaults(command=_generate)
 
     for stage in STAGES:
@@ -78,8 +100,48 @@ def _parser() -> argparse.ArgumentParser:
         if stage.reads_ingested:
             _add_as_of(command)
         command.set_defaults(command=_run_stage, stage=stage)
+        if stage.name == "probe":
+            _add_probe_flags(command)
+        if stage.name == "embed":
+            _add_block_flag(command)
+    _add_ablate(commands)
+    _add_validate(commands)
     _add_upkeep(commands)
     return parser
+
+
+def _add_probe_flags(probe: argparse.ArgumentParser) -> None:
+    about = "score this folder (client_ids.npy, embeddings.npy) instead of OUT/entries/*; may be given several times"
+    probe.add_argument("--entry", type=_folder, action="append", default=[], metavar="DIR", help=about)
+    _add_task_flags(probe)
+    probe.set_defaults(command=_run_probe)
+
+
+def _add_task_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help="some tasks only")
+    about = "mean and standard deviation over so many seeds and row orders, the organisers' first (probe.repeats)"
+    command.add_argument("--repeats", type=int, metavar="R", help=about)
+
+
+def _add_ablate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    ablate = commands.add_parser("ablate", help="what each block of the profile is worth: alone, left out, all")
+    _add_run_flags(ablate)
+    _add_block_flag(ablate)
+    _add_task_flags(ablate)
+    ablate.set_defaults(command=_ablate)
+
+
+def _add_block_flag(command: argparse.ArgumentParser) -> None:
+    about = "one more block of the profile, an entry in DIR; may be given several times (ensemble.blocks)"
+    command.add_argument("--block", action="append", default=[], metavar="NAME=DIR", help=about)
+
+
+def _add_validate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    validate = commands.add_parser("validate", help="check an entry against the competition's rules")
+    validate.add_argument("--entry", type=_folder, required=True, metavar="DIR", help="client_ids.npy, embeddings.npy")
+    validate.add_argument("--data", type=_folder, required=True, metavar="DIR", help="the challenge directory")
+    _add_config_flags(validate)
+    validate.set_defaults(command=_validate)
 
 
 def _add_upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -94,8 +156,8 @@ def _add_upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     compact.add_argument("tables", nargs="*", metavar="TABLE", help="some tables only")
     compact.set_defaults(command=_compact)
     for command in (vacuum, compact):
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the output directory of a run")
-        command.add_argument("--verbose", action="store_true", help="Spark's own log, and stack traces")
+        command.add_argument("--out", type=_folder, required=True, metavar="DIR", help="the output directory of a run")
+        _add_log_flags(command)
 
 
 def _add_as_of(parser: argparse.ArgumentParser) -> None:
@@ -104,13 +166,32 @@ def _add_as_of(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the challenge directory")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="tables, models, entries, report")
+    parser.add_argument("--data", type=_folder, metavar="DIR", help="the challenge directory")
+    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="tables, models, entries, report")
+    parser.add_argument("--tables", metavar="URL", help="where Delta tables lie if not in --out, e.g. s3://BUCKET/PATH")
+    parser.add_argument("--catalog", metavar="NAME", help="tables are CATALOG.SCHEMA.<table>, as in Unity Catalog")
+    parser.add_argument("--schema", metavar="NAME", help="goes with --catalog")
+    _add_config_flags(parser)
+
+
+def _folder(text: str) -> Path:
+    try:
+        return mounted_path(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", default=DEFAULT, metavar="FILE", help=f"one of {', '.join(known_configs())}, or a YAML file"
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. training.epochs=3")
+    _add_log_flags(parser)
+
+
+def _add_log_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="Spark's own log, and stack traces")
+    parser.add_argument("--json-logs", action="store_true", help="each log line as a JSON object")
 
 
 def _run_pipeline(arguments: argparse.Namespace) -> None:
@@ -130,22 +211,77 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     arguments.stage.run(_session(config, workspace, arguments.verbose), config, workspace)
 
 
-def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
-    """Check all that can be checked without Spark before the output directory is touched."""
-    from jobs.challenge_files import check_challenge
+def _run_probe(arguments: argparse.Namespace) -> None:
+    from jobs.evaluate_probe import prepare_tables, purchases_only
+    from jobs.report import read_scores
+    from jobs.reporting.tables import format_score_table, probe_note
+
+    entries = [entry.resolve() for entry in arguments.entry]
+    config, workspace = _prepare(arguments, reads_data=False)
+    spark = _session(config, workspace, arguments.verbose)
+    if entries:
+        prepare_tables(spark, config, workspace)
+        config = purchases_only(config)
+    arguments.stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks)
+    sys.stdout.write(format_score_table(read_scores(config, workspace), probe_note(config.probe)))
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from jobs import ablate
+
+    config, workspace = _prepare(arguments, reads_data=False)
+    found = ablate.run(_session(config, workspace, arguments.verbose), config, workspace, arguments.tasks)
+    sys.stdout.write(ablate.format_ablation(found))
+
+
+def _validate(arguments: argparse.Namespace) -> None:
+    from jobs.entry_rules import validate_entry
+    from jobs.relevant_clients import find_relevant_clients
 
     config = load_config(arguments.config, arguments.set)
-    workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None))
+    shape = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
+    sys.stdout.write(
+        f"{arguments.entry}: {shape.n_clients:,} relevant clients, each once, and as many profiles of {shape.width} "
+        "float16 numbers, all finite: the entry keeps the competition's rules\n"
+    )
+
+
+def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
+    """Check all that can be checked without Spark before the output directory is touched."""
+    from jobs.blocks import require_blocks
+    from jobs.challenge_files import check_challenge
+
+    n_repeats = getattr(arguments, "repeats", None)
+    repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]
+    config = load_config(arguments.config, [*arguments.set, *repeats])
+    blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
+    config = replace(config, ensemble=replace(config.ensemble, blocks=blocks))
+    require_blocks(config.ensemble)
+    tables = [value or None for value in (arguments.tables, arguments.catalog, arguments.schema)]
+    workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *tables)
     if reads_data:
         check_challenge(workspace.data, config)
     workspace.prepare()
+    for name in _claims(arguments):
+        told = f"ubp {' '.join(sys.argv[1:2])}"
+        arguments.held.enter_context(claimed(workspace.logs / f"owner-{name}.json", told))
     return config, workspace
 
 
+def _claims(arguments: argparse.Namespace) -> list[str]:
+    """The stages that nobody else may run meanwhile: a scheduler may run two that do not read each other's output."""
+    from jobs.pipeline import STAGE_NAMES
+
+    return [arguments.stage.name] if hasattr(arguments, "stage") else STAGE_NAMES
+
+
 def _session(config: PipelineConfig, workspace: Workspace, verbose: bool) -> "SparkSession":
+    from jobs.io import require_schema
     from jobs.session import build_session
 
-    return build_session(config.spark, None if verbose else workspace.logs / "spark.log")
+    spark = build_session(config.spark, None if verbose else workspace.logs / "spark.log")
+    require_schema(spark, workspace)
+    return spark
 
 
 def _vacuum(arguments: argparse.Namespace) -> None:
@@ -209,10 +345,11 @@ def _given(**values: int | None) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _configure_logging(verbose: bool) -> None:
+def _configure_logging(verbose: bool, is_json: bool) -> None:
     """Our own progress on stderr; what libraries say below a warning only with ``--verbose``."""
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if is_json else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     for name in ("jobs", "ml"):
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -23,13 +23,13 @@ from jobs.crowd.files import behaviour_rows, product_rows
 from jobs.crowd.statistics import collect_statistics, format_statistics
 from jobs.progress import spark_progress
 from jobs.shop.files import ITEM_COLUMNS, product_properties, select_behaviour, simulate_events
-from jobs.transforms.targets import collect_top_labels, purchases_of_new_skus, purchases_with_properties
+from jobs.transforms.targets import collect_top_labels, count_values, purchases_with_properties
 from jobs.transforms.windows import collect_last_timestamp, derive_windows, events_before_targets, target_events
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, OutputError
 from schemas.tables import PRODUCT_PROPERTIES
-from schemas.tasks import NEW_SKU, PROPENSITY, TRAIN
+from schemas.tasks import PROPENSITY, TRAIN
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _union_clients(sources: dict[str, DataFrame]) -> DataFrame:
 def _write_statistics(spark: SparkSession, directory: Path) -> None:
     started = time.monotonic()
     sources = _read_sources(spark, directory)
-    n_relevant = len(np.load(directory / RELEVANT_CLIENTS))
+    n_relevant = len(np.load(directory / RELEVANT_CLIENTS, allow_pickle=False))
     with spark_progress(spark.sparkContext, "generate: statistics"):
         statistics = collect_statistics(sources, _union_clients(sources), n_relevant)
     log.info("  statistics: %.1f s", time.monotonic() - started)
@@ -160,9 +160,9 @@ def _write_clients_and_labels(sources: dict[str, DataFrame], directory: Path, se
 
     bought = target_events(purchases_with_properties(buys, sources[PRODUCT_PROPERTIES.name]), windows)
     bought = bought.where(F.col(c.WINDOW) == TRAIN)
-    bought_new = purchases_of_new_skus(bought, input_buys)
-    for task, column in PROPENSITY.items():
-        labels = collect_top_labels(bought_new if task == NEW_SKU else bought, column)
+    top = collect_top_labels(count_values(bought, input_buys))
+    for task in PROPENSITY:
+        labels = top.get(task, [])
         ids = np.array([label for label, _ in labels], dtype=np.int64)
         popularity = np.array([share for _, share in labels], dtype=np.float64)
         _save(ids, directory / TARGET / f"{task}.npy")

@@ -7,32 +7,40 @@ compacted, and equal versions would then mix two ingests.
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.delta_files import can_commit, replace_by_files
 from jobs.metrics_log import append_metrics
+from jobs.places import is_mounted, is_name, is_url, local_path, quoted_name, spark_url
+from jobs.typed_files import TypedFiles
 from jobs.workspace import Workspace
 from schemas.check import check_columns
-from schemas.errors import OutputError, TableError
+from schemas.errors import TableError
 from schemas.tables import TableSchema
 
 log = logging.getLogger(__name__)
 
-UPKEEP = ("OPTIMIZE", "VACUUM START", "VACUUM END")
+UPKEEP = ("OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
 """Delta's names of the commits that leave a table's rows as they are."""
 
 OPEN_FILES = 64
 """Table partitions that one task writes side by side; above this many Spark sorts its rows by them first."""
 
 _INGEST = "ingest "
+_LOG_SETTINGS = {
+    "parquet.enable.dictionary": "false",
+    "spark.sql.parquet.compression.codec": "snappy",
+    "spark.databricks.delta.stats.collect": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,17 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
         If the table or the version is missing or its columns are not those of ``schemas/tables.py``.
     """
     path = workspace.table(table.name)
-    if not has_commit(path):
-        found = "a folder that no write has finished" if Path(path).exists() else "none"
+    if not exists(spark, path):
+        is_folder = not is_name(path) and not is_url(path)
+        found = "a folder that no write has finished" if is_folder and Path(path).exists() else "none"
         raise TableError(
-            f"table {table.name!r}: expected a Delta table, found {found} in {workspace.out}; run the stage that "
-            "writes it first (`ubp run` runs all of them)"
+            f"table {table.name!r}: expected a Delta table, found {found} in "
+            f"{workspace.out if is_folder else path}; run the stage that writes it first (`ubp run` runs all of them)"
         )
     reader = spark.read.format("delta")
+    reader = reader if version is None else reader.option("versionAsOf", version)
     try:
-        frame = (reader if version is None else reader.option("versionAsOf", version)).load(path)
+        frame = reader.table(path) if is_name(path) else reader.load(_url(path))
     except AnalysisException as error:
         wanted = "a table that Delta can read" if version is None else f"version {version}"
         raise TableError(
@@ -90,6 +100,35 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
         ) from error
     check_columns(table, columns_of(frame), columns_of(_empty(spark, table)))
     return frame
+
+
+def read_as_files(
+    spark: SparkSession,
+    workspace: Workspace,
+    table: TableSchema,
+    version: int | None = None,
+    row_group_mib: int | None = None,
+) -> DataFrame:
+    """As ``read_table``, for readers that open the files themselves.
+
+    Where no mount reaches the files, as those of a Unity Catalog or an object store, a copy of the version in plain
+    Parquet is read, under ``OUT/copies``; it is kept until another version is asked for.
+
+    Parameters
+    ----------
+    row_group_mib : of a copy; as in ``write_table``
+    """
+    snapshot = read_table(spark, workspace, table, version)
+    if all(map(is_mounted, snapshot.inputFiles())):
+        return snapshot
+    version = latest_commit(spark, workspace, table).version if version is None else version
+    folder = workspace.copy(table.name) / str(version)
+    if not (folder / "_SUCCESS").exists():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        with session_settings(spark, _row_group(row_group_mib)):
+            snapshot.write.mode("overwrite").partitionBy(*table.partition_by).parquet(spark_url(folder))
+        log.info("  %s: version %d copied to %s, where Python reads its files", table.name, version, folder)
+    return spark.read.schema(snapshot.schema).parquet(spark_url(folder)).select(snapshot.columns)
 
 
 def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema) -> DataFrame:
@@ -102,7 +141,7 @@ def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema)
     """
     if workspace.as_of is None:
         frame = read_table(spark, workspace, table)
-        version = latest_version(workspace.table(table.name))
+        version = _newest(spark, workspace, table)
     else:
         version = _version_of_ingest(spark, workspace, table, workspace.as_of)
         frame = read_table(spark, workspace, table, version)
@@ -122,6 +161,7 @@ def write_table(
     is_log: bool = False,
     keep_partitions: bool = False,
     ingest: int | None = None,
+    files: TypedFiles | None = None,
 ) -> TableCommit:
     """Replace a table by ``frame`` in one atomic commit and log its rows.
 
@@ -138,38 +178,36 @@ def write_table(
     keep_partitions : the frame's own partitions make the files, as where they are large already and gathering
         would move all rows once more
     ingest : number of the ingest that writes, kept in the commit
+    files : writes the frame's rows as Parquet files by itself, which are then committed; used where the table lies
+        under a mount and Delta takes such files
 
     Raises
     ------
     TableError
         If the frame's columns are not those of ``schemas/tables.py``.
     """
-    spark = frame.sparkSession
+    spark, place = frame.sparkSession, workspace.table(table.name)
     check_columns(table, columns_of(frame), columns_of(_empty(spark, table)))
     started = time.monotonic()
-    writer = (
-        frame.write.format("delta")
-        .mode("overwrite")
-        .option("overwriteSchema", "true")
-        .option("maxRecordsPerFile", rows_per_file or 0)
-        .option("optimizeWrite", not keep_partitions and rows_per_file is None)
-        .partitionBy(*table.partition_by)
-    )
-    if ingest is not None:
-        writer = writer.option("userMetadata", f"{_INGEST}{ingest}")
-    # Delta passes no Parquet option on to the writer, but it reads the session's
-    settings = {"parquet.block.size": str(row_group_mib * 2**20)} if row_group_mib else {}
-    if rows_per_file:
-        settings["spark.sql.maxConcurrentOutputFileWriters"] = str(OPEN_FILES)
-    if is_log:
-        settings |= {
-            "parquet.enable.dictionary": "false",
-            "spark.sql.parquet.compression.codec": "snappy",
-            "spark.databricks.delta.stats.collect": "false",
+    note = None if ingest is None else f"{_INGEST}{ingest}"
+    if files is not None and not is_name(place) and not is_url(place) and can_commit(spark):
+        written = files.write(spark, Path(place))
+        version = replace_by_files(spark, _url(place), frame.schema, written, note)
+        commit = TableCommit(version, sum(file.n_rows for file in written))
+    else:
+        options = {
+            "overwriteSchema": "true",
+            "maxRecordsPerFile": str(rows_per_file or 0),
+            "optimizeWrite": str(not keep_partitions and rows_per_file is None).lower(),
         }
-    with session_settings(spark, settings):
-        writer.save(workspace.table(table.name))
-    commit = latest_commit(spark, workspace, table)
+        if note is not None:
+            options["userMetadata"] = note
+        settings = _row_group(row_group_mib)
+        if rows_per_file:
+            settings["spark.sql.maxConcurrentOutputFileWriters"] = str(OPEN_FILES)
+        with session_settings(spark, settings | (_LOG_SETTINGS if is_log else {})):
+            _replace(place, frame, table, options)
+        commit = latest_commit(spark, workspace, table)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
     append_metrics(workspace.metrics, {"table": table.name, "table/rows": commit.n_rows, "table/seconds": seconds})
@@ -178,7 +216,7 @@ def write_table(
 
 def latest_commit(spark: SparkSession, workspace: Workspace, table: TableSchema) -> TableCommit:
     """The newest version of a table and the rows that its write reported."""
-    row = DeltaTable.forPath(spark, workspace.table(table.name)).history(1).first()
+    row = _history(spark, workspace.table(table.name), limit=1).first()
     assert row is not None
     return TableCommit(int(row["version"]), int(row["operationMetrics"].get("numOutputRows", 0)))
 
@@ -193,10 +231,28 @@ def has_commit(path: str) -> bool:
     return next(_commits(path), None) is not None
 
 
+def exists(spark: SparkSession, place: str) -> bool:
+    """Whether a write to the table (``workspace.table(name)``) was ever finished."""
+    if is_name(place):
+        return spark.catalog.tableExists(place)
+    return DeltaTable.isDeltaTable(spark, place) if is_url(place) else has_commit(place)
+
+
+def require_schema(spark: SparkSession, workspace: Workspace) -> None:
+    """Raise TableError where the tables are to have names and their schema is not there; making it is an admin's."""
+    if workspace.catalog and workspace.schema:
+        name = quoted_name(workspace.catalog, workspace.schema)
+        if not spark.catalog.databaseExists(name):
+            raise TableError(
+                f"expected the schema {name} (--catalog, --schema), found none that this session may see; "
+                f"make it with CREATE SCHEMA {name}, or ask for USE SCHEMA and CREATE TABLE on it"
+            )
+
+
 def read_history(spark: SparkSession, path: str) -> list[Row]:
     """The commits that the table's log still holds, oldest first: version, operation, note, seconds (since 1970)."""
     note, seconds = F.col("userMetadata").alias("note"), F.unix_seconds("timestamp").alias("seconds")
-    history = DeltaTable.forPath(spark, path).history()
+    history = _history(spark, path)
     return history.select("version", "operation", note, seconds).orderBy("version").collect()
 
 
@@ -222,7 +278,7 @@ def next_ingest(spark: SparkSession, workspace: Workspace, tables: Sequence[Tabl
     An ingest that died leaves its number in some tables only: it is never used again.
     """
     paths = [workspace.table(table.name) for table in tables]
-    numbers = [number for path in paths if has_commit(path) for number in ingest_versions(read_history(spark, path))]
+    numbers = [number for path in paths if exists(spark, path) for number in ingest_versions(read_history(spark, path))]
     return max(numbers, default=-1) + 1
 
 
@@ -236,17 +292,6 @@ def list_files(snapshot: DataFrame, partition_by: tuple[str, ...]) -> list[DataF
     counts = snapshot.groupBy(*partition_by, url).agg(F.count("*").alias("n_rows")).collect()
     files = [DataFile(row["url"], {name: row[name] for name in partition_by}, row["n_rows"]) for row in counts]
     return sorted(files, key=lambda file: (str(sorted(file.partition.items())), file.url.rsplit("/", 1)[-1]))
-
-
-def local_path(url: str) -> str:
-    """Path of a file that Spark names by an encoded URL; OutputError where it is not on a mounted file system."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("", "file"):
-        raise OutputError(
-            f"expected --out on a file system that the driver and the workers mount, found {url}; entries and scores "
-            "are read as plain files"
-        )
-    return unquote(parts.path)
 
 
 def columns_of(frame: DataFrame) -> list[tuple[str, str]]:
@@ -272,7 +317,7 @@ def session_settings(spark: SparkSession, settings: dict[str, str]) -> Iterator[
 
 def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSchema, number: int) -> int:
     path = workspace.table(table.name)
-    versions = ingest_versions(read_history(spark, path)) if has_commit(path) else {}
+    versions = ingest_versions(read_history(spark, path)) if exists(spark, path) else {}
     if number not in versions:
         raise TableError(
             f"table {table.name!r}: expected ingest {number} (--as-of), found "
@@ -285,13 +330,47 @@ def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSc
 
 def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
     """Raise TableError where files of the version are gone; Delta itself would tell in the middle of a stage."""
-    files = [Path(local_path(url)) for url in frame.inputFiles()]
+    files = [Path(local_path(url)) for url in frame.inputFiles() if is_mounted(url)]
     gone = [file for file in files if not file.exists()]
     if gone:
         raise TableError(
             f"table {table.name!r}: expected the {len(files)} files of ingest {number} (--as-of), found {len(gone)} of "
             f"them removed by a vacuum, such as {gone[0]}; name a later ingest or leave --as-of out for the newest"
         )
+
+
+def _newest(spark: SparkSession, workspace: Workspace, table: TableSchema) -> int:
+    place = workspace.table(table.name)
+    is_folder = not is_name(place) and not is_url(place)
+    return latest_version(place) if is_folder else latest_commit(spark, workspace, table).version
+
+
+def _history(spark: SparkSession, place: str, limit: int | None = None) -> DataFrame:
+    """The newest commits first."""
+    if is_name(place):  # DeltaTable takes no catalog in a name
+        return spark.sql(f"DESCRIBE HISTORY {place}{f' LIMIT {limit}' if limit else ''}")
+    table = DeltaTable.forPath(spark, _url(place))
+    return table.history(limit) if limit else table.history()
+
+
+def _replace(place: str, frame: DataFrame, table: TableSchema, options: dict[str, str]) -> None:
+    if is_name(place):
+        # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
+        partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+        frame.sparkSession.sql(f"CREATE TABLE IF NOT EXISTS {place} ({table.ddl}) USING delta{partitions}")
+        frame.writeTo(place).options(**options).overwrite(F.lit(True))
+    else:
+        writer = frame.write.format("delta").mode("overwrite").options(**options)
+        writer.partitionBy(*table.partition_by).save(_url(place))
+
+
+def _url(place: str) -> str:
+    return place if is_url(place) else spark_url(Path(place))
+
+
+def _row_group(mib: int | None) -> dict[str, str]:
+    """The session's setting: Delta passes no Parquet option on to the writer."""
+    return {"parquet.block.size": str(mib * 2**20)} if mib else {}
 
 
 def _commits(path: str) -> Iterator[Path]:

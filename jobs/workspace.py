@@ -1,9 +1,10 @@
-"""Where a run reads and writes: the challenge directory and the output directory."""
+"""Where a run reads and writes: the challenge directory, the output directory, and its tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import InputError, OutputError
+from jobs.places import quoted_name, table_url
+from schemas.errors import ConfigError, InputError, OutputError
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,29 @@ class Workspace:
     out : holds ``tables``, ``models``, ``entries`` and the reports
     challenge : the source directory, None where the stage at hand was called without ``--data``
     as_of : number of the ingest whose tables are read, None for the newest of each
+    tables_url : where the Delta tables lie if not in ``out``: a URL that Spark reads and no mount need reach
+    catalog, schema : of Unity Catalog, or another one of the session's; both, if the tables are named and not paths
+
+    Raises
+    ------
+    ConfigError
+        If the tables have more than one place, or a name or URL is none.
     """
 
     out: Path
     challenge: Path | None = None
     as_of: int | None = None
+    tables_url: str | None = None
+    catalog: str | None = None
+    schema: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.catalog) != bool(self.schema) or (self.catalog and self.tables_url):
+            raise ConfigError(
+                "expected --catalog and --schema together, or --tables, or none of them, found "
+                f"--catalog {self.catalog}, --schema {self.schema}{', --tables' if self.tables_url else ''}"
+            )
+        self.table("name")
 
     @property
     def data(self) -> Path:
@@ -29,8 +48,19 @@ class Workspace:
         return self.challenge
 
     def table(self, name: str) -> str:
-        """Path of a Delta table."""
-        return str(self.out / "tables" / name)
+        """A Delta table: its path, its URL, or its quoted name in the catalog."""
+        if self.catalog and self.schema:
+            return quoted_name(self.catalog, self.schema, name)
+        return f"{table_url(self.tables_url)}/{name}" if self.tables_url else str(self.out / "tables" / name)
+
+    @property
+    def named_tables(self) -> str:
+        """Where the tables are, if not in ``out``."""
+        return f"{self.tables_url or self.table('name')}\n" if self.tables_url or self.catalog else ""
+
+    def copy(self, name: str) -> Path:
+        """Folder for plain files of a table whose own no mount reaches."""
+        return self.out / "copies" / name
 
     def model(self, behaviour: str) -> Path:
         """Folder of one behaviour's trained model."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from tiny_run import TinyRun, make_tiny_run
 
 from conf.settings import SparkSettings
 from jobs.session import build_session
@@ -20,6 +21,11 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = build_session(settings, log_file)
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return make_tiny_run(spark, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from conf.shop import ShopSettings
 from jobs.cli import main
-from jobs.entries import validate_entry
+from jobs.entry_rules import validate_entry
 from jobs.generate import generate_shop
 from schemas.tasks import TASKS
 
@@ -21,6 +21,7 @@ TINY = [
     "sequences.widths=[1,8,64]",
 ]  # fmt: skip
 BEHAVIOURS = ["product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query"]
+COMPOSED = ["ensemble", "ensemble+baseline"]
 TABLES = [*BEHAVIOURS, "product_properties", "windows", "clients", "vocabularies", "sequences", "embeddings"]
 
 
@@ -54,7 +55,7 @@ def test_a_made_shop_runs_to_its_scores_and_a_second_run_gives_the_same(
     run(shop, again, "--to", "embed")
     for table in TABLES:
         assert rows_of(spark, out, table) == rows_of(spark, again, table), table
-    for entry in [*BEHAVIOURS, "ensemble"]:
+    for entry in ["baseline", *BEHAVIOURS, *COMPOSED]:
         first, second = ((each / "entries" / entry / "embeddings.npy").read_bytes() for each in (out, again))
         assert first == second, entry
 
@@ -62,7 +63,7 @@ def test_a_made_shop_runs_to_its_scores_and_a_second_run_gives_the_same(
 def check_scores(shop: Path, out: Path) -> None:
     relevant = np.load(shop / "input" / "relevant_clients.npy")
     scores = json.loads((out / "scores.json").read_text())
-    assert list(scores) == ["baseline", *BEHAVIOURS, "ensemble"]
+    assert list(scores) == ["baseline", *BEHAVIOURS, *COMPOSED]
     for entry, by_task in scores.items():
         validate_entry(out / "entries" / entry, relevant)
         assert set(by_task) <= set(TASKS)
@@ -101,7 +102,7 @@ def test_real_purchases_run_end_to_end_without_the_other_behaviours(
     told = [*TINY, "training.n_ranks=1", "training.epochs=1", "loss.name=sampled", "loss.n_negatives=256"]
     assert main(["run", *flags, "--set", *told]) == 0
     scores = json.loads((out / "scores.json").read_text())
-    assert list(scores) == ["baseline", "product_buy", "ensemble"]
+    assert list(scores) == ["baseline", "product_buy", *COMPOSED]
     assert all(0 <= result["score"] <= 1 for by_task in scores.values() for result in by_task.values())
     left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert sum("page_visit" in message for message in left_out) >= 1

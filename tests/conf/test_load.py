@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conf.load import FOLDER, known_configs, load_config, save_config
-from conf.settings import PipelineConfig, ProbeSettings
+from conf.settings import EnsembleSettings, PipelineConfig, ProbeSettings
 from schemas.errors import ConfigError
 
 
@@ -34,7 +34,8 @@ def test_the_reports_settings_are_to_the_letter() -> None:
     assert (model.embedding_dropout, model.encoder_dropout) == (0.2, 0.2)
     assert (config.masking.mask_prob, config.masking.mask_share, config.masking.random_share) == (0.15, 0.8, 0.1)
     assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
-    assert config.ensemble.composition == "concat"
+    assert (config.inference.pooling, config.inference.append_count) == ("mean", False)
+    assert config.ensemble == EnsembleSettings("concat", scaling="none", absent="zeros", presence_flags=False)
     assert config.probe.is_official
 
 
@@ -70,6 +71,8 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("ingest.latest=2000-01-01", "earliest .* must come before"),
         ("ingest.unknown_sku=drop", "ingest.unknown_sku: .*'keep' or 'quarantine'"),
         ("seed=-1", "seed: .*greater than or equal to 0"),
+        ("behaviours.page_visit.item=url` bigint; DROP TABLE x", "item must be a column's name"),
+        ("behaviours.my-visits={item: url}", "behaviours: a name has letters, digits, _; found 'my-visits'"),
         ("training.epochs", "--set expects key=value"),
     ],
 )

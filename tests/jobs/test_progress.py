@@ -1,5 +1,6 @@
 """What a watcher sees of long work, and what a log file does not."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from jobs import progress
 from jobs.metrics_log import append_metrics
-from jobs.progress import spark_progress, training_progress
+from jobs.progress import probe_progress, spark_progress, training_progress
 
 EPOCH = {"behaviour": "page_visit", "epoch": 1, "validation/ndcg@10": 0.25, "validation/hr@10": 0.5}
 INTERVAL = {"behaviour": "page_visit", "epoch": 1, "step": 5, "steps": 10, "train/loss": 1.25}
@@ -50,3 +51,14 @@ def test_training_shows_a_line_per_epoch_and_a_bar_on_a_terminal_only(
             "  page_visit: epoch 1, validation NDCG@10 0.2500, HR@10 0.5000"
         ]
         assert ("5/10" in capsys.readouterr().err) == is_terminal
+
+
+def test_epochs_of_the_probe_that_take_long_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    epochs = tmp_path / "probe.jsonl"
+    epochs.write_text("of an earlier run\n")
+    with probe_progress(epochs, 3), epochs.open("a") as stream:
+        for epoch, seconds in [(1, 29.9), (2, 90.0)]:
+            line = {"unit": "ensemble, churn", "epoch": epoch, "epochs": 3, "score": 0.6, "seconds": seconds}
+            stream.write(json.dumps(line) + "\n")
+    assert [record.getMessage() for record in caplog.records] == ["  ensemble, churn: epoch 2 of 3, 0.6000 (90 s)"]

@@ -1,0 +1,104 @@
+"""How one place is named: by Python, which opens files under a mount, and by Spark, which takes URLs."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from schemas.errors import ConfigError, OutputError
+
+PLAIN_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+"""What catalogs, schemas and tables may be called: nothing that SQL text could take for its own."""
+
+_DBFS_MOUNT = "/dbfs"
+_OWN_MOUNTS = ("/Volumes/", "/Workspace/")
+"""Of Databricks: Spark and Python name them alike."""
+
+
+def mounted_path(text: str) -> Path:
+    """The path under which driver and workers open what the user named.
+
+    ``dbfs:/x`` is ``/dbfs/x``, ``dbfs:/Volumes/x`` and ``file:/Volumes/x`` are ``/Volumes/x``; a path is itself.
+
+    Raises
+    ------
+    ConfigError
+        For an object store: entries, models and figures are plain files.
+    """
+    scheme, _, rest = text.partition(":")
+    if not rest.startswith("/"):
+        return Path(text)
+    path = Path("/" + rest.lstrip("/"))
+    if scheme == "file":
+        return path
+    if scheme == "dbfs":
+        return path if _is_own_mount(path) else Path(_DBFS_MOUNT + str(path))
+    raise ConfigError(
+        f"expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found {text!r}; mount it, or keep "
+        "only the Delta tables there with --tables URL (or --catalog and --schema)"
+    )
+
+
+def spark_url(path: Path) -> str:
+    """What Spark calls a mounted path: its own default file system may be another, such as HDFS."""
+    path = path.absolute()
+    if _is_own_mount(path):
+        return str(path)
+    if path.is_relative_to(_DBFS_MOUNT):
+        return f"dbfs:/{path.relative_to(_DBFS_MOUNT)}"
+    return f"file:{path}"
+
+
+def is_mounted(url: str) -> bool:
+    """Whether a file that Spark names by this URL can be opened as a plain file."""
+    return urlsplit(url).scheme in ("", "file", "dbfs")
+
+
+def local_path(url: str) -> str:
+    """Path of a file that Spark names by an encoded URL; OutputError where no mount reaches it."""
+    if not is_mounted(url):
+        raise OutputError(
+            f"expected a file under a mount of driver and workers, found {url}; entries and scores are read as plain "
+            "files"
+        )
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    is_under_dbfs = parts.scheme == "dbfs" and not _is_own_mount(Path(path))
+    return _DBFS_MOUNT + path if is_under_dbfs else path
+
+
+def file_url(url: str) -> str:
+    """The same file as Petastorm names it, for which ``dbfs`` is no file system."""
+    return Path(local_path(url)).as_uri() if urlsplit(url).scheme == "dbfs" else url
+
+
+def table_url(text: str) -> str:
+    """The URL of a folder of Delta tables, without a slash at its end; ConfigError if it is none."""
+    if re.match(r"[^/]*//[^/]*:[^/]*@", text):
+        raise ConfigError("--tables: expected a URL without a password in it: logs would show it; give it to Spark")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#]+", text):
+        raise ConfigError(f"--tables: expected a URL such as s3://BUCKET/PATH or abfss://..., found {text!r}")
+    return text.rstrip("/")
+
+
+def is_name(table: str) -> bool:
+    """Whether a table is named in a catalog, by ``quoted_name``; else it is a path or a URL."""
+    return table.startswith("`")
+
+
+def is_url(table: str) -> bool:
+    """Whether a table is named by ``table_url``."""
+    return "://" in table
+
+
+def quoted_name(*parts: str) -> str:
+    """``catalog.schema.table`` for SQL text; ConfigError where a part is more than letters, digits, ``_`` and ``-``."""
+    for part in parts:
+        if not PLAIN_NAME.fullmatch(part):
+            raise ConfigError(
+                f"expected a catalog, schema or table name of letters, digits, _ and -, found {part!r}; rename it"
+            )
+    return ".".join(f"`{part}`" for part in parts)
+
+
+def _is_own_mount(path: Path) -> bool:
+    return str(path).startswith(_OWN_MOUNTS)

@@ -1,0 +1,177 @@
+"""A standalone cluster of four hosts (master, two workers, driver) runs the wheel and gives what local mode gives.
+
+``make test-hosts`` runs this: root on Linux only. Spark talks over ``eth0``, Horovod's ranks over ``eth1``.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyspark
+import pytest
+from hosts import Host, hosts_file, made_hosts, why_not
+from pyspark.sql import SparkSession
+from tiny_run import TinyRun, differences, read_numbers, read_tables
+
+from jobs.session import find_java_home
+from jobs.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("conf", "jobs", "ml", "schemas")
+PORT = 7077
+SPARK, RANKS = "eth0", "eth1"
+
+pytestmark = pytest.mark.hosts
+
+
+class Cluster:
+    """A standalone cluster whose hosts do not see this checkout: what runs on them comes from the wheel."""
+
+    def __init__(self, hosts: dict[str, Host], folder: Path, stack: ExitStack) -> None:
+        self.hosts, self.folder, self._stack = hosts, folder, stack
+        self._names = hosts_file(hosts, folder)
+        self.events = folder / "events"
+        self.events.mkdir()
+        spark_home = Path(pyspark.__file__).parent
+        self._spark_class, self._submit = spark_home / "bin" / "spark-class", spark_home / "bin" / "spark-submit"
+        self._environment = os.environ | {
+            "JAVA_HOME": str(find_java_home()),
+            "PYSPARK_PYTHON": sys.executable,
+            "SPARK_DAEMON_MEMORY": "256m",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    @property
+    def master(self) -> str:
+        return f"spark://{self.hosts['master'].addresses[SPARK]}:{PORT}"
+
+    def start(self) -> None:
+        address = self.hosts["master"].addresses[SPARK]
+        self._serve("master", "org.apache.spark.deploy.master.Master", "--host", address, "--port", str(PORT))
+        for name in ("worker1", "worker2"):
+            flags = ["--cores", "1", "--memory", "1100m", "--work-dir", str(self.folder / "work" / name)]
+            flags += ["--host", self.hosts[name].addresses[SPARK]]
+            self._serve(name, "org.apache.spark.deploy.worker.Worker", *flags, self.master)
+
+    def submit(self, zipped: Path, script: Path, jars: str, flags: list[str]) -> subprocess.CompletedProcess[str]:
+        address = self.hosts["driver"].addresses[SPARK]
+        conf = {
+            "spark.driver.host": address,
+            "spark.driver.bindAddress": address,
+            "spark.executor.memory": "900m",
+            "spark.executorEnv.PYTHONPATH": zipped.name,  # ranks are no Spark workers: --py-files alone misses them
+            "spark.eventLog.enabled": "true",
+            "spark.eventLog.dir": f"file:{self.events}",
+            "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+            "spark.scheduler.maxRegisteredResourcesWaitingTime": "60s",
+            "spark.cores.max": "2",
+        }
+        told = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
+        files = ["--jars", jars, "--py-files", str(zipped)]
+        command = [str(self._submit), "--master", self.master, "--driver-memory", "1g", *told, *files, str(script)]
+        on_driver = self._on("driver", [*command, *flags])
+        return subprocess.run(on_driver, env=self._environment, capture_output=True, text=True, timeout=1200)
+
+    def _serve(self, name: str, *command: str) -> None:
+        log_file = self._stack.enter_context((self.folder / f"{name}.log").open("w"))
+        on_host = self._on(name, [str(self._spark_class), *command])
+        process = subprocess.Popen(on_host, env=self._environment, stdout=log_file, stderr=subprocess.STDOUT)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        wanted = "I have been elected leader" if name == "master" else "Successfully registered with master"
+        wait_for(Path(log_file.name), wanted)
+
+    def _on(self, name: str, command: list[str]) -> list[str]:
+        return self.hosts[name].command(command, self._names, [ROOT / package for package in PACKAGES])
+
+
+def wait_for(log_file: Path, text: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in log_file.read_text():
+        assert time.monotonic() < deadline, log_file.read_text()[-3000:]
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        hosts = stack.enter_context(made_hosts("master", "worker1", "worker2", "driver"))
+        cluster = Cluster(hosts, tmp_path, stack)
+        cluster.start()
+        yield cluster
+
+
+@pytest.fixture
+def zipped_wheel(tmp_path: Path) -> Path:
+    """The wheel under the name that ``--py-files`` takes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    subprocess.run(["cp", "-r", *PACKAGES, "setup.py", "pyproject.toml", str(source)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*command, str(tmp_path / "dist"), str(source)], check=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    return Path(shutil.copy(wheel, tmp_path / "ubp.zip"))
+
+
+def test_the_wheel_on_four_hosts_gives_what_local_mode_gives(
+    spark: SparkSession, tiny_run: TinyRun, cluster: Cluster, zipped_wheel: Path, tmp_path: Path
+) -> None:
+    local, remote = tiny_run.workspace, Workspace(tmp_path / "remote")
+    script = tmp_path / "ubp_cli.py"
+    script.write_bytes(zipfile.ZipFile(zipped_wheel).read("jobs/cli.py"))
+    jars = spark.sparkContext.getConf().get("spark.jars")
+    workers = [cluster.hosts["worker1"], cluster.hosts["worker2"]]
+    before = [host.bytes_sent(RANKS) for host in workers]
+    flags = ["run", *tiny_run.flags(remote.out), "--set", f"training.network_interfaces=[{RANKS}]"]
+    result = cluster.submit(zipped_wheel, script, str(jars), flags)
+    assert result.returncode == 0, result.stderr[-5000:]
+
+    assert differences(read_tables(spark, remote), read_tables(spark, local)) == []
+    assert differences(read_numbers(remote.out), read_numbers(local.out), tolerance=1e-6) == []
+    addresses = {host.addresses[SPARK] for host in workers}
+    seen = task_hosts(cluster.events)
+    for stage in ("ingest", "sequences", "train", "embed"):
+        assert seen[stage] == addresses, f"{stage}: tasks ran on {seen[stage]}, the workers are {addresses}"
+    sent = [host.bytes_sent(RANKS) - former for host, former in zip(workers, before, strict=True)]
+    expected = exchanged_bytes(remote.out)
+    assert min(sent) > expected, f"the workers sent {sent} bytes over {RANKS}; gradients alone are {expected}"
+    sys.stdout.write(f"tasks on {dict(seen)}; {sent} bytes over {RANKS}, gradients alone are {expected}\n")
+
+
+def task_hosts(events: Path) -> dict[str, set[str]]:
+    """Pipeline stage (the description of its Spark jobs) -> hosts that ran its tasks, from Spark's event log."""
+    described: dict[int, str] = {}
+    hosts: dict[str, set[str]] = defaultdict(set)
+    (log,) = [path for path in events.iterdir() if not path.name.startswith(".")]
+    for line in log.read_text().splitlines():
+        event = json.loads(line)
+        if event["Event"] == "SparkListenerJobStart":
+            name = event["Properties"].get("spark.job.description", "")
+            described |= dict.fromkeys(event["Stage IDs"], name)
+        elif event["Event"] == "SparkListenerTaskEnd":
+            hosts[described.get(event["Stage ID"], "")].add(event["Task Info"]["Host"])
+    return hosts
+
+
+def exchanged_bytes(out: Path) -> int:
+    """The least that a rank of two sends: the dense gradients, float32, of every step.
+
+    An allreduce of n bytes sends at least n/2 x 2 from each of two ranks.
+    """
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps: dict[str, int] = {}
+    for line in lines:
+        if "train/loss" in line:
+            steps[line["behaviour"]] = max(steps.get(line["behaviour"], 0), int(line["step"]))
+    encoder = 4 * (4 * 16 * 16 + 2 * 16 * 16)  # attention and feed-forward matrices of one block, 16 wide
+    return sum(steps.values()) * encoder

