@@ -196,7 +196,6 @@ def write_table(
         commit = TableCommit(version, sum(file.n_rows for file in written))
     else:
         options = {
-            "overwriteSchema": "true",
             "maxRecordsPerFile": str(rows_per_file or 0),
             "optimizeWrite": str(not keep_partitions and rows_per_file is None).lower(),
         }
@@ -355,13 +354,20 @@ def _history(spark: SparkSession, place: str, limit: int | None = None) -> DataF
 
 def _replace(place: str, frame: DataFrame, table: TableSchema, options: dict[str, str]) -> None:
     if is_name(place):
+        _require_layout(frame.sparkSession, place, table)
         # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
-        partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
-        frame.sparkSession.sql(f"CREATE TABLE IF NOT EXISTS {place} ({table.ddl}) USING delta{partitions}")
         frame.writeTo(place).options(**options).overwrite(F.lit(True))
     else:
-        writer = frame.write.format("delta").mode("overwrite").options(**options)
+        writer = frame.write.format("delta").mode("overwrite").options(**options).option("overwriteSchema", "true")
         writer.partitionBy(*table.partition_by).save(_url(place))
+
+
+def _require_layout(spark: SparkSession, place: str, table: TableSchema) -> None:
+    """Make a named table, anew if it has other columns; an overwrite that changes columns would drop partitions."""
+    if exists(spark, place) and columns_of(spark.table(place)) == columns_of(_empty(spark, table)):
+        return
+    partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+    spark.sql(f"CREATE OR REPLACE TABLE {place} ({table.ddl}) USING delta{partitions}")
 
 
 def _url(place: str) -> str:

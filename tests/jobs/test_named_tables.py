@@ -62,6 +62,8 @@ def test_a_named_table_is_replaced_and_keeps_its_versions(spark: SparkSession, s
         assert commit.n_rows == 3 - number
         assert latest_commit(spark, workspace, SEQUENCES) == commit
     assert ingest_versions(read_history(spark, workspace.table("sequences"))) == {0: 1, 1: 2}
+    (detail,) = spark.sql(f"DESCRIBE DETAIL {workspace.table('sequences')}").collect()
+    assert tuple(detail["partitionColumns"]) == SEQUENCES.partition_by
     assert next_ingest(spark, workspace, [SEQUENCES]) == 2
     assert rows(read_ingested(spark, workspace, SEQUENCES)) == ROWS[1:]
     assert rows(read_ingested(spark, replace(workspace, as_of=0), SEQUENCES)) == ROWS
