@@ -1,6 +1,6 @@
 """Reads a configuration: the file, the file it is based on, then ``--set key=value``, into typed settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -59,6 +59,15 @@ def to_yaml(config: PipelineConfig) -> str:
 def known_configs() -> list[str]:
     """Names that ``--config`` takes without a path."""
     return sorted(path.name.removesuffix(".yaml") for path in FOLDER.iterdir() if path.name.endswith(".yaml"))
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting with its dotted name."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat_settings(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _read_layers(name_or_path: str) -> list[DictConfig]:

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from jobs.delta_files import can_commit, replace_by_files
 from jobs.metrics_log import append_metrics
-from jobs.places import is_mounted, is_name, is_url, local_path, quoted_name, spark_url
+from jobs.places import is_folder, is_mounted, is_name, is_url, local_path, quoted_name, spark_url
 from jobs.typed_files import TypedFiles
 from jobs.workspace import Workspace
 from schemas.check import check_columns
@@ -83,11 +83,11 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
     """
     path = workspace.table(table.name)
     if not exists(spark, path):
-        is_folder = not is_name(path) and not is_url(path)
-        found = "a folder that no write has finished" if is_folder and Path(path).exists() else "none"
+        found = "a folder that no write has finished" if is_folder(path) and Path(path).exists() else "none"
         raise TableError(
             f"table {table.name!r}: expected a Delta table, found {found} in "
-            f"{workspace.out if is_folder else path}; run the stage that writes it first (`ubp run` runs all of them)"
+            f"{workspace.out if is_folder(path) else path}; run the stage that writes it first (`ubp run` runs all of "
+            "them)"
         )
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
@@ -190,7 +190,7 @@ def write_table(
     check_columns(table, columns_of(frame), columns_of(_empty(spark, table)))
     started = time.monotonic()
     note = None if ingest is None else f"{_INGEST}{ingest}"
-    if files is not None and not is_name(place) and not is_url(place) and can_commit(spark):
+    if files is not None and is_folder(place) and can_commit(spark):
         written = files.write(spark, Path(place))
         version = replace_by_files(spark, _url(place), frame.schema, written, note)
         commit = TableCommit(version, sum(file.n_rows for file in written))
@@ -340,8 +340,7 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
 
 def _newest(spark: SparkSession, workspace: Workspace, table: TableSchema) -> int:
     place = workspace.table(table.name)
-    is_folder = not is_name(place) and not is_url(place)
-    return latest_version(place) if is_folder else latest_commit(spark, workspace, table).version
+    return latest_version(place) if is_folder(place) else latest_commit(spark, workspace, table).version
 
 
 def _history(spark: SparkSession, place: str, limit: int | None = None) -> DataFrame:

@@ -90,6 +90,11 @@ def is_url(table: str) -> bool:
     return "://" in table
 
 
+def is_folder(table: str) -> bool:
+    """Whether a table is a path under a mount."""
+    return not is_name(table) and not is_url(table)
+
+
 def quoted_name(*parts: str) -> str:
     """``catalog.schema.table`` for SQL text; ConfigError where a part is more than letters, digits, ``_`` and ``-``."""
     for part in parts:

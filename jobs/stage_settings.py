@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from conf.load import flat_settings
 from conf.settings import PipelineConfig
 from ml.folders import replace_text
 from schemas.errors import ConfigError
@@ -27,7 +28,7 @@ as what the settings say; those of ``train`` without what has no say in the weig
 def settings_of(stage: str, config: PipelineConfig) -> dict[str, Any]:
     """Dotted setting -> value, of those that the stage decides by."""
     telling = replace(config, training=config.training.of_weights())
-    flat = _flatten(asdict(telling))
+    flat = dict(flat_settings(asdict(telling)))
     patterns = DECIDED_BY.get(stage, ())
     return {key: value for key, value in flat.items() if any(fnmatch.fnmatchcase(key, each) for each in patterns)}
 
@@ -67,13 +68,3 @@ def check_settings(progress: Path, earlier: list[str], stage: str, config: Pipel
 def read_progress(path: Path) -> dict[str, Any]:
     """What ``progress.json`` holds; nothing where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

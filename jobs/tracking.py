@@ -5,11 +5,12 @@ its own environment to say: no setting of ours holds it.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from conf.load import flat_settings
 from conf.settings import PipelineConfig
 from jobs.metrics_log import read_metrics
 from jobs.workspace import Workspace
@@ -54,15 +55,6 @@ def track_run(config: PipelineConfig, workspace: Workspace) -> str:
                 mlflow.log_artifact(str(workspace.out / name))
     log.info("  MLflow run %s of experiment %s", run.info.run_id, config.tracking.experiment)
     return str(run.info.run_id)
-
-
-def flat_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting with its dotted name."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat_settings(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def list_figures(lines: list[dict[str, Any]]) -> Iterator[Figure]:
