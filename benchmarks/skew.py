@@ -22,7 +22,7 @@ from schemas.tables import SEQUENCES
 
 N_VISITS = 20_000_000
 HEAVY_CLIENT, HEAVY_URL = 1, 1
-WORTH_A_LOOK_S = 10.0
+WORTH_A_LOOK_S = 2.0
 
 
 def skewed_visits(spark: SparkSession) -> DataFrame:

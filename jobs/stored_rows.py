@@ -71,11 +71,20 @@ class Parts:
         return file, [group for group in groups if 0 <= _first_byte(file, group) - start < PART_BYTES]
 
     def read_part(self, number: int) -> Iterator[pa.RecordBatch]:
-        """The rows of one part."""
-        file, groups = self.open(number)
+        """The rows of one part.
+
+        Raises
+        ------
+        OSError
+            With the file's name, if it is damaged or gone.
+        """
         columns = [*self.columns, *([TIMESTAMP] if self.before and TIMESTAMP not in self.columns else [])]
-        for rows in file.iter_batches(BATCH_ROWS, groups, columns):
-            yield self._keep_early(rows).select(self.columns)
+        try:
+            file, groups = self.open(number)
+            for rows in file.iter_batches(BATCH_ROWS, groups, columns):
+                yield self._keep_early(rows).select(self.columns)
+        except (pa.ArrowException, OSError) as error:  # pyarrow's own names no file
+            raise OSError(f"Encountered error while reading file {self.starts[number][0]}: {error}") from error
 
     def _keep_early(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         if self.before is None:

@@ -11,7 +11,7 @@ from pyspark import Broadcast
 
 from conf.settings import SequenceSettings
 from jobs.transforms.item_places import ItemPlaces
-from jobs.transforms.packed import spread_keys
+from jobs.transforms.packed import narrow, spread_keys
 from jobs.transforms.radix import rising_order
 from schemas.columns import CLIENT_ID, IS_HELD_OUT, N_EVENTS, TIMESTAMP, TOKEN_ID, TOKEN_IDS, WIDTH
 
@@ -57,13 +57,13 @@ class LastTokens:
         client, time = rows.column(CLIENT_ID).to_numpy(), rows.column(TIMESTAMP).to_numpy().view(np.int64)
         if self.places is None:
             return pa.table(
-                {CLIENT_ID: _narrow(client), **_split_time(time), ITEM: rows.column(2), TOKEN_ID: rows.column(3)}
+                {CLIENT_ID: narrow(client), **_split_time(time), ITEM: rows.column(2), TOKEN_ID: rows.column(3)}
             )
         place = self.places.value.find(rows.column(2).to_numpy())
         if not self.keep_unknown:
             known = np.flatnonzero(place & 1)
             client, time, place = client[known], time[known], place[known]
-        return pa.table({CLIENT_ID: _narrow(client), **_split_time(time), ITEM: place})
+        return pa.table({CLIENT_ID: narrow(client), **_split_time(time), ITEM: place})
 
     def shrink(self, rows: pa.Table) -> pa.Table:
         """The rows without the early events of clients that have more than ``max_length`` here."""
@@ -180,14 +180,7 @@ def _split_time(time: NDArray[np.int64]) -> dict[str, NDArray[np.int32] | NDArra
     """Microseconds since 1970 as columns of seconds and of the rest; of seconds alone where there is no rest."""
     second = time // MICROSECONDS
     rest = time - second * MICROSECONDS
-    return {SECOND: _narrow(second)} | ({MICROSECOND: rest.astype(np.int32)} if rest.any() else {})
-
-
-def _narrow(values: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
-    """The values in 32 bits where these hold all of them."""
-    limits = np.iinfo(np.int32)
-    fits = len(values) == 0 or bool(values.min() >= limits.min and values.max() <= limits.max)
-    return values.astype(np.int32) if fits else values
+    return {SECOND: narrow(second)} | ({MICROSECOND: rest.astype(np.int32)} if rest.any() else {})
 
 
 def _places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

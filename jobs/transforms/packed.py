@@ -49,6 +49,7 @@ def aggregate_packed(
     *,
     prepare: Rows = as_they_are,
     n_buckets: int | None = None,
+    block_rows: int = BLOCK_ROWS,
 ) -> DataFrame:
     """``finish`` of all rows of some keys, once for every key; any row order.
 
@@ -61,11 +62,12 @@ def aggregate_packed(
     finish : all rows of some keys, shrunk or not -> rows of ``ddl``
     n_buckets : of keys; None for as many as the session has shuffle partitions, of which adaptive execution joins
         small ones into one task
+    block_rows : shrunk and cut together before the shuffle
     """
     frame = rows.frame if isinstance(rows, StoredRows) else rows
     spark = frame.sparkSession
     n_partitions = n_buckets or int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
-    pack = _pack(prepare, shrink, _bucket_numbers(spark, n_partitions))
+    pack = _pack(prepare, shrink, _bucket_numbers(spark, n_partitions), block_rows)
     if isinstance(rows, StoredRows):
         parts = rows.list_parts()
         n_parts = max(1, len(parts.starts))
@@ -89,6 +91,13 @@ def _bucket_numbers(spark: SparkSession, n_buckets: int) -> NDArray[np.int32]:
     return first.astype(np.int32)
 
 
+def narrow(values: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
+    """The values in 32 bits where these hold all of them."""
+    limits = np.iinfo(np.int32)
+    fits = len(values) == 0 or bool(values.min() >= limits.min and values.max() <= limits.max)
+    return values.astype(np.int32) if fits else values
+
+
 def spread_keys(keys: pa.ChunkedArray, n: int, salt: int = 0) -> NDArray[np.int64]:
     """A number below ``n`` for each key, the same in every process; another salt gives others, int64 [rows]."""
     values = keys.to_numpy()
@@ -102,9 +111,9 @@ def spread_keys(keys: pa.ChunkedArray, n: int, salt: int = 0) -> NDArray[np.int6
     return ((bits >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).view(np.int64)
 
 
-def _pack(prepare: Rows, shrink: Rows, bucket_numbers: NDArray[np.int32]) -> Step:
+def _pack(prepare: Rows, shrink: Rows, bucket_numbers: NDArray[np.int32], block_rows: int) -> Step:
     def stream(batches: Batches) -> Batches:
-        for block in _blocks(batches, BLOCK_ROWS):
+        for block in _blocks(batches, block_rows):
             yield _cut(shrink(prepare(block)).combine_chunks(), bucket_numbers)
 
     return stream

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.stored_rows import StoredRows
-from jobs.transforms.packed import aggregate_packed
+from jobs.transforms.packed import BLOCK_ROWS, aggregate_packed, narrow
 from jobs.transforms.radix import rising_order
 from jobs.transforms.ranks import with_global_rank
 from schemas.columns import BEHAVIOUR, KEY, N_EVENTS, TOKEN_ID
 from schemas.tokens import FIRST_ITEM
 
+IDS_PER_BLOCK = 5_000_000
+"""Ids that are counted together before the shuffle, about a part of stored rows; text takes ten times the room."""
+SLOTS_PER_ROW = 4
+"""Up to so many ids per row between the smallest and the largest, a counter for each beats a sort."""
 PARTS_PER_BUCKET = 2
 """How much of stored rows one task counts: the counts are cached, and nothing joins the small buckets of a cache."""
 
@@ -55,37 +60,62 @@ def build_vocabulary(events: DataFrame | StoredRows, behaviour: str, item: str, 
 def count_items(events: DataFrame | StoredRows, item: str, min_count: int) -> DataFrame:
     """One row per item with at least ``min_count`` events: the item, ``n_events``; any row order."""
     items = events.select(item)
-    schema = (items.frame if isinstance(items, StoredRows) else items).schema
-    ddl = f"{item} {schema[0].dataType.simpleString()}, {N_EVENTS} bigint"
-    n_buckets = 1 + items.n_parts // PARTS_PER_BUCKET if isinstance(items, StoredRows) else None
-    return aggregate_packed(items, add_counts, _frequent(min_count), ddl, n_buckets=n_buckets)
+    kind = (items.frame if isinstance(items, StoredRows) else items).schema[0].dataType.simpleString()
+    return aggregate_packed(
+        items,
+        add_counts,
+        keep_frequent(min_count),
+        f"{item} {kind}, {N_EVENTS} bigint",
+        n_buckets=1 + items.n_parts // PARTS_PER_BUCKET if isinstance(items, StoredRows) else None,
+        block_rows=IDS_PER_BLOCK if kind == "bigint" else BLOCK_ROWS,
+    )
 
 
 def add_counts(rows: pa.Table) -> pa.Table:
-    """One row per item: the item, ``n_events``, where rows without a count are one event each."""
+    """One row per item: the item, ``n_events``, where rows without a count are one event each.
+
+    Ids and counts are in 32 bits where these hold them.
+    """
     name, items = rows.column_names[0], rows.column(0)
-    is_counted = rows.num_columns > 1
     if pa.types.is_string(items.type):
-        counted = rows if is_counted else rows.append_column(N_EVENTS, pa.array(np.ones(len(items), np.int64)))
-        summed = counted.group_by(name).aggregate([(N_EVENTS, "sum")])
-        return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
-    values = items.to_numpy()
-    order = rising_order(values)
-    ordered = values[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    if is_counted:
-        counts = np.add.reduceat(rows.column(N_EVENTS).to_numpy()[order], starts)
-    else:
-        counts = np.diff(starts, append=len(values))
-    return pa.table([ordered[starts], counts], names=[name, N_EVENTS])
+        return _count_text(rows, name)
+    counts = rows.column(N_EVENTS).to_numpy() if rows.num_columns > 1 else None
+    ids, n_events = _count_ids(items.to_numpy(), counts)
+    return pa.table([narrow(ids), narrow(n_events)], names=[name, N_EVENTS])
 
 
-def _frequent(min_count: int) -> Callable[[pa.Table], pa.Table]:
+def keep_frequent(min_count: int) -> Callable[[pa.Table], pa.Table]:
+    """What adds up all counts of some items and keeps those of ``min_count`` and more, in 64 bits."""
+
     def finish(rows: pa.Table) -> pa.Table:
         counted = add_counts(rows)
-        return counted.filter(pc.greater_equal(counted.column(N_EVENTS), min_count))
+        frequent = counted.filter(pc.greater_equal(counted.column(N_EVENTS), min_count))
+        kind = pa.string() if pa.types.is_string(frequent.column(0).type) else pa.int64()
+        return frequent.cast(pa.schema([(frequent.column_names[0], kind), (N_EVENTS, pa.int64())]))
 
     return finish
+
+
+def _count_text(rows: pa.Table, name: str) -> pa.Table:
+    ones = pa.array(np.ones(rows.num_rows, np.int64))
+    counted = rows if rows.num_columns > 1 else rows.append_column(N_EVENTS, ones)
+    summed = counted.group_by(name).aggregate([(N_EVENTS, "sum")])
+    return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
+
+
+def _count_ids(ids: NDArray[np.int64], counts: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different ids, rising, and the events of each."""
+    first = int(ids.min())
+    if counts is None and int(ids.max()) - first < SLOTS_PER_ROW * len(ids):
+        n_events = np.bincount(ids - first)
+        found = np.flatnonzero(n_events)
+        return found + first, n_events[found]
+    order = rising_order(ids)
+    ordered = ids[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    if counts is None:
+        return ordered[starts], np.diff(starts, append=len(ids))
+    return ordered[starts], np.add.reduceat(counts[order], starts, dtype=np.int64)
 
 
 def collect_n_items(vocabularies: DataFrame) -> dict[str, int]:

@@ -10,10 +10,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs import stored_rows as stored_rows_module
+from jobs.failures import explain
 from jobs.io import local_path, read_table, write_table
 from jobs.stored_rows import Parts, StoredRows, stored_rows
 from jobs.transforms.packed import aggregate_packed
-from jobs.transforms.vocabulary import add_counts, build_vocabulary
+from jobs.transforms.vocabulary import add_counts, build_vocabulary, keep_frequent
 from jobs.workspace import Workspace
 from schemas.behaviours import ItemKind
 from schemas.tables import events_table
@@ -29,7 +30,7 @@ def visits(spark: SparkSession, n: int) -> DataFrame:
 
 
 def count_all(rows: StoredRows) -> list[tuple[int, int]]:
-    counted = aggregate_packed(rows.select("url"), add_counts, add_counts, "url bigint, n_events bigint")
+    counted = aggregate_packed(rows.select("url"), add_counts, keep_frequent(1), "url bigint, n_events bigint")
     return sorted(map(tuple, counted.collect()))
 
 
@@ -61,6 +62,20 @@ def test_a_row_group_is_read_by_the_part_in_which_it_starts(tmp_path: Path, monk
         numbers = pa.RecordBatch.from_arrays([pa.array(range(len(starts)))], names=["id"])
         read = pa.Table.from_batches(Parts(starts, ("url",), None).read([numbers]))
         assert read.column("url").to_pylist() == list(range(1000))
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "page"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "part-7.parquet"
+    pq.write_table(pa.table({"url": range(1000)}), path, use_dictionary=False, compression="zstd")
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-100] if damage == "cut" else whole[:100] + b"\0" * 500 + whole[600:])
+    with pytest.raises(OSError, match=r"part-7\.parquet") as raised:
+        list(Parts(((str(path), 0),), ("url",), None).read_part(0))
+    assert "part-7.parquet damaged or gone" in str(explain(raised.value))
 
 
 def test_an_empty_table_has_no_rows(spark: SparkSession, workspace: Workspace) -> None:
