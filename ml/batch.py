@@ -1,37 +1,8 @@
-"""Batches of token ids: padding to one width, and rows of like length put together."""
+"""Rows of like length put together in batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-
-from schemas.tokens import PAD
-
-
-def pad_left(token_ids: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """The sequences as one array, each ending in the last column; of a longer one the last ``width`` tokens.
-
-    Parameters
-    ----------
-    token_ids : one integer array per row, oldest token first
-    width : columns of the result
-
-    Returns
-    -------
-    int64 [B, width], PAD where a sequence has no token
-
-    Examples
-    --------
-    >>> pad_left([np.array([5]), np.array([3, 4, 6])], width=2)
-    array([[0, 5],
-           [4, 6]])
-    """
-    lengths = np.fromiter(map(len, token_ids), dtype=np.int64, count=len(token_ids))
-    tokens = np.concatenate([np.empty(0, dtype=np.int64), *token_ids], dtype=np.int64)
-    distance_to_end = np.repeat(lengths.cumsum(), lengths) - np.arange(len(tokens))  # 1 = the row's last token
-    padded = np.full((len(lengths), width), PAD, dtype=np.int64)
-    is_token = np.arange(width, 0, -1) <= lengths[:, None]
-    padded[is_token] = tokens[distance_to_end <= width]
-    return padded
 
 
 def rows_per_batch(tokens_per_batch: int, width: int) -> int:
