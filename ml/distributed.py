@@ -1,10 +1,12 @@
 """The one place that talks to Horovod or torch.distributed; the training loop sees ``Ranks``, also in one process."""
 
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +15,10 @@ from torch import Tensor, nn
 
 BUCKET_BYTES = 64 * 2**20
 """Dense gradients are copied into one tensor up to this size; a larger one is summed where it is."""
+
+CPU_CYCLE_MS = 5
+"""Between two rounds in which Horovod asks all ranks for work: its own 1 ms costs training a sixth of a core."""
+POLL_SECONDS = 0.0005
 
 
 class Ranks(Protocol):
@@ -72,39 +78,49 @@ class ExchangingRanks(ABC):
     world_size: int
 
     @abstractmethod
-    def _allreduce(self, tensor: Tensor, name: str) -> None:
-        """Sum a contiguous tensor over the ranks, in its place."""
+    def _allreduce(self, tensor: Tensor, name: str) -> Callable[[], object]:
+        """Begin to sum a contiguous tensor over the ranks, in its place; what is given back waits for the end."""
 
     @abstractmethod
-    def _allgather(self, tensor: Tensor, name: str) -> Tensor:
-        """The one-dimensional tensors of all ranks, which may differ in length, one after the other."""
+    def _allgather(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
+        """Begin to put the one-dimensional tensors of all ranks, which may differ in length, one after the other.
+
+        What is given back waits for them.
+        """
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """One allreduce of the dense gradients, one allgather of the sparse ones' rows, after the backward pass."""
+        """One allreduce of the dense gradients and one allgather of the sparse ones' rows, at once, after backward."""
         used = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-        for number, bucket in enumerate(buckets(gradient for _, gradient in used if not gradient.is_sparse)):
-            self._sum_bucket(bucket, f"dense.{number}")
+        dense = enumerate(buckets(gradient for _, gradient in used if not gradient.is_sparse))
+        finish_dense = [self._begin_bucket(bucket, f"dense.{number}") for number, bucket in dense]
         sparse = [(parameter, gradient) for parameter, gradient in used if gradient.is_sparse]
         if sparse:
-            packed = self._allgather(pack_rows(gradient for _, gradient in sparse), "rows")
-            sums = unpack_rows(packed, [parameter.shape for parameter, _ in sparse], self.world_size)
+            wait_for_rows = self._allgather(pack_rows(gradient for _, gradient in sparse), "rows")
+            sums = unpack_rows(wait_for_rows(), [parameter.shape for parameter, _ in sparse], self.world_size)
             for (parameter, _), total in zip(sparse, sums, strict=True):
                 parameter.grad = total
+        for finish in finish_dense:
+            finish()
 
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
         """An allreduce of float64 numbers."""
         total = torch.tensor(list(values), dtype=torch.float64)
-        self._allreduce(total, "sum")
+        self._allreduce(total, "sum")()
         return np.asarray(total.numpy())
 
-    def _sum_bucket(self, gradients: list[Tensor], name: str) -> None:
+    def _begin_bucket(self, gradients: list[Tensor], name: str) -> Callable[[], object]:
         if len(gradients) == 1 and gradients[0].is_contiguous():
-            self._allreduce(gradients[0], name)
-            return
+            return self._allreduce(gradients[0], name)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        self._allreduce(flat, name)
-        for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(total.view_as(gradient))
+        wait = self._allreduce(flat, name)
+
+        def finish() -> None:
+            wait()
+            totals = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, total in zip(gradients, totals, strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+        return finish
 
 
 class HorovodRanks(ExchangingRanks):
@@ -113,7 +129,7 @@ class HorovodRanks(ExchangingRanks):
     def __init__(self) -> None:
         import horovod.torch as hvd
 
-        _drop_unreadable_settings()
+        _settle_environment()
         hvd.init()
         self._hvd = hvd
         self.rank: int = hvd.rank()
@@ -130,12 +146,17 @@ class HorovodRanks(ExchangingRanks):
         """Parameters and buffers."""
         self._hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
-    def _allreduce(self, tensor: Tensor, name: str) -> None:
-        self._hvd.allreduce_(tensor, op=self._hvd.Sum, name=name)
+    def _allreduce(self, tensor: Tensor, name: str) -> Callable[[], object]:
+        return partial(self._wait, self._hvd.allreduce_async_(tensor, op=self._hvd.Sum, name=name))
 
-    def _allgather(self, tensor: Tensor, name: str) -> Tensor:
-        gathered: Tensor = self._hvd.allgather(tensor, name=name)
-        return gathered
+    def _allgather(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
+        return partial(self._wait, self._hvd.allgather_async(tensor, name=name))
+
+    def _wait(self, handle: int) -> Any:
+        """``synchronize`` asks without a pause, on a core that the exchange itself needs."""
+        while not self._hvd.poll(handle):
+            time.sleep(POLL_SECONDS)
+        return self._hvd.synchronize(handle)
 
 
 class TorchRanks(ExchangingRanks):
@@ -170,10 +191,10 @@ class TorchRanks(ExchangingRanks):
         """Leave the group."""
         self._dist.destroy_process_group()
 
-    def _allreduce(self, tensor: Tensor, name: str) -> None:
-        self._dist.all_reduce(tensor)
+    def _allreduce(self, tensor: Tensor, name: str) -> Callable[[], object]:
+        return self._dist.all_reduce(tensor, async_op=True).wait
 
-    def _allgather(self, tensor: Tensor, name: str) -> Tensor:
+    def _allgather(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
         """By way of tensors of the greatest length: gloo and nccl gather equal ones only."""
         lengths = torch.zeros(self.world_size, dtype=torch.int64, device=tensor.device)
         lengths[self.rank] = len(tensor)
@@ -181,8 +202,13 @@ class TorchRanks(ExchangingRanks):
         sizes = lengths.tolist()
         longest = max(sizes)
         gathered = [tensor.new_empty(longest) for _ in sizes]
-        self._dist.all_gather(gathered, nn.functional.pad(tensor, (0, longest - len(tensor))))
-        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+        work = self._dist.all_gather(gathered, nn.functional.pad(tensor, (0, longest - len(tensor))), async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+        return wait
 
 
 def buckets(gradients: Iterable[Tensor], limit: int = BUCKET_BYTES) -> Iterator[list[Tensor]]:
@@ -229,11 +255,14 @@ def unpack_rows(packed: Tensor, shapes: list[torch.Size], n_ranks: int) -> list[
     ]
 
 
-def _drop_unreadable_settings() -> None:
-    """Undo a slip of ``horovod.run`` 0.28.1: what it was not told it passes on as the text "(None,)".
+def _settle_environment() -> None:
+    """Undo a slip of ``horovod.run`` 0.28.1, and let ranks on CPUs meet less often unless the user says how often.
 
-    Horovod reads that as 0: its thread would look for work without a pause, a whole core's worth, and cache nothing.
+    What ``run`` was not told it passes on as the text "(None,)". Horovod reads that as 0: its thread would look for
+    work without a pause, a whole core's worth, and cache nothing.
     """
     for name in ("HOROVOD_CYCLE_TIME", "HOROVOD_CACHE_CAPACITY"):
         if not os.environ.get(name, "0").replace(".", "", 1).isdigit():
             del os.environ[name]
+    if not torch.cuda.is_available():
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", str(CPU_CYCLE_MS))

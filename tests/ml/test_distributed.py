@@ -11,17 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from ml.distributed import TorchRanks, _drop_unreadable_settings, buckets, pack_rows, unpack_rows
+from ml.distributed import CPU_CYCLE_MS, TorchRanks, _settle_environment, buckets, pack_rows, unpack_rows
 
 
-@pytest.mark.parametrize(("text", "kept"), [("(None,)", False), ("5", True), ("0.5", True), ("", False)])
-def test_settings_that_are_no_numbers_are_dropped_before_horovod_reads_them(
-    monkeypatch: pytest.MonkeyPatch, text: str, kept: bool
+@pytest.mark.parametrize(("told", "used"), [("(None,)", None), (None, None), ("5", "5"), ("0.5", "0.5"), ("", None)])
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_horovod_reads_the_users_cycle_time_or_a_sound_one(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, used: str | None, has_gpu: bool
 ) -> None:
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", text)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", told or "")
+    if told is None:
+        monkeypatch.delenv("HOROVOD_CYCLE_TIME")
     monkeypatch.delenv("HOROVOD_CACHE_CAPACITY", raising=False)
-    _drop_unreadable_settings()
-    assert os.environ.get("HOROVOD_CYCLE_TIME") == (text if kept else None)
+    _settle_environment()
+    assert os.environ.get("HOROVOD_CYCLE_TIME") == (used or (None if has_gpu else str(CPU_CYCLE_MS)))
     assert "HOROVOD_CACHE_CAPACITY" not in os.environ
 
 
