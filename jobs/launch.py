@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -201,7 +202,7 @@ def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[An
     with contextlib.redirect_stderr(ranks_log):
         try:
             distributor = TorchDistributor(num_processes=settings.n_ranks, local_mode=False, use_gpu=use_gpu)
-            return distributor.run(_on_torch_rank, *call)
+            return distributor.run(_on_torch_rank, settings.network_interfaces, *call)
         except BaseException:
             context.cancelJobGroup(group)
             raise
@@ -213,7 +214,15 @@ def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], meeting: Meetin
     return _watched_work(HorovodRanks(), work, arguments, meeting, stall_seconds)
 
 
-def _on_torch_rank(work: RankWork, arguments: tuple[Any, ...], meeting: MeetingPoint, stall_seconds: float) -> Any:
+def _on_torch_rank(
+    interfaces: tuple[str, ...],
+    work: RankWork,
+    arguments: tuple[Any, ...],
+    meeting: MeetingPoint,
+    stall_seconds: float,
+) -> Any:
+    if interfaces:
+        os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), ",".join(interfaces)))
     ranks = TorchRanks(stall_seconds)
     value = _watched_work(ranks, work, arguments, meeting, stall_seconds)
     ranks.close()

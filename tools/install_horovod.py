@@ -1,7 +1,9 @@
-"""Build and install Horovod from its PyPI source package, with the C++17 fix.
+"""Build and install Horovod from its PyPI source package, with two fixes.
 
-Horovod 0.28.1 pins C++14 in its CMake files, while the headers of torch >= 2.1 need C++17; upstream's
-unreleased fix changes the same two lines. Does nothing where this version already imports against this torch.
+Horovod 0.28.1 pins C++14 in its CMake files, while the headers of torch >= 2.1 need C++17; upstream's unreleased fix
+changes the same two lines. And it uses the network interface that it is told for the control messages only: gradients
+go over the one that the host's own name belongs to. Does nothing where the fixed version already imports against
+this torch.
 
 Run as ``python tools/install_horovod.py`` inside the environment that already holds requirements.lock.
 """
@@ -18,8 +20,19 @@ from pathlib import Path
 
 VERSION = "0.28.1"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-CMAKE_FILES = ("CMakeLists.txt", "horovod/torch/CMakeLists.txt")
+FIXED_VERSION = f"{VERSION}+ubp"
+CXX17 = (r"(set\(CMAKE_CXX_STANDARD) 14\)", r"\1 17)")
+FIXES = {
+    "CMakeLists.txt": CXX17,
+    "horovod/torch/CMakeLists.txt": CXX17,
+    "horovod/common/gloo/gloo_context.cc": (
+        r"(assert\(global_context\.IsEnabled\(\)\);)",
+        r"\1\n  gloo_iface_ = global_context.gloo_iface_;",
+    ),
+}
+"""File -> what stands there once, and what is to stand there."""
 BUILD_FLAGS = {
+    "HOROVOD_LOCAL_VERSION": FIXED_VERSION.split("+")[1],
     "HOROVOD_WITH_PYTORCH": "1",
     "HOROVOD_WITH_GLOO": "1",
     "HOROVOD_CPU_OPERATIONS": "GLOO",
@@ -35,8 +48,8 @@ def main() -> None:
     print(f"Building Horovod {VERSION} from source: about three minutes on two cores ...", flush=True)
     with tempfile.TemporaryDirectory(prefix="horovod-build-") as folder:
         source = unpack(download(Path(folder)), Path(folder))
-        for name in CMAKE_FILES:
-            require_cxx17(source / name)
+        for name, (pattern, replacement) in FIXES.items():
+            fix(source / name, pattern, replacement)
         build(source, Path(folder) / "build.log")
     if not is_installed():
         sys.exit(
@@ -45,9 +58,9 @@ def main() -> None:
 
 
 def is_installed() -> bool:
-    """Whether this Horovod version is installed and its extension loads against the installed torch."""
+    """Whether the fixed version is installed and its extension loads against the installed torch."""
     try:
-        if metadata.version("horovod") != VERSION:
+        if metadata.version("horovod") != FIXED_VERSION:
             return False
     except metadata.PackageNotFoundError:
         return False
@@ -71,10 +84,10 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder / f"horovod-{VERSION}"
 
 
-def require_cxx17(path: Path) -> None:
-    text, n_changed = re.subn(r"(set\(CMAKE_CXX_STANDARD) 14\)", r"\1 17)", path.read_text())
+def fix(path: Path, pattern: str, replacement: str) -> None:
+    text, n_changed = re.subn(pattern, replacement, path.read_text())
     if n_changed != 1:
-        sys.exit(f"{path.name}: expected one 'set(CMAKE_CXX_STANDARD 14)', found {n_changed}; is this {VERSION}?")
+        sys.exit(f"{path.name}: expected one {pattern}, found {n_changed}; is this {VERSION}?")
     path.write_text(text)
 
 
