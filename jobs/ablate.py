@@ -4,11 +4,12 @@ Composes each block alone, all but each, and all, scores them as the probe score
 ``ablation.json``. The composed entries are removed when they are scored.
 """
 
+import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -16,10 +17,14 @@ from pyspark.sql import SparkSession
 from conf.settings import PipelineConfig
 from jobs.blocks import StoredBlock, open_blocks, write_profiles
 from jobs.evaluate_probe import Scores, figures, score_entries
+from jobs.io import read_table
+from jobs.probe_units import digest_entry
+from jobs.reporting.tables import Result, compare_results, task_spread
 from jobs.transforms.moments import collect_moments
 from jobs.workspace import Workspace
 from ml.folders import replace_text
 from schemas.errors import EntryError
+from schemas.tables import LABELS, WINDOWS
 from schemas.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -55,6 +60,7 @@ def run(
     blocks = open_blocks(workspace, embedded_behaviours(config, workspace), config.ensemble)
     variants = list_variants(blocks)
     moments = collect_moments(spark.sparkContext, blocks)
+    sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
     folder = workspace.out / ".ablation"
     try:
         widths = {
@@ -64,7 +70,7 @@ def run(
         scores = score_entries(spark, config, workspace, [folder / variant.name for variant in variants], wanted)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    found = describe(variants, widths, scores, config.probe.repeats)
+    found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources}
     replace_text(workspace.out / "ablation.json", json.dumps(found, indent=2) + "\n")
     return found
 
@@ -75,6 +81,32 @@ def embedded_behaviours(config: PipelineConfig, workspace: Workspace) -> list[st
     if not found:
         raise EntryError(f"expected entries of behaviours in {workspace.entry('')}, found none; run embed first")
     return found
+
+
+def describe_sources(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, blocks: Sequence[str]
+) -> dict[str, str]:
+    """Digests of all that an ablation of these blocks depends on, by name: a later run that changes one outdates it.
+
+    An entry that is missing has an empty digest. Popularities count the train window's purchases, so they stand for
+    the labels, whose table is large and whose files are others after each write.
+    """
+    entries = {f"entry {name}": workspace.entry(name) for name in blocks}
+    settings = [
+        {name: value for name, value in asdict(of).items() if name not in ("blocks", "repeats")}
+        for of in (config.ensemble, config.probe)
+    ]
+    labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()
+    windows = read_table(spark, workspace, WINDOWS).collect()
+    return {
+        **{name: digest_entry(folder) if folder.is_dir() else "" for name, folder in entries.items()},
+        "labels": _digest([windows, labels]),
+        "settings of ensemble and probe": _digest(settings),
+    }
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def list_variants(blocks: Sequence[StoredBlock]) -> list[Variant]:
@@ -108,19 +140,24 @@ def format_ablation(found: dict[str, Any]) -> str:
     whole = variants.pop(ALL)
     lines = [_line("", [task.removeprefix("propensity_") for task in whole])]
     for name, scores in [*variants.items(), (ALL, whole)]:
-        values = [_mean(scores[task]) for task in whole]
-        lines.append(_line(name, [f"{value:.4f}" for value in values]))
+        lines.append(_line(name, [f"{_mean(scores[task]):.4f}" for task in whole]))
         if name.startswith(WITHOUT):
-            changes = [value - _mean(whole[task]) for value, task in zip(values, whole, strict=True)]
-            lines.append(_line("", [f"{change:+.4f}" for change in changes]))
-    of_repeats = f", means of {found['repeats']} repeats" if found["repeats"] > 1 else ""
-    about = f"Scores{of_repeats}; below each score without a block, the difference to all blocks."
+            lines.append(_line("", [_change(scores[task], whole[task]) for task in whole]))
+    is_repeated = found["repeats"] > 1
+    of_repeats = f", means of {found['repeats']} repeats" if is_repeated else ""
+    noise = "~ marks what may be noise" if is_repeated else "scored once: how much of it is noise is unknown"
+    about = f"Scores{of_repeats}; below each score without a block, the difference to all blocks ({noise})."
     return "\n".join([*lines, about]) + "\n"
+
+
+def _change(less: Result, whole: Result) -> str:
+    is_noise = task_spread(less) is not None and compare_results(less, whole) == 0
+    return f"{_mean(less) - _mean(whole):+.4f}{'~' if is_noise else ''}"
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
     return f"{name:<28}" + "".join(f"{cell:>12}" for cell in cells)
 
 
-def _mean(result: dict[str, float]) -> float:
-    return result.get("mean", result["score"])
+def _mean(result: Result) -> float:
+    return result.get("mean", result["score"]) or 0.0

@@ -8,6 +8,7 @@ Reads ``product_buy``, ``product_properties``, ``windows``, ``clients`` and the 
 import logging
 import sys
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -28,6 +29,10 @@ from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS, WINDOWS
 
 log = logging.getLogger(__name__)
 
+CLIENTS_PER_PART = 50_000
+"""Of a task of Spark that writes targets: a file of each task and window."""
+ROWS_PER_FILE = 10 * CLIENTS_PER_PART
+
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per label, and one per task, window and client."""
@@ -36,7 +41,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
     bought = t.purchases_with_properties(target_events(purchases, windows), products).persist()
     in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
-    counts = t.count_values(in_train, events_before_targets(purchases, windows))
+    counts = t.count_values(in_train, events_before_targets(purchases, windows)).persist()
     found = read_labels(counts, workspace.data / TARGET)
     check_labels(found.from_files, bought, products, workspace.data / TARGET)
     rows = [
@@ -44,10 +49,13 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         for task, of_task in found.labels.items()
         for place, (label, popularity) in enumerate(of_task)
     ]
-    write_table(spark.createDataFrame(rows, LABELS.ddl), workspace, LABELS)
-    labels, clients = read_table(spark, workspace, LABELS), read_table(spark, workspace, CLIENTS)
-    write_table(t.build_targets(bought, labels, clients), workspace, TARGETS)
-    bought.unpersist()
+    labels, clients = spark.createDataFrame(rows, LABELS.ddl), read_table(spark, workspace, CLIENTS)
+    write_table(labels, workspace, LABELS)
+    n_parts = ceil(max(clients.count(), 1) / CLIENTS_PER_PART)
+    # the parts make the files: gathering rows by task and window would move the arrays once more, and sort them
+    write_table(t.build_targets(bought, labels, clients, n_parts), workspace, TARGETS, rows_per_file=ROWS_PER_FILE)
+    for cached in (counts, bought):
+        cached.unpersist()
 
 
 @dataclass(frozen=True)

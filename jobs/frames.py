@@ -1,6 +1,5 @@
 """Small pandas frames of a finished run, for notebooks and the Python prompt; a table is ``jobs.io.read_table``."""
 
-import json
 from collections.abc import Sequence
 
 import pandas as pd
@@ -9,12 +8,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.io import read_table
+from jobs.json_files import read_json
 from jobs.metrics_log import read_metrics
+from jobs.reporting.ablation import RUN_ABLATE, AblationFile
+from jobs.reporting.tables import RUN_PROBE, ScoresFile
 from jobs.workspace import Workspace
 from ml.checkpoint import load_model
 from ml.neighbours import nearest_items
 from schemas.columns import BEHAVIOUR, CATEGORY, KEY, SKU, TOKEN_ID
-from schemas.errors import InputError, TableError
+from schemas.errors import InputError
 from schemas.tables import PRODUCT_PROPERTIES, VOCABULARIES
 from schemas.tasks import TASKS
 from schemas.tokens import FIRST_ITEM
@@ -30,9 +32,9 @@ def scores_frame(workspace: Workspace, figure: str = "score") -> pd.DataFrame:
     Raises
     ------
     TableError
-        If there are no scores yet.
+        If there are no scores yet, or their file is damaged.
     """
-    return _by_task(_read_json(workspace, "scores.json", "the stage probe"), figure)
+    return _by_task(read_json(workspace.out / "scores.json", ScoresFile, RUN_PROBE), figure)
 
 
 def ablation_frame(workspace: Workspace, figure: str = "score") -> pd.DataFrame:
@@ -41,9 +43,9 @@ def ablation_frame(workspace: Workspace, figure: str = "score") -> pd.DataFrame:
     Raises
     ------
     TableError
-        If ``ubp ablate`` has not run yet.
+        If ``ubp ablate`` has not run yet, or its file is damaged.
     """
-    variants = _read_json(workspace, "ablation.json", "`ubp ablate`")["variants"]
+    variants = read_json(workspace.out / "ablation.json", AblationFile, RUN_ABLATE)["variants"]
     return _by_task({variant["name"]: variant["scores"] for variant in variants}, figure)
 
 
@@ -115,11 +117,3 @@ def _by_task(results: dict[str, dict[str, dict[str, float]]], figure: str) -> pd
     columns = [task for task in TASKS if any(figure in tasks.get(task, {}) for tasks in results.values())]
     cells = {name: {task: tasks.get(task, {}).get(figure) for task in columns} for name, tasks in results.items()}
     return pd.DataFrame.from_dict(cells, orient="index", columns=columns, dtype="float64")
-
-
-def _read_json(workspace: Workspace, name: str, writer: str) -> dict:
-    path = workspace.out / name
-    if not path.exists():
-        raise TableError(f"expected {path}, found none; run {writer} first")
-    content: dict = json.loads(path.read_text())
-    return content

@@ -22,6 +22,7 @@ from conf.settings import ProbeSettings
 from jobs.entries import rectangle, snapshot_files, stream_batches
 from jobs.entry_rules import CLIENT_IDS, EMBEDDINGS
 from jobs.io import list_files
+from jobs.json_files import read_json
 from jobs.places import local_path
 from jobs.progress import probe_progress
 from ml.folders import replace_text
@@ -131,7 +132,8 @@ class UnitResults:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        mend = "remove it; all units are then scored again"
+        self._results: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], mend) if path.exists() else {}
 
     def get(self, fingerprint: str) -> TaskScore | None:
         """The result, None where there is none yet."""

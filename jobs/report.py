@@ -1,17 +1,19 @@
 """Stage ``report``: the score table on the terminal and ``report.html``, one self-contained page of the whole run."""
 
-import json
+import logging
 import sys
 
 from pyspark.sql import SparkSession
 from tqdm import tqdm
 
 from conf.settings import PipelineConfig
+from jobs.ablate import describe_sources, embedded_behaviours
 from jobs.cli import main_stage
 from jobs.io import read_table
+from jobs.json_files import read_json
 from jobs.metrics_log import read_metrics
 from jobs.pipeline import STAGES
-from jobs.reporting.ablation import Ablation
+from jobs.reporting.ablation import RUN_ABLATE, Ablation, AblationFile
 from jobs.reporting.facts import (
     collect_absent_shares,
     collect_client_counts,
@@ -21,12 +23,13 @@ from jobs.reporting.facts import (
     collect_vocabulary_facts,
 )
 from jobs.reporting.page import RunFacts, render_page
-from jobs.reporting.tables import Scores, format_score_table, probe_note
+from jobs.reporting.tables import RUN_PROBE, Scores, ScoresFile, format_score_table, probe_note
 from jobs.tracking import track_run
 from jobs.workspace import Workspace
 from ml.folders import replace_text
-from schemas.errors import TableError
 from schemas.tables import CLIENTS, EMBEDDINGS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
+
+log = logging.getLogger(__name__)
 
 ENTRY = "ensemble"
 """The entry whose profiles are mapped."""
@@ -38,7 +41,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     Raises
     ------
     TableError
-        If a stage that the page needs has not run.
+        If a stage that the page needs has not run, or one of its files is damaged.
     """
     scores = read_scores(config, workspace)
     facts = collect_facts(spark, config, workspace, scores)
@@ -55,18 +58,23 @@ def read_scores(config: PipelineConfig, workspace: Workspace) -> Scores:
     path = workspace.out / "scores.json"
     if config.windows.mode == "entry":
         return {}
-    if not path.exists():
-        raise TableError(f"expected {path}, found none; run the stage probe first (`ubp run` runs all of them)")
-    scores: Scores = json.loads(path.read_text())
+    scores: Scores = read_json(path, ScoresFile, RUN_PROBE)
     return scores
 
 
-def read_ablation(config: PipelineConfig, workspace: Workspace) -> Ablation | None:
+def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> Ablation | None:
     """``ablation.json`` of ``ubp ablate``; None where there is none, or it is another run's, as in mode ``entry``."""
     path = workspace.out / "ablation.json"
     if config.windows.mode == "entry" or not path.exists():
         return None
-    ablation: Ablation = json.loads(path.read_text())
+    ablation: Ablation = read_json(path, AblationFile, RUN_ABLATE)
+    blocks = dict.fromkeys([*embedded_behaviours(config, workspace), *ablation["blocks"]])
+    now = describe_sources(spark, config, workspace, list(blocks))
+    made_of = ablation.get("made_of", {})
+    if changed := [name for name, digest in now.items() if made_of.get(name) != digest]:
+        told = f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}"
+        log.warning("  %s left out: it was made with another %s; run `ubp ablate` again", path.name, told)
+        return None
     return ablation
 
 
@@ -94,7 +102,7 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         absent=collect_absent_shares(embeddings, config.behaviours),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
         profile_map=collect_profile_map(embeddings, sequences, workspace.entry(ENTRY) / "embeddings.npy"),
-        ablation=read_ablation(config, workspace),
+        ablation=read_ablation(spark, config, workspace),
     )
 
 

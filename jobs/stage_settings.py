@@ -2,17 +2,28 @@
 
 import fnmatch
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from conf.load import flat_settings
 from conf.settings import PipelineConfig
+from jobs.json_files import read_json
 from ml.folders import replace_text
 from schemas.errors import ConfigError
 
 KEY = "settings"
 """Of ``progress.json``: stage -> dotted setting -> value."""
+
+
+@dataclass(frozen=True)
+class ProgressFile:
+    """The keys of ``progress.json``; a stage that was run alone notes settings only."""
+
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fingerprint: str = ""
+    finished: list[str] = field(default_factory=list)
+
 
 DECIDED_BY = {
     "ingest": ("behaviours.*.item", "behaviours.*.kind", "ingest.drop_duplicates"),
@@ -66,5 +77,7 @@ def check_settings(progress: Path, earlier: list[str], stage: str, config: Pipel
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """What ``progress.json`` holds; nothing where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What ``progress.json`` holds; nothing where there is none, TableError where it is damaged."""
+    mend = "remove it; `ubp run` then begins anew, `ubp run --from STAGE` with a stage"
+    saved: dict[str, Any] = read_json(path, ProgressFile, mend) if path.exists() else {}
+    return saved

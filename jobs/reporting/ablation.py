@@ -1,15 +1,43 @@
 """The ablation table: what each block of the profile is worth, alone and to all of them together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.reporting.tables import MISSING, ScoreRow, Scores, build_score_rows, task_spread
-from schemas.tasks import TASKS
+from jobs.reporting.tables import MISSING, Result, ScoreRow, Scores, Spread, build_score_rows, sum_spread, task_spread
+from schemas.tasks import TASKS, TaskScore
 
 Ablation = dict[str, Any]
-"""``ablation.json``: ``blocks``, ``repeats`` and ``variants``, each with name, kind, block, width and scores."""
+"""``ablation.json``, see ``AblationFile``."""
+
+RUN_ABLATE = "run `ubp ablate`, which writes it"
 
 ALL, ONLY, WITHOUT = "all", "only", "without"
+
+
+@dataclass(frozen=True)
+class VariantOfFile:
+    """One composition that was scored: ``all`` blocks, ``only`` one of them, or all ``without`` one."""
+
+    name: str
+    kind: str
+    block: str | None
+    width: int
+    scores: dict[str, TaskScore]
+
+
+@dataclass(frozen=True)
+class AblationFile:
+    """What ``ablation.json`` must hold.
+
+    Attributes
+    ----------
+    made_of : what the scores depend on, by name, see ``jobs.ablate.describe_sources``
+    """
+
+    blocks: list[str]
+    repeats: int
+    variants: list[VariantOfFile]
+    made_of: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,22 +84,20 @@ def _of_kind(ablation: Ablation, kind: str) -> list[dict[str, Any]]:
 
 
 def _change_row(variant: dict[str, Any], whole: dict[str, Any]) -> ChangeRow:
-    pairs = [(variant["scores"].get(task), whole["scores"].get(task)) for task in TASKS]
-    changes = [_change(less, all_of_it) if less and all_of_it else None for less, all_of_it in pairs]
-    total = sum(amount for amount, _ in filter(None, changes))
-    shown = [_signed(*change) if change else Change(MISSING) for change in changes]
-    return ChangeRow(variant["block"], (*shown, _signed(total, is_in_noise=False)))
+    shared = [task for task in TASKS if task in variant["scores"] and task in whole["scores"]]
+    less, full = ({task: of["scores"][task] for task in shared} for of in (variant, whole))
+    changes = [_change(less[task], full[task]) if task in shared else Change(MISSING) for task in TASKS]
+    by_score = sum(less[task]["score"] - full[task]["score"] for task in shared)
+    return ChangeRow(variant["block"], (*changes, _signed(sum_spread(less), sum_spread(full), by_score)))
 
 
-def _change(less: dict[str, Any], whole: dict[str, Any]) -> tuple[float, bool]:
-    """How much the score changes, of repeats the mean, and whether that is within their noise."""
-    spread, spread_of_whole = task_spread(less), task_spread(whole)
-    if spread is None or spread_of_whole is None:
-        return less["score"] - whole["score"], False
-    return spread.mean - spread_of_whole.mean, spread.is_within_noise_of(spread_of_whole)
+def _change(less: Result, whole: Result) -> Change:
+    return _signed(task_spread(less), task_spread(whole), (less["score"] or 0.0) - (whole["score"] or 0.0))
 
 
-def _signed(change: float, is_in_noise: bool) -> Change:
-    shown = round(change, 4) + 0.0  # no negative zero
+def _signed(less: Spread | None, whole: Spread | None, by_score: float) -> Change:
+    """How much a score changes, of repeats the mean, and whether that is within their noise."""
+    shown = round(less.mean - whole.mean if less and whole else by_score, 4) + 0.0  # no negative zero
     text = f"{shown:+.4f}".replace("-", "\N{MINUS SIGN}")
+    is_in_noise = bool(less and whole and less.is_within_noise_of(whole))
     return Change(text, shown < 0 if shown else None, is_in_noise)

@@ -1,7 +1,7 @@
 """Renders ``report.html``: one page with its styles and figures inside."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,18 +17,21 @@ from jobs.reporting.tables import (
     DETAILS,
     MISSING,
     Scores,
+    Standing,
     build_detail_rows,
     build_score_rows,
     noise_note,
     probe_note,
     rank_entries,
+    rivals,
     score_columns,
+    stand_to,
     sum_of_scores,
-    task_score,
     task_title,
     tasks_without_score,
+    unknown_noise_note,
 )
-from schemas.tasks import PROPENSITY, TASKS
+from schemas.tasks import PROPENSITY
 
 BASELINE = "baseline"
 INTERVAL_CURVES = (
@@ -85,14 +88,15 @@ class Verdict:
     ----------
     first : the entries with the most Borda points
     total : the first one's sum of scores
-    n_above : tasks on which it is above the baseline, of ``n_tasks`` that both have; None without a baseline
+    rivals : entries whose sum repeats cannot tell from the first one's, or is higher
+    standing : of the first one to the baseline; None where there is no other first, or nothing to compare
     """
 
     first: list[str]
     points: int
     total: float
-    n_above: int | None
-    n_tasks: int
+    rivals: tuple[str, ...] = ()
+    standing: Standing | None = None
 
 
 def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str]) -> str:
@@ -123,13 +127,12 @@ def tell_verdict(scores: Scores) -> Verdict:
     """Which entry is first, and how it stands to the baseline."""
     ranking = rank_entries(scores)
     first = [ranked.entry for ranked in ranking if ranked.place == 1]
-    sides = (first[0], BASELINE) if BASELINE in scores else ()
-    pairs = [[task_score(scores, entry, task) for entry in sides] for task in TASKS] if sides else []
-    shared = [(own, other) for own, other in pairs if own is not None and other is not None]
-    n_above = sum(own > other for own, other in shared)
-    compares = BASELINE not in first and len(shared) > 0
-    return Verdict(
-        first, ranking[0].points, sum_of_scores(scores, first[0]), n_above if compares else None, len(shared)
+    verdict = Verdict(first, ranking[0].points, sum_of_scores(scores, first[0]))
+    if len(first) > 1:
+        return verdict
+    standing = stand_to(scores, first[0], BASELINE) if BASELINE in scores and first != [BASELINE] else None
+    return replace(
+        verdict, rivals=tuple(rivals(scores, first[0])), standing=standing if standing and standing.n_tasks else None
     )
 
 
@@ -146,6 +149,7 @@ def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
         "undefined_tasks": [task_title(task) for task in tasks_without_score(scores)],
         "note": probe_note(config.probe),
         "noise": noise_note(scores),
+        "unknown_noise": unknown_noise_note(scores),
     }
 
 

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 
 from conf.settings import ProbeSettings
 from ml.metrics import borda
-from schemas.tasks import PROPENSITY, TASKS
+from schemas.tasks import PROPENSITY, TASKS, TaskScore
 
-Scores = dict[str, dict[str, dict[str, float | None]]]
+Result = dict[str, float | None]
+Scores = dict[str, dict[str, Result]]
 """``scores.json``: entry -> task -> score, auroc, novelty, diversity, and with repeats mean, std, n_repeats; a task
 without an AUROC is absent."""
+
+ScoresFile = dict[str, dict[str, TaskScore]]
+"""What ``scores.json`` must hold."""
+
+RUN_PROBE = "run the stage probe (`ubp run --from probe`), which writes it"
 
 DETAILS = ("auroc", "novelty", "diversity")
 MISSING = "-"
@@ -36,6 +42,27 @@ class Spread:
         """Whether the means differ by less than ``NOISE`` standard errors of their difference, or not at all."""
         difference = abs(self.mean - other.mean)
         return difference < NOISE * math.hypot(self.standard_error, other.standard_error) or difference == 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one entry stands to another on the tasks that both have a score on.
+
+    Attributes
+    ----------
+    above, below : tasks on which its score is higher, or lower; of repeats, those where the means differ by more than
+        noise
+    level : tasks on which repeats cannot tell the two apart, or the scores are equal
+    """
+
+    above: int = 0
+    below: int = 0
+    level: int = 0
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks that both have a score on."""
+        return self.above + self.below + self.level
 
 
 @dataclass(frozen=True)
@@ -94,7 +121,7 @@ def build_score_rows(scores: Scores) -> list[ScoreRow]:
         for task in TASKS
     ]
     sums = [sum_of_scores(scores, entry) for entry in scores]
-    columns.append(_column(sums, ".4f", [_sum_spread(scores[entry]) for entry in scores]))
+    columns.append(_column(sums, ".4f", [sum_spread(scores[entry]) for entry in scores]))
     columns.append(_column([points[entry] for entry in scores], "d"))
     return [ScoreRow(entry, cells) for entry, cells in zip(scores, zip(*columns, strict=True), strict=True)]
 
@@ -121,12 +148,51 @@ def task_score(scores: Scores, entry: str, task: str) -> float | None:
     return scores[entry].get(task, {}).get("score")
 
 
-def task_spread(result: dict[str, float | None]) -> Spread | None:
+def task_spread(result: Result) -> Spread | None:
     """Mean and deviation of one task's result in ``scores.json``; None where it was scored once."""
     mean, std, n_repeats = (result.get(name) for name in ("mean", "std", "n_repeats"))
     if mean is None or std is None or n_repeats is None:
         return None
     return Spread(mean, std, std / math.sqrt(n_repeats))
+
+
+def compare_results(own: Result, other: Result) -> float:
+    """The difference of two results in ``scores.json``, of repeats that of the means; 0 where it may be noise."""
+    spreads = task_spread(own), task_spread(other)
+    if spreads[0] and spreads[1]:
+        is_noise = spreads[0].is_within_noise_of(spreads[1])
+        return 0.0 if is_noise else spreads[0].mean - spreads[1].mean
+    return (own.get("score") or 0.0) - (other.get("score") or 0.0)
+
+
+def stand_to(scores: Scores, entry: str, other: str) -> Standing:
+    """How an entry stands to another."""
+    shared = [task for task in TASKS if task in scores[entry] and task in scores[other]]
+    differences = [compare_results(scores[entry][task], scores[other][task]) for task in shared]
+    above, below = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+    return Standing(above, below, len(differences) - above - below)
+
+
+def rivals(scores: Scores, entry: str) -> list[str]:
+    """The entries whose sum of scores repeats cannot tell from an entry's, or is higher; none where noise is unknown.
+
+    Sums over other tasks do not compare.
+    """
+    own, tasks = sum_spread(scores[entry]), scores[entry].keys()
+    others = {other: sum_spread(of) for other, of in scores.items() if other != entry and of.keys() == tasks}
+    return [
+        other
+        for other, spread in others.items()
+        if own and spread and (spread.mean > own.mean or spread.is_within_noise_of(own))
+    ]
+
+
+def unknown_noise_note(scores: Scores) -> str | None:
+    """What to know before results that were not repeated are compared; None where all were, or there is one entry."""
+    results = [result for of_entry in scores.values() for result in of_entry.values()]
+    if len(scores) < 2 or all(map(task_spread, results)):
+        return None
+    return "Scored once: how much of a difference is noise is unknown. Repeats tell (probe.repeats, 3 or more)."
 
 
 def sum_of_scores(scores: Scores, entry: str) -> float:
@@ -182,7 +248,7 @@ def format_score_table(scores: Scores, note: str | None = None) -> str:
         spreads = [[row.entry, *(cell.spread or MISSING for cell in row.cells[:-1])] for row in rows]
         text += [f"~ {noise}", "", "Mean ± standard deviation:"]
         text += _align_table([["entry", *score_columns()[:-1]], *spreads])
-    return "\n".join([*text, *([note] if note else [])]) + "\n"
+    return "\n".join([*text, *filter(None, [unknown_noise_note(scores), note])]) + "\n"
 
 
 def _marked(cell: Cell, blank: str) -> str:
@@ -213,7 +279,7 @@ def _borda_points(scores: Scores) -> dict[str, int]:
     return borda(plain)
 
 
-def _sum_spread(results: dict[str, dict[str, float | None]]) -> Spread | None:
+def sum_spread(results: dict[str, Result]) -> Spread | None:
     """Of the sum over tasks, as if they were independent; None where a task was scored once only."""
     spreads = [task_spread(result) for result in results.values()]
     known = [spread for spread in spreads if spread]

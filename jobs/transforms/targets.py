@@ -1,5 +1,6 @@
 """Labels of the six tasks, by joins: no step looks at one client at a time."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
@@ -12,17 +13,12 @@ from schemas import tasks
 Label = tuple[int, float]
 """Id of a label and its popularity."""
 
-_ID, _LABEL, _N, _POPULARITY = "id", "label", "n", "popularity"
+_ID, _LABEL, _N, _OF_NOTHING = "id", "label", "n", "of_nothing"
 
 
 def purchases_with_properties(purchases: DataFrame, products: DataFrame) -> DataFrame:
     """One row per purchase, with ``category`` and ``price`` added: null for skus without properties."""
     return purchases.join(products.select(c.SKU, c.CATEGORY, c.PRICE), on=c.SKU, how="left")
-
-
-def purchases_of_new_skus(purchases: DataFrame, earlier: DataFrame) -> DataFrame:
-    """The purchases whose sku nobody bought in ``earlier``; grain and columns unchanged."""
-    return purchases.join(earlier.select(c.SKU).distinct(), on=c.SKU, how="left_anti")
 
 
 def count_values(purchases: DataFrame, earlier: DataFrame) -> DataFrame:
@@ -33,10 +29,16 @@ def count_values(purchases: DataFrame, earlier: DataFrame) -> DataFrame:
     purchases : one row per purchase of the train target window, with ``sku``, ``category``, ``price``
     earlier : the purchases before it: a sku among them is not new
     """
-    of_all = purchases.select(_values([task for task in tasks.PROPENSITY if task != tasks.NEW_SKU]))
-    of_new = purchases_of_new_skus(purchases, earlier).select(_values([tasks.NEW_SKU]))
-    values = of_all.unionByName(of_new).select("value.*").filter(F.col(_ID).isNotNull())
-    return values.groupBy(c.TASK, _ID).agg(F.count("*").alias(_N))
+    of_skus = [task for task, column in tasks.PROPENSITY.items() if column == c.SKU]
+    others = purchases.select(_values([task for task in tasks.PROPENSITY if task not in of_skus])).select("value.*")
+    counts = others.filter(F.col(_ID).isNotNull()).groupBy(c.TASK, _ID).agg(F.count("*").alias(_N))
+    # an aggregate tells which skus are new: a distinct and an anti-join would move the earlier purchases twice
+    sold = purchases.select(c.SKU, F.lit(1).alias(_N)).unionByName(earlier.select(c.SKU, F.lit(None).alias(_N)))
+    skus = sold.groupBy(c.SKU).agg(F.sum(_N).alias(_N), (F.count(_N) == F.count("*")).alias("is_new"))
+    counted_for = F.explode(F.array(*map(F.lit, of_skus))).alias(c.TASK)
+    is_counted = F.col("is_new") | (F.col(c.TASK) != tasks.NEW_SKU)
+    of_sku = skus.filter(F.col(_N) > 0).select(counted_for, F.col(c.SKU).alias(_ID), _N, "is_new").filter(is_counted)
+    return counts.unionByName(of_sku.select(c.TASK, _ID, _N))
 
 
 def collect_top_labels(counts: DataFrame, n_labels: int = tasks.MAX_LABELS) -> dict[str, list[Label]]:
@@ -46,11 +48,12 @@ def collect_top_labels(counts: DataFrame, n_labels: int = tasks.MAX_LABELS) -> d
     ----------
     counts : as ``count_values`` gives them
     """
+    totals = _collect_totals(counts)
     place = F.row_number().over(Window.partitionBy(c.TASK).orderBy(F.col(_N).desc(), F.col(_ID)))
-    top = _with_popularity(counts).withColumn("place", place).filter(F.col("place") <= n_labels)
-    rows = sorted(top.collect(), key=lambda row: (row[c.TASK], row["place"]))
+    rows = counts.withColumn("place", place).filter(F.col("place") <= n_labels).collect()
+    rows.sort(key=lambda row: (row[c.TASK], row["place"]))
     return {
-        task: [(row[_ID], row[_POPULARITY]) for row in rows if row[c.TASK] == task]
+        task: [(row[_ID], row[_N] / totals[task]) for row in rows if row[c.TASK] == task]
         for task in dict.fromkeys(row[c.TASK] for row in rows)
     }
 
@@ -65,15 +68,14 @@ def collect_popularity(counts: DataFrame, ids: Mapping[str, Sequence[int]]) -> d
     wanted = F.lit(False)
     for task, of_task in ids.items():
         wanted = wanted | ((F.col(c.TASK) == task) & F.col(_ID).isin(list(of_task)))
-    found = {(row[c.TASK], row[_ID]): row[_POPULARITY] for row in _with_popularity(counts).filter(wanted).collect()}
+    totals = _collect_totals(counts)
+    found = {(row[c.TASK], row[_ID]): row[_N] / totals[row[c.TASK]] for row in counts.filter(wanted).collect()}
     return {task: [found.get((task, label), 0.0) for label in of_task] for task, of_task in ids.items()}
 
 
-def _with_popularity(counts: DataFrame) -> DataFrame:
-    """Adds each value's share of its task's purchases."""
-    totals = counts.groupBy(c.TASK).agg(F.sum(_N).alias("total"))
-    popularity = (F.col(_N) / F.col("total")).alias(_POPULARITY)
-    return counts.join(F.broadcast(totals), on=c.TASK, how="inner").select(c.TASK, _ID, _N, popularity)
+def _collect_totals(counts: DataFrame) -> dict[str, int]:
+    """Task -> all its purchases."""
+    return {row[c.TASK]: row[_N] for row in counts.groupBy(c.TASK).agg(F.sum(_N).alias(_N)).collect()}
 
 
 def collect_unknown(ids: Mapping[str, Sequence[int]], *sources: DataFrame) -> dict[str, list[int]]:
@@ -92,29 +94,28 @@ def collect_unknown(ids: Mapping[str, Sequence[int]], *sources: DataFrame) -> di
     return unknown
 
 
-def build_targets(purchases: DataFrame, labels: DataFrame, clients: DataFrame) -> DataFrame:
+def build_targets(purchases: DataFrame, labels: DataFrame, clients: DataFrame, n_parts: int = 1) -> DataFrame:
     """The targets table: one row per task, window and client, ``labels`` array<tinyint>.
 
-    Clients meet purchases in one join, and then become a row per task and window. Collects the number of labels of
-    each task.
+    Clients meet their purchases in one join, and then become a row per task and window. Collects the labels' tasks.
 
     Parameters
     ----------
     purchases : one row per purchase of the target windows, with ``window``, ``sku``, ``category``, ``price``
     labels : the labels table; a task without a row in it gets no targets
     clients : the clients table; churn is asked of the active ones, every other task of all
+    n_parts : of the frame; each holds all rows of its share of the clients
     """
-    n_labels = {row[c.TASK]: row[_N] for row in labels.groupBy(c.TASK).agg(F.count("*").alias(_N)).collect()}
+    n_labels = Counter(row[c.TASK] for row in labels.select(c.TASK).collect())
     asked = [
-        F.struct(
-            F.lit(task).alias(c.TASK), F.lit(window).alias(c.WINDOW), F.lit(n_labels.get(task, 1)).alias("n_labels")
-        )
+        F.struct(F.lit(task).alias(c.TASK), F.lit(window).alias(c.WINDOW), _labels_of_nothing(task, n_labels))
         for task in tasks.TASKS
         for window in tasks.WINDOWS
         if task in n_labels or task not in tasks.PROPENSITY
     ]
     return (
-        clients.join(_collect_bought(purchases, labels), on=c.CLIENT_ID, how="left")
+        clients.join(_collect_bought(purchases, labels, clients), on=c.POSITION, how="left")
+        .repartition(n_parts, c.POSITION)  # before clients become many wide rows
         .withColumn("asked", F.explode(F.array(*asked)))
         .select("asked.*", c.POSITION, c.CLIENT_ID, c.IS_ACTIVE, "windows", "bought")
         .filter(F.col(c.IS_ACTIVE) | (F.col(c.TASK) != tasks.CHURN))
@@ -122,14 +123,15 @@ def build_targets(purchases: DataFrame, labels: DataFrame, clients: DataFrame) -
     )
 
 
-def _collect_bought(purchases: DataFrame, labels: DataFrame) -> DataFrame:
-    """One row per client with a purchase: the ``windows`` of them, and ``bought``, a set of (task, window, label)."""
+def _collect_bought(purchases: DataFrame, labels: DataFrame, clients: DataFrame) -> DataFrame:
+    """One row per client with a purchase: position, ``windows``, and the set ``bought`` of (task, window, label)."""
     label = F.struct(c.TASK, c.WINDOW, _LABEL)
     return (
-        purchases.select(c.CLIENT_ID, c.WINDOW, _values(list(tasks.PROPENSITY)))
-        .select(c.CLIENT_ID, c.WINDOW, "value.*")
+        purchases.join(clients.select(c.CLIENT_ID, c.POSITION), on=c.CLIENT_ID, how="inner")
+        .select(c.POSITION, c.WINDOW, _values(list(tasks.PROPENSITY)))
+        .select(c.POSITION, c.WINDOW, "value.*")
         .join(F.broadcast(labels.select(c.TASK, _ID, _LABEL)), on=[c.TASK, _ID], how="left")
-        .groupBy(c.CLIENT_ID)
+        .groupBy(c.POSITION)
         .agg(
             F.collect_set(c.WINDOW).alias("windows"),
             F.collect_set(F.when(F.col(_LABEL).isNotNull(), label)).alias("bought"),
@@ -137,12 +139,23 @@ def _collect_bought(purchases: DataFrame, labels: DataFrame) -> DataFrame:
     )
 
 
+def _labels_of_nothing(task: str, n_labels: Mapping[str, int]) -> Column:
+    """The labels of a client without a purchase: a constant, so that most rows cost nothing."""
+    label = F.lit(0 if task in tasks.PROPENSITY else 1).cast("tinyint")
+    return F.array_repeat(label, n_labels.get(task, 1)).alias(_OF_NOTHING)
+
+
 def _labels_of_row() -> Column:
     """The labels of a row's task and window, from all that its client bought; null for clients without a purchase."""
+    is_propensity = F.col(c.TASK).isin(*tasks.PROPENSITY)
     has_purchase = F.coalesce(F.array_contains("windows", F.col(c.WINDOW)), F.lit(False))
     places = F.transform(F.filter("bought", _is_of_row), lambda one: one[_LABEL])
-    propensity = _multi_hot(places, F.col("n_labels"))
-    return F.when(F.col(c.TASK).isin(*tasks.PROPENSITY), propensity).otherwise(F.array((~has_purchase).cast("tinyint")))
+    multi_hot = F.transform(_OF_NOTHING, lambda _, place: F.array_contains(places, place).cast("tinyint"))
+    return (
+        F.when(~has_purchase | (is_propensity & (F.size(places) == 0)), F.col(_OF_NOTHING))
+        .when(is_propensity, multi_hot)
+        .otherwise(F.array(F.lit(0).cast("tinyint")))
+    )
 
 
 def _is_of_row(one: Column) -> Column:
@@ -153,10 +166,3 @@ def _values(of_tasks: Sequence[str]) -> Column:
     """One row per purchase and task: the value that the task's labels are compared with, as ``value``."""
     structs = [F.struct(F.lit(task).alias(c.TASK), F.col(tasks.PROPENSITY[task]).alias(_ID)) for task in of_tasks]
     return F.explode(F.array(*structs)).alias("value")
-
-
-def _multi_hot(places: Column, size: Column) -> Column:
-    zeros = F.array_repeat(F.lit(0).cast("tinyint"), size)
-    ones = F.transform(F.sequence(F.lit(0), size - 1), lambda place: F.array_contains(places, place).cast("tinyint"))
-    has_none = F.coalesce(F.size(places) <= 0, F.lit(True))
-    return F.when(has_none, zeros).otherwise(ones)

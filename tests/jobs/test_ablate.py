@@ -13,6 +13,7 @@ from conf.settings import EnsembleSettings, ProbeSettings, WindowSettings
 from jobs import ablate
 from jobs.blocks import StoredBlock
 from jobs.io import write_table
+from jobs.report import read_ablation
 from jobs.transforms.windows import derive_windows, windows_frame
 from jobs.workspace import Workspace
 from schemas.errors import EntryError
@@ -68,6 +69,7 @@ def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_o
     assert sorted(path.name for path in (shop.out / "entries").iterdir()) == entries
     assert not (shop.out / ".ablation").exists()
     assert not (shop.out / "scores.json").exists()
+    assert read_ablation(spark, TINY, shop) == found
 
 
 def test_of_two_blocks_none_is_left_out(workspace: Workspace) -> None:
@@ -83,7 +85,8 @@ def test_without_entries_the_stage_to_run_is_named(spark: SparkSession, workspac
 
 def test_the_table_shows_what_is_lost_without_a_block() -> None:
     def variant(name: str, **scores: float) -> dict[str, object]:
-        of_task = {"churn": {"score": scores["churn"]}, "propensity_sku": {"score": 0.0, "mean": scores["sku"]}}
+        repeated = {"score": 0.0, "mean": scores["sku"], "std": 0.1, "n_repeats": 3}
+        of_task = {"churn": {"score": scores["churn"]}, "propensity_sku": repeated}
         return {"name": name, "scores": of_task}
 
     variants = [
@@ -97,7 +100,10 @@ def test_the_table_shows_what_is_lost_without_a_block() -> None:
         ["churn", "sku"],
         ["only", "a", "0.5000", "0.2500"],
         ["without", "a", "0.7500", "0.5000"],
-        ["-0.2500", "+0.1250"],
+        ["-0.2500", "+0.1250~"],
         ["all", "1.0000", "0.3750"],
     ]
     assert "means of 3 repeats" in lines[-1]
+    assert "(~ marks what may be noise)" in lines[-1]
+    once = ablate.format_ablation({"repeats": 1, "variants": variants})
+    assert once.endswith("scored once: how much of it is noise is unknown).\n")

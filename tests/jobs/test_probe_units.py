@@ -6,6 +6,7 @@ import pytest
 
 from conf.settings import ProbeSettings
 from jobs.probe_units import ProbeUnit, UnitResults, digest_entry
+from schemas.errors import TableError
 from schemas.tasks import TaskScore
 
 UNIT = ProbeUnit(
@@ -65,3 +66,10 @@ def test_results_outlive_the_process(tmp_path):
     kept = UnitResults(tmp_path / "units.json")
     assert kept.get("f") == result
     assert kept.get("g") is None
+
+
+@pytest.mark.parametrize("content", ['{"f": {"score"', '{"f": {"score": 0.5}}', "null"])
+def test_damaged_results_are_told_with_what_to_do(tmp_path, content):
+    (tmp_path / "units.json").write_text(content)
+    with pytest.raises(TableError, match=r"units\.json: expected JSON.*remove it; all units are then scored again"):
+        UnitResults(tmp_path / "units.json")

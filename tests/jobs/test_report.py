@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from datetime import datetime
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from report_facts import some_ablation
 
 from conf.load import load_config
+from jobs.ablate import describe_sources
 from jobs.io import write_table
 from jobs.metrics_log import append_metrics
 from jobs.report import read_ablation, read_scores, run, stages_before
@@ -21,7 +23,7 @@ from jobs.reporting.facts import (
     collect_vocabulary_facts,
 )
 from schemas.errors import TableError
-from schemas.tables import CLIENTS, EMBEDDINGS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.tables import CLIENTS, EMBEDDINGS, LABELS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
 
 pytestmark = pytest.mark.spark
 
@@ -46,6 +48,7 @@ ROWS = {
         (1, 71, [0.0, 1.0, 0.0], ["product_buy"]),
         (2, 72, [0.0, 0.0, 0.0], []),
     ],
+    LABELS: [("propensity_sku", 0, 9, 0.5)],
     QUARANTINE: [("page_visit", "no <url>", "{}"), ("page_visit", "no <url>", "{}"), ("product_buy", "no sku", "{}")],
 }
 SECTIONS = ["scores", "ablation", "training", "data", "quarantine", "profiles", "run", "configuration"]
@@ -57,13 +60,14 @@ def tables(spark):
 
 
 @pytest.fixture
-def finished(tables, workspace):
+def finished(spark, tables, workspace):
     """A workspace as the stages before the report leave it."""
     for table, frame in tables.items():
         write_table(frame, workspace, table)
-    write_entry(workspace)
+    for name in ("ensemble", *some_ablation()["blocks"]):
+        write_entry(workspace, name)
     (workspace.out / "scores.json").write_text(json.dumps(SCORES))
-    (workspace.out / "ablation.json").write_text(json.dumps(some_ablation()))
+    write_ablation(spark, workspace)
     append_metrics(workspace.metrics, {"stage": "ingest", "stage/seconds": 12.34})
     training = {"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 50}
     append_metrics(workspace.metrics, {**training, "train/loss": 4.5, "train/sequences_per_second": 100.0})
@@ -71,10 +75,19 @@ def finished(tables, workspace):
     return workspace
 
 
-def write_entry(workspace) -> None:
-    folder = workspace.entry("ensemble")
-    folder.mkdir(parents=True)
-    np.save(folder / "embeddings.npy", np.array([row[2] for row in ROWS[EMBEDDINGS]], dtype=np.float16))
+def write_entry(workspace, name="ensemble", factor=1) -> None:
+    folder = workspace.entry(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "client_ids.npy", np.array([row[1] for row in ROWS[EMBEDDINGS]]))
+    np.save(folder / "embeddings.npy", factor * np.array([row[2] for row in ROWS[EMBEDDINGS]], dtype=np.float16))
+
+
+def write_ablation(spark, workspace) -> dict:
+    """As ``ubp ablate`` leaves it."""
+    ablation = some_ablation()
+    ablation["made_of"] = describe_sources(spark, CONFIG, workspace, ablation["blocks"])
+    (workspace.out / "ablation.json").write_text(json.dumps(ablation))
+    return ablation
 
 
 def test_the_page_has_every_section_and_the_terminal_the_scores(spark, finished, capsys):
@@ -96,18 +109,105 @@ def test_the_page_has_every_section_and_the_terminal_the_scores(spark, finished,
     assert (finished.out / "report.html").read_text() == page
 
 
-def test_in_mode_entry_another_runs_scores_are_not_shown(workspace):
-    (workspace.out / "scores.json").write_text(json.dumps(SCORES))
-    (workspace.out / "ablation.json").write_text(json.dumps(some_ablation()))
+@pytest.fixture
+def ablated(spark, tables, workspace):
+    """A workspace with all that an ablation is made of, and the ablation."""
+    for table in (WINDOWS, LABELS):
+        write_table(tables[table], workspace, table)
+    for name in some_ablation()["blocks"]:
+        write_entry(workspace, name)
+    write_ablation(spark, workspace)
+    return workspace
+
+
+def test_in_mode_entry_another_runs_scores_are_not_shown(spark, ablated):
+    (ablated.out / "scores.json").write_text(json.dumps(SCORES))
     config = load_config("demo", ["windows.mode=entry"])
-    assert read_scores(config, workspace) == {}
-    assert read_ablation(config, workspace) is None
-    assert read_ablation(CONFIG, workspace) == some_ablation()
+    assert read_scores(config, ablated) == {}
+    assert read_ablation(spark, config, ablated) is None
+    assert read_ablation(spark, CONFIG, ablated) == write_ablation(spark, ablated)
     assert stages_before(config)[-2:] == ["baseline", "embed"]
 
 
+def another_model(spark, workspace):
+    write_entry(workspace, "product_buy", factor=2)
+
+
+def another_behaviour(spark, workspace):
+    write_entry(workspace, "page_visit")
+
+
+def no_such_block(spark, workspace):
+    shutil.rmtree(workspace.entry("baseline"))
+
+
+def other_labels(spark, workspace):
+    write_table(spark.createDataFrame([("propensity_sku", 0, 9, 0.25)], LABELS.ddl), workspace, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (another_model, "entry product_buy"),
+        (another_behaviour, "entry page_visit"),
+        (no_such_block, "entry baseline"),
+        (other_labels, "labels"),
+    ],
+)
+def test_an_ablation_of_an_earlier_run_is_left_out_once_what_it_was_made_of_changed(
+    spark, ablated, caplog, change, told
+):
+    change(spark, ablated)
+    assert read_ablation(spark, CONFIG, ablated) is None
+    assert f"ablation.json left out: it was made with another {told}; run `ubp ablate` again" in caplog.text
+
+
+def test_an_ablation_of_other_settings_is_left_out_and_one_of_other_repeats_is_not(spark, ablated):
+    for setting in ("ensemble.scaling=block", "probe.epochs=1"):
+        assert read_ablation(spark, load_config("demo", [setting]), ablated) is None
+    for setting in ("probe.repeats=3", "ensemble.blocks=[]"):
+        assert read_ablation(spark, load_config("demo", [setting]), ablated)
+
+
+def test_an_ablation_that_does_not_say_what_it_was_made_of_is_left_out(spark, ablated):
+    (ablated.out / "ablation.json").write_text(json.dumps(some_ablation()))
+    assert read_ablation(spark, CONFIG, ablated) is None
+
+
 def test_scores_that_are_missing_name_the_stage_to_run(workspace):
-    with pytest.raises(TableError, match="run the stage probe"):
+    with pytest.raises(TableError, match=r"expected .*scores\.json, found none; run the stage probe"):
+        read_scores(CONFIG, workspace)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (json.dumps(SCORES)[:-9], "EOF while parsing"),
+        ("", "EOF while parsing"),
+        ("\udcff", "Invalid JSON"),
+        ("[1]", "should be an object"),
+        ('{"ensemble": {"churn": 0.5}}', r"at ensemble\.churn"),
+        ('{"ensemble": {"churn": {"score": "high", "auroc": 0.5}}}', r"valid number at ensemble\.churn\.score"),
+        ('{"ensemble": {"churn": {"auroc": 0.5}}}', r"at ensemble\.churn\.score"),
+    ],
+)
+def test_damaged_scores_are_told_with_the_place_and_what_to_do(workspace, content, told):
+    path = workspace.out / "scores.json"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(TableError, match=rf"scores\.json: expected JSON.*found: .*{told}.*run the stage probe"):
+        read_scores(CONFIG, workspace)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"blocks": ["a"], "repeats": 1, "variants": [{"name": "all"}]}'])
+def test_a_damaged_ablation_is_told_with_what_to_do(spark, ablated, content):
+    (ablated.out / "ablation.json").write_text(content)
+    with pytest.raises(TableError, match=r"ablation\.json: expected JSON.*run `ubp ablate`"):
+        read_ablation(spark, CONFIG, ablated)
+
+
+def test_a_file_that_cannot_be_read_is_told(workspace):
+    (workspace.out / "scores.json").mkdir()
+    with pytest.raises(TableError, match=r"scores\.json: expected a file that can be read, found: Is a directory"):
         read_scores(CONFIG, workspace)
 
 

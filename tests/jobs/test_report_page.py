@@ -7,6 +7,7 @@ from conf.load import load_config
 from jobs.reporting.ablation import Change, rows_alone, rows_without
 from jobs.reporting.history import StageRun, stage_runs, training_histories
 from jobs.reporting.page import Verdict, render_page, tell_verdict
+from jobs.reporting.tables import Standing
 
 MINUS = "\N{MINUS SIGN}"
 ONE = {"baseline": {"conversion": {"score": 0.5222, "auroc": 0.5222}}}
@@ -66,23 +67,44 @@ def test_the_spread_and_the_noise_are_shown_only_of_repeats():
 
 
 def test_the_verdict_names_the_first_entry_and_how_it_stands_to_the_baseline():
-    assert tell_verdict(some_scores()) == Verdict(["ensemble+baseline"], 18, pytest.approx(3.9255), 6, 6)
+    expected = Verdict(["ensemble+baseline"], 18, pytest.approx(3.9255), standing=Standing(above=6))
+    assert tell_verdict(some_scores()) == expected
     assert "ensemble+baseline has the first place by Borda count, with 18 points" in told(full_page())
 
 
 def test_the_verdict_counts_only_tasks_that_both_have():
     scores = {"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.4}, "conversion": {"score": 0.9}}}
     scores["b"] = {"churn": {"score": 0.1}, "conversion": {"score": 0.1}}
-    assert tell_verdict(scores) == Verdict(["a"], 3, 1.3, 0, 1)
+    assert tell_verdict(scores) == Verdict(["a"], 3, 1.3, standing=Standing(below=1))
 
 
 def test_entries_that_share_the_first_place_are_all_named_and_the_baseline_is_not_compared_with_itself():
     assert tell_verdict({"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.5}}}) == Verdict(
-        ["baseline", "a"], 1, 0.5, None, 1
+        ["baseline", "a"], 1, 0.5
     )
     assert "baseline and a share the first place" in told(
         page({"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.5}}})
     )
+
+
+def test_the_verdict_claims_nothing_that_repeats_cannot_tell():
+    scores = some_scores(3)
+    noisy = dict.fromkeys(["churn", "conversion"], 0.2) | {"propensity_sku": 0.0001}
+    for tasks in scores.values():
+        for task, std in noisy.items():
+            tasks[task]["std"] = std
+    text = told(render(some_facts(scores=scores, ablation=some_ablation(3))))
+    assert "it is above the organisers' baseline on 4 of 6 tasks, not to be told from it on 2." in text
+    assert "Over the repeats its sum is not above that of product_buy, ensemble by more than noise." in text
+    assert "Scored once" not in text
+
+
+def test_the_verdict_on_entries_that_were_scored_once_says_that_noise_is_unknown():
+    text = told(full_page())
+    verdict = text[text.index("has the first place") : text.index("clients,")]
+    assert "on 6 of 6 tasks. Scored once: how much of a difference is noise is unknown." in verdict
+    assert "how much of a change is noise is unknown" in text
+    assert "Scored once" not in told(page(ONE))
 
 
 def test_a_stage_has_the_tables_that_it_wrote_and_not_those_of_one_that_died():
@@ -134,10 +156,15 @@ def test_a_block_whose_loss_lowers_the_score_helps_and_noise_is_told():
     assert once[1].changes[-1] == Change("+0.0600", helps=False)
     # 0.0100 is 3.6 standard errors of the difference: 0.0034 sqrt(2 / 3)
     assert thrice[1].changes[0] == Change("+0.0100", helps=False)
+    # 8.8 of those of the sum, 0.0034 sqrt(6 * 2 / 3)
+    assert thrice[1].changes[-1] == Change("+0.0600", helps=False)
     close = some_ablation(3)
     for variant in close["variants"]:
         variant["scores"]["churn"]["mean"] = 0.61 if variant["kind"] == "all" else 0.6099
     assert rows_without(close)[0].changes[0] == Change(f"{MINUS}0.0001", helps=True, is_in_noise=True)
+    for variant in close["variants"]:
+        variant["scores"] = {"churn": variant["scores"]["churn"]}
+    assert rows_without(close)[0].changes[-1] == Change(f"{MINUS}0.0001", helps=True, is_in_noise=True)
 
 
 def test_an_ablation_of_some_tasks_or_of_two_blocks_shows_what_there_is():

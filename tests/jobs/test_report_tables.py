@@ -4,13 +4,17 @@ from jobs.reporting.tables import (
     MISSING,
     Cell,
     Ranked,
+    Standing,
     build_detail_rows,
     build_score_rows,
     format_score_table,
     noise_note,
     probe_note,
     rank_entries,
+    rivals,
+    stand_to,
     tasks_without_score,
+    unknown_noise_note,
 )
 
 SCORES = {
@@ -67,6 +71,7 @@ def test_the_text_table_is_aligned_and_ends_with_the_note():
         "ensemble         -       0.6000*         -   0.8000*      -         -   1.4000*      4*",
         "",
         "* best in its column",
+        "Scored once: how much of a difference is noise is unknown. Repeats tell (probe.repeats, 3 or more).",
         "Mind the probe.",
     ]
 
@@ -119,6 +124,25 @@ def test_with_repeats_the_text_shows_marks_of_noise_and_a_table_of_spreads():
     assert lines[7].startswith("~ over 4 seeds and row orders, its mean cannot be told from the highest")
     assert lines[-3:][1].split()[:4] == ["ensemble", "0.7100", "±", "0.0100"]
     assert noise_note(SCORES) is None
+    assert unknown_noise_note(NOISY) is None
+    assert unknown_noise_note({"baseline": SCORES["baseline"]}) is None
+
+
+def test_one_entry_stands_above_another_only_by_more_than_noise():
+    assert stand_to(NOISY, "ensemble", "baseline") == Standing(level=1)
+    assert stand_to(NOISY, "ensemble", "page_visit") == Standing(above=1)
+    assert stand_to(NOISY, "page_visit", "ensemble") == Standing(below=1)
+    # of results that were not repeated, the scores count
+    assert stand_to(SCORES, "ensemble", "product_buy") == Standing(above=2)
+    assert stand_to(SCORES, "ensemble", "baseline") == Standing(above=1, level=1)
+
+
+def test_rivals_are_those_whose_sum_is_higher_or_within_the_noise():
+    assert rivals(NOISY, "ensemble") == ["baseline"]
+    assert rivals(NOISY, "page_visit") == ["baseline", "ensemble"]
+    assert rivals(SCORES, "product_buy") == []
+    other_tasks = {**NOISY, "more": {**NOISY["ensemble"], "conversion": NOISY["ensemble"]["churn"]}}
+    assert rivals(other_tasks, "ensemble") == ["baseline"]
 
 
 def test_of_several_runs_of_a_stage_the_newest_counts():

@@ -9,7 +9,7 @@ from jobs import pipeline
 from jobs.pipeline import STAGE_NAMES, STAGES, run_stages
 from jobs.stage_settings import DECIDED_BY, check_settings, note_settings, settings_of
 from jobs.workspace import Workspace
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TableError
 
 BEFORE = load_config("demo")
 
@@ -54,6 +54,16 @@ def test_a_stage_may_itself_run_with_new_settings_and_later_ones_then_need_those
     check_settings(progress, STAGE_NAMES[:5], "embed", now)
     with pytest.raises(ConfigError):
         check_settings(progress, STAGE_NAMES[:5], "embed", BEFORE)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"finished": ["ing', "[]", '{"finished": "ingest"}', '{"settings": {"train": 1}}']
+)
+def test_a_damaged_progress_is_told_with_what_to_do(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "progress.json"
+    path.write_text(content)
+    with pytest.raises(TableError, match=r"progress\.json: expected JSON.*remove it; `ubp run` then begins anew"):
+        check_settings(path, STAGE_NAMES[:5], "embed", BEFORE)
 
 
 def test_every_pattern_names_a_setting_and_every_stage_exists() -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, save_ids, write_shop
 
-from jobs import split_windows
+from jobs import build_targets, split_windows
 from jobs.build_targets import read_labels, run
-from jobs.io import read_table
+from jobs.io import list_files, read_table
 from jobs.transforms.targets import count_values, purchases_with_properties
 from jobs.transforms.windows import derive_windows, events_before_targets, target_events
 from jobs.workspace import Workspace
@@ -44,6 +44,20 @@ def test_labels_are_derived_where_no_file_gives_them(spark, workspace):
         targets = read_table(spark, workspace, TARGETS)
         assert targets.filter("task = 'propensity_price'").isEmpty()
         assert targets.filter("task = 'propensity_sku' and window = 'train'").count() == 1
+
+
+def test_rows_do_not_depend_on_the_parts_and_each_part_makes_one_file_of_a_task_and_window(
+    spark, workspace, monkeypatch
+):
+    write_shop(spark, workspace, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
+    split_windows.run(spark, SMALL, workspace)
+    run(spark, SMALL, workspace)
+    whole = read_table(spark, workspace, TARGETS)
+    rows, files = whole.collect(), list_files(whole, TARGETS.partition_by)
+    assert len({str(file.partition) for file in files}) == len(files)
+    monkeypatch.setattr(build_targets, "CLIENTS_PER_PART", 1)
+    run(spark, SMALL, workspace)
+    assert sorted(read_table(spark, workspace, TARGETS).collect()) == sorted(rows)
 
 
 COUNTS = [("propensity_sku", 70, 1), ("propensity_sku", 80, 1)]

@@ -1,11 +1,11 @@
 """Texts as times, in Arrow: by the same rule as in Spark (``test_events.py``)."""
 
 import itertools
-import re
 from datetime import datetime
 
 import pyarrow as pa
 import pytest
+from changed_times import changed_times, time_of
 
 from jobs.transforms.text_times import TIME_TYPE, parse_times
 
@@ -22,37 +22,22 @@ OTHERS = [
 ]  # fmt: skip
 
 
-def expected(text: str) -> datetime | None:
-    if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2} [0-9]{2}(:[0-9]{2}){2}", text):
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
-
-
 @pytest.mark.parametrize("text", OTHERS)
 def test_only_the_exact_form_is_a_time_alone_or_among_others(text: str) -> None:
     for texts in ([text], [NOON, text], [text, NOON, None]):
-        assert parse_times(pa.array(texts)).to_pylist() == [expected(each) if each else None for each in texts]
+        assert parse_times(pa.array(texts)).to_pylist() == [time_of(each) if each else None for each in texts]
 
 
 def test_every_day_of_a_leap_cycle_is_a_time_among_texts_that_are_none() -> None:
     days = itertools.product((1900, 1970, 2000, 2022, 2023, 2024, 2100), range(14), range(33))
     texts = [f"{year}-{month:02}-{day:02} 23:59:59" for year, month, day in days]
-    assert parse_times(pa.array(texts)).to_pylist() == [expected(text) for text in texts]
+    assert parse_times(pa.array(texts)).to_pylist() == [time_of(text) for text in texts]
 
 
 @pytest.mark.slow
 def test_any_two_characters_changed_give_the_same_time_or_none() -> None:
-    base = "2022-06-01 12:00:05"
-    texts = {base}
-    for first, second in itertools.combinations(range(len(base)), 2):
-        for one, other in itertools.product("0 +-:.TZ\t٣", repeat=2):
-            text = list(base)
-            text[first], text[second] = one, other
-            texts.add("".join(text))
-    told = [expected(text) for text in texts]
+    texts = changed_times()
+    told = [time_of(text) for text in texts]
     assert parse_times(pa.array(texts)).to_pylist() == told
     assert [parse_times(pa.array([text]))[0].as_py() for text in texts] == told
 
