@@ -1,6 +1,6 @@
 """A standalone cluster of four hosts (master, two workers, driver) runs the wheel and gives what local mode gives.
 
-``make test-hosts`` runs this: root on Linux only. Spark talks over ``eth0``, Horovod's ranks over ``eth1``.
+``make test-hosts`` runs this: root on Linux only. Spark talks over ``eth0``, the ranks over ``eth1``.
 """
 
 import json
@@ -131,21 +131,29 @@ def test_the_wheel_on_four_hosts_gives_what_local_mode_gives(
     script.write_bytes(zipfile.ZipFile(zipped_wheel).read("jobs/cli.py"))
     jars = spark.sparkContext.getConf().get("spark.jars")
     workers = [cluster.hosts["worker1"], cluster.hosts["worker2"]]
-    before = [host.bytes_sent(RANKS) for host in workers]
-    flags = ["run", *tiny_run.flags(remote.out), "--set", f"training.network_interfaces=[{RANKS}]"]
-    result = cluster.submit(zipped_wheel, script, str(jars), flags)
-    assert result.returncode == 0, result.stderr[-5000:]
 
+    def submit(stages: list[str], launcher: str) -> list[int]:
+        """What each worker sent over the ranks' network meanwhile."""
+        before = [host.bytes_sent(RANKS) for host in workers]
+        told = ["--set", f"training.network_interfaces=[{RANKS}]", f"training.launcher={launcher}"]
+        result = cluster.submit(zipped_wheel, script, str(jars), ["run", *stages, *tiny_run.flags(remote.out), *told])
+        assert result.returncode == 0, result.stderr[-5000:]
+        return [host.bytes_sent(RANKS) - former for host, former in zip(workers, before, strict=True)]
+
+    sent = {"horovod": submit([], "horovod")}
     assert differences(read_tables(spark, remote), read_tables(spark, local)) == []
     assert differences(read_numbers(remote.out), read_numbers(local.out), tolerance=1e-6) == []
     addresses = {host.addresses[SPARK] for host in workers}
     seen = task_hosts(cluster.events)
     for stage in ("ingest", "sequences", "train", "embed"):
         assert seen[stage] == addresses, f"{stage}: tasks ran on {seen[stage]}, the workers are {addresses}"
-    sent = [host.bytes_sent(RANKS) - former for host, former in zip(workers, before, strict=True)]
+
+    sent["torch"] = submit(["--from", "train", "--to", "train"], "torch")
+    assert differences(read_numbers(remote.out), read_numbers(local.out), tolerance=1e-6) == []
     expected = exchanged_bytes(remote.out)
-    assert min(sent) > expected, f"the workers sent {sent} bytes over {RANKS}; gradients alone are {expected}"
-    sys.stdout.write(f"tasks on {dict(seen)}; {sent} bytes over {RANKS}, gradients alone are {expected}\n")
+    sys.stdout.write(f"tasks on {dict(seen)}; bytes over {RANKS}: {sent}, gradients alone are {expected}\n")
+    for launcher, n_bytes in sent.items():
+        assert min(n_bytes) > expected, f"{launcher}: the workers sent {n_bytes} bytes over {RANKS}, not {expected}"
 
 
 def task_hosts(events: Path) -> dict[str, set[str]]:

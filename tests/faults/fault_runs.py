@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
+import psutil
 import pyarrow.parquet as pq
 
 SETTINGS = """
@@ -29,6 +31,7 @@ BEHAVIOURS = ("product_buy", "page_visit")
 LOGS = ("logs", "metrics.jsonl")
 """What a run may add to although it fails."""
 RUN_SECONDS = 500
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,44 @@ def started(command: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]"
             process.wait()
 
 
+def wait_until(
+    is_now: Callable[[], Found], process: "subprocess.Popen[bytes]", log: Path, pause: float = 0.003
+) -> Found:
+    """What the function gives first that is not empty or false; the run must still go on then."""
+    deadline = time.monotonic() + RUN_SECONDS
+    while not (found := is_now()):
+        assert process.poll() is None, f"the run ended before the moment came:\n{log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"the moment did not come:\n{log.read_text()[-3000:]}"
+        time.sleep(pause)
+    return found
+
+
 def kill_driver_when(command: list[str], is_now: Callable[[], bool], log: Path) -> None:
     """Start a run and kill its driver, and only it, as soon as the moment has come."""
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
-        deadline = time.monotonic() + RUN_SECONDS
-        while not is_now():
-            assert process.poll() is None, f"the run ended before the moment came:\n{log.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, "the moment did not come"
-            time.sleep(0.003)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            wait_until(is_now, process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def ranks_below(pid: int, launcher: str) -> list[psutil.Process]:
+    """The ranks that a driver has started and that run, by number."""
+    numbered = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # ended meanwhile
+            if is_rank(process.cmdline(), launcher):
+                numbered[process] = int(process.environ()["HOROVOD_RANK" if launcher == "horovod" else "RANK"])
+    return sorted(numbered, key=lambda process: numbered[process])
+
+
+def is_rank(command: list[str], launcher: str) -> bool:
+    """Whether the command line is that of a process that trains."""
+    if launcher == "torch":
+        return command[-1:] != [] and command[-1].endswith("/train.py") and "-m" not in command
+    return "horovod.spark.task.gloo_exec_fn" in command
 
 
 def newest(paths: Iterator[Path]) -> int:

@@ -6,21 +6,20 @@ import threading
 import time
 from typing import Any
 
-import psutil
 import pytest
-from fault_runs import tell
+from fault_runs import ranks_below, tell
 from pyspark.sql import SparkSession
 from test_train_job import config, write_tables
 
 from jobs import launch, train_ensemble
 from jobs.metrics_log import read_metrics
 from jobs.workspace import Workspace
-from ml.checkpoint import load_model
 from schemas.errors import TrainingError
 
 pytestmark = pytest.mark.faults
 
-STALL_SECONDS = 6
+STALL_SECONDS = 30
+"""More than a start takes on a machine that is busy with other things."""
 
 
 def settings(launcher: str, *more: str) -> Any:
@@ -30,30 +29,13 @@ def settings(launcher: str, *more: str) -> Any:
     return config(*told, *often, *stall, *more)
 
 
-def ranks_of(launcher: str) -> list[psutil.Process]:
-    """The ranks below this process, by number."""
-    found = [p for p in psutil.Process().children(recursive=True) if is_rank(p, launcher)]
-    key = "HOROVOD_RANK" if launcher == "horovod" else "RANK"
-    return sorted(found, key=lambda process: int(process.environ().get(key, "0")))
-
-
-def is_rank(process: psutil.Process, launcher: str) -> bool:
-    try:
-        command = process.cmdline()
-    except psutil.Error:
-        return False
-    if launcher == "torch":
-        return command[-1:] != [] and command[-1].endswith("/train.py") and "-m" not in command
-    return "horovod.spark.task.gloo_exec_fn" in command
-
-
 def harm_after_checkpoint(workspace: Workspace, launcher: str, victim: str, number: int) -> threading.Thread:
     """Send a signal to rank 1, or to the Spark worker above it, once there is a checkpoint."""
 
     def harm() -> None:
         while not list(workspace.checkpoints("").glob("*/run.safetensors")):
             time.sleep(0.02)
-        rank = ranks_of(launcher)[-1]
+        rank = ranks_below(os.getpid(), launcher)[-1]
         target = rank if victim == "rank" else next(p for p in rank.parents() if "python_workers" in str(p.cmdline()))
         os.kill(target.pid, number)
 
@@ -105,17 +87,15 @@ def test_training_goes_on_after_a_rank_failed_and_ends_with_the_same_score(
     assert score(workspace) == pytest.approx(score(undisturbed), abs=0.02)
     steps = [line["step"] for line in read_metrics(workspace.metrics) if "train/loss" in line]
     assert steps.count(20) == 1, "the steps before the first checkpoint were taken once"
-    assert ranks_of(launcher) == []
+    assert ranks_below(os.getpid(), launcher) == []
 
 
-def test_a_rate_that_diverges_is_told_once_and_the_checkpoint_before_it_is_kept(
-    spark: SparkSession, workspace: Workspace
+def test_a_rate_that_diverges_is_told_once_and_leaves_no_model(
+    spark: SparkSession, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What becomes of the checkpoints before it: tests/ml/test_training.py."""
     write_tables(spark, workspace, 200, ["page_visit"])
-    told = settings("torch", "training.learning_rate=30", "training.clip_norm=1e9", "training.warmup_steps=300")
     with pytest.raises(TrainingError, match=r"page_visit: .*at step \d+, epoch \d+; lower training.learning_rate"):
-        train_ensemble.run(spark, told, workspace)
+        train_ensemble.run(spark, settings("torch", "training.learning_rate=1e30"), workspace)
+    assert "starting them again" not in caplog.text
     assert not workspace.model("page_visit").exists()
-    best = workspace.checkpoints("page_visit") / "best"
-    if best.exists():
-        assert all(bool(weight.isfinite().all()) for weight in load_model(best)[0].state_dict().values())
