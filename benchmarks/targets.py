@@ -21,7 +21,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +133,7 @@ def compute_only(spark: SparkSession, config: PipelineConfig, workspace: Workspa
         target_events(purchases, windows), read_table(spark, workspace, PRODUCT_PROPERTIES)
     )
     labels, clients = read_table(spark, workspace, LABELS), read_table(spark, workspace, CLIENTS)
-    n_parts = ceil(clients.count() / build_targets.CLIENTS_PER_PART)
+    n_parts = build_targets.count_parts(clients)
     build_targets_frame(bought, labels, clients, n_parts).write.format("noop").mode("overwrite").save()
 
 

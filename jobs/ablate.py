@@ -4,7 +4,6 @@ Composes each block alone, all but each, and all, scores them as the probe score
 ``ablation.json``. The composed entries are removed when they are scored.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -18,6 +17,7 @@ from conf.settings import PipelineConfig
 from jobs.blocks import StoredBlock, open_blocks, write_profiles
 from jobs.evaluate_probe import Scores, figures, score_entries
 from jobs.io import read_table
+from jobs.json_files import digest
 from jobs.probe_units import digest_entry
 from jobs.reporting.tables import Result, compare_results, task_spread
 from jobs.transforms.moments import collect_moments
@@ -100,13 +100,9 @@ def describe_sources(
     windows = read_table(spark, workspace, WINDOWS).collect()
     return {
         **{name: digest_entry(folder) if folder.is_dir() else "" for name, folder in entries.items()},
-        "labels": _digest([windows, labels]),
-        "settings of ensemble and probe": _digest(settings),
+        "labels": digest([windows, labels]),
+        "settings of ensemble and probe": digest(settings),
     }
-
-
-def _digest(values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def list_variants(blocks: Sequence[StoredBlock]) -> list[Variant]:

@@ -51,11 +51,16 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     ]
     labels, clients = spark.createDataFrame(rows, LABELS.ddl), read_table(spark, workspace, CLIENTS)
     write_table(labels, workspace, LABELS)
-    n_parts = ceil(max(clients.count(), 1) / CLIENTS_PER_PART)
     # the parts make the files: gathering rows by task and window would move the arrays once more, and sort them
-    write_table(t.build_targets(bought, labels, clients, n_parts), workspace, TARGETS, rows_per_file=ROWS_PER_FILE)
+    targets = t.build_targets(bought, labels, clients, count_parts(clients))
+    write_table(targets, workspace, TARGETS, rows_per_file=ROWS_PER_FILE)
     for cached in (counts, bought):
         cached.unpersist()
+
+
+def count_parts(clients: DataFrame) -> int:
+    """Tasks that write the targets of these clients."""
+    return ceil(max(clients.count(), 1) / CLIENTS_PER_PART)
 
 
 @dataclass(frozen=True)

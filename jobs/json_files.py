@@ -1,5 +1,6 @@
 """The small JSON files of ``--out``: read with a message that helps where one is missing or damaged."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import TableError
+
+
+def digest(values: object) -> str:
+    """SHA-256 of values as JSON, in hexadecimal; equal for equal values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_json(path: Path, shape: Any, mend: str) -> Any:

@@ -22,7 +22,7 @@ from conf.settings import ProbeSettings
 from jobs.entries import rectangle, snapshot_files, stream_batches
 from jobs.entry_rules import CLIENT_IDS, EMBEDDINGS
 from jobs.io import list_files
-from jobs.json_files import read_json
+from jobs.json_files import digest, read_json
 from jobs.places import local_path
 from jobs.progress import probe_progress
 from ml.folders import replace_text
@@ -76,7 +76,7 @@ class ProbeUnit:
         settings = {name: value for name, value in asdict(self.settings).items() if name != "repeats"}
         files = [sorted(Path(file).name for file in of) for of in (self.clients, *self.targets.values())]
         decides = (entry_digest, self.task, self.repeat, files, self.popularity, settings)
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return digest(decides)
 
 
 def digest_entry(entry: Path) -> str:

@@ -17,7 +17,7 @@ BUCKET_BYTES = 64 * 2**20
 """Dense gradients are copied into one tensor up to this size; a larger one is summed where it is."""
 
 CPU_CYCLE_MS = 5
-"""Between two rounds in which Horovod asks all ranks for work: its own 1 ms costs training a sixth of a core."""
+"""Between two rounds in which Horovod asks all ranks for work; its own 1 ms takes processor time from training."""
 POLL_SECONDS = 0.0005
 
 

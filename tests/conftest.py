@@ -23,6 +23,14 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_tables() -> Iterator[None]:
+    """Delta keeps the snapshot of every table for an hour: of a suite's hundreds of tables, more than the heap."""
+    yield
+    if session := SparkSession.getActiveSession():
+        session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
 @pytest.fixture(scope="session")
 def tiny_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     return make_tiny_run(spark, tmp_path_factory.mktemp("tiny"))

@@ -130,10 +130,14 @@ def tell_verdict(scores: Scores) -> Verdict:
     verdict = Verdict(first, ranking[0].points, sum_of_scores(scores, first[0]))
     if len(first) > 1:
         return verdict
-    standing = stand_to(scores, first[0], BASELINE) if BASELINE in scores and first != [BASELINE] else None
-    return replace(
-        verdict, rivals=tuple(rivals(scores, first[0])), standing=standing if standing and standing.n_tasks else None
-    )
+    return replace(verdict, rivals=tuple(rivals(scores, first[0])), standing=_to_baseline(scores, first[0]))
+
+
+def _to_baseline(scores: Scores, entry: str) -> Standing | None:
+    if entry == BASELINE or BASELINE not in scores:
+        return None
+    standing = stand_to(scores, entry, BASELINE)
+    return standing if standing.n_tasks else None
 
 
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:

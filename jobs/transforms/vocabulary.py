@@ -97,9 +97,9 @@ def keep_frequent(min_count: int) -> Callable[[pa.Table], pa.Table]:
 
 
 def _count_text(rows: pa.Table, name: str) -> pa.Table:
-    ones = pa.array(np.ones(rows.num_rows, np.int64))
-    counted = rows if rows.num_columns > 1 else rows.append_column(N_EVENTS, ones)
-    summed = counted.group_by(name).aggregate([(N_EVENTS, "sum")])
+    if rows.num_columns == 1:
+        rows = rows.append_column(N_EVENTS, pa.array(np.ones(rows.num_rows, np.int64)))
+    summed = rows.group_by(name).aggregate([(N_EVENTS, "sum")])
     return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
 
 

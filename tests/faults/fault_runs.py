@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,13 @@ LOGS = ("logs", "metrics.jsonl")
 """What a run may add to although it fails."""
 RUN_SECONDS = 500
 Found = TypeVar("Found")
+
+
+def unfinished_copy(undisturbed: Path, out: Path) -> Path:
+    """The tables and files of a run that does not know which of its stages finished."""
+    shutil.copytree(undisturbed, out)
+    (out / "progress.json").unlink()
+    return out
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ a run that nothing happened to.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from fault_runs import (
     ranks_below,
     started,
     tell,
+    unfinished_copy,
     wait_until,
 )
 
@@ -109,9 +109,7 @@ def _forget(out: Path, stage: str) -> None:
 def test_a_driver_killed_while_two_ranks_train_leaves_none_of_them_and_the_next_run_goes_on(
     shop: Shop, undisturbed: Path, tmp_path: Path
 ) -> None:
-    out, log = tmp_path / "out", tmp_path / "log"
-    shutil.copytree(undisturbed, out)
-    (out / "progress.json").unlink()
+    out, log = unfinished_copy(undisturbed, tmp_path / "out"), tmp_path / "log"
     told = ["--from", "train", "--to", "train", "--set", "training.n_ranks=2", "training.epochs=40"]
     began = time.time_ns()
     with started(shop.command(out, "run", *told), log) as process:

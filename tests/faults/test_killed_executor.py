@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -10,7 +9,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_runs import BEHAVIOURS, RUN_SECONDS, Shop, assert_same_outcome, ranks_below, started, tell, wait_until
+from fault_runs import (
+    BEHAVIOURS,
+    RUN_SECONDS,
+    Shop,
+    assert_same_outcome,
+    ranks_below,
+    started,
+    tell,
+    unfinished_copy,
+    wait_until,
+)
 
 from jobs.launch import GRACE_SECONDS
 from jobs.metrics_log import read_metrics
@@ -46,7 +55,7 @@ def test_an_executor_killed_while_it_writes_a_table_leaves_no_trace_in_the_outco
 @pytest.fixture(scope="module")
 def trained(shop: Shop, undisturbed: Path) -> Path:
     """The output of a training of two ranks that nothing happened to."""
-    out = untrained_copy(undisturbed, undisturbed.parent / "trained")
+    out = unfinished_copy(undisturbed, undisturbed.parent / "trained")
     done = shop.run(out, "run", *TRAINING)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -56,7 +65,7 @@ def trained(shop: Shop, undisturbed: Path) -> Path:
 def test_training_goes_on_after_an_executor_was_killed_and_ends_with_the_same_score(
     shop: Shop, undisturbed: Path, trained: Path, tmp_path: Path, launcher: str
 ) -> None:
-    out, log = untrained_copy(undisturbed, tmp_path / "out"), tmp_path / "log"
+    out, log = unfinished_copy(undisturbed, tmp_path / "out"), tmp_path / "log"
     told = [*TRAINING, f"training.launcher={launcher}", f"training.stall_seconds={STALL_SECONDS}"]
     with started(shop.command(out, "run", *told), log) as process:
         wait_until(lambda: any((out / "checkpoints").glob("*/run.safetensors")), process, log)
@@ -88,12 +97,6 @@ def losses(out: Path, behaviour: str) -> dict[int, float]:
     """Step -> loss; of steps that were taken again, the last time."""
     lines = [line for line in read_metrics(out / "metrics.jsonl") if line.get("behaviour") == behaviour]
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
-
-
-def untrained_copy(undisturbed: Path, out: Path) -> Path:
-    shutil.copytree(undisturbed, out)
-    (out / "progress.json").unlink()
-    return out
 
 
 def executors_below(pid: int) -> list[int]:
