@@ -53,6 +53,8 @@ MEAN_LENGTH = 9.4
 N_ITEMS = 10_000
 TINY = ModelSettings(hidden_size=8, n_layers=1, n_heads=1, feed_forward_size=8)
 DRIVER_MEMORY = "1g"
+MADE = "made"
+"""File that is written when all that a run reads is there."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ def embed_ubp(run: Run, folder: Path) -> float:
     config = job_config(run)
     settings = SparkSettings(master=f"local[{N_THREADS}]", driver_memory=DRIVER_MEMORY, shuffle_partitions=16)
     spark = build_session(settings, workspace.logs / "spark.log")
-    if not workspace.model(run.behaviours[0]).exists():
+    if not (folder / MADE).exists():
         make_tables(spark, config, workspace, run)
+        (folder / MADE).touch()
         spark.stop()
         return 0.0
     started = time.perf_counter()
@@ -170,7 +173,7 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any]:
     place = folder / f"{len(run.behaviours)}x{run.n_users}{'-tiny' * run.is_tiny}"
     place.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--folder", str(place), "--run", json.dumps(asdict(run))]
-    if run.side == "ubp" and not (place / "out" / "models").exists():
+    if run.side == "ubp" and not (place / MADE).exists():
         measure(command)
     took = measure(command)
     seconds = json.loads((place / "seconds.json").read_text())

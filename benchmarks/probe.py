@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from conf.settings import ProbeSettings
-from ml.probe import ProbeNetwork, Profiles, build_optimizer, build_probe, predict, score_logits, train_epoch
+from ml.probe import (
+    ProbeNetwork,
+    Profiles,
+    _tensor_float32,
+    build_optimizer,
+    build_probe,
+    predict,
+    score_logits,
+    train_epoch,
+)
 
 TASK = "propensity_sku"
 N_LABELS = 100
@@ -102,10 +111,10 @@ def list_sides(profiles: np.ndarray, labels: np.ndarray, settings: ProbeSettings
 
 def measure_tf32(profiles: np.ndarray, labels: np.ndarray, settings: ProbeSettings) -> Side:
     """An epoch of its own: TF32 is a switch of the process, so that it cannot take turns."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    (side, *_) = list_sides(profiles, labels, settings, "cuda")
-    while side.take_step():
-        pass
+    with _tensor_float32(True):
+        (side, *_) = list_sides(profiles, labels, settings, "cuda")
+        while side.take_step():
+            pass
     side.name = "ubp, tf32"
     return side
 

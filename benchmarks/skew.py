@@ -3,7 +3,7 @@
     python benchmarks/skew.py
 
 Of 20 million made visits, 5 million are one client's, a fifth are of one url, and a tenth fall on one day. For every
-Spark stage with at least ten seconds of work it prints the share of its longest task.
+Spark stage whose tasks ran for two seconds or more in all it prints the share of its longest task.
 """
 
 import argparse

@@ -2,6 +2,9 @@
 
     python benchmarks/targets.py --out DIR
 
+The first call with a DIR makes the data in it, in the JVM that then runs the stage: for the stage's time in a fresh
+one, which the README tells, call it again.
+
 Makes the purchases and products of a crowd of the challenge's size (1.68 million purchases in 140 days), chooses 100
 thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
 
@@ -17,6 +20,7 @@ The labels of the sample must be equal on both sides. The scan has one process; 
 
 import argparse
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -55,13 +59,21 @@ N_SAMPLED = 2_000
 N_EPOCHS = 3
 
 
+def require_same_data(made: Path, sizes: dict[str, int]) -> None:
+    """Exit where the file of an earlier run tells of data of other sizes; it need not be there."""
+    found = json.loads(made.read_text()) if made.exists() else sizes
+    if found != sizes:
+        raise SystemExit(f"{made}: expected data of {sizes}, found {found}; give those numbers, or another --out")
+
+
 def make_data(spark: SparkSession, data: Path, n_clients: int, settings: CrowdSettings) -> None:
     """The challenge's files of purchases, and so many of the buyers as the relevant clients."""
-    behaviour_rows(spark, PRODUCT_BUY, settings).write.parquet(str(source_path(data, PRODUCT_BUY)))
-    product_rows(spark, settings).write.parquet(str(source_path(data, PRODUCT_PROPERTIES.name)))
+    purchases, products = behaviour_rows(spark, PRODUCT_BUY, settings), product_rows(spark, settings)
+    purchases.write.mode("overwrite").parquet(str(source_path(data, PRODUCT_BUY)))
+    products.write.mode("overwrite").parquet(str(source_path(data, PRODUCT_PROPERTIES.name)))
     buyers = spark.read.parquet(str(source_path(data, PRODUCT_BUY))).select("client_id").distinct()
     chosen = buyers.orderBy(F.xxhash64("client_id"), "client_id").limit(n_clients).toPandas()
-    (data / RELEVANT_CLIENTS).parent.mkdir()
+    (data / RELEVANT_CLIENTS).parent.mkdir(exist_ok=True)
     np.save(data / RELEVANT_CLIENTS, chosen["client_id"].to_numpy())
 
 
@@ -162,15 +174,18 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=170_000_000, help="of the crowd that the purchases are of")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    made, sizes = arguments.out / "made.json", {"clients": arguments.clients, "events": arguments.events}
+    require_same_data(made, sizes)
     workspace = Workspace(arguments.out, arguments.out / "data")
     workspace.prepare()
     spark = build_session(SparkSettings(shuffle_partitions=8, driver_memory="2g"), workspace.logs / "spark.log")
     config = load_config("report")
     config = replace(config, behaviours={PRODUCT_BUY: config.behaviours[PRODUCT_BUY]})
-    if not (workspace.data / RELEVANT_CLIENTS).exists():
+    if not made.exists():
         make_data(spark, workspace.data, arguments.clients, CrowdSettings(n_events=arguments.events))
         for stage in ("ingest", "split"):
             run_stage(stage, spark, config, workspace)
+        made.write_text(json.dumps(sizes))
     stage = [timed(lambda: build_targets.run(spark, config, workspace)) for _ in range(2)]
     reading = [timed(lambda: read_for_probe(spark, workspace)) for _ in range(2)][1]
     labels_only = [timed(lambda: compute_only(spark, config, workspace)) for _ in range(2)][1]

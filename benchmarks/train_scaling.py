@@ -3,7 +3,9 @@
 ``python benchmarks/train_scaling.py`` prints tokens per second (padding left out) of one process, of two that exchange
 nothing (what the machine itself allows), of two Horovod ranks and of two ranks of torch.distributed, and the bytes that
 crossed the loopback device beside the arithmetic of the exchange: a ring allreduce of the dense gradients, and each
-rank's rows of the item table sent to every other rank. The other flags are those of ``python -m ml.bench``.
+rank's rows of the item table sent to every other rank. ``--rounds`` measures all sides in turn so many times: a ratio
+compares two sides of one round, and the median of the rounds is told with all of them. The other flags are those of
+``python -m ml.bench``.
 """
 
 import argparse
@@ -15,12 +17,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from statistics import fmean, median
 
 import horovod
 import torch
 
 from ml.allocator import keep_freed_memory
-from ml.bench import build_learner, draw_batches, parse_arguments
+from ml.bench import build_learner, build_parser, draw_batches
 from ml.distributed import HorovodRanks, OneProcess, Ranks, TorchRanks
 from ml.hardware import timed
 from schemas.tokens import PAD
@@ -120,31 +123,47 @@ def expected_bytes(ranks: list[Figures], hidden_size: int) -> float:
     return dense + (n_ranks - 1) * per_row * sum(rank["rows"] for rank in ranks)
 
 
+def speed_of(ranks: list[Figures]) -> float:
+    """Tokens per second of all ranks together."""
+    return sum(rank["tokens"] for rank in ranks) / max(rank["seconds"] for rank in ranks)
+
+
+def describe(name: str, rounds: list[list[Figures]], single: list[float], arguments: argparse.Namespace) -> str:
+    """One side's line: medians over the rounds."""
+    speeds = [speed_of(ranks) for ranks in rounds]
+    ratios = [speed / alone for speed, alone in zip(speeds, single, strict=True)]
+    step = 1000 * median(max(rank["seconds"] for rank in ranks) for ranks in rounds) / arguments.steps
+    cpu = 1000 * median(fmean(rank["CPU seconds"] for rank in ranks) for ranks in rounds) / arguments.steps
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    told = f"{name:>15}: {median(speeds):8,.0f} tokens/s, {step:6.1f} ms a step, {median(ratios):.2f} x ({each})"
+    told += f", {cpu:6.1f} ms of CPU"
+    ranks = rounds[0]
+    if "no exchange" in name or len(ranks) == 1:
+        return told
+    sent, expected = fmean(rank["bytes"] for rank in ranks), expected_bytes(ranks, arguments.hidden_size)
+    told += f", {sent / 1e6:.2f} MB a step over loopback, {expected / 1e6:.2f} MB by arithmetic"
+    return told + f", {ranks[0]['rows']:,.0f} rows per table"
+
+
 def main() -> None:
     """Measure and print."""
-    arguments = parse_arguments()
+    parser = build_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
     sides = {
         "1 process": lambda: in_processes(train_alone, [(arguments, 0, 1)]),
         "2, no exchange": lambda: in_processes(train_alone, [(arguments, rank, 2) for rank in range(2)]),
         "2, horovod": lambda: by_horovod(arguments),
         "2, torch": lambda: by_torch(arguments),
     }
-    single = 0.0
-    for name, side in sides.items():
-        results = side()
-        speed = sum(rank["tokens"] for rank in results) / max(rank["seconds"] for rank in results)
-        single = single or speed
-        step = 1000 * max(rank["seconds"] for rank in results) / arguments.steps
-        cpu = 1000 * sum(rank["CPU seconds"] for rank in results) / len(results) / arguments.steps
-        told = (
-            f"{name:>15}: {speed:8,.0f} tokens/s, {step:6.1f} ms a step, {speed / single:.2f} x, {cpu:6.1f} ms of CPU"
-        )
-        if "no exchange" not in name and len(results) > 1:
-            sent = sum(rank["bytes"] for rank in results) / len(results)
-            expected = expected_bytes(results, arguments.hidden_size)
-            told += f", {sent / 1e6:.2f} MB a step over loopback, {expected / 1e6:.2f} MB by arithmetic"
-            told += f", {results[0]['rows']:,.0f} rows per table"
-        print(told, flush=True)
+    found: dict[str, list[list[Figures]]] = {name: [] for name in sides}
+    for number in range(arguments.rounds):
+        for name, side in sides.items():
+            found[name].append(side())
+            print(f"round {number + 1}, {name}: {speed_of(found[name][-1]):,.0f} tokens/s", flush=True)
+    single = [speed_of(ranks) for ranks in found["1 process"]]
+    for name, rounds in found.items():
+        print(describe(name, rounds, single, arguments))
 
 
 if __name__ == "__main__":

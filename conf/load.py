@@ -46,13 +46,8 @@ def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> P
         raise ConfigError(f"configuration {name_or_path!r}: {problems}") from error
 
 
-def save_config(config: PipelineConfig, path: Path) -> None:
-    """Write the resolved settings as YAML that ``load_config`` reads back to the same value."""
-    path.write_text(to_yaml(config))
-
-
 def to_yaml(config: PipelineConfig) -> str:
-    """The resolved settings as YAML."""
+    """The resolved settings as YAML that ``load_config`` reads back to the same value."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 

@@ -387,11 +387,18 @@ class PipelineConfig:
             fits = behaviour.max_sequence_length <= widest
             _require(fits, f"behaviours.{name}.max_sequence_length exceeds the widest of sequences.widths, {widest}")
 
+    def behaviour(self, name: str) -> BehaviourSettings:
+        """The settings of a behaviour that a stage cannot do without; ConfigError where the configuration lacks it."""
+        found = ", ".join(self.behaviours)
+        mend = "add it under behaviours, as conf/report.yaml does"
+        _require(name in self.behaviours, f"expected the behaviour {name} in the configuration, found {found}; {mend}")
+        return self.behaviours[name]
+
     def events_tables(self) -> dict[str, TableSchema]:
         """Behaviour -> the table of its typed events."""
         return {name: self.events_table(name) for name in self.behaviours}
 
     def events_table(self, behaviour: str) -> TableSchema:
-        """The table of one behaviour's typed events."""
-        settings = self.behaviours[behaviour]
+        """The table of one behaviour's typed events; ConfigError where the configuration lacks the behaviour."""
+        settings = self.behaviour(behaviour)
         return events_table(behaviour, settings.item, ItemKind(settings.kind))

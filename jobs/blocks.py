@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from conf.settings import EnsembleSettings
 from jobs.entries import BATCH_ROWS, EntryWriter
 from jobs.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
+from jobs.places import mounted_path
 from jobs.workspace import Workspace
 from ml.ensemble import Block, Composition, fit_composition
 from ml.moments import Moments
@@ -19,6 +20,8 @@ from schemas.errors import EntryError
 log = logging.getLogger(__name__)
 
 ENSEMBLE, BASELINE = "ensemble", "baseline"
+IMPORTED = "imported_from.txt"
+"""In the folder of an entry that is a copy: where the original lies."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,21 @@ class StoredBlock:
 
 
 def require_blocks(settings: EnsembleSettings, workspace: Workspace | None = None) -> None:
-    """Raise EntryError where an entry that ``settings.blocks`` names is not there, before hours are spent on others.
+    """Look for the entries that ``settings.blocks`` names, before hours are spent on others.
 
     Parameters
     ----------
     workspace : look for the run's own entries too, those without a folder of their own
+
+    Raises
+    ------
+    EntryError
+        If one is not there.
+    ConfigError
+        If a folder is on an object store.
     """
     for name, folder in settings.named_blocks.items():
-        place = Path(folder) if folder else workspace and workspace.entry(name)
+        place = mounted_path(folder) if folder else workspace and workspace.entry(name)
         if place and not all((place / file).is_file() for file in (CLIENT_IDS, EMBEDDINGS)):
             raise EntryError(
                 f"block {name!r}: expected {CLIENT_IDS} and {EMBEDDINGS} in {place}, found none; run the stage that "
@@ -87,7 +97,7 @@ def open_blocks(workspace: Workspace, behaviours: Sequence[str], settings: Ensem
                 f"block {name!r}: another entry of the run has this name; give the block a name of its own"
             )
         if folder:
-            import_entry(Path(folder), workspace.entry(name), blocks[0])
+            import_entry(mounted_path(folder), workspace.entry(name), blocks[0])
         blocks.append(StoredBlock(name, workspace.entry(name), settings.log_blocks))
     for block in blocks:
         _require_same_clients(block, blocks[0])
@@ -95,17 +105,29 @@ def open_blocks(workspace: Workspace, behaviours: Sequence[str], settings: Ensem
 
 
 def import_entry(source: Path, folder: Path, reference: StoredBlock) -> None:
-    """Copy an entry, its rows in the order of ``reference``; EntryError if it breaks a rule or has other clients."""
+    """Copy an entry, its rows in the order of ``reference``, and note that it is a copy.
+
+    Raises
+    ------
+    EntryError
+        If it breaks a rule or has other clients.
+    """
     if source.resolve() == folder.resolve():
         return
     width = validate_entry(source, reference.client_ids).width
     foreign, own_ids = StoredBlock(folder.name, source), reference.client_ids
     rows, ids, by_id = foreign.rows, foreign.client_ids, np.argsort(own_ids)
     with EntryWriter(folder, len(ids), width) as writer:
+        (writer.staging / IMPORTED).write_text(f"{source}\n")
         for start in range(0, len(ids), BATCH_ROWS):
             batch = slice(start, start + BATCH_ROWS)
             positions = by_id[np.searchsorted(own_ids, ids[batch], sorter=by_id)]
             writer.write(positions, ids[batch], rows[batch].astype(np.float32))
+
+
+def imported_entries(workspace: Workspace) -> set[str]:
+    """Names of the entries that are copies of others, made by this run or an earlier one."""
+    return {note.parent.name for note in workspace.entry("").glob(f"*/{IMPORTED}")}
 
 
 def write_profiles(

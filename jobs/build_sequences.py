@@ -1,6 +1,7 @@
 """Sequences: input events and token ids -> each client's last tokens, laid out for the feed."""
 
 import sys
+from contextlib import ExitStack
 from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
@@ -23,16 +24,18 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     vocabularies = read_table(spark, workspace, VOCABULARIES)
     n_items = collect_n_items(vocabularies)
-    sequences = [
-        build_sequences(
-            stored_rows(read_ingested(spark, workspace, table), windows.input_end),
-            collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
-            name,
-            config,
-        )
-        for name, table in config.events_tables().items()
-    ]
-    write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
+    with ExitStack() as held:
+        sequences = [
+            build_sequences(
+                stored_rows(read_ingested(spark, workspace, table), windows.input_end),
+                collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
+                name,
+                config,
+                held,
+            )
+            for name, table in config.events_tables().items()
+        ]
+        write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
 
 
 def write_sequences(sequences: DataFrame, config: PipelineConfig, workspace: Workspace) -> None:

@@ -7,6 +7,7 @@ Reads ``product_buy``, ``product_properties``, ``windows``, ``clients`` and the 
 
 import logging
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -17,6 +18,7 @@ from pyspark.sql import functions as F
 from conf.settings import PipelineConfig
 from jobs.challenge_files import TARGET, read_id_array, read_popularity
 from jobs.cli import main_stage
+from jobs.held import hold_rows
 from jobs.io import read_ingested, read_table, write_table
 from jobs.transforms import targets as t
 from jobs.transforms.windows import collect_windows, events_before_targets, target_events
@@ -36,12 +38,19 @@ ROWS_PER_FILE = 10 * CLIENTS_PER_PART
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per label, and one per task, window and client."""
+    with ExitStack() as held:
+        _write_labels_and_targets(spark, config, workspace, held)
+
+
+def _write_labels_and_targets(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, held: ExitStack
+) -> None:
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
-    bought = t.purchases_with_properties(target_events(purchases, windows), products).persist()
+    bought = hold_rows(t.purchases_with_properties(target_events(purchases, windows), products), held)
     in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
-    counts = t.count_values(in_train, events_before_targets(purchases, windows)).persist()
+    counts = hold_rows(t.count_values(in_train, events_before_targets(purchases, windows)), held)
     found = read_labels(counts, workspace.data / TARGET)
     check_labels(found.from_files, bought, products, workspace.data / TARGET)
     rows = [
@@ -54,8 +63,6 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     # the parts make the files: gathering rows by task and window would move the arrays once more, and sort them
     targets = t.build_targets(bought, labels, clients, count_parts(clients))
     write_table(targets, workspace, TARGETS, rows_per_file=ROWS_PER_FILE)
-    for cached in (counts, bought):
-        cached.unpersist()
 
 
 def count_parts(clients: DataFrame) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import ExitStack
 from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
@@ -22,20 +23,18 @@ log = logging.getLogger(__name__)
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per behaviour and item."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
-    vocabularies = reduce(
-        DataFrame.unionByName,
-        (
+    with ExitStack() as held:
+        vocabularies = [
             build_vocabulary(
                 stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
                 name,
                 behaviour.item,
                 behaviour.min_count,
+                held,
             )
             for name, behaviour in config.behaviours.items()
-        ),
-    )
-    write_table(vocabularies, workspace, VOCABULARIES)
-    spark.catalog.clearCache()
+        ]
+        write_table(reduce(DataFrame.unionByName, vocabularies), workspace, VOCABULARIES)
     found = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     for name in config.behaviours:
         if name not in found:

@@ -18,6 +18,7 @@ from jobs.failures import explain
 from jobs.json_logs import JsonLines
 from jobs.places import mounted_path
 from jobs.workspace import Workspace
+from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, PipelineError
 from schemas.tasks import TASKS
 
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run_pipeline)
 
     generate = commands.add_parser("generate", help="made data in the challenge's file format: a shop or a crowd")
-    generate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write it")
+    generate.add_argument("--out", type=_folder, required=True, metavar="DIR", help="where to write it")
     generate.add_argument("--clients", type=int, help="a shop: how many clients")
     generate.add_argument("--days", type=int, help="a shop: how many days of events")
     about = "a crowd instead, with the size and statistics of the challenge's data: how many events, e.g. 170e6"
@@ -212,17 +213,17 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
 
 def _run_probe(arguments: argparse.Namespace) -> None:
-    from jobs.evaluate_probe import prepare_tables, purchases_only
+    from jobs.evaluate_probe import beside_run, prepare_tables, purchases_only
     from jobs.report import read_scores
     from jobs.reporting.tables import format_score_table, probe_note
 
-    entries = [entry.resolve() for entry in arguments.entry]
+    entries, stage = [entry.resolve() for entry in arguments.entry], arguments.stage
     config, workspace = _prepare(arguments, reads_data=False)
     spark = _session(config, workspace, arguments.verbose)
     if entries:
         prepare_tables(spark, config, workspace)
-        config = purchases_only(config)
-    arguments.stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks)
+        config, stage = purchases_only(config), beside_run(stage)
+    stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks)
     sys.stdout.write(format_score_table(read_scores(config, workspace), probe_note(config.probe)))
 
 
@@ -260,19 +261,32 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     tables = [value or None for value in (arguments.tables, arguments.catalog, arguments.schema)]
     workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *tables)
     if reads_data:
+        config.behaviour(PRODUCT_BUY)
         check_challenge(workspace.data, config)
     workspace.prepare()
+    _claim(arguments, workspace)
+    return config, workspace
+
+
+def _claim(arguments: argparse.Namespace, workspace: Workspace) -> None:
     for name in _claims(arguments):
         told = f"ubp {' '.join(sys.argv[1:2])}"
         arguments.held.enter_context(claimed(workspace.logs / f"owner-{name}.json", told))
-    return config, workspace
 
 
 def _claims(arguments: argparse.Namespace) -> list[str]:
     """The stages that nobody else may run meanwhile: a scheduler may run two that do not read each other's output."""
     from jobs.pipeline import STAGE_NAMES
 
-    return [arguments.stage.name] if hasattr(arguments, "stage") else STAGE_NAMES
+    if getattr(arguments, "dry_run", False):
+        return []
+    if not hasattr(arguments, "stage"):
+        return STAGE_NAMES
+    if not getattr(arguments, "entry", []):
+        return [arguments.stage.name]
+    from jobs.evaluate_probe import PREPARED_BY
+
+    return [*PREPARED_BY, arguments.stage.name]
 
 
 def _session(config: PipelineConfig, workspace: Workspace, verbose: bool) -> "SparkSession":
@@ -305,6 +319,7 @@ def _upkeep_session(arguments: argparse.Namespace) -> "tuple[SparkSession, Works
     workspace = Workspace(arguments.out)
     list_tables(workspace)  # before a folder is made and Spark starts
     workspace.prepare()
+    _claim(arguments, workspace)
     settings = SparkSettings(shuffle_partitions=8)
     return build_session(settings, None if arguments.verbose else workspace.logs / "spark.log"), workspace
 

@@ -21,10 +21,11 @@ from jobs.challenge_files import RELEVANT_CLIENTS, check_challenge
 from jobs.cli import main_stage
 from jobs.entries import snapshot_files
 from jobs.entry_rules import validate_entry
-from jobs.io import exists, read_as_files, read_table, write_table
+from jobs.io import read_as_files, read_table, write_table
 from jobs.metrics_log import append_metrics
-from jobs.pipeline import run_stage
+from jobs.pipeline import Stage, find_stage
 from jobs.probe_units import ProbeUnit, UnitResults, digest_entry, list_units, read_client_ids, score_units
+from jobs.stage_settings import made_stages
 from jobs.transforms.windows import ENTRY_MODE, collect_windows
 from jobs.workspace import Workspace
 from ml.folders import replace_text
@@ -33,13 +34,16 @@ from schemas import columns as c
 from schemas import tasks
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, EntryError, InputError
-from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, SCORES, TARGETS, WINDOWS, TableSchema
+from schemas.tables import CLIENTS, LABELS, SCORES, TARGETS, WINDOWS
 from schemas.tasks import TaskScore
 
 log = logging.getLogger(__name__)
 
 Scores = dict[str, dict[str, TaskScore]]
 """Entry -> task -> result."""
+
+PREPARED_BY = ("ingest", "split", "targets")
+"""The stages that make what the probe reads besides entries, in their order."""
 
 
 def run(
@@ -139,26 +143,42 @@ def check_entries(entries: Sequence[Path], client_ids: np.ndarray) -> None:
 
 
 def prepare_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Run the stages whose tables the probe reads, where the workspace lacks them.
+    """Run the stages whose tables the probe reads, those that have not ended well in the workspace.
 
     Where a file names the relevant clients, purchases are the only events that are read.
+
+    Raises
+    ------
+    InputError
+        If the workspace holds tables of another challenge directory than it names.
     """
-
-    def lacks(*tables: TableSchema) -> list[str]:
-        return [table.name for table in tables if not exists(spark, workspace.table(table.name))]
-
-    missing = lacks(WINDOWS, CLIENTS, LABELS, TARGETS)
+    missing = list_unmade_stages(workspace)
     if not missing:
         return
-    log.info("%s lacks %s: making them from %s", workspace.out, ", ".join(missing), workspace.data)
+    log.info("%s lacks what %s make: running them on %s", workspace.out, ", ".join(missing), workspace.data)
     if (workspace.data / RELEVANT_CLIENTS).exists():
         config = purchases_only(config)
     check_challenge(workspace.data, config)
-    if lacks(*config.events_tables().values(), PRODUCT_PROPERTIES):
-        run_stage("ingest", spark, config, workspace)
-    if lacks(WINDOWS, CLIENTS):
-        run_stage("split", spark, config, workspace)
-    run_stage("targets", spark, config, workspace)
+    for name in missing:
+        beside_run(find_stage(name)).run(spark, config, workspace)
+
+
+def list_unmade_stages(workspace: Workspace) -> list[str]:
+    """Those of ``PREPARED_BY`` that must run; InputError where one ran on another challenge directory."""
+    made = made_stages(workspace)
+    others = {made[name] for name in PREPARED_BY if name in made} - {None, workspace.resolved_data}
+    if others and workspace.resolved_data:
+        raise InputError(
+            f"--data {workspace.resolved_data}: expected the challenge directory that the tables of {workspace.out} "
+            f"were made from, {', '.join(sorted(map(str, others)))}; leave --data out to score on those, or choose "
+            "another --out"
+        )
+    return [name for name in PREPARED_BY if name not in made]
+
+
+def beside_run(stage: Stage) -> Stage:
+    """The stage as entries from elsewhere need it: it reads no profile of the run, and the run keeps its settings."""
+    return replace(stage, needs=tuple(name for name in stage.needs if name in PREPARED_BY), saves_config=False)
 
 
 def purchases_only(config: PipelineConfig) -> PipelineConfig:

@@ -21,6 +21,7 @@ from conf.shop import ShopSettings
 from jobs.challenge_files import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, count_rows, source_path
 from jobs.crowd.files import behaviour_rows, product_rows
 from jobs.crowd.statistics import collect_statistics, format_statistics
+from jobs.places import spark_url
 from jobs.progress import spark_progress
 from jobs.shop.files import ITEM_COLUMNS, product_properties, select_behaviour, simulate_events
 from jobs.transforms.targets import collect_top_labels, count_values, purchases_with_properties
@@ -101,7 +102,7 @@ def _write(rows: DataFrame, directory: Path, name: str) -> None:
     started = time.monotonic()
     path = source_path(directory, name)
     with spark_progress(rows.sparkSession.sparkContext, f"generate: {name}"):
-        rows.write.parquet(str(path))
+        rows.write.parquet(spark_url(path))
     log.info("  %s: %s rows, %.1f s", name, f"{count_rows(path):,}", time.monotonic() - started)
 
 
@@ -118,7 +119,7 @@ def _write_shop(spark: SparkSession, directory: Path, settings: ShopSettings) ->
 def _read_sources(spark: SparkSession, directory: Path) -> dict[str, DataFrame]:
     """Name -> rows of the written files."""
     names = (*ITEM_COLUMNS, PRODUCT_PROPERTIES.name)
-    return {name: spark.read.parquet(str(source_path(directory, name))) for name in names}
+    return {name: spark.read.parquet(spark_url(source_path(directory, name))) for name in names}
 
 
 def _union_clients(sources: dict[str, DataFrame]) -> DataFrame:

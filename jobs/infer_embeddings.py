@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from conf.settings import PipelineConfig
-from jobs.blocks import ENSEMBLE, open_blocks, require_blocks, write_profiles
+from jobs.blocks import ENSEMBLE, imported_entries, open_blocks, require_blocks, write_profiles
 from jobs.cli import main_stage
 from jobs.entries import EntryWriter, rectangle, snapshot_files, stream_batches
 from jobs.io import read_as_files, read_table, write_table
@@ -89,9 +89,13 @@ def write_ensembles(
 
 
 def remove_other_entries(config: PipelineConfig, workspace: Workspace, written: set[str]) -> None:
-    """Delete the entries that an earlier run of this stage wrote and this one did not: they would be scored too."""
-    composed = {folder.name for folder in workspace.entry(ENSEMBLE).parent.glob(f"{ENSEMBLE}+*")}
-    for name in (composed | set(config.behaviours)) - written:
+    """Delete the entries that an earlier run of this stage wrote and this one did not: they would be scored too.
+
+    Copies of blocks (``NAME=DIR``) stay while ``ensemble.blocks`` names them.
+    """
+    composed = {folder.name for folder in workspace.entry("").glob(f"{ENSEMBLE}+*")}
+    copied = imported_entries(workspace) - set(config.ensemble.named_blocks)
+    for name in (composed | copied | set(config.behaviours)) - written:
         shutil.rmtree(workspace.entry(name), ignore_errors=True)
 
 

@@ -104,7 +104,7 @@ def events_source(
     ----------
     is_judged_by_products : apply ``ingest.unknown_sku``; the product table must have been written
     """
-    path, settings = source_path(workspace.data, name), config.behaviours[name]
+    path, settings = source_path(workspace.data, name), config.behaviour(name)
     item, kind = settings.item, ItemKind(settings.kind)
     groups = group_files(path, events_contract(item, kind))
     frames = [read_group(spark, group) for group in groups]

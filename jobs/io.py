@@ -19,8 +19,10 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.delta_files import can_commit, replace_by_files
+from jobs.held import hold_rows
+from jobs.json_files import digest
 from jobs.metrics_log import append_metrics
-from jobs.places import is_folder, is_mounted, is_name, is_url, local_path, quoted_name, spark_url
+from jobs.places import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
 from jobs.typed_files import TypedFiles
 from jobs.workspace import Workspace
 from schemas.check import check_columns
@@ -29,13 +31,29 @@ from schemas.tables import TableSchema
 
 log = logging.getLogger(__name__)
 
-UPKEEP = ("OPTIMIZE", "VACUUM START", "VACUUM END", "CREATE TABLE")
-"""Delta's names of the commits that leave a table's rows as they are."""
+UPKEEP = (
+    "OPTIMIZE",
+    "REORG",
+    "VACUUM START",
+    "VACUUM END",
+    "SET TBLPROPERTIES",
+    "UNSET TBLPROPERTIES",
+    "UPGRADE PROTOCOL",
+    "COMPUTE STATS",
+)
+"""Delta's names of the commits that leave a table's rows as they are (3.2, 3.3)."""
+
+MADE_EMPTY = ("CREATE TABLE", "REPLACE TABLE", "CREATE OR REPLACE TABLE")
+"""Of those that leave none; where they bring rows, their names end in AS SELECT."""
 
 OPEN_FILES = 64
 """Table partitions that one task writes side by side; above this many Spark sorts its rows by them first."""
 
 _INGEST = "ingest "
+_OWN_COMMIT = {
+    "spark.databricks.delta.autoCompact.enabled": "false",  # merging files would be a further commit
+    "spark.databricks.delta.skipRecordingEmptyCommits": "false",  # no rows instead of none: an ingest's, too
+}
 _LOG_SETTINGS = {
     "parquet.enable.dictionary": "false",
     "spark.sql.parquet.compression.codec": "snappy",
@@ -49,8 +67,8 @@ class TableCommit:
 
     Attributes
     ----------
-    version : Delta version that holds it
-    n_rows : rows written, from the commit's own metrics
+    version : Delta version that holds it, with its files merged where something else did that since
+    n_rows : rows written, from the write's own metrics
     """
 
     version: int
@@ -82,17 +100,14 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
         If the table or the version is missing or its columns are not those of ``schemas/tables.py``.
     """
     path = workspace.table(table.name)
-    if not exists(spark, path):
-        found = "a folder that no write has finished" if is_folder(path) and Path(path).exists() else "none"
+    if not (exists(spark, path) if version is None else _has_history(spark, path)):
         raise TableError(
-            f"table {table.name!r}: expected a Delta table, found {found} in "
+            f"table {table.name!r}: expected a Delta table, found {_unfinished(spark, path)} in "
             f"{workspace.out if is_folder(path) else path}; run the stage that writes it first (`ubp run` runs all of "
             "them)"
         )
-    reader = spark.read.format("delta")
-    reader = reader if version is None else reader.option("versionAsOf", version)
     try:
-        frame = reader.table(path) if is_name(path) else reader.load(_url(path))
+        frame = _snapshot(spark, path, version)
     except AnalysisException as error:
         wanted = "a table that Delta can read" if version is None else f"version {version}"
         raise TableError(
@@ -112,7 +127,7 @@ def read_as_files(
     """As ``read_table``, for readers that open the files themselves.
 
     Where no mount reaches the files, as those of a Unity Catalog or an object store, a copy of the version in plain
-    Parquet is read, under ``OUT/copies``; it is kept until another version is asked for.
+    Parquet is read, under ``OUT/copies``; it is kept until another version, or another table of the name, is asked for.
 
     Parameters
     ----------
@@ -121,10 +136,10 @@ def read_as_files(
     snapshot = read_table(spark, workspace, table, version)
     if all(map(is_mounted, snapshot.inputFiles())):
         return snapshot
-    version = latest_commit(spark, workspace, table).version if version is None else version
-    folder = workspace.copy(table.name) / str(version)
+    version = _newest(spark, workspace, table) if version is None else version
+    folder = workspace.copy(table.name) / _identity(spark, workspace.table(table.name)) / str(version)
     if not (folder / "_SUCCESS").exists():
-        shutil.rmtree(folder.parent, ignore_errors=True)
+        shutil.rmtree(workspace.copy(table.name), ignore_errors=True)
         with session_settings(spark, _row_group(row_group_mib)):
             snapshot.write.mode("overwrite").partitionBy(*table.partition_by).parquet(spark_url(folder))
         log.info("  %s: version %d copied to %s, where Python reads its files", table.name, version, folder)
@@ -166,7 +181,8 @@ def write_table(
     """Replace a table by ``frame`` in one atomic commit and log its rows.
 
     By default Delta gathers the rows of each table partition before it writes them: without that, each Spark task
-    writes a file of its own into each of them, thousands of a few rows for a table of many partitions.
+    writes a file of its own into each of them, thousands of a few rows for a table of many partitions. It does not
+    merge files after the write, whatever the session says: the files are as they were laid out.
 
     Parameters
     ----------
@@ -195,17 +211,16 @@ def write_table(
         version = replace_by_files(spark, _url(place), frame.schema, written, note)
         commit = TableCommit(version, sum(file.n_rows for file in written))
     else:
-        options = {
-            "maxRecordsPerFile": str(rows_per_file or 0),
-            "optimizeWrite": str(not keep_partitions and rows_per_file is None).lower(),
-        }
-        if note is not None:
-            options["userMetadata"] = note
-        settings = _row_group(row_group_mib)
+        settings = _OWN_COMMIT | _row_group(row_group_mib) | (_LOG_SETTINGS if is_log else {})
+        is_gathered = not keep_partitions and rows_per_file is None
+        settings["spark.databricks.delta.optimizeWrite.enabled"] = str(is_gathered).lower()
+        settings["spark.sql.files.maxRecordsPerFile"] = str(rows_per_file or 0)
         if rows_per_file:
             settings["spark.sql.maxConcurrentOutputFileWriters"] = str(OPEN_FILES)
-        with session_settings(spark, settings | (_LOG_SETTINGS if is_log else {})):
-            _replace(place, frame, table, options)
+        if note is not None:
+            settings["spark.databricks.delta.commitInfo.userMetadata"] = note
+        with session_settings(spark, settings):
+            _replace(place, frame, table)
         commit = latest_commit(spark, workspace, table)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
@@ -214,10 +229,10 @@ def write_table(
 
 
 def latest_commit(spark: SparkSession, workspace: Workspace, table: TableSchema) -> TableCommit:
-    """The newest version of a table and the rows that its write reported."""
-    row = _history(spark, workspace.table(table.name), limit=1).first()
-    assert row is not None
-    return TableCommit(int(row["version"]), int(row["operationMetrics"].get("numOutputRows", 0)))
+    """The newest version of a table and the rows that its last write reported; upkeep since then reports none."""
+    history = _history(spark, workspace.table(table.name)).select("version", "operation", "operationMetrics").collect()
+    write = _last_change(history) or history[0]
+    return TableCommit(int(history[0]["version"]), int(write["operationMetrics"].get("numOutputRows", 0)))
 
 
 def latest_version(path: str) -> int:
@@ -232,9 +247,7 @@ def has_commit(path: str) -> bool:
 
 def exists(spark: SparkSession, place: str) -> bool:
     """Whether a write to the table (``workspace.table(name)``) was ever finished."""
-    if is_name(place):
-        return spark.catalog.tableExists(place)
-    return DeltaTable.isDeltaTable(spark, place) if is_url(place) else has_commit(place)
+    return _has_history(spark, place) and (not is_name(place) or _was_filled(spark, place))
 
 
 def require_schema(spark: SparkSession, workspace: Workspace) -> None:
@@ -258,12 +271,15 @@ def read_history(spark: SparkSession, path: str) -> list[Row]:
 def ingest_versions(history: Sequence[Row]) -> dict[int, int]:
     """Number of each ingest -> newest version that holds its rows.
 
-    Upkeep changes the version and not the rows. A write that carries no number counts by its version.
+    Upkeep changes the version and not the rows. A write that carries no number counts by its version, and a version
+    that was made empty is of no ingest.
     """
     versions: dict[int, int] = {}
     number = None
     for commit in history:
-        if commit["operation"] not in UPKEEP:
+        if commit["operation"] in MADE_EMPTY:
+            number = None
+        elif commit["operation"] not in UPKEEP:
             note = commit["note"] or ""
             number = int(note.removeprefix(_INGEST)) if note.startswith(_INGEST) else commit["version"]
         if number is not None:
@@ -277,8 +293,8 @@ def next_ingest(spark: SparkSession, workspace: Workspace, tables: Sequence[Tabl
     An ingest that died leaves its number in some tables only: it is never used again.
     """
     paths = [workspace.table(table.name) for table in tables]
-    numbers = [number for path in paths if exists(spark, path) for number in ingest_versions(read_history(spark, path))]
-    return max(numbers, default=-1) + 1
+    histories = [read_history(spark, path) for path in paths if _has_history(spark, path)]
+    return max((number for history in histories for number in ingest_versions(history)), default=-1) + 1
 
 
 def list_files(snapshot: DataFrame, partition_by: tuple[str, ...]) -> list[DataFile]:
@@ -316,7 +332,7 @@ def session_settings(spark: SparkSession, settings: dict[str, str]) -> Iterator[
 
 def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSchema, number: int) -> int:
     path = workspace.table(table.name)
-    versions = ingest_versions(read_history(spark, path)) if exists(spark, path) else {}
+    versions = ingest_versions(read_history(spark, path)) if _has_history(spark, path) else {}
     if number not in versions:
         raise TableError(
             f"table {table.name!r}: expected ingest {number} (--as-of), found "
@@ -329,7 +345,7 @@ def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSc
 
 def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
     """Raise TableError where files of the version are gone; Delta itself would tell in the middle of a stage."""
-    files = [Path(local_path(url)) for url in frame.inputFiles() if is_mounted(url)]
+    files = [Path(plain_path(name)) for name in frame.inputFiles() if is_mounted(name)]
     gone = [file for file in files if not file.exists()]
     if gone:
         raise TableError(
@@ -338,35 +354,91 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
         )
 
 
+def _snapshot(spark: SparkSession, place: str, version: int | None) -> DataFrame:
+    if is_name(place):
+        # not by the option versionAsOf: it reads the former files with the columns of the newest version
+        return spark.sql(f"SELECT * FROM {place}" + ("" if version is None else f" VERSION AS OF {version}"))
+    reader = spark.read.format("delta")
+    return (reader if version is None else reader.option("versionAsOf", version)).load(_url(place))
+
+
 def _newest(spark: SparkSession, workspace: Workspace, table: TableSchema) -> int:
     place = workspace.table(table.name)
     return latest_version(place) if is_folder(place) else latest_commit(spark, workspace, table).version
 
 
-def _history(spark: SparkSession, place: str, limit: int | None = None) -> DataFrame:
+def _history(spark: SparkSession, place: str) -> DataFrame:
     """The newest commits first."""
     if is_name(place):  # DeltaTable takes no catalog in a name
-        return spark.sql(f"DESCRIBE HISTORY {place}{f' LIMIT {limit}' if limit else ''}")
-    table = DeltaTable.forPath(spark, _url(place))
-    return table.history(limit) if limit else table.history()
+        return spark.sql(f"DESCRIBE HISTORY {place}")
+    return DeltaTable.forPath(spark, _url(place)).history()
 
 
-def _replace(place: str, frame: DataFrame, table: TableSchema, options: dict[str, str]) -> None:
+def _has_history(spark: SparkSession, place: str) -> bool:
+    """Whether there is a table, even one of a catalog that is empty because a write into it died."""
     if is_name(place):
-        _require_layout(frame.sparkSession, place, table)
-        # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
-        frame.writeTo(place).options(**options).overwrite(F.lit(True))
+        return spark.catalog.tableExists(place)
+    return DeltaTable.isDeltaTable(spark, place) if is_url(place) else has_commit(place)
+
+
+def _last_change(history: Sequence[Row]) -> Row | None:
+    """The newest commit that changed the rows, of commits with the newest first; None where the log has none left."""
+    return next((commit for commit in history if commit["operation"] not in UPKEEP), None)
+
+
+def _was_filled(spark: SparkSession, name: str) -> bool:
+    """Whether a table of a catalog has the rows of a write; one that died may have made it anew, for other columns."""
+    change = _last_change(_history(spark, name).select("operation").collect())
+    return change is None or change["operation"] not in MADE_EMPTY
+
+
+def _unfinished(spark: SparkSession, place: str) -> str:
+    """What is found in the place of a table that does not exist."""
+    if is_name(place):
+        return "a table that no write has filled" if spark.catalog.tableExists(place) else "none"
+    return "a folder that no write has finished" if is_folder(place) and Path(place).exists() else "none"
+
+
+def _identity(spark: SparkSession, place: str) -> str:
+    """Of a table, which others of its name do not share: those in other places, and one that was made after a drop."""
+    if is_name(place):
+        described = spark.sql(f"DESCRIBE DETAIL {place}")
     else:
-        writer = frame.write.format("delta").mode("overwrite").options(**options).option("overwriteSchema", "true")
+        described = DeltaTable.forPath(spark, _url(place)).detail()
+    row = described.select("id").first()
+    assert row is not None
+    return digest([place, row["id"]])[:16]
+
+
+def _replace(place: str, frame: DataFrame, table: TableSchema) -> None:
+    if not is_name(place):
+        writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         writer.partitionBy(*table.partition_by).save(_url(place))
+    elif not frame.sparkSession.catalog.tableExists(place):
+        _create(place, frame, table)
+    elif columns_of(frame.sparkSession.table(place)) != columns_of(frame):
+        _replace_columns(place, frame, table)
+    else:
+        # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
+        frame.writeTo(place).overwrite(F.lit(True))
 
 
-def _require_layout(spark: SparkSession, place: str, table: TableSchema) -> None:
-    """Make a named table, anew if it has other columns; an overwrite that changes columns would drop partitions."""
-    if exists(spark, place) and columns_of(spark.table(place)) == columns_of(_empty(spark, table)):
-        return
+def _create(name: str, frame: DataFrame, table: TableSchema) -> None:
+    writer = frame.writeTo(name).using("delta")
+    (writer.partitionedBy(*map(F.col, table.partition_by)) if table.partition_by else writer).create()
+
+
+def _replace_columns(name: str, frame: DataFrame, table: TableSchema) -> None:
+    """As ``_replace``, of a named table of other columns: an overwrite would drop its partitions, so it is made anew.
+
+    That takes two commits. The rows are computed before the first, so that the former ones stay if they cannot be.
+    """
     partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
-    spark.sql(f"CREATE OR REPLACE TABLE {place} ({table.ddl}) USING delta{partitions}")
+    with contextlib.ExitStack() as held:
+        rows = hold_rows(frame, held)
+        rows.count()
+        frame.sparkSession.sql(f"CREATE OR REPLACE TABLE {name} ({table.ddl}) USING delta{partitions}")
+        rows.writeTo(name).overwrite(F.lit(True))
 
 
 def _url(place: str) -> str:

@@ -18,7 +18,7 @@ import schemas.errors
 from conf.settings import TrainingSettings
 from ml.distributed import HorovodRanks, Ranks, TorchRanks
 from ml.stall_watch import StallWatch
-from schemas.errors import PipelineError, TrainingError
+from schemas.errors import ConfigError, PipelineError, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ START_SECONDS = 600
 GRACE_SECONDS = 30
 """What a rank that ends itself is left to be noticed in, before all are given up."""
 CHECK_SECONDS = 2
+GPUS_PER_TASK = "spark.task.resource.gpu.amount"
 
 
 class RanksLostError(Exception):
@@ -91,7 +92,7 @@ def run_ranks(
     Raises
     ------
     PipelineError
-        That a rank raised: it would raise it again.
+        That a rank raised, or the start of them: it would be raised again.
     TrainingError
         If the ranks failed once more than they may.
     """
@@ -103,6 +104,8 @@ def run_ranks(
         try:
             with log_file.open("a") as ranks_log, sign_watched(meeting.sign, settings.stall_seconds):
                 return starter(spark, settings, (work, arguments, meeting, settings.stall_seconds), ranks_log)
+        except PipelineError:  # of the driver itself
+            raise
         except Exception as error:
             meeting.raise_noted()
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -195,8 +198,7 @@ def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[An
     from pyspark.ml.torch.distributor import TorchDistributor
 
     context = spark.sparkContext
-    gpus_per_task = int(context.getConf().get("spark.task.resource.gpu.amount", "0"))
-    use_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus_per_task > 0)
+    use_gpu = takes_gpus(settings.device, context.getConf().get(GPUS_PER_TASK, "0"))
     group = "ubp train"
     context.setJobGroup(group, "train", interruptOnCancel=True)
     with contextlib.redirect_stderr(ranks_log):
@@ -208,6 +210,30 @@ def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[An
             raise
         finally:
             context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+
+
+def takes_gpus(device: str, gpus_per_task: str) -> bool:
+    """Whether TorchDistributor is to give each rank a GPU: a whole one, where Spark may lend a task a part of one.
+
+    Parameters
+    ----------
+    device : of ``TrainingSettings``
+    gpus_per_task : what Spark is configured with, such as ``0.5``
+
+    Raises
+    ------
+    ConfigError
+        If GPUs are asked for that it would not give.
+    """
+    lends_whole = float(gpus_per_task) >= 1
+    if device == "cuda" and not lends_whole:
+        raise ConfigError(
+            f"training.device=cuda with training.launcher=torch needs {GPUS_PER_TASK} of 1 or more, found "
+            f"{gpus_per_task}: TorchDistributor gives a rank whole GPUs; set it, or take training.launcher=horovod"
+        )
+    if device == "auto" and not lends_whole and float(gpus_per_task) > 0:
+        log.warning("  %s is %s, and TorchDistributor takes whole GPUs: training on CPUs", GPUS_PER_TASK, gpus_per_task)
+    return device != "cpu" and lends_whole
 
 
 def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], meeting: MeetingPoint, stall_seconds: float) -> Any:

@@ -1,15 +1,31 @@
 """``metrics.jsonl``: every figure of a run, one JSON object a line, in the order they were measured."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+_running: ContextVar[str | None] = ContextVar("stage", default=None)
+
+
+@contextlib.contextmanager
+def lines_of_stage(name: str) -> Iterator[None]:
+    """Stamp the lines that this process adds with a stage until the block ends; other stages may run meanwhile."""
+    token = _running.set(name)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
 
 def append_metrics(path: Path, values: Mapping[str, Any]) -> None:
-    """Add one line, stamped with the time; keys carry their unit (``stage/seconds``)."""
-    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **values})
+    """Add one line, stamped with time and running stage; keys carry their unit (``stage/seconds``)."""
+    stage = _running.get()
+    stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **({"stage": stage} if stage else {})}
+    line = json.dumps(stamp | dict(values))
     with path.open("a") as stream:
         stream.write(line + "\n")
 

@@ -2,26 +2,33 @@
 
 import hashlib
 import importlib
-import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from conf.load import save_config, to_yaml
+from conf.load import to_yaml
 from conf.settings import PipelineConfig
-from jobs.metrics_log import append_metrics, read_metrics
+from jobs.metrics_log import append_metrics, lines_of_stage, read_metrics
 from jobs.progress import spark_progress
-from jobs.stage_settings import check_settings, note_settings, read_progress
+from jobs.stage_settings import (
+    FINISHED,
+    PROGRESS,
+    changed_progress,
+    check_settings,
+    forget_stages,
+    note_made,
+    note_settings,
+    read_progress,
+)
 from jobs.workspace import Workspace
 from ml.folders import replace_text
 
 log = logging.getLogger(__name__)
-
-PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -37,27 +44,56 @@ class Stage:
     """Left out in mode ``entry``, where the profiles have seen the target windows."""
     reads_ingested: bool = False
     """Reads the tables that ingest wrote: takes ``--as-of``."""
+    saves_config: bool = True
+    """Its settings become ``config.yaml``; not where it works beside the run that ``--out`` holds."""
+
+    @property
+    def all_needs(self) -> list[str]:
+        """Its needs, what these need, and so on, in the order of the stages."""
+        found = set(self.needs)
+        for stage in reversed(STAGES):  # each needs earlier ones only
+            if stage.name in found:
+                found.update(stage.needs)
+        return [name for name in STAGE_NAMES if name in found]
+
+    @property
+    def outdates(self) -> list[str]:
+        """Itself and the stages whose output is made of its own: what is done again after it."""
+        return [stage.name for stage in STAGES if self.name == stage.name or self.name in stage.all_needs]
 
     def run(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
         """Do the stage's work and log how long it took.
+
+        Until it ends well, neither its own output nor what is made of it counts as done.
 
         Parameters
         ----------
         options : what the stage's own ``run`` takes beyond the three
         """
         progress = workspace.out / PROGRESS
-        check_settings(progress, STAGE_NAMES[: STAGE_NAMES.index(self.name)], self.name, config)
+        check_settings(progress, self.all_needs, self.name, config)
+        self._begin(config, workspace)
         log.info("%s: %s", self.name, self.about)
         started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
-        with spark_progress(spark.sparkContext, self.name):
+        with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             importlib.import_module(f"jobs.{self.module}").run(spark, config, workspace, **options)
         seconds = time.monotonic() - started
         note_settings(progress, self.name, config)
-        n_rows = sum(line.get("table/rows", 0) for line in read_metrics(workspace.metrics)[n_lines:])
+        note_made(progress, self.name, workspace)
+        own = [line for line in read_metrics(workspace.metrics)[n_lines:] if line.get("stage") == self.name]
+        n_rows = sum(line.get("table/rows", 0) for line in own)
         figures = {"stage": self.name, "stage/seconds": round(seconds, 2), "stage/rows": n_rows}
         append_metrics(workspace.metrics, figures)
         told = {"stage": self.name, "seconds": round(seconds, 2), "rows": n_rows}
         log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=told)
+
+    def _begin(self, config: PipelineConfig, workspace: Workspace) -> None:
+        with changed_progress(workspace.out / PROGRESS) as saved:
+            if set(STAGE_NAMES) <= set(saved.get(FINISHED, [])):
+                saved[FINISHED] = []  # a complete run begins anew, whatever was run alone since
+            forget_stages(saved, self.outdates)
+            if self.saves_config:
+                _save_config(config, workspace.out / "config.yaml")
 
 
 STAGES = (
@@ -117,9 +153,21 @@ STAGE_NAMES = [stage.name for stage in STAGES]
 INGEST = STAGE_NAMES[0]
 
 
+def _save_config(config: PipelineConfig, path: Path) -> None:
+    text = to_yaml(config)
+    # stages that start at once have an earlier one's before them, and need not write the same file
+    if not path.exists() or path.read_bytes() != text.encode():
+        replace_text(path, text)
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of this name."""
+    return STAGES[STAGE_NAMES.index(name)]
+
+
 def run_stage(name: str, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Run one stage by its name."""
-    STAGES[STAGE_NAMES.index(name)].run(spark, config, workspace)
+    find_stage(name).run(spark, config, workspace)
 
 
 def run_stages(
@@ -133,19 +181,31 @@ def run_stages(
     progress = RunProgress.load(workspace, config)
     start = STAGE_NAMES.index(first) if first else progress.next_stage()
     stop = STAGE_NAMES.index(last) + 1 if last else len(STAGES)
-    if start:
-        check_settings(progress.path, STAGE_NAMES[:start], STAGE_NAMES[start], config)
-    save_config(config, workspace.out / "config.yaml")
+    reasons = {stage: _reason_to_leave_out(stage, config, workspace) for stage in STAGES[start:stop]}
+    _check_settings_of_others(progress.path, [stage for stage, reason in reasons.items() if not reason], config)
     if start and not first:
         log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
-    for stage in STAGES[start:stop]:
-        if stage.needs_targets and config.windows.mode == "entry":
-            log.info("%s: left out: in mode entry the profiles have seen the target windows", stage.name)
-        elif stage.name == INGEST and workspace.as_of is not None:
-            log.info("%s: left out: the stages after it read ingest %d (--as-of)", stage.name, workspace.as_of)
+    for stage, reason in reasons.items():
+        if reason:
+            log.info("%s: left out: %s", stage.name, reason)
         else:
             stage.run(spark, config, workspace)
         progress.finish(stage.name)
+
+
+def _reason_to_leave_out(stage: Stage, config: PipelineConfig, workspace: Workspace) -> str | None:
+    if stage.needs_targets and config.windows.mode == "entry":
+        return "in mode entry the profiles have seen the target windows"
+    if stage.name == INGEST and workspace.as_of is not None:
+        return f"the stages after it read ingest {workspace.as_of} (--as-of)"
+    return None
+
+
+def _check_settings_of_others(progress: Path, running: Sequence[Stage], config: PipelineConfig) -> None:
+    """Refuse a run before its first stage where a later one would be refused for what no stage of the run makes."""
+    names = [stage.name for stage in running]
+    for stage in running:
+        check_settings(progress, [name for name in stage.all_needs if name not in names], stage.name, config)
 
 
 class RunProgress:
@@ -158,8 +218,7 @@ class RunProgress:
     def load(cls, workspace: Workspace, config: PipelineConfig) -> "RunProgress":
         """Progress of this very run: another configuration, data directory or ingest starts from nothing."""
         path = workspace.out / PROGRESS
-        data = workspace.challenge and workspace.challenge.resolve()
-        told = f"{data}\n{workspace.as_of}\n{workspace.named_tables}{to_yaml(config)}"
+        told = f"{workspace.resolved_data}\n{workspace.as_of}\n{workspace.named_tables}{to_yaml(config)}"
         fingerprint = hashlib.sha256(told.encode()).hexdigest()
         saved = read_progress(path)
         return cls(path, fingerprint, saved["finished"] if saved.get("fingerprint") == fingerprint else [])
@@ -175,5 +234,5 @@ class RunProgress:
         """Note a stage as finished; those after it must run again."""
         before = STAGE_NAMES[: STAGE_NAMES.index(name)]
         self.finished = [other for other in self.finished if other in before] + [name]
-        now = {"fingerprint": self.fingerprint, "finished": self.finished}
-        replace_text(self.path, json.dumps(read_progress(self.path) | now))
+        with changed_progress(self.path) as saved:
+            saved.update({"fingerprint": self.fingerprint, FINISHED: self.finished})

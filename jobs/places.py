@@ -15,7 +15,7 @@ _OWN_MOUNTS = ("/Volumes/", "/Workspace/")
 
 
 def mounted_path(text: str) -> Path:
-    """The path under which driver and workers open what the user named.
+    """The path under which driver and workers open what the user named, from the root: workers work elsewhere.
 
     ``dbfs:/x`` is ``/dbfs/x``, ``dbfs:/Volumes/x`` and ``file:/Volumes/x`` are ``/Volumes/x``; a path is itself.
 
@@ -26,7 +26,7 @@ def mounted_path(text: str) -> Path:
     """
     scheme, _, rest = text.partition(":")
     if not rest.startswith("/"):
-        return Path(text)
+        return Path(text).absolute()
     path = Path("/" + rest.lstrip("/"))
     if scheme == "file":
         return path
@@ -54,16 +54,30 @@ def is_mounted(url: str) -> bool:
 
 
 def local_path(url: str) -> str:
-    """Path of a file that Spark names by an encoded URL; OutputError where no mount reaches it."""
-    if not is_mounted(url):
-        raise OutputError(
-            f"expected a file under a mount of driver and workers, found {url}; entries and scores are read as plain "
-            "files"
-        )
+    """Path of a file that Spark names by an encoded URL, as ``input_file_name`` and Parquet's ``inputFiles`` do.
+
+    Raises
+    ------
+    OutputError
+        If no mount reaches the file.
+    """
+    _require_mounted(url)
     parts = urlsplit(url)
-    path = unquote(parts.path)
-    is_under_dbfs = parts.scheme == "dbfs" and not _is_own_mount(Path(path))
-    return _DBFS_MOUNT + path if is_under_dbfs else path
+    return _under_mount(parts.scheme, unquote(parts.path))
+
+
+def plain_path(name: str) -> str:
+    """As ``local_path``, of a name that is not encoded, as those are that Delta's ``inputFiles`` and ``VACUUM`` tell.
+
+    Examples
+    --------
+    >>> plain_path("file:/mnt/exp#1/50%25/part-0.parquet")
+    '/mnt/exp#1/50%25/part-0.parquet'
+    """
+    _require_mounted(name)
+    scheme = urlsplit(name).scheme
+    path = name[len(scheme) + 1 :] if scheme else name
+    return _under_mount(scheme, "/" + path.lstrip("/"))
 
 
 def file_url(url: str) -> str:
@@ -103,6 +117,19 @@ def quoted_name(*parts: str) -> str:
                 f"expected a catalog, schema or table name of letters, digits, _ and -, found {part!r}; rename it"
             )
     return ".".join(f"`{part}`" for part in parts)
+
+
+def _require_mounted(url: str) -> None:
+    if not is_mounted(url):
+        raise OutputError(
+            f"expected a file under a mount of driver and workers, found {url}; entries and scores are read as plain "
+            "files"
+        )
+
+
+def _under_mount(scheme: str, path: str) -> str:
+    is_under_dbfs = scheme == "dbfs" and not _is_own_mount(Path(path))
+    return _DBFS_MOUNT + path if is_under_dbfs else path
 
 
 def _is_own_mount(path: Path) -> bool:

@@ -7,8 +7,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from schemas.tables import TARGETS
 from schemas.tasks import TaskScore
 
 log = logging.getLogger(__name__)
+
+Outcome = tuple[TaskScore | PipelineError, float]
+"""Of a unit: its result, or the error that the user can act on, and seconds."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +154,15 @@ def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[t
     """Each unit with its result, as they finish; logs which begin and end.
 
     One Spark job per unit, so that a result is known when it is there: one job over all units would tell at
-    its end, and toLocalIterator runs them one after another.
+    its end, and toLocalIterator runs them one after another. Where a unit fails, the others are cancelled: its
+    error comes after the results that were there by then, and not when hours of other units are over.
     """
+    tag = f"probe-{uuid.uuid4().hex}"
 
-    def submit(unit: ProbeUnit) -> tuple[TaskScore | PipelineError, float]:
+    def submit(unit: ProbeUnit) -> Outcome:
         log.info("  %s: started", unit.name)
         started = time.monotonic()
+        context.addJobTag(tag)
         result = context.parallelize([unit], 1).map(score_unit).collect()[0]
         return result, time.monotonic() - started
 
@@ -169,15 +176,36 @@ def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[t
         futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
-                result, seconds = future.result()
+                unit, (result, seconds) = futures.pop(future), future.result()
                 if isinstance(result, PipelineError):
                     raise result
-                unit = futures[future]
                 log.info("  %s: %.4f (%.1f s, %d of %d)", unit.name, result.score, seconds, number, len(units))
                 yield unit, result
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            results = _stop(context, tag, futures)
+            if isinstance(error, Exception):  # else nobody asks for more
+                yield from results
             raise
+
+
+def _stop(
+    context: SparkContext, tag: str, futures: "Mapping[Future[Outcome], ProbeUnit]"
+) -> list[tuple[ProbeUnit, TaskScore]]:
+    """Cancel what still runs or waits; the results of what had ended.
+
+    Parameters
+    ----------
+    tag : of the futures' Spark jobs
+    """
+    begun = {future: unit for future, unit in futures.items() if not future.cancel()}
+    running = set(begun)
+    while running:
+        context.cancelJobsWithTag(tag)  # again and again: a job may only be about to start
+        running = wait(running, timeout=1.0).not_done
+    ended = {future: unit for future, unit in begun.items() if future.exception() is None}
+    log.info("  stopped: %d other units had no result yet", len(futures) - len(ended))
+    results = [(unit, future.result()[0]) for future, unit in ended.items()]
+    return [(unit, result) for unit, result in results if isinstance(result, TaskScore)]
 
 
 def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:

@@ -85,6 +85,11 @@ def _own_jvm(settings: SparkSettings) -> dict[str, str]:
         # batch work: throughput, not pauses
         "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Djava.io.tmpdir={scratch_folder()}{trust}",
         "spark.ui.enabled": "false",
+        # its records lie in the heap all the same, by default of a thousand jobs, stages and queries
+        "spark.ui.retainedJobs": "100",
+        "spark.ui.retainedStages": "100",
+        "spark.ui.retainedTasks": "2000",  # of each stage
+        "spark.sql.ui.retainedExecutions": "20",
         "spark.python.daemon.module": "jobs.python_workers",
     }
     if settings.master.startswith("local"):  # all of it on this host

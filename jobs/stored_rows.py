@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.places import is_mounted, local_path
+from jobs.places import is_mounted, plain_path
 from jobs.transforms.windows import timestamp_literal
 from schemas.columns import TIMESTAMP
 
@@ -103,11 +103,11 @@ def stored_rows(frame: DataFrame, before: datetime | None = None) -> StoredRows 
     ----------
     before : leave out rows of this time or later
     """
-    urls = frame.inputFiles()
+    files = frame.inputFiles()
     early = frame if before is None else frame.filter(F.col(TIMESTAMP) < timestamp_literal(before))
-    if not all(map(is_mounted, urls)):
+    if not all(map(is_mounted, files)):
         return early
-    return StoredRows(early, tuple(sorted(map(local_path, urls))), before)
+    return StoredRows(early, tuple(sorted(map(plain_path, files))), before)
 
 
 def list_parts(paths: Iterable[str]) -> tuple[tuple[str, int], ...]:

@@ -5,6 +5,7 @@ its own environment to say: no setting of ours holds it.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -19,8 +20,8 @@ from schemas.errors import ConfigError
 log = logging.getLogger(__name__)
 
 ARTIFACTS = ("report.html", "scores.json", "config.yaml")
-OWNERS = ("behaviour", "stage", "entry", "table", "source")
-"""Keys of a line of ``metrics.jsonl`` that say whose its figures are."""
+OWNERS = ("behaviour", "entry", "table", "source", "read", "stage")
+"""Keys of a line of ``metrics.jsonl`` that say whose its figures are; the first one there counts."""
 Figure = tuple[str, float, int, int]
 """Name, value, milliseconds since 1970, step."""
 
@@ -60,7 +61,8 @@ def track_run(config: PipelineConfig, workspace: Workspace) -> str:
 def list_figures(lines: list[dict[str, Any]]) -> Iterator[Figure]:
     """The numbers of ``metrics.jsonl``, each under its key and whose it is: ``train/loss/page_visit`` by step.
 
-    Names hold what MLflow allows: ``@`` of ``ndcg@10`` becomes ``_at_``. What is not a number is left out.
+    Names hold what MLflow allows: ``@`` of ``ndcg@10`` becomes ``_at_``, any other sign ``_``, as ``+`` of
+    ``ensemble+baseline``. What is not a number is left out.
     """
     for line in lines:
         owner = next((str(line[key]) for key in OWNERS if key in line), None)
@@ -68,4 +70,5 @@ def list_figures(lines: list[dict[str, Any]]) -> Iterator[Figure]:
         for key, value in line.items():
             if "/" in key and isinstance(value, int | float) and not isinstance(value, bool):
                 name = f"{key}/{owner}" if owner else key
-                yield name.replace("@", "_at_"), float(value), milliseconds, int(line.get("step", 0))
+                allowed = re.sub(r"[^/\w.\- ]", "_", name.replace("@", "_at_"), flags=re.ASCII)
+                yield allowed, float(value), milliseconds, int(line.get("step", 0))

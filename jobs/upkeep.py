@@ -17,7 +17,7 @@ files to choose from (``USING INVENTORY``, Delta 3.2), without those of the vers
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import Row, SparkSession
 
-from jobs.io import has_commit, local_path, read_history, session_settings
+from jobs.io import has_commit, read_history, session_settings
+from jobs.places import plain_path, spark_url
 from jobs.workspace import Workspace
 from schemas.errors import ModelError, TableError
 from schemas.tables import SEQUENCES
@@ -93,15 +94,15 @@ def vacuum(spark: SparkSession, workspace: Workspace, retention: Retention) -> l
     Raises
     ------
     TableError
-        If there is no table.
+        If there is no table, or a version that a model was trained on cannot be read, and so not be kept.
     ModelError
         If a model does not tell which version of ``sequences`` it was trained on, and ``is_forced`` is not set.
     """
     names = list_tables(workspace)
-    trained_on = {} if retention.is_forced else recorded_versions(workspace)
+    trained_on = {} if retention.is_forced or SEQUENCES.name not in names else recorded_versions(workspace)
+    kept = _files_trained_on(spark, workspace, trained_on)
     done = []
     for name in names:
-        kept = set(trained_on) if name == SEQUENCES.name else set()
         removed = _vacuum_table(spark, workspace.table(name), kept, retention)
         done.append(removed)
         verb = "would go" if retention.is_dry_run else "removed"
@@ -162,11 +163,11 @@ def recorded_versions(workspace: Workspace) -> dict[int, list[str]]:
     return versions
 
 
-def _vacuum_table(spark: SparkSession, path: str, kept: set[int], retention: Retention) -> Removed:
+def _vacuum_table(spark: SparkSession, path: str, kept: set[Path], retention: Retention) -> Removed:
     folder = Path(path).resolve()
     start = time.time() - retention.keep_hours * 3600
-    kept = kept | versions_within(read_history(spark, path), start)
-    needed = {file for version in kept for file in _files_of_version(spark, path, version)}
+    recent = versions_within(read_history(spark, path), start)
+    needed = kept | {file for version in recent for file in _files_if_readable(spark, path, version)}
     sizes = {file: file.stat().st_size for file in _data_files(folder) - needed if file.stat().st_mtime < start}
     # a vacuum of nothing would still make two commits
     gone = _run_vacuum(spark, folder, set(sizes), retention) if sizes else set()
@@ -176,7 +177,7 @@ def _vacuum_table(spark: SparkSession, path: str, kept: set[int], retention: Ret
 def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: Retention) -> set[Path]:
     """Let Delta choose from the files of a table those that no version needs; what it removed, or would remove."""
     _make_inventory(spark, folder, files)
-    quoted = str(folder).replace("`", "``")
+    quoted = spark_url(folder).replace("`", "``")
     command = (
         f"VACUUM delta.`{quoted}` USING INVENTORY (SELECT * FROM {_INVENTORY}) RETAIN {retention.keep_hours} HOURS"
     )
@@ -185,7 +186,7 @@ def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: 
         with session_settings(spark, check):
             if retention.is_dry_run:
                 doomed = spark.sql(f"{command} DRY RUN").collect()
-                return files & {Path(row["path"].removeprefix("file:")) for row in doomed}
+                return files & {Path(plain_path(row["path"])) for row in doomed}
             spark.sql(command)
             return {file for file in files if not file.exists()}
     finally:
@@ -198,14 +199,33 @@ def versions_within(history: Sequence[Row], start: float) -> set[int]:
     return {commit["version"] for commit, end in zip(history, ends, strict=True) if end >= start}
 
 
-def _files_of_version(spark: SparkSession, path: str, version: int) -> list[Path]:
-    """Its data files; none where the log of so old a version is gone, and with it the version."""
+def _files_trained_on(spark: SparkSession, workspace: Workspace, trained_on: Mapping[int, Sequence[str]]) -> set[Path]:
+    """The data files of the versions of ``sequences`` that models were trained on."""
+    files: set[Path] = set()
+    for version, models in trained_on.items():
+        try:
+            files |= _files_of_version(spark, workspace.table(SEQUENCES.name), version)
+        except AnalysisException as error:
+            raise TableError(
+                f"table {SEQUENCES.name!r}: expected version {version}, as {', '.join(models)} trained on it, found "
+                f"that it cannot be read: {error}; nothing was removed; train again on the tables that are there, or "
+                "give --force to keep no version for models"
+            ) from error
+    return files
+
+
+def _files_if_readable(spark: SparkSession, path: str, version: int) -> set[Path]:
+    """The data files of a version; none where the log of so old a version is gone, and with it the version."""
     try:
-        snapshot = spark.read.format("delta").option("versionAsOf", version).load(path)
-        return [Path(local_path(url)).resolve() for url in snapshot.inputFiles()]
+        return _files_of_version(spark, path, version)
     except AnalysisException:
         log.warning("  %s: version %d cannot be read any more: its log is gone", Path(path).name, version)
-        return []
+        return set()
+
+
+def _files_of_version(spark: SparkSession, path: str, version: int) -> set[Path]:
+    snapshot = spark.read.format("delta").option("versionAsOf", version).load(spark_url(Path(path)))
+    return {Path(plain_path(name)).resolve() for name in snapshot.inputFiles()}
 
 
 def _data_files(folder: Path) -> set[Path]:
@@ -218,15 +238,16 @@ def _make_inventory(spark: SparkSession, folder: Path, files: set[Path]) -> None
     A folder is listed with its files, else VACUUM would take it for empty and try to remove it.
     """
     stats = {file: file.stat() for file in files}
-    rows = [(f"file:{file}", stat.st_size, False, int(stat.st_mtime * 1000)) for file, stat in stats.items()]
+    rows = [(spark_url(file), stat.st_size, False, int(stat.st_mtime * 1000)) for file, stat in stats.items()]
     folders = {parent for file in files for parent in file.parents if folder in parent.parents}
-    rows += [(f"file:{parent}", 0, True, 0) for parent in folders]
+    rows += [(spark_url(parent), 0, True, 0) for parent in folders]
     spark.createDataFrame(rows, _INVENTORY_DDL).createOrReplaceTempView(_INVENTORY)
 
 
 def _compact_table(spark: SparkSession, workspace: Workspace, name: str) -> Merged:
     with session_settings(spark, _MERGED_FILES):
-        result = DeltaTable.forPath(spark, workspace.table(name)).optimize().executeCompaction()
+        table = DeltaTable.forPath(spark, spark_url(Path(workspace.table(name))))
+        result = table.optimize().executeCompaction()
     row = result.select("metrics.numFilesRemoved", "metrics.numFilesAdded").first()
     assert row is not None
     return Merged(name, int(row["numFilesRemoved"]), int(row["numFilesAdded"]))

@@ -1,5 +1,6 @@
 """Where a run reads and writes: the challenge directory, the output directory, and its tables."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,11 @@ class Workspace:
             raise InputError("this stage reads the challenge directory: name it with --data DIR")
         return self.challenge
 
+    @property
+    def resolved_data(self) -> str | None:
+        """The challenge directory by its absolute path, None without one."""
+        return str(self.challenge.resolve()) if self.challenge else None
+
     def table(self, name: str) -> str:
         """A Delta table: its path, its URL, or its quoted name in the catalog."""
         if self.catalog and self.schema:
@@ -88,9 +94,8 @@ class Workspace:
         """Make the output directory; OutputError if it cannot be written."""
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
-            probe = self.out / ".writable"
-            probe.touch()
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(dir=self.out, prefix=".writable-"):  # its own: stages may start at once
+                pass
         except OSError as error:
             raise OutputError(
                 f"--out {self.out}: expected a folder that can be made and written, found: {error.strerror}; "

@@ -38,6 +38,8 @@ class PiecewiseAdamW:
         for piece, gradient in zip(self._pieces, gradients, strict=True):
             piece.grad = gradient
         self._adamw.step()
+        for piece in self._pieces:  # else the gradients would live through the next backward pass, beside its own
+            piece.grad = None
 
 
 def _split(values: Tensor) -> tuple[Tensor, ...]:

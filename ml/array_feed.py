@@ -42,7 +42,10 @@ class ArrayFeed:
         self._validation_rows = _rows_by_width(validation, widths)
         self._tokens_per_batch, self._seed, self._rank, self._world_size = tokens_per_batch, seed, rank, world_size
         if not self._training_rows:
-            raise TrainingError(f"none of {len(training)} training sequences holds two tokens, one of them an item")
+            raise TrainingError(
+                f"none of {len(training)} training sequences holds two tokens, one of them an item; give others, or "
+                "token ids from a vocabulary that knows more of their items"
+            )
 
     @property
     def n_batches(self) -> int:

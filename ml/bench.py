@@ -82,7 +82,7 @@ def measure(learner: Learner, batches: list[Tokens]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    arguments = parse_arguments()
+    arguments = build_parser().parse_args()
     keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -95,9 +95,9 @@ def main() -> None:
         print(f"{value:14,.2f} {key}")
 
 
-def parse_arguments() -> argparse.Namespace:
+def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", action="store_true")
@@ -114,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--feed-forward-size", type=int, default=0, help="0 for the hidden size, as in the report")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

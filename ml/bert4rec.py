@@ -210,6 +210,10 @@ class Bert4Rec(nn.Module):
         """Float [M, K], the scores of token ids ``candidates`` (int64 [K]) for output vectors [M, D]."""
         return self.item_table.scores(vectors, candidates)
 
+    def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
+        """Float [M, end - first], the scores of the token ids ``first`` to ``end - 1`` for output vectors [M, D]."""
+        return self.item_table.scores_between(vectors, first, end)
+
     def table_parameters(self) -> Iterator[Tensor]:
         """The parameters with a row per token; their gradients are sparse with ``sparse_table``."""
         return self.item_table.row_parameters()

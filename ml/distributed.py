@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from schemas.errors import TrainingError
+
 BUCKET_BYTES = 64 * 2**20
 """Dense gradients are copied into one tensor up to this size; a larger one is summed where it is."""
 
-CPU_CYCLE_MS = 5
+CPU_CYCLE_MS = 10
 """Between two rounds in which Horovod asks all ranks for work; its own 1 ms takes processor time from training."""
 POLL_SECONDS = 0.0005
 
@@ -45,8 +47,14 @@ class Ranks(Protocol):
         All ranks call it with gradients of the same parameters. Of a sparse gradient only its rows are exchanged.
         """
 
+    def begin_sum(self, values: Iterable[float]) -> Callable[[], NDArray[np.float64]]:
+        """Begin an element-wise sum over the ranks; what is given back waits for it, float64 [n].
+
+        All ranks must call it with as many values, and wait for one sum before they begin the next.
+        """
+
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
-        """The element-wise sum over the ranks, float64 [n]; all ranks must call it with as many values."""
+        """``begin_sum``, waited for."""
 
 
 class OneProcess:
@@ -57,8 +65,7 @@ class OneProcess:
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         """The wanted one."""
-        is_there = torch.cuda.is_available()
-        return torch.device(wanted if wanted != "auto" else "cuda" if is_there else "cpu")
+        return choose_device(wanted)
 
     def broadcast(self, model: nn.Module) -> None:
         """Nothing to do."""
@@ -66,9 +73,13 @@ class OneProcess:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing to do."""
 
+    def begin_sum(self, values: Iterable[float]) -> Callable[[], NDArray[np.float64]]:
+        """The values themselves."""
+        return partial(np.array, list(values), np.float64)
+
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
         """The values themselves."""
-        return np.array(list(values), np.float64)
+        return self.begin_sum(values)()
 
 
 class ExchangingRanks(ABC):
@@ -102,11 +113,20 @@ class ExchangingRanks(ABC):
         for finish in finish_dense:
             finish()
 
-    def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
+    def begin_sum(self, values: Iterable[float]) -> Callable[[], NDArray[np.float64]]:
         """An allreduce of float64 numbers."""
         total = torch.tensor(list(values), dtype=torch.float64)
-        self._allreduce(total, "sum")()
-        return np.asarray(total.numpy())
+        wait = self._allreduce(total, "sum")
+
+        def finish() -> NDArray[np.float64]:
+            wait()
+            return np.asarray(total.numpy())
+
+        return finish
+
+    def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
+        """``begin_sum``, waited for."""
+        return self.begin_sum(values)()
 
     def _begin_bucket(self, gradients: list[Tensor], name: str) -> Callable[[], object]:
         if len(gradients) == 1 and gradients[0].is_contiguous():
@@ -137,10 +157,7 @@ class HorovodRanks(ExchangingRanks):
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         """The host's GPU of this rank's local number; ``auto`` asks for one only if Horovod was built for GPUs."""
-        use_gpu = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available() and self._hvd.cuda_built())
-        return (
-            torch.device("cuda", self._hvd.local_rank() % torch.cuda.device_count()) if use_gpu else torch.device("cpu")
-        )
+        return choose_device(wanted, self._hvd.local_rank(), can_exchange=self._hvd.cuda_built())
 
     def broadcast(self, model: nn.Module) -> None:
         """Parameters and buffers."""
@@ -178,9 +195,7 @@ class TorchRanks(ExchangingRanks):
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         """The GPU of this rank's local number, of those that the task may see."""
-        if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return choose_device(wanted, int(os.environ.get("LOCAL_RANK", "0")))
 
     def broadcast(self, model: nn.Module) -> None:
         """Parameters and buffers."""
@@ -209,6 +224,26 @@ class TorchRanks(ExchangingRanks):
             return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
         return wait
+
+
+def choose_device(
+    wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0, can_exchange: bool = True
+) -> torch.device:
+    """The CPU, or the GPU of a rank that is the ``local_rank``-th of its host; TrainingError if there is no GPU.
+
+    Parameters
+    ----------
+    can_exchange : whether ranks on GPUs can send each other what ``auto`` would put there
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and not n_gpus:
+        raise TrainingError(
+            "training.device=cuda: expected a GPU, found none that this process may use; give the tasks of the "
+            "training stage one (docs/running.md), or set training.device=auto"
+        )
+    if wanted == "cpu" or not n_gpus or (wanted == "auto" and not can_exchange):
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % n_gpus)
 
 
 def buckets(gradients: Iterable[Tensor], limit: int = BUCKET_BYTES) -> Iterator[list[Tensor]]:
@@ -242,12 +277,15 @@ def unpack_rows(packed: Tensor, shapes: list[torch.Size], n_ranks: int) -> list[
     def take(n: int) -> Tensor:
         nonlocal start
         start += n
-        return packed[start - n : start].clone()  # a view may begin at an address that int64 may not
+        return packed[start - n : start]
+
+    def take_longs(n: int) -> Tensor:
+        return take(2 * n).clone().view(torch.int64)  # a view may begin at an address that int64 may not
 
     for _ in range(n_ranks):
-        counts = take(2 * len(shapes)).view(torch.int64).tolist()
+        counts = take_longs(len(shapes)).tolist()
         for number, (count, shape) in enumerate(zip(counts, shapes, strict=True)):
-            indices[number].append(take(2 * count).view(torch.int64))
+            indices[number].append(take_longs(count))
             values[number].append(take(count * shape[1]).view(torch.float32).view(count, shape[1]))
     return [
         torch.sparse_coo_tensor(torch.cat(rows).unsqueeze(0), torch.cat(vectors), shape)

@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
@@ -39,6 +39,11 @@ class PetastormFeed:
     ----------
     training_files, validation_files : of a pinned snapshot, the same on every rank
     tokens_per_batch : positions, padding included, of a batch
+
+    Raises
+    ------
+    TrainingError
+        If a file cannot be read, or no training row has an item to predict and another token to predict it from.
     """
 
     def __init__(
@@ -51,9 +56,10 @@ class PetastormFeed:
         world_size: int,
         seed: int,
     ) -> None:
-        self._training_files = group_by_width(training_files)
+        self._training_files = keep_learnable(group_by_width(training_files))
         self._validation_files = group_by_width(validation_files)
-        self._steps = steps_by_width(training_files, world_size, tokens_per_batch)
+        kept = [file for files in self._training_files.values() for file in files]
+        self._steps = steps_by_width(kept, world_size, tokens_per_batch)
         self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
         self._rank, self._world_size = rank, world_size
 
@@ -71,8 +77,7 @@ class PetastormFeed:
         Raises
         ------
         TrainingError
-            By ``next``: if a file cannot be read, has another number of rows than was said, or if no row of a
-            width is learnable.
+            By ``next``: if a file cannot be read, or has another number of rows than was said.
         """
         return read_ahead(self._epoch(epoch, skip), self._settings.batches_ahead)
 
@@ -105,11 +110,10 @@ class PetastormFeed:
             with contextlib.closing(read_shard(shard, seed=int(generator.integers(1, 2**31)))) as chunks:
                 batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
                 first = next(batches, None)
-                if first is None and shard != whole:
+                if first is None:
+                    assert shard != whole, "a width has a learnable row (keep_learnable)"
                     shard = whole  # another rank's rows: with none at all the others would wait for ever
                     continue
-                if first is None:
-                    raise TrainingError(f"no sequence holds an item in {[file.url for file in shard.files]}")
                 yield first
                 yield from batches
             turn += 1
@@ -121,6 +125,32 @@ class PetastormFeed:
             with contextlib.closing(read_shard(shard)) as chunks:
                 for chunk in chunks:
                     yield from (chunk[start : start + n_rows] for start in range(0, len(chunk), n_rows))
+
+
+def keep_learnable(files: Mapping[int, Sequence[FeedFile]]) -> dict[int, Sequence[FeedFile]]:
+    """The widths (width -> its files) that hold a learnable row.
+
+    All ranks ask it of the files of all ranks, so that they keep the same widths and take the same steps. It reads one
+    row group a width, unless the first ones hold nothing to learn.
+
+    Raises
+    ------
+    TrainingError
+        If a file cannot be read, or no width is left.
+    """
+    kept = {width: group for width, group in files.items() if any(map(_holds_learnable_row, group))}
+    if not kept:
+        of_all = [file for group in files.values() for file in group]
+        raise TrainingError(
+            f"none of {sum(file.n_rows for file in of_all)} training sequences holds two tokens, one of them an item, "
+            f"in {[file.url for file in of_all[:3]]}; lower the behaviour's min_count, or leave it out of behaviours"
+        )
+    return kept
+
+
+def _holds_learnable_row(file: FeedFile) -> bool:
+    with contextlib.closing(read_shard(Shard((file,)))) as chunks:
+        return any(len(chunk) > 0 for chunk in chunks)
 
 
 def read_ahead(batches: Batches, n_ahead: int) -> Batches:

@@ -14,11 +14,17 @@ PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that this process has held, and that torch has held on its GPU, GiB."""
+    """The most memory, GiB: what this process has held so far, and torch on its GPU since ``forget_gpu_peak``."""
     figures = {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GIB}
     if device.type == "cuda":
         figures["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
     return figures
+
+
+def forget_gpu_peak(device: torch.device) -> None:
+    """Count ``memory/gpu_peak_gib`` anew; the peak of the whole process cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:

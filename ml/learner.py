@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -100,12 +101,12 @@ class Learner:
             optimizer.zero_grad()
         hidden = [hidden_batch(batch) for batch in masked]
         n_positions = sum(len(batch.labels) for batch in hidden)
-        n_everywhere = self.ranks.sum([n_positions])[0]
+        n_everywhere = cache(self.ranks.begin_sum([n_positions]))  # comes while the loss is computed
         negatives = None if negatives is None else negatives.to(self.device)
         loss = torch.zeros((), device=self.device)
         for batch in hidden:
             batch_loss = self._loss(batch, negatives)
-            (batch_loss / n_everywhere).backward()
+            (batch_loss / n_everywhere()[0]).backward()
             loss += batch_loss.detach()
         self._apply_gradients()
         return StepSums(loss, n_positions)

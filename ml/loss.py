@@ -125,7 +125,8 @@ def gbce_loss(
     """
     alpha = min(1.0, len(negatives) / max(1, model.n_tokens - FIRST_ITEM - 1))
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
-    logits = model.logits(vectors, torch.cat([positives, negatives]))  # [M, U + K]
+    # to float32: autocast gives bfloat16, and unlike cross_entropy what follows would stay so
+    logits = model.logits(vectors, torch.cat([positives, negatives])).float()  # [M, U + K]
     own, others = logits[:, : len(positives)].gather(1, targets.unsqueeze(1)), logits[:, len(positives) :]
     is_hit = positives[targets].unsqueeze(1) == negatives  # [M, K]
     positive_part = -beta * F.logsigmoid(own).sum()

@@ -16,6 +16,8 @@ from ml.masking import mask_last
 from schemas.tokens import FIRST_ITEM, PAD
 
 CUTOFF = 10
+ROWS_AT_ONCE = 256
+"""Rows whose scores of a chunk of items are held at once, however many a batch has."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000
     ----------
     model : is left in the mode it is in
     token_ids : int64 [B, L], left-padded with PAD
-    chunk_size : items scored at once; memory is B x chunk_size
+    chunk_size : items scored at once; memory is ROWS_AT_ONCE x chunk_size scores and four times as many booleans
     remove_seen : leave out of a row's ranking the items that it holds before its last, but for the last item itself
 
     Returns
@@ -62,19 +64,29 @@ def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000
     """
     last_items = token_ids[:, -1:]  # [B, 1]
     removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
-    n_unbeaten = torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device)
     with evaluating(model):
-        hidden = model.encode(mask_last(token_ids).inputs)[:, -1]
-        vectors = model.output_vectors(hidden)  # [B, D]
-        own_scores = model.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [B, 1]
-        for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
-            items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=token_ids.device)
-            # Rounding may differ from own_scores: the item itself is excluded by its id, not by its score.
-            is_unbeaten = ~(model.logits(vectors, items) < own_scores) | (items == last_items)  # [B, chunk]
-            n_unbeaten += is_unbeaten.sum(dim=1) - _count_at(is_unbeaten, removed - start)
+        vectors = model.output_vectors(model.encode(mask_last(token_ids).inputs)[:, -1])  # [B, D]
+        pieces = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(token_ids), ROWS_AT_ONCE)]
+        n_unbeaten = torch.cat(
+            [_count_unbeaten(model, vectors[rows], last_items[rows], removed[rows], chunk_size) for rows in pieces]
+        )
     is_item = last_items.squeeze(1) >= FIRST_ITEM
     n_ranked = model.n_tokens - FIRST_ITEM - (removed >= FIRST_ITEM).sum(dim=1)
     return torch.where(is_item, n_unbeaten, n_ranked + 1)
+
+
+def _count_unbeaten(model: Bert4Rec, vectors: Tensor, last_items: Tensor, removed: Tensor, chunk_size: int) -> Tensor:
+    """Int64 [R], the items that score no less than a row's last one ([R, 1]), itself too, ``removed`` ([R, S]) not."""
+    # of a product as below: summed in another order, ties of items that share a vector would be broken by chance
+    own_scores = model.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [R, 1]
+    n_unbeaten = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
+    for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
+        items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=vectors.device)
+        scores = model.logits_between(vectors, start, start + len(items))  # [R, chunk]
+        # Rounding may differ from own_scores: the item itself is counted by its id, not by its score.
+        is_unbeaten = ~(scores < own_scores) | (items == last_items)  # [R, chunk]
+        n_unbeaten += is_unbeaten.sum(dim=1) - _count_at(is_unbeaten, removed - start)
+    return n_unbeaten
 
 
 def _distinct_items(token_ids: Tensor, but: Tensor) -> Tensor:

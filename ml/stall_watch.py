@@ -58,8 +58,9 @@ class StallWatch:
         while not self._is_done.wait(min(POLL_SECONDS, self._seconds / 4)):
             latest = self._latest
             if self._sign and latest > signed:
-                self._sign.touch()
-                signed = latest
+                with contextlib.suppress(OSError):  # a mount that is away for a while must not end the watch
+                    self._sign.touch()
+                    signed = latest
             if time.monotonic() - latest > self._seconds:
                 _end(f"no progress in {self._seconds:g} s: this rank or one that it waits for has stalled")
 

@@ -44,6 +44,10 @@ class ItemTable(nn.Module, ABC):
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K], how well each token of ``candidates`` (int64 [K]) fits each of ``vectors`` (float [M, D])."""
 
+    def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
+        """Float [M, end - first], the same of the tokens ``first`` to ``end - 1``."""
+        return self.scores(vectors, torch.arange(first, end, device=vectors.device))
+
     @abstractmethod
     def initialise(self) -> None:
         """Draw new values from torch's global generator."""
@@ -82,6 +86,10 @@ class FullTable(ItemTable):
         """Float [M, K]."""
         bias = F.embedding(candidates, self.bias, sparse=self.is_sparse).squeeze(1)
         return F.linear(vectors, self.vectors(candidates), bias)
+
+    def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
+        """Float [M, end - first]; no row is copied."""
+        return F.linear(vectors, self.weight[first:end], self.bias[first:end].squeeze(1))
 
     def row_parameters(self) -> Iterator[nn.Parameter]:
         """Vectors and biases."""

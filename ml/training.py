@@ -18,7 +18,7 @@ from ml.batches import Feed, Tokens
 from ml.checkpoint import ModelCard, save_model
 from ml.distributed import Ranks
 from ml.folders import replace_folder, replace_text
-from ml.hardware import peak_memory
+from ml.hardware import forget_gpu_peak, peak_memory
 from ml.learner import Learner, Recipe, StepSums
 from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
 from ml.run_state import Position, fingerprint, load_run, save_run
@@ -105,7 +105,8 @@ def train_model(
     Raises
     ------
     TrainingError
-        If the loss or the weights stop being numbers, or a checkpoint is damaged or not seen by all ranks.
+        If the loss or the weights stop being numbers, a checkpoint is damaged or not seen by all ranks, or what a
+        finished job left is damaged.
     """
     outcome = job.checkpoints / "result.json"
     job_id = job.fingerprint(ranks.world_size)
@@ -136,6 +137,7 @@ class Trainer:
         self.job_id = job.fingerprint(ranks.world_size)
         self.steps_per_epoch = ceil(feed.n_batches / job.training.batches_per_step)
         self.learner = Learner(job.recipe, ranks, self.steps_per_epoch)
+        forget_gpu_peak(self.learner.device)
         self.run_file, self.best = job.checkpoints / "run.safetensors", job.checkpoints / "best"
         self.position = self._resume()
 
@@ -326,5 +328,8 @@ def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
 def _read_outcome(path: Path, job_id: str) -> TrainingResult | None:
     if not path.exists():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return TrainingResult.from_dict(values["result"]) if values["job"] == job_id else None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return TrainingResult.from_dict(values["result"]) if values["job"] == job_id else None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); remove it to train this model again") from error

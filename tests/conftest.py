@@ -25,9 +25,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_tables() -> Iterator[None]:
-    """Delta keeps the snapshot of every table for an hour: of a suite's hundreds of tables, more than the heap."""
+    """Delta keeps the snapshot of every table for an hour: of a suite's hundreds of tables, more than the heap.
+
+    Frames that a test persisted and its stage did not give back go too.
+    """
     yield
     if session := SparkSession.getActiveSession():
+        session.catalog.clearCache()
         session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
 

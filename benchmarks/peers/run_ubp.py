@@ -21,7 +21,7 @@ def like_length_batches(workload: Workload, generator: np.random.Generator) -> I
     sequences = Sequences.from_rows(sequence + FIRST_ITEM - 1 for sequence in workload.sequences())
     by_length = np.lexsort((generator.random(len(sequences)), sequences.lengths))
     batches = np.split(by_length, range(workload.batch_size, len(by_length), workload.batch_size))
-    for rows in generator.permutation(np.array(batches, dtype=object)):
+    for rows in (batches[number] for number in generator.permutation(len(batches))):
         width = -(-sequences.lengths[rows].max() // WIDTH_STEP) * WIDTH_STEP
         yield sequences.padded(rows, width)
 

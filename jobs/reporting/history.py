@@ -94,7 +94,7 @@ def newest_by(lines: Lines, key: str) -> dict[str, dict[str, Any]]:
 
 def stage_runs(lines: Lines, names: Iterable[str]) -> list[StageRun]:
     """The newest run of each of these stages that ran, with the tables it wrote."""
-    newest = newest_by(lines, "stage")
+    newest = newest_by([line for line in lines if _is_end(line)], "stage")
     return [
         StageRun(name, newest[name]["stage/seconds"], _tables_of(newest[name], lines))
         for name in names
@@ -102,14 +102,30 @@ def stage_runs(lines: Lines, names: Iterable[str]) -> list[StageRun]:
     ]
 
 
+def _is_end(line: dict[str, Any]) -> bool:
+    """Whether the line is a stage's last; each of its lines carries its name."""
+    return "stage/seconds" in line
+
+
 def _tables_of(stage: dict[str, Any], lines: Lines) -> Lines:
-    """The table lines between the stage's line and the one before it, but those of a stage that died in between."""
+    """The table lines of the stage since its last end, but those of a run that died in between.
+
+    Lines of older versions carry no stage: those since the end of any are taken for its own.
+    """
     earlier = lines[: lines.index(stage)]
-    first = max((place + 1 for place, line in enumerate(earlier) if "stage" in line), default=0)
-    written = newest_by(earlier[first:], "table").values()
+    since_own, since_any = _after_end(earlier, stage["stage"]), _after_end(earlier)
+    own = [line for line in since_own if line.get("stage") == stage["stage"]]
+    unknown = [line for line in since_any if "stage" not in line]
+    written = newest_by(own + unknown, "table").values()
     # times are logged in whole seconds
     start = datetime.fromisoformat(stage["time"]) - timedelta(seconds=stage["stage/seconds"] + 1)
     return [line for line in written if start <= datetime.fromisoformat(line["time"])]
+
+
+def _after_end(lines: Lines, name: str | None = None) -> Lines:
+    """The lines after the last end of a stage, or of any."""
+    ends = [place for place, line in enumerate(lines) if _is_end(line) and name in (None, line["stage"])]
+    return lines[ends[-1] + 1 :] if ends else lines
 
 
 def training_histories(lines: Lines, behaviours: Iterable[str]) -> dict[str, TrainingHistory]:

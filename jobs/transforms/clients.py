@@ -1,6 +1,7 @@
 """The relevant clients: whom to profile, in which row, and who is active."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import reduce
 
 import numpy as np
@@ -22,13 +23,15 @@ def clients_in_order(spark: SparkSession, client_ids: np.ndarray) -> DataFrame:
     return spark.createDataFrame(pd.DataFrame({c.POSITION: np.arange(len(client_ids)), c.CLIENT_ID: client_ids}))
 
 
-def clients_with_events(events: Sequence[DataFrame]) -> DataFrame:
+def clients_with_events(events: Sequence[DataFrame], held: ExitStack) -> DataFrame:
     """One row per client with an event in any of the frames: ``position`` by rising id, ``client_id``.
 
-    Keeps the sorted ids cached, see ``with_global_rank``.
+    Parameters
+    ----------
+    held : keeps the sorted ids cached, see ``with_global_rank``
     """
     ids = reduce(DataFrame.unionByName, (frame.select(c.CLIENT_ID) for frame in events)).distinct()
-    return with_global_rank(ids, [F.col(c.CLIENT_ID)], c.POSITION).select(c.POSITION, c.CLIENT_ID)
+    return with_global_rank(ids, [F.col(c.CLIENT_ID)], c.POSITION, held).select(c.POSITION, c.CLIENT_ID)
 
 
 def with_activity(clients: DataFrame, active: DataFrame) -> DataFrame:

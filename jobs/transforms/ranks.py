@@ -1,10 +1,12 @@
 """Consecutive ranks over a whole frame, by all tasks side by side."""
 
+from contextlib import ExitStack
 from itertools import accumulate
 
-from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+from jobs.held import hold_rows
 
 ROWS_PER_TASK = 2_000_000
 """About how many rows one task sorts."""
@@ -12,7 +14,9 @@ _ROW_BITS = 33
 """monotonically_increasing_id holds the partition above this many bits, and the row in it below."""
 
 
-def with_global_rank(frame: DataFrame, order_by: list[Column], rank_column: str, start: int = 0) -> DataFrame:
+def with_global_rank(
+    frame: DataFrame, order_by: list[Column], rank_column: str, held: ExitStack, start: int = 0
+) -> DataFrame:
     """Each row with its rank in a total order; the same rows whatever their order or partitions.
 
     A window without a partition would pull every row through one task. Here ranges of about ``ROWS_PER_TASK`` rows
@@ -22,21 +26,21 @@ def with_global_rank(frame: DataFrame, order_by: list[Column], rank_column: str,
     ----------
     order_by : a total order: end with a column that breaks every tie
     rank_column : added, bigint, ``start`` for the first row and up by one
+    held : keeps ``frame`` and the sorted rows cached; close it after the write
 
     Notes
     -----
-    Runs ``frame`` at once and keeps it and the sorted rows cached (memory, then disk), because the bounds of the
-    ranges are sampled: counts and ranks must come from the very same partitions. The caller frees them with
-    ``spark.catalog.clearCache()`` after its write.
+    Runs ``frame`` at once and caches it and the sorted rows, because the bounds of the ranges are sampled: counts and
+    ranks must come from the very same partitions, or two rows get one rank.
     """
-    frame = frame.persist(StorageLevel.MEMORY_AND_DISK)
+    frame = hold_rows(frame, held)
     n_ranges = 1 + frame.count() // ROWS_PER_TASK
     place = f"{rank_column}__place"
     ranges = frame.repartitionByRange(n_ranges, *order_by).sortWithinPartitions(*order_by)
     placed = ranges.withColumn(place, F.monotonically_increasing_id())
     if n_ranges == 1:
         return placed.withColumn(rank_column, F.col(place) + start).drop(place)
-    placed = placed.persist(StorageLevel.MEMORY_AND_DISK)
+    placed = hold_rows(placed, held)
     partition = F.shiftright(F.col(place), _ROW_BITS)
     row_in_partition = F.col(place).bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
     firsts = F.array(*(F.lit(first) for first in _first_ranks(placed, partition, n_ranges, start)))

@@ -1,11 +1,13 @@
 """Events and token ids -> each client's last tokens in event order."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.settings import BehaviourSettings, PipelineConfig
+from jobs.held import hold_value
 from jobs.stored_rows import StoredRows
 from jobs.transforms.item_places import SLOTS_PER_ITEM, ItemPlaces, collect_item_places
 from jobs.transforms.last_tokens import LastTokens
@@ -19,7 +21,11 @@ BYTES_PER_ITEM = {ItemKind.ID: 12 + 4 * SLOTS_PER_ITEM, ItemKind.CODES: 200}
 
 
 def build_sequences(
-    events: DataFrame | StoredRows, vocabulary: DataFrame | ItemPlaces, behaviour: str, config: PipelineConfig
+    events: DataFrame | StoredRows,
+    vocabulary: DataFrame | ItemPlaces,
+    behaviour: str,
+    config: PipelineConfig,
+    held: ExitStack,
 ) -> DataFrame:
     """One row per client with at least one event in the vocabulary, in the columns of ``tables/sequences``.
 
@@ -27,6 +33,7 @@ def build_sequences(
     ----------
     events : client_id, timestamp, item of one behaviour, in any row order
     vocabulary : this behaviour's rows of ``tables/vocabularies``, or what ``collect_if_small`` makes of them
+    held : keeps a small vocabulary on the executors; close it after the write
 
     Events of rare items are dropped, or kept as UNK where the settings say so. Order is total: time, then item
     (ids as numbers, queries as text); events that tie on both have the same token. The result is the same for
@@ -36,7 +43,7 @@ def build_sequences(
     last = LastTokens(settings.max_sequence_length, config.sequences, config.seed)
     frame = events.frame if isinstance(events, StoredRows) else events
     if isinstance(vocabulary, ItemPlaces):
-        places = frame.sparkSession.sparkContext.broadcast(vocabulary)
+        places = hold_value(frame, vocabulary, held)
         last = replace(last, places=places, keep_unknown=settings.keep_rare_as_unk)
         tokens: DataFrame | StoredRows = events.select(CLIENT_ID, TIMESTAMP, settings.item)
     else:

@@ -1,6 +1,7 @@
 """Events -> token ids."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,14 +45,20 @@ class VocabularySummary:
         return FIRST_ITEM + self.n_items
 
 
-def build_vocabulary(events: DataFrame | StoredRows, behaviour: str, item: str, min_count: int) -> DataFrame:
+def build_vocabulary(
+    events: DataFrame | StoredRows, behaviour: str, item: str, min_count: int, held: ExitStack
+) -> DataFrame:
     """One row per item with at least ``min_count`` events: behaviour, key, token_id, n_events.
 
     Token ids follow falling ``n_events``, then the item (ids as numbers, queries as text), from FIRST_ITEM.
     Row order does not matter; the same events give the same ids on any number of partitions.
+
+    Parameters
+    ----------
+    held : keeps the counts cached, see ``with_global_rank``
     """
     counts = count_items(events, item, min_count)
-    ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, start=FIRST_ITEM)
+    ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, held, FIRST_ITEM)
     return ranked.select(
         F.lit(behaviour).alias(BEHAVIOUR), F.col(item).cast("string").alias(KEY), F.col(TOKEN_ID).cast("int"), N_EVENTS
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conf.load import FOLDER, known_configs, load_config, save_config
+from conf.load import FOLDER, known_configs, load_config, to_yaml
 from conf.settings import EnsembleSettings, PipelineConfig, ProbeSettings
 from schemas.errors import ConfigError
 
@@ -14,7 +14,7 @@ from schemas.errors import ConfigError
 @pytest.mark.parametrize("name", known_configs())
 def test_every_shipped_file_loads_and_comes_back_the_same_from_what_is_saved(name: str, tmp_path: Path) -> None:
     config = load_config(name)
-    save_config(config, tmp_path / "saved.yaml")
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
     assert load_config(str(tmp_path / "saved.yaml")) == config
 
 
@@ -79,6 +79,13 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
 def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("demo", [override])
+
+
+def test_a_behaviour_that_a_stage_cannot_do_without_is_told_where_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "visits.yaml").write_text("behaviours: {page_visit: {item: url}}\n")
+    config = load_config(str(tmp_path / "visits.yaml"))
+    with pytest.raises(ConfigError, match=r"expected the behaviour product_buy .*, found page_visit; add it"):
+        config.events_table("product_buy")
 
 
 def test_a_missing_file_names_the_known_ones() -> None:

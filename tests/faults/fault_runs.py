@@ -29,8 +29,8 @@ probe: {hidden_size: 16, epochs: 1}
 spark: {driver_memory: 1g, shuffle_partitions: 2}
 """
 BEHAVIOURS = ("product_buy", "page_visit")
-LOGS = ("logs", "metrics.jsonl")
-"""What a run may add to although it fails."""
+LOGS = ("logs", "metrics.jsonl", "progress.json")
+"""What a run may change although it fails: a stage that began is not finished any more."""
 RUN_SECONDS = 500
 Found = TypeVar("Found")
 

@@ -56,7 +56,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ingested(made: Path, tmp_path: Path) -> Workspace:
     """Ingest 0 has two purchases, ingest 1 three; the purchases were compacted in between."""
-    folder = Path(shutil.copytree(made, tmp_path / "made"))
+    folder = Path(shutil.copytree(made, tmp_path / "made#1%20b"))
     return Workspace(folder / "out", folder / "data")
 
 
@@ -103,12 +103,21 @@ def test_an_ingest_whose_files_were_vacuumed_is_refused_before_anything_reads_th
     assert read_ingested(spark, replace(ingested, as_of=1), PRODUCT_PROPERTIES).count() == 1
 
 
-def test_a_write_without_a_number_counts_by_its_version_and_upkeep_does_not_count() -> None:
-    def commits(*told: tuple[str, str | None]) -> list[dict]:
-        return [{"version": version, "operation": name, "note": note} for version, (name, note) in enumerate(told)]
+def commits(*told: tuple[str, str | None]) -> list[dict]:
+    return [{"version": version, "operation": name, "note": note} for version, (name, note) in enumerate(told)]
 
+
+def test_a_write_without_a_number_counts_by_its_version_and_upkeep_does_not_count() -> None:
     history = commits(("WRITE", None), ("OPTIMIZE", None), ("WRITE", "ingest 7"), ("VACUUM END", None), ("WRITE", None))
     assert ingest_versions(history) == {0: 1, 7: 3, 4: 4}  # type: ignore[arg-type]
+
+
+def test_a_table_that_was_made_anew_has_rows_of_no_ingest_until_it_is_written() -> None:
+    made, kept, properties = "CREATE OR REPLACE TABLE", ("OPTIMIZE", None), ("SET TBLPROPERTIES", None)
+    history = commits((made, None), ("WRITE", "ingest 0"), kept, (made, None), properties, ("WRITE", "ingest 1"), kept)
+    assert ingest_versions(history) == {0: 2, 1: 6}  # type: ignore[arg-type]
+    assert ingest_versions(history[:5]) == {0: 2}  # type: ignore[arg-type]
+    assert ingest_versions(commits(("CREATE TABLE AS SELECT", "ingest 0"))) == {0: 0}  # type: ignore[arg-type]
 
 
 def test_a_run_as_of_leaves_ingest_out_and_is_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
 """Blocks in entry form: the same clients, the moments that tasks add up, and the entries composed of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from conf.load import load_config
 from conf.settings import EnsembleSettings
 from jobs import blocks as b
+from jobs import places
 from jobs.cli import main
+from jobs.infer_embeddings import remove_other_entries
 from jobs.transforms import moments as m
 from jobs.workspace import Workspace
 from ml.moments import Moments
@@ -68,6 +72,29 @@ def test_a_block_from_outside_is_put_into_the_clients_order(workspace: Workspace
     assert np.load(workspace.entry("clip") / "client_ids.npy").tolist() == IDS.tolist()
 
 
+def test_a_block_may_lie_where_spark_has_a_name_for_it(
+    workspace: Workspace, buys: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_DBFS_MOUNT", str(tmp_path / "dbfs"))
+    write(tmp_path / "dbfs" / "blocks", random_rows(5, 3, seed=3))
+    _, further = b.open_blocks(workspace, ["product_buy"], EnsembleSettings(blocks=("clip=dbfs:/blocks",)))
+    assert further.rows.shape == (5, 3)
+    with pytest.raises(ConfigError, match="expected a path that driver and workers mount"):
+        b.require_blocks(EnsembleSettings(blocks=("clip=s3://bucket/clip",)))
+
+
+def test_a_copied_block_goes_as_soon_as_no_run_names_it(workspace: Workspace, buys: np.ndarray) -> None:
+    outside = write(workspace.out / "elsewhere", random_rows(5, 3, seed=3))
+    write(workspace.entry("by_hand"), random_rows(5, 3, seed=4))
+    with_block, without = (
+        replace(load_config("demo"), ensemble=EnsembleSettings(blocks=blocks)) for blocks in ((f"clip={outside}",), ())
+    )
+    b.open_blocks(workspace, ["product_buy"], with_block.ensemble)
+    for config, entries in ((with_block, {"product_buy", "clip", "by_hand"}), (without, {"product_buy", "by_hand"})):
+        remove_other_entries(config, workspace, {"product_buy"})
+        assert {folder.name for folder in workspace.entry("").iterdir()} == entries
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
@@ -101,7 +128,7 @@ def test_a_block_that_is_not_there_is_named_with_what_to_do(workspace: Workspace
 
 
 @pytest.mark.parametrize("command", ["run", "embed", "ablate"])
-@pytest.mark.parametrize(("block", "message"), [("clip=nowhere", "in nowhere, found none"), ("a b=x", "letters")])
+@pytest.mark.parametrize(("block", "message"), [("clip=nowhere", "/nowhere, found none"), ("a b=x", "letters")])
 def test_a_wrong_block_on_the_command_line_ends_with_2_before_anything_is_touched(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str, block: str, message: str
 ) -> None:

@@ -100,6 +100,17 @@ def test_of_many_that_begin_at_once_one_gets_it(path: Path) -> None:
     assert all("OutputError" in run.stderr for run in runs if run.returncode)
 
 
+@pytest.mark.parametrize("command", ["vacuum", "compact"])
+def test_upkeep_is_refused_while_a_stage_works(path: Path, caplog: pytest.LogCaptureFixture, command: str) -> None:
+    commit = path.parents[1] / "tables" / "sequences" / "_delta_log" / "00000000000000000000.json"
+    commit.parent.mkdir(parents=True)
+    commit.touch()
+    with holder(path, 60) as other:
+        assert main([command, "--out", str(path.parents[1])]) == 2
+        assert f"process {other.pid}" in caplog.text
+        other.kill()
+
+
 @pytest.mark.parametrize("call", [["sequences"], ["run", "--from", "sequences"]])
 def test_the_command_line_refuses_before_spark_starts(
     path: Path, caplog: pytest.LogCaptureFixture, call: list[str]

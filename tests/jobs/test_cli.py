@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import main
+from jobs.cli import _claims, _parser, main
 
 EVENTS = {"client_id": [1, 2], "timestamp": ["2022-06-01 00:00:00"] * 2}
 CODES = "[" + " ".join(["7"] * 16) + "]"
@@ -116,6 +116,28 @@ def test_wrong_flags_are_refused_before_anything_starts(
 ) -> None:
     assert main(["run", "--data", str(data), "--out", str(tmp_path / "out"), *flags]) == 2
     assert expected in caplog.text
+
+
+def test_a_configuration_without_purchases_is_refused_before_anything_starts(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tmp_path / "visits.yaml"
+    settings.write_text("behaviours: {page_visit: {item: url}}\n")
+    for command in ("run", "ingest"):
+        assert main([command, "--data", str(data), "--out", str(tmp_path / "out"), "--config", str(settings)]) == 2
+        assert "ConfigError: expected the behaviour product_buy" in caplog.text
+        caplog.clear()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_command_claims_every_stage_that_it_may_run() -> None:
+    def claims(*call: str) -> list[str]:
+        return _claims(_parser().parse_args([*call, "--out", "x"]))
+
+    assert claims("probe") == ["probe"]
+    assert claims("probe", "--entry", "mine") == ["ingest", "split", "targets", "probe"]
+    assert claims("compact") == claims("vacuum") == claims("run")
+    assert claims("vacuum", "--dry-run") == []
 
 
 def test_an_out_that_cannot_be_written_is_refused(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ read hold no null: ingest has put such rows into the quarantine (``test_events.p
 
 import random
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -133,14 +134,16 @@ def plain_sequences(shop: Shop) -> dict[int, tuple[str, int, list[int], int]]:
 @given(shop=shops())
 def test_token_ids_and_sequences_are_those_of_a_plain_reading(spark: SparkSession, shop: Shop) -> None:
     events = shop.frame(spark)
-    vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count)
-    words = [tuple(row) for row in vocabulary.collect()]
+    with ExitStack() as held:
+        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, held)
+        words = [tuple(row) for row in vocabulary.collect()]
     expected = plain_vocabulary(shop)
     assert sorted(words, key=lambda row: row[2]) == expected
 
     stored = spark.createDataFrame(expected, VOCABULARIES.ddl)
     for form in (stored, collect_if_small(stored, len(expected), shop.behaviour, shop.config)):
-        sequences = build_sequences(events, form, shop.behaviour, shop.config).collect()
+        with ExitStack() as held:
+            sequences = build_sequences(events, form, shop.behaviour, shop.config, held).collect()
         rows = {
             row["client_id"]: (row["behaviour"], row["width"], row["token_ids"], row["n_events"]) for row in sequences
         }
@@ -162,11 +165,10 @@ def many_clients(behaviour: str) -> Shop:
 
 def collect_tables(spark: SparkSession, events: DataFrame, shop: Shop) -> list[list[Row]]:
     """Both tables whole, their rows sorted."""
-    vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count)
-    return [
-        sorted(frame.collect())
-        for frame in (vocabulary, build_sequences(events, vocabulary, shop.behaviour, shop.config))
-    ]
+    with ExitStack() as held:
+        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, held)
+        sequences = build_sequences(events, vocabulary, shop.behaviour, shop.config, held)
+        return [sorted(frame.collect()) for frame in (vocabulary, sequences)]
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from jobs.entries import (
     write_entry,
 )
 from jobs.entry_rules import validate_entry
-from jobs.io import local_path, read_table, write_table
+from jobs.io import read_table, write_table
+from jobs.places import local_path
 from jobs.workspace import Workspace
 from schemas.errors import EntryError, OutputError
 from schemas.tables import EMBEDDINGS

@@ -1,13 +1,20 @@
 """``ubp validate`` and ``ubp probe --entry``: any entry, judged from nothing but a challenge directory."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from no_work import NoWork, leave_out_work
 
+from conf.load import load_config
 from jobs.cli import main
+from jobs.evaluate_probe import list_unmade_stages, prepare_tables
+from jobs.pipeline import run_stage
+from jobs.workspace import Workspace
+from schemas.errors import InputError
 
 CODES = "[" + " ".join(["7"] * 16) + "]"
 CLIENTS = np.arange(1, 13)
@@ -88,14 +95,56 @@ def test_any_entry_is_scored_from_a_challenge_directory_alone(spark, data, entry
     shown = capsys.readouterr().out
     assert f"{scores['mine']['churn']['score']:.4f}*" in shown
     assert "Mean ± standard deviation" in shown
-    assert "lacks windows, clients, labels, targets: making them" in caplog.text
+    assert "lacks what ingest, split, targets make: running them" in caplog.text
     assert {path.name for path in (out / "tables").iterdir()} >= {"product_buy", "targets"}
     assert not (out / "tables" / "page_visit").exists()
 
     caplog.clear()
     assert main([*flags, *SMALL]) == 0
     assert "4 units, 4 of them scored before" in caplog.text
-    assert "making them" not in caplog.text
+    assert "running them" not in caplog.text
+
+    other = shutil.copytree(data, tmp_path / "other")
+    assert main([*flags, "--data", str(other), *SMALL]) == 2
+    assert f"--data {other}: expected the challenge directory that the tables of {out} were made from" in caplog.text
+    assert not (out / "config.yaml").exists(), "a run's settings would be overwritten"
+
+
+@pytest.fixture
+def place(data, tmp_path):
+    workspace = Workspace(tmp_path / "out", data)
+    workspace.prepare()
+    return workspace
+
+
+def break_off(*_):
+    raise InputError("rows were lost")
+
+
+def test_a_stage_that_ended_with_an_error_runs_again(place, monkeypatch):
+    config = load_config("demo")
+    leave_out_work(monkeypatch, break_off)
+    with pytest.raises(InputError):
+        prepare_tables(NoWork(), config, place)
+    ran = leave_out_work(monkeypatch)
+    for _ in range(2):
+        prepare_tables(NoWork(), config, place)
+        assert ran == ["ingest_events", "split_windows", "build_targets"]
+    leave_out_work(monkeypatch, break_off)
+    with pytest.raises(InputError):
+        run_stage("split", NoWork(), config, place)
+    assert list_unmade_stages(place) == ["split", "targets"]
+
+
+def test_tables_count_as_made_only_where_they_lie_and_of_the_data_that_is_named(place, tmp_path, monkeypatch):
+    leave_out_work(monkeypatch)
+    prepare_tables(NoWork(), load_config("demo"), place)
+    assert list_unmade_stages(Workspace(place.out)) == []
+    assert list_unmade_stages(Workspace(place.out, place.data, tables_url="s3://bucket/x")) == [
+        "ingest", "split", "targets",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="leave --data out to score on those, or choose another --out"):
+        list_unmade_stages(Workspace(place.out, tmp_path / "other"))
 
 
 def test_a_task_that_does_not_exist_is_refused(entry, data, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The ingest stage: every source row ends in one table or in the quarantine."""
 
 import datetime
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jobs.ingest_events import Counts, Source
 from jobs.io import read_table, write_table
 from jobs.metrics_log import read_metrics
 from jobs.workspace import Workspace
-from schemas.errors import InputError
+from schemas.errors import ConfigError, InputError
 from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE
 
 CONFIG = load_config("demo")
@@ -83,6 +84,15 @@ def test_no_good_purchase_is_told_before_any_table_is_written(
     write(data / "product_buy.parquet", client_id=[1], timestamp=["noon"], sku=[1])
     with pytest.raises(InputError, match="expected purchases, found none"):
         ingest(spark, data, workspace)
+    assert not (workspace.out / "tables").exists()
+
+
+def test_a_configuration_without_purchases_is_told_before_any_table_is_written(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    visits = replace(CONFIG, behaviours={"page_visit": CONFIG.behaviours["page_visit"]})
+    with pytest.raises(ConfigError, match="expected the behaviour product_buy"):
+        ingest_events.run(spark, visits, Workspace(workspace.out, data))
     assert not (workspace.out / "tables").exists()
 
 

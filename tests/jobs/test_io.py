@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.io import latest_commit, list_files, local_path, read_table, write_table
+from jobs.io import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
+from jobs.places import plain_path
 from jobs.workspace import Workspace
 from schemas import tables
 from schemas.errors import TableError
@@ -69,9 +70,22 @@ def test_files_and_row_groups_are_no_larger_than_asked(spark: SparkSession, work
         *columns, F.col("id").alias("client_id"), tokens.alias("token_ids"), F.lit(64).cast("bigint").alias("n_events")
     )
     write_table(frame, workspace, SEQUENCES, rows_per_file=20_000, row_group_mib=1)
-    files = [pq.ParquetFile(local_path(url)).metadata for url in read_table(spark, workspace, SEQUENCES).inputFiles()]
+    names = read_table(spark, workspace, SEQUENCES).inputFiles()
+    files = [pq.ParquetFile(plain_path(name)).metadata for name in names]
     assert sorted(file.num_rows for file in files) == [10_000, 20_000]
     sizes = [file.row_group(group).total_byte_size for file in files for group in range(file.num_row_groups)]
     assert len(sizes) > len(files)
     assert max(sizes) < 1.5 * 2**20
     assert spark.conf.get("parquet.block.size", None) is None
+
+
+def test_a_session_that_merges_files_after_writes_leaves_ours_as_they_were_laid_out(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    merging = {"autoCompact.enabled": "true", "autoCompact.minNumFiles": "2"}
+    rows = [("page_visit", str(key), key, 1) for key in range(40)]
+    frame = spark.createDataFrame(rows, VOCABULARIES.ddl).repartition(4)
+    with session_settings(spark, {f"spark.databricks.delta.{name}": value for name, value in merging.items()}):
+        commit = write_table(frame, workspace, VOCABULARIES, keep_partitions=True)
+    assert commit == TableCommit(0, 40)
+    assert len(read_table(spark, workspace, VOCABULARIES).inputFiles()) == 4

@@ -12,9 +12,9 @@ from pyspark.sql import SparkSession
 
 from conf.settings import TrainingSettings
 from jobs import launch
-from jobs.launch import RanksLostError, run_ranks, sign_watched
+from jobs.launch import RanksLostError, run_ranks, sign_watched, takes_gpus
 from jobs.workspace import Workspace
-from schemas.errors import ModelError, TrainingError
+from schemas.errors import ConfigError, ModelError, TrainingError
 
 N_STEPS, STALL_SECONDS, GRACE_SECONDS = 20, 4, 4
 Call = Callable[..., tuple[int, int]]
@@ -116,6 +116,33 @@ def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
     with pytest.raises(TrainingError, match=told):
         run_ranks(None, settings, print, (), workspace.checkpoints(""), workspace.logs / "ranks.log")  # type: ignore[arg-type]
     assert len(starts) == max_restarts + 1
+
+
+def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+
+    def refuse(*_: object) -> None:
+        starts.append(1)
+        raise ConfigError("what the cluster does not lend")
+
+    monkeypatch.setattr(launch, "_start_torch", refuse)
+    with pytest.raises(ConfigError, match="does not lend"):
+        run_ranks(None, TrainingSettings(launcher="torch"), print, (), workspace.checkpoints(""), workspace.logs / "x")  # type: ignore[arg-type]
+    assert starts == [1]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus_per_task", "expected"),
+    [("auto", "0", False), ("auto", "1", True), ("auto", "0.5", False), ("cuda", "2", True), ("cpu", "1", False)],
+)
+def test_torchs_ranks_take_gpus_that_spark_lends_whole(device: str, gpus_per_task: str, expected: bool) -> None:
+    assert takes_gpus(device, gpus_per_task) is expected
+
+
+@pytest.mark.parametrize("gpus_per_task", ["0", "0.5"])
+def test_gpus_that_torchs_ranks_would_not_get_are_refused_with_what_to_set(gpus_per_task: str) -> None:
+    with pytest.raises(ConfigError, match=f"needs spark.task.resource.gpu.amount .*found {gpus_per_task}"):
+        takes_gpus("cuda", gpus_per_task)
 
 
 def test_a_silent_start_is_interrupted_whatever_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from tiny_run import TinyRun, differences, read_numbers, read_tables
 
 from jobs.cli import main
@@ -25,7 +28,7 @@ from jobs.stored_rows import StoredRows, stored_rows
 from jobs.upkeep import Retention, vacuum
 from jobs.workspace import Workspace
 from schemas.errors import TableError
-from schemas.tables import PRODUCT_PROPERTIES, SEQUENCES
+from schemas.tables import PRODUCT_PROPERTIES, SEQUENCES, TableSchema
 
 CATALOG, SCHEMA, STORE = "spark_catalog", "ubp_test", "viewfs://store/tables"
 
@@ -61,7 +64,7 @@ def test_a_named_table_is_replaced_and_keeps_its_versions(spark: SparkSession, s
         commit = write_table(frame, workspace, SEQUENCES, rows_per_file=2, ingest=number)
         assert commit.n_rows == 3 - number
         assert latest_commit(spark, workspace, SEQUENCES) == commit
-    assert ingest_versions(read_history(spark, workspace.table("sequences"))) == {0: 1, 1: 2}
+    assert ingest_versions(read_history(spark, workspace.table("sequences"))) == {0: 0, 1: 1}
     (detail,) = spark.sql(f"DESCRIBE DETAIL {workspace.table('sequences')}").collect()
     assert tuple(detail["partitionColumns"]) == SEQUENCES.partition_by
     assert next_ingest(spark, workspace, [SEQUENCES]) == 2
@@ -84,9 +87,77 @@ def test_files_that_no_mount_reaches_are_copied_once_per_version(
         copy = read_as_files(spark, workspace, SEQUENCES)
         assert copy.inputFiles()[0].startswith("file:")
         assert (copy.schema, rows(copy)) == (snapshot.schema, part)
-        assert [path.name for path in workspace.copy("sequences").iterdir()] == [str(commit.version)]
+        (of_table,) = workspace.copy("sequences").iterdir()
+        assert [path.name for path in of_table.iterdir()] == [str(commit.version)]
         before = copy.inputFiles()
         assert read_as_files(spark, workspace, SEQUENCES).inputFiles() == before
+
+
+def test_a_copy_is_not_taken_for_that_of_another_table_of_the_name(
+    spark: SparkSession, store: str, tmp_path: Path
+) -> None:
+    for name, part in (("a", ROWS), ("b", ROWS[1:])):
+        workspace = Workspace(tmp_path / "out", tables_url=f"{store}/{name}")
+        workspace.prepare()
+        assert write_table(spark.createDataFrame(part, SEQUENCES.ddl), workspace, SEQUENCES).version == 0
+        assert rows(read_as_files(spark, workspace, SEQUENCES)) == part
+
+
+def failing(frame: DataFrame) -> DataFrame:
+    return frame.withColumn("client_id", F.raise_error("no such row").cast("bigint"))
+
+
+def fail_to_write(frame: DataFrame, workspace: Workspace, ingest: int) -> None:
+    with pytest.raises((Py4JJavaError, PySparkException), match="no such row"):
+        write_table(failing(frame), workspace, SEQUENCES, ingest=ingest)
+
+
+def test_a_named_table_whose_first_write_failed_is_not_there(spark: SparkSession, schema: str, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
+    workspace.prepare()
+    frame = spark.createDataFrame(ROWS, SEQUENCES.ddl)
+    fail_to_write(frame, workspace, ingest=0)
+    with pytest.raises(TableError, match=r"found none in `spark_catalog`"):
+        read_table(spark, workspace, SEQUENCES)
+    with pytest.raises(TableError, match=r"expected ingest 0 \(--as-of\), found none"):
+        read_ingested(spark, replace(workspace, as_of=0), SEQUENCES)
+    assert next_ingest(spark, workspace, [SEQUENCES]) == 0
+    for number, part in enumerate(([], [], ROWS)):
+        write_table(spark.createDataFrame(part, SEQUENCES.ddl), workspace, SEQUENCES, ingest=number)
+        assert rows(read_ingested(spark, replace(workspace, as_of=number), SEQUENCES)) == part
+
+
+def test_a_named_table_that_a_killed_write_left_empty_is_not_taken_for_written(
+    spark: SparkSession, schema: str, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
+    workspace.prepare()
+    frame = spark.createDataFrame(ROWS, SEQUENCES.ddl)
+    write_table(frame, workspace, SEQUENCES, ingest=0)
+    spark.sql(f"CREATE OR REPLACE TABLE {workspace.table('sequences')} ({SEQUENCES.ddl}) USING delta")
+    with pytest.raises(TableError, match=r"found a table that no write has filled in `spark_catalog`"):
+        read_table(spark, workspace, SEQUENCES)
+    assert rows(read_ingested(spark, replace(workspace, as_of=0), SEQUENCES)) == ROWS
+    assert next_ingest(spark, workspace, [SEQUENCES]) == 1
+    write_table(frame.limit(0), workspace, SEQUENCES, ingest=1)
+    assert rows(read_ingested(spark, replace(workspace, as_of=1), SEQUENCES)) == []
+
+
+def test_a_named_table_keeps_its_rows_until_those_of_other_columns_are_there(
+    spark: SparkSession, schema: str, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
+    workspace.prepare()
+    former = TableSchema("sequences", "one client", "behaviour string, client_id bigint", ("behaviour",))
+    write_table(spark.createDataFrame([("page_visit", 7)], former.ddl), workspace, former, ingest=0)
+    frame = spark.createDataFrame(ROWS, SEQUENCES.ddl)
+    fail_to_write(frame, workspace, ingest=1)
+    assert rows(read_table(spark, workspace, former)) == [("page_visit", 7)]
+    write_table(frame, workspace, SEQUENCES, ingest=1)
+    assert rows(read_table(spark, workspace, SEQUENCES)) == ROWS
+    assert rows(read_ingested(spark, replace(workspace, as_of=0), former)) == [("page_visit", 7)]
+    (detail,) = spark.sql(f"DESCRIBE DETAIL {workspace.table('sequences')}").collect()
+    assert tuple(detail["partitionColumns"]) == SEQUENCES.partition_by
 
 
 def test_a_folder_whose_name_ends_a_quotation_is_vacuumed_as_any_other(spark: SparkSession, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from no_work import NoWork, leave_out_work
 
 from conf.load import load_config
 from jobs import pipeline
-from jobs.pipeline import STAGE_NAMES, RunProgress, run_stages
+from jobs.metrics_log import append_metrics, read_metrics
+from jobs.pipeline import STAGE_NAMES, RunProgress, run_stage, run_stages
 from jobs.workspace import Workspace
+from schemas.errors import TrainingError
 
 CONFIG = load_config("demo")
 
@@ -57,3 +60,60 @@ def test_mode_entry_leaves_out_what_needs_the_target_windows(tmp_path: Path, ran
     assert "targets" not in ran
     assert "probe" not in ran
     assert ran[-1] == "report"
+
+
+def fail(*_: object) -> None:
+    raise TrainingError("no")
+
+
+@pytest.mark.parametrize(
+    ("alone", "begins_with"),
+    [("ingest", "ingest"), ("vocabulary", "vocabulary"), ("baseline", "train"), ("probe", "train")],
+)
+def test_a_stage_that_is_run_alone_makes_those_that_depend_on_it_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: str, begins_with: str
+) -> None:
+    workspace = place(tmp_path)
+    leave_out_work(monkeypatch)
+    run_stages(NoWork(), CONFIG, workspace, last="sequences")  # type: ignore[arg-type]
+    leave_out_work(monkeypatch, fail)
+    with pytest.raises(TrainingError):
+        run_stages(NoWork(), CONFIG, workspace)  # type: ignore[arg-type]
+    leave_out_work(monkeypatch)
+    run_stage(alone, NoWork(), CONFIG, workspace)  # type: ignore[arg-type]
+    assert STAGE_NAMES[RunProgress.load(workspace, CONFIG).next_stage()] == begins_with
+
+
+def test_a_complete_run_starts_over_whatever_was_run_alone_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = place(tmp_path)
+    leave_out_work(monkeypatch)
+    run_stages(NoWork(), CONFIG, workspace)  # type: ignore[arg-type]
+    run_stage("report", NoWork(), CONFIG, workspace)  # type: ignore[arg-type]
+    assert RunProgress.load(workspace, CONFIG).next_stage() == 0
+
+
+def test_a_stage_that_is_run_alone_saves_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = place(tmp_path)
+    leave_out_work(monkeypatch)
+    run_stage("vocabulary", NoWork(), CONFIG, workspace)  # type: ignore[arg-type]
+    assert load_config(str(workspace.out / "config.yaml")) == CONFIG
+
+
+def test_the_rows_of_a_stage_are_not_those_of_another_that_runs_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = place(tmp_path)
+
+    def write(*_: object) -> None:
+        append_metrics(workspace.metrics, {"table": "vocabularies", "table/rows": 3})
+        append_metrics(workspace.metrics, {"stage": "targets", "table": "labels", "table/rows": 500})
+
+    leave_out_work(monkeypatch, write)
+    run_stage("vocabulary", NoWork(), CONFIG, workspace)  # type: ignore[arg-type]
+    written, _, end = read_metrics(workspace.metrics)
+    assert written["stage"] == "vocabulary"
+    assert end["stage/rows"] == 3
+    append_metrics(workspace.metrics, {"x": 1})
+    assert "stage" not in read_metrics(workspace.metrics)[-1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.places import file_url, local_path, mounted_path, quoted_name, spark_url, table_url
+from jobs.places import file_url, local_path, mounted_path, plain_path, quoted_name, spark_url, table_url
 from jobs.workspace import Workspace
 from schemas.errors import ConfigError, OutputError
 
@@ -21,7 +21,8 @@ from schemas.errors import ConfigError, OutputError
         ("dbfs:/Volumes/main/ubp/run", "/Volumes/main/ubp/run", "/Volumes/main/ubp/run"),
         ("/Volumes/main/ubp/run", "/Volumes/main/ubp/run", "/Volumes/main/ubp/run"),
         ("/Workspace/run", "/Workspace/run", "/Workspace/run"),
-        ("a:b/run", "a:b/run", f"file:{Path.cwd()}/a:b/run"),
+        ("a:b/run", f"{Path.cwd()}/a:b/run", f"file:{Path.cwd()}/a:b/run"),
+        ("run", f"{Path.cwd()}/run", f"file:{Path.cwd()}/run"),
     ],
 )
 def test_python_opens_a_mount_and_spark_is_told_a_url(text: str, path: str, url: str) -> None:
@@ -52,9 +53,24 @@ def test_files_that_spark_names_are_opened_under_their_mount(url: str, path: str
     assert file_url(url) == petastorm
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("file:/mnt/a b#1%20c/part-0.parquet", "/mnt/a b#1%20c/part-0.parquet"),
+        ("file:///mnt/a?b/part-0.parquet", "/mnt/a?b/part-0.parquet"),
+        ("dbfs:/ubp/a#1/part-0.parquet", "/dbfs/ubp/a#1/part-0.parquet"),
+        ("dbfs:/Volumes/c/s/v/50%25/part-0.parquet", "/Volumes/c/s/v/50%25/part-0.parquet"),
+        ("/Volumes/c/s/v/a:b.parquet", "/Volumes/c/s/v/a:b.parquet"),
+    ],
+)
+def test_names_that_are_not_encoded_are_taken_as_they_are(name: str, path: str) -> None:
+    assert plain_path(name) == path
+
+
 def test_a_file_that_no_mount_reaches_is_refused() -> None:
-    with pytest.raises(OutputError, match="expected a file under a mount"):
-        local_path("s3://bucket/part-0.parquet")
+    for path_of in (local_path, plain_path):
+        with pytest.raises(OutputError, match="expected a file under a mount"):
+            path_of("s3://bucket/part-0.parquet")
 
 
 @pytest.mark.parametrize("name", ["a`; DROP TABLE x; --", "a b", "", "a.b", "é", "-x", "a\n", "../x"])

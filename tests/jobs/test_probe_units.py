@@ -1,3 +1,5 @@
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,8 +7,9 @@ import numpy as np
 import pytest
 
 from conf.settings import ProbeSettings
-from jobs.probe_units import ProbeUnit, UnitResults, digest_entry
-from schemas.errors import TableError
+from jobs import probe_units
+from jobs.probe_units import ProbeUnit, UnitResults, digest_entry, score_units
+from schemas.errors import EntryError, TableError
 from schemas.tasks import TaskScore
 
 UNIT = ProbeUnit(
@@ -73,3 +76,87 @@ def test_damaged_results_are_told_with_what_to_do(tmp_path, content):
     (tmp_path / "units.json").write_text(content)
     with pytest.raises(TableError, match=r"units\.json: expected JSON.*remove it; all units are then scored again"):
         UnitResults(tmp_path / "units.json")
+
+
+def units_of(tmp_path, *tasks):
+    return [replace(UNIT, task=task, epochs=tmp_path / "epochs.jsonl") for task in tasks]
+
+
+def test_a_unit_that_fails_cancels_the_others_at_once(spark, tmp_path, monkeypatch):
+    def act(unit):  # runs on an executor
+        import time
+
+        from schemas.errors import EntryError
+
+        if unit.task == "bad":
+            return EntryError("no numbers")
+        time.sleep(240)
+
+    monkeypatch.setattr(probe_units, "score_unit", act)
+    started = time.monotonic()
+    with pytest.raises(EntryError, match="no numbers"):
+        list(score_units(spark.sparkContext, units_of(tmp_path, "slow", "bad", "slow", "slow")))
+    assert time.monotonic() - started < 200
+    assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
+
+
+class ThreadsAsJobs:
+    """Takes the place of Spark's context: what a job does is done by the thread that asks for it."""
+
+    defaultParallelism = 3  # noqa: N815
+
+    def __init__(self):
+        self.is_cancelled = threading.Event()
+
+    def addJobTag(self, tag):  # noqa: N802
+        pass
+
+    def cancelJobsWithTag(self, tag):  # noqa: N802
+        self.is_cancelled.set()
+
+    def parallelize(self, units, n_parts):
+        return self.Job(units)
+
+    class Job:
+        def __init__(self, units):
+            self.units = units
+
+        def map(self, function):
+            self.function = function
+            return self
+
+        def collect(self):
+            return [self.function(unit) for unit in self.units]
+
+
+def test_results_that_were_there_when_a_unit_failed_are_given_before_its_error(tmp_path, monkeypatch):
+    context, has_first, has_failed = ThreadsAsJobs(), threading.Event(), threading.Event()
+    result = TaskScore(0.5, 0.6)
+
+    def act(unit):
+        if unit.task == "first":
+            return result
+        if unit.task == "slow":
+            assert context.is_cancelled.wait(60)
+            raise RuntimeError("Job cancelled")
+        assert has_first.wait(60)
+        if unit.task == "bad":
+            has_failed.set()
+            return EntryError("no numbers")
+        assert has_failed.wait(60)
+        time.sleep(0.1)
+        return result
+
+    monkeypatch.setattr(probe_units, "score_unit", act)
+    monkeypatch.setattr(probe_units, "inheritable_thread_target", lambda function: function)
+    given = []
+
+    def take(units):
+        for unit, score in score_units(context, units):
+            given.append((unit.task, score))
+            has_first.set()
+            time.sleep(0.5)  # in which the others end
+
+    with pytest.raises(EntryError, match="no numbers"):
+        take(units_of(tmp_path, "first", "bad", "second", "slow", "slow", "slow", "slow"))
+    assert given == [("first", result), ("second", result)]

@@ -121,6 +121,22 @@ def test_a_stage_has_the_tables_that_it_wrote_and_not_those_of_one_that_died():
     assert [run.n_rows for run in runs] == [4, 5]
 
 
+def test_stages_that_run_at_once_have_their_own_tables():
+    time = "2022-11-01T10:00:00+00:00"
+    lines = [
+        {"time": time, "stage": "targets", "table": "labels", "table/rows": 40},
+        {"time": time, "stage": "vocabulary", "table": "vocabularies", "table/rows": 7},
+        {"time": time, "stage": "targets", "table": "targets", "table/rows": 50},
+        {"time": time, "stage": "vocabulary", "stage/seconds": 9.0},
+        {"time": time, "stage": "targets", "read": "product_buy", "read/version": 1},
+        {"time": time, "stage": "targets", "stage/seconds": 9.0},
+    ]
+    runs = stage_runs(lines, ["vocabulary", "targets"])
+    assert runs == [StageRun("vocabulary", 9.0, lines[1:2]), StageRun("targets", 9.0, [lines[0], lines[2]])]
+    running = [{"time": time, "stage": "vocabulary", "table": "vocabularies", "table/rows": 8}]
+    assert stage_runs(lines + running, ["vocabulary", "targets"]) == runs
+
+
 def test_the_page_shows_the_rows_of_each_stage_and_source():
     text = told(full_page())
     assert "ingest 12.3 s 1,236 product_buy 1,234 quarantine 2" in text

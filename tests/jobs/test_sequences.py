@@ -1,8 +1,11 @@
 """Which tokens a client's sequence holds, and in which order."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
@@ -32,43 +35,46 @@ def vocabulary(spark: SparkSession, **token_ids: int) -> DataFrame:
     return spark.createDataFrame(rows, "behaviour string, key string, token_id int, n_events bigint")
 
 
-def test_events_are_ordered_by_time_whatever_their_order_in_the_file(spark: SparkSession) -> None:
+def test_events_are_ordered_by_time_whatever_their_order_in_the_file(spark: SparkSession, held: ExitStack) -> None:
     events = visits(spark, (1, "03", 30), (1, "01", 10), (2, "01", 30), (1, "02", 20))
-    built = build_sequences(events, vocabulary(spark, u10=3, u20=4, u30=5), "page_visit", config())
+    built = build_sequences(events, vocabulary(spark, u10=3, u20=4, u30=5), "page_visit", config(), held)
     expected = [("page_visit", False, 3, 1, [3, 4, 5], 3), ("page_visit", False, 1, 2, [5], 1)]
     assertDataFrameEqual(built, spark.createDataFrame(expected, SEQUENCE))
 
 
-def test_events_with_equal_timestamps_are_ordered_by_item_as_a_number(spark: SparkSession) -> None:
+def test_events_with_equal_timestamps_are_ordered_by_item_as_a_number(spark: SparkSession, held: ExitStack) -> None:
     events = visits(spark, (1, "01", 10), (1, "01", 9), (1, "01", 100))
-    built = build_sequences(events, vocabulary(spark, u10=3, u9=5, u100=4), "page_visit", config())
+    built = build_sequences(events, vocabulary(spark, u10=3, u9=5, u100=4), "page_visit", config(), held)
     assertDataFrameEqual(built, spark.createDataFrame([("page_visit", False, 3, 1, [5, 3, 4], 3)], SEQUENCE))
 
 
-def test_a_long_sequence_keeps_its_last_tokens_and_counts_all_events(spark: SparkSession) -> None:
+def test_a_long_sequence_keeps_its_last_tokens_and_counts_all_events(spark: SparkSession, held: ExitStack) -> None:
     events = visits(spark, *((1, f"{second:02d}", second) for second in range(1, 6)))
     tokens = {f"u{item}": item + 2 for item in range(1, 6)}
-    built = build_sequences(events, vocabulary(spark, **tokens), "page_visit", config(max_length=2))
+    built = build_sequences(events, vocabulary(spark, **tokens), "page_visit", config(max_length=2), held)
     assertDataFrameEqual(built, spark.createDataFrame([("page_visit", False, 2, 1, [6, 7], 5)], SEQUENCE))
 
 
-def test_rare_items_are_dropped_or_kept_as_unk(spark: SparkSession) -> None:
+def test_rare_items_are_dropped_or_kept_as_unk(spark: SparkSession, held: ExitStack) -> None:
     events = visits(spark, (1, "01", 10), (1, "02", 99), (2, "01", 99))
     words = vocabulary(spark, u10=3)
-    dropped = build_sequences(events, words, "page_visit", config())
+    dropped = build_sequences(events, words, "page_visit", config(), held)
     assertDataFrameEqual(dropped, spark.createDataFrame([("page_visit", False, 1, 1, [3], 1)], SEQUENCE))
-    kept = build_sequences(events, words, "page_visit", config(**{"behaviours.page_visit.keep_rare_as_unk": "true"}))
+    as_unk = config(**{"behaviours.page_visit.keep_rare_as_unk": "true"})
+    kept = build_sequences(events, words, "page_visit", as_unk, held)
     expected = [("page_visit", False, 3, 1, [3, 2], 2), ("page_visit", False, 1, 2, [2], 1)]
     assertDataFrameEqual(kept, spark.createDataFrame(expected, SEQUENCE))
 
 
-def test_about_the_asked_share_of_clients_is_held_out_by_a_hash_of_the_seed(spark: SparkSession) -> None:
+def test_about_the_asked_share_of_clients_is_held_out_by_a_hash_of_the_seed(
+    spark: SparkSession, held: ExitStack
+) -> None:
     events = visits(spark, *((client, "01", 10) for client in range(1000)))
     words = vocabulary(spark, u10=3)
 
     def held_out(seed: int) -> set[int]:
         told = config(**{"sequences.held_out_share": "0.2", "seed": str(seed)})
-        built = build_sequences(events, words, "page_visit", told)
+        built = build_sequences(events, words, "page_visit", told, held)
         return {row["client_id"] for row in built.filter("is_held_out").collect()}
 
     assert 150 < len(held_out(1)) < 250
@@ -132,7 +138,9 @@ def test_pieces_packed_in_different_widths_are_one_history() -> None:
 
 
 @pytest.mark.parametrize("keep", ["false", "true"])
-def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(spark: SparkSession, keep: str) -> None:
+def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
+    spark: SparkSession, held: ExitStack, keep: str
+) -> None:
     told = config(max_length=4, **{"behaviours.page_visit.keep_rare_as_unk": keep})
     rows = [
         (client, f"{second:02d}", (client * 7 + second * 5) % 23) for client in range(20) for second in (1, 1, 2, 2, 3)
@@ -141,9 +149,20 @@ def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
     small = collect_if_small(words, 12, "page_visit", told)
     assert isinstance(small, ItemPlaces)
     assert collect_if_small(words, 10**9, "page_visit", told) is words
-    found, joined = (sorted(build_sequences(events, form, "page_visit", told).collect()) for form in (small, words))
+    found, joined = (
+        sorted(build_sequences(events, form, "page_visit", told, held).collect()) for form in (small, words)
+    )
     assert len(found) == 20
     assert found == joined
+
+
+def test_a_small_vocabulary_leaves_the_executors_when_the_stack_is_closed(spark: SparkSession) -> None:
+    words = collect_if_small(vocabulary(spark, u10=3), 1, "page_visit", config())
+    with ExitStack() as held:
+        built = build_sequences(visits(spark, (1, "01", 10)), words, "page_visit", config(), held)
+        assert built.count() == 1
+    with pytest.raises(Py4JJavaError, match="after it was destroyed"):
+        built.count()
 
 
 def random_tokens(generator: np.random.Generator, n_rows: int, n_clients: int) -> pa.Table:

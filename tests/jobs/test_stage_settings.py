@@ -1,13 +1,14 @@
 """A stage refuses what earlier ones made with other settings, and takes what does not concern it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from no_work import NoWork, leave_out_work
 
 from conf.load import load_config
-from jobs import pipeline
-from jobs.pipeline import STAGE_NAMES, STAGES, run_stages
-from jobs.stage_settings import DECIDED_BY, check_settings, note_settings, settings_of
+from jobs.pipeline import STAGE_NAMES, STAGES, run_stage, run_stages
+from jobs.stage_settings import DECIDED_BY, check_settings, note_settings, read_progress, settings_of
 from jobs.workspace import Workspace
 from schemas.errors import ConfigError, TableError
 
@@ -30,6 +31,8 @@ def progress(tmp_path: Path) -> Path:
         ("behaviours.product_view.item=sku", r"ingest had behaviours\.product_view\.item=none \(now sku\)"),
         ("windows.mode=entry", r"split had windows\.mode=evaluate \(now entry\).*ubp run --from split"),
         ("training.epochs=3", r"train had training\.epochs=25 \(now 3\)"),
+        ("behaviours.page_visit.keep_rare_as_unk=true", r"sequences had .*keep_rare_as_unk=False \(now True\)"),
+        ("seed=1", r"sequences had seed=2025 \(now 1\)"),
     ],
 )  # fmt: skip
 def test_a_setting_that_an_earlier_stage_decided_by_must_be_the_same(progress: Path, change: str, told: str) -> None:
@@ -77,8 +80,7 @@ def test_a_refused_run_leaves_the_saved_configuration_as_it_was(
 ) -> None:
     workspace = Workspace(tmp_path / "out", tmp_path)
     workspace.prepare()
-    monkeypatch.setattr(pipeline.importlib, "import_module", lambda _: NoWork)
-    monkeypatch.setattr(pipeline, "spark_progress", lambda *_: NoWork())
+    leave_out_work(monkeypatch)
     run_stages(NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
     before = {file.name: file.read_bytes() for file in workspace.out.glob("*.*")}
     assert "config.yaml" in before
@@ -88,17 +90,36 @@ def test_a_refused_run_leaves_the_saved_configuration_as_it_was(
     assert len(STAGES) == len(STAGE_NAMES)
 
 
-class NoWork:
-    """A session, a progress bar and a stage's module, none of which does anything."""
+def test_a_stage_is_compared_with_those_that_it_needs_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path / "out", tmp_path)
+    workspace.prepare()
+    ran = leave_out_work(monkeypatch)
+    run_stages(NoWork(), load_config("demo", ["training.epochs=3"]), workspace)  # type: ignore[arg-type]
+    ran.clear()
+    run_stage("targets", NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"probe: .*train had training\.epochs=3 \(now 25\)"):
+        run_stage("probe", NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"probe: .*train had training\.epochs=3 \(now 25\)"):
+        run_stages(NoWork(), BEFORE, workspace, first="targets")  # type: ignore[arg-type]
+    assert ran == ["build_targets"], "a run that cannot end does not begin"
 
-    sparkContext = None  # noqa: N815
 
-    @staticmethod
-    def run(*_: object) -> None:
-        pass
+def test_a_stage_needs_also_what_its_needs_do() -> None:
+    needs = {stage.name: stage.all_needs for stage in STAGES}
+    assert needs["baseline"] == needs["targets"] == ["ingest", "split"]
+    assert needs["embed"] == ["ingest", "split", "vocabulary", "sequences", "train", "baseline"]
+    assert needs["probe"] == STAGE_NAMES[:8]
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, *_: object) -> None:
-        pass
+def test_stages_that_end_at_once_are_all_noted(tmp_path: Path) -> None:
+    path, stages = tmp_path / "progress.json", list(DECIDED_BY)
+    for number in range(5):
+        now = load_config("demo", [f"seed={number}"])
+        with ThreadPoolExecutor(len(stages)) as pool:
+            list(pool.map(lambda stage: note_settings(path, stage, now), stages))  # noqa: B023
+        expected = {stage: settings_of(stage, now) for stage in stages}
+        assert read_progress(path)["settings"].keys() == expected.keys()
+        assert read_progress(path)["settings"]["sequences"]["seed"] == number
+        path.unlink()

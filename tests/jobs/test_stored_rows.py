@@ -1,5 +1,6 @@
 """Python tasks read every row of a snapshot once, and no other."""
 
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pyspark.sql import functions as F
 
 from jobs import stored_rows as stored_rows_module
 from jobs.failures import explain
-from jobs.io import local_path, read_table, write_table
+from jobs.io import read_table, write_table
 from jobs.stored_rows import Parts, StoredRows, stored_rows
 from jobs.transforms.packed import aggregate_packed
 from jobs.transforms.vocabulary import add_counts, build_vocabulary, keep_frequent
@@ -42,6 +43,13 @@ def test_the_rows_of_the_snapshot_are_read_and_not_those_of_its_former_versions(
     for version, n_rows in ((0, 50), (1, 20)):
         rows = stored_rows(read_table(spark, workspace, VISITS, version))
         assert count_all(rows) == [(url, 1) for url in range(n_rows)]
+
+
+def test_rows_are_found_in_folders_whose_names_a_url_would_encode(spark: SparkSession, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "a b#1%20c")
+    workspace.prepare()
+    write_table(visits(spark, 5), workspace, VISITS)
+    assert count_all(stored_rows(read_table(spark, workspace, VISITS))) == [(url, 1) for url in range(5)]
 
 
 def test_rows_from_a_time_on_are_left_out_whether_or_not_the_time_is_asked_for(
@@ -86,9 +94,10 @@ def test_an_empty_table_has_no_rows(spark: SparkSession, workspace: Workspace) -
 def test_the_vocabulary_is_that_of_the_same_rows_read_by_the_jvm(spark: SparkSession, workspace: Workspace) -> None:
     write_table(visits(spark, 500).withColumn("url", F.col("url") % 40), workspace, VISITS, keep_partitions=True)
     rows = stored_rows(read_table(spark, workspace, VISITS), datetime(2022, 6, 1, 0, 5))
-    assert all(Path(local_path(path)).exists() for path in rows.paths)
-    found, expected = (
-        sorted(build_vocabulary(events, "page_visit", "url", 3).collect()) for events in (rows, rows.frame)
-    )
+    assert all(Path(path).exists() for path in rows.paths)
+    with ExitStack() as held:
+        found, expected = (
+            sorted(build_vocabulary(events, "page_visit", "url", 3, held).collect()) for events in (rows, rows.frame)
+        )
     assert len(found) == 40
     assert found == expected

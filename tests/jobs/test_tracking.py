@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,8 @@ LINES = [
     {"time": "2026-01-01T00:00:00+00:00", "stage": "ingest", "stage/seconds": 1.5, "stage/rows": 10},
     {"time": "2026-01-01T00:00:01+00:00", "behaviour": "page_visit", "step": 50, "train/loss": 2.0, "run": "a/b"},
     {"time": "2026-01-01T00:00:02+00:00", "behaviour": "page_visit", "step": 99, "validation/ndcg@10": 0.25},
-    {"time": "2026-01-01T00:00:03+00:00", "entry": "ensemble", "probe/churn/score": 0.75},
+    {"time": "2026-01-01T00:00:03+00:00", "entry": "ensemble+baseline", "stage": "probe", "probe/churn/score": 0.75},
+    {"time": "2026-01-01T00:00:04+00:00", "table": "scores", "stage": "probe", "table/rows": 6},
 ]
 CONFIG = load_config("demo", ["tracking.experiment=shop", "training.learning_rate=0.005"])
 
@@ -38,7 +40,8 @@ def test_each_number_of_a_run_is_told_once_with_its_time_and_step() -> None:
         ("stage/rows/ingest", 10.0, second, 0),
         ("train/loss/page_visit", 2.0, second + 1000, 50),
         ("validation/ndcg_at_10/page_visit", 0.25, second + 2000, 99),
-        ("probe/churn/score/ensemble", 0.75, second + 3000, 0),
+        ("probe/churn/score/ensemble_baseline", 0.75, second + 3000, 0),
+        ("table/rows/scores", 6.0, second + 4000, 0),
     ]
 
 
@@ -79,6 +82,9 @@ def test_the_calls_that_mlflow_gets(finished: Workspace, monkeypatch: pytest.Mon
             assert run_id == "7"
             assert len(params) <= 100
             assert len(metrics) <= 1000
+            for name, *_ in (*metrics, *params):
+                if not re.fullmatch(r"[/\w.\- ]+", name):
+                    raise ValueError(f"Invalid metric name: {name!r}")  # MLflow's MlflowException
             calls.append(("batch", (metrics, params)))
 
     mlflow, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")

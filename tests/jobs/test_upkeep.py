@@ -10,8 +10,18 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.cli import main
-from jobs.io import has_commit, latest_version, local_path, read_history, read_table, session_settings, write_table
-from jobs.upkeep import Removed, Retention, compact, vacuum, versions_within
+from jobs.io import (
+    TableCommit,
+    has_commit,
+    latest_commit,
+    latest_version,
+    read_history,
+    read_table,
+    session_settings,
+    write_table,
+)
+from jobs.places import plain_path
+from jobs.upkeep import Merged, Removed, Retention, compact, vacuum, versions_within
 from jobs.workspace import Workspace
 from schemas.errors import ModelError, TableError
 from schemas.tables import SCORES, SEQUENCES
@@ -67,7 +77,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pinned(made: Path, tmp_path: Path) -> Workspace:
     """Four versions of ``sequences``, a model of the second, and two versions of ``scores``."""
-    return Workspace(Path(shutil.copytree(made, tmp_path / "a run")))
+    return Workspace(Path(shutil.copytree(made, tmp_path / "a run#1%20b")))
 
 
 def test_a_vacuum_keeps_the_newest_version_and_the_one_that_a_model_was_trained_on(
@@ -111,6 +121,27 @@ def test_a_model_that_does_not_tell_its_version_is_refused(spark: SparkSession, 
     assert data_files(pinned, "sequences") == files
 
 
+def test_a_vacuum_that_cannot_keep_what_a_model_was_trained_on_removes_nothing(
+    spark: SparkSession, pinned: Workspace
+) -> None:
+    save_card(pinned, sequences_version=9)
+    files = {name: data_files(pinned, name) for name in ("sequences", "scores")}
+    with pytest.raises(TableError, match=r"(?s)expected version 9, as page_visit trained on it.*--force"):
+        vacuum(spark, pinned, NOW)
+    assert {name: data_files(pinned, name) for name in files} == files
+    assert vacuum(spark, pinned, Retention(0, is_idle=True, is_forced=True))[1].n_files == 6
+
+
+def test_upkeep_finds_the_tables_where_another_file_system_is_sparks_default(
+    spark: SparkSession, pinned: Workspace, other_file_system: None
+) -> None:
+    told = vacuum(spark, pinned, Retention(0, is_idle=True, is_dry_run=True))
+    assert [each.n_files for each in told] == [2, 4]
+    assert vacuum(spark, pinned, NOW) == told
+    assert tokens_of(spark, pinned, 1) == [[4, 4]] * 3
+    assert compact(spark, pinned, ["scores"]) == [Merged("scores", 0, 0)]
+
+
 def test_versions_of_the_hours_to_keep_stay_and_so_do_files_of_a_write_that_runs(
     spark: SparkSession, workspace: Workspace
 ) -> None:
@@ -139,7 +170,7 @@ def test_a_longer_retention_than_deltas_own_is_kept_to(spark: SparkSession, work
     with session_settings(spark, forgetful):
         write_scores(spark, workspace, 0.1)
         write_scores(spark, workspace, 0.2)
-    (old,) = map(Path, map(local_path, read_table(spark, workspace, SCORES, 0).inputFiles()))
+    (old,) = map(Path, map(plain_path, read_table(spark, workspace, SCORES, 0).inputFiles()))
     moment = time.time() - 900 * 3600
     os.utime(old, (moment, moment))
     vacuum(spark, workspace, Retention(keep_hours=800))
@@ -181,6 +212,7 @@ def test_small_files_are_merged_once_and_the_rows_stay(spark: SparkSession, work
     assert len(after.inputFiles()) == 1
     assert sorted(after.collect()) == rows
     assert [commit["operation"] for commit in read_history(spark, workspace.table("scores"))] == ["WRITE", "OPTIMIZE"]
+    assert latest_commit(spark, workspace, SCORES) == TableCommit(1, 4)
     (again,) = compact(spark, workspace, ["scores"])
     assert (again.n_before, again.n_after) == (0, 0)
 

@@ -1,3 +1,5 @@
+import weakref
+
 import torch
 from torch import nn
 
@@ -19,3 +21,14 @@ def test_the_weights_are_those_of_torchs_adamw_to_the_last_bit():
             optimizer.step()
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
     assert not any(torch.equal(one, before) for one, before in zip(ours, start, strict=True))
+
+
+def test_the_gradients_of_a_step_are_gone_before_the_next_backward_pass():
+    parameter = nn.Parameter(torch.zeros(3, PIECE))
+    optimizer = PiecewiseAdamW([parameter], learning_rate=0.01)
+    parameter.grad = torch.ones(3, PIECE)
+    gradient = weakref.ref(parameter.grad)
+    optimizer.step()
+    assert gradient() is parameter.grad
+    optimizer.zero_grad()
+    assert gradient() is None

@@ -11,7 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from ml.distributed import CPU_CYCLE_MS, TorchRanks, _settle_environment, buckets, pack_rows, unpack_rows
+from ml.distributed import (
+    CPU_CYCLE_MS,
+    OneProcess,
+    TorchRanks,
+    _settle_environment,
+    buckets,
+    choose_device,
+    pack_rows,
+    unpack_rows,
+)
+from schemas.errors import TrainingError
 
 
 @pytest.mark.parametrize(("told", "used"), [("(None,)", None), (None, None), ("5", "5"), ("0.5", "0.5"), ("", None)])
@@ -64,9 +74,10 @@ def exchange(rank: int, port: int) -> dict[str, Any]:
     ids = torch.tensor([[1, 1], [1, 2, 5]][rank])
     (layer(table(ids)).sum() * (rank + 1)).backward()
     own = {name: parameter.grad.to_dense().clone() for name, parameter in model.named_parameters()}
+    finish_sum = ranks.begin_sum([rank, 0.5])
     ranks.sum_gradients(model.parameters())
     summed = {name: parameter.grad.to_dense() for name, parameter in model.named_parameters()}
-    total = ranks.sum([rank, 0.5])
+    total = finish_sum()
     weights = [parameter.detach().numpy() for parameter in model.parameters()]
     ranks.close()
     return {
@@ -89,3 +100,21 @@ def test_two_torch_ranks_sum_gradients_and_numbers_and_begin_with_rank_0s_weight
         for name, gradient in rank["summed"].items():
             np.testing.assert_array_equal(gradient, both[0]["own"][name] + both[1]["own"][name], err_msg=name)
     assert not np.array_equal(both[0]["own"]["table.weight"], both[0]["summed"]["table.weight"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(TrainingError, match="found none that this process may use"):
+        OneProcess().device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "can_exchange", "device"), [("auto", True, "cuda:1"), ("auto", False, "cpu"), ("cuda", False, "cuda:1")]
+)
+def test_ranks_of_one_host_share_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, can_exchange: bool, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(wanted, local_rank=3, can_exchange=can_exchange) == torch.device(device)

@@ -160,13 +160,31 @@ def test_a_folder_may_have_a_name_that_spark_writes_in_other_characters(tmp_path
     assert sum(len(rows) for rows in read_shard(Shard((quoted,)))) == 20
 
 
+@pytest.mark.parametrize("kind", ["petastorm", "array"])
+def test_a_width_without_a_learnable_row_is_left_out_on_all_ranks_alike(tmp_path: Path, kind: str) -> None:
+    unknown, known = [[UNK, UNK]] * 5, numbered(100, 6)
+    files = [write_file(tmp_path, "u.parquet", unknown, 2), write_file(tmp_path, "k.parquet", known, 4)]
+    rows = Sequences.from_rows([*unknown, *known])
+    feeds: list[Feed] = [
+        PetastormFeed(files, [], 8, SETTINGS, rank, 2, seed=1)
+        if kind == "petastorm"
+        else ArrayFeed(rows, Sequences.from_rows([]), (1, 2, 4), 8, seed=1, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    assert [feed.n_batches for feed in feeds] == [2, 2]
+    epochs = [as_lists(feed.training(epoch=1)) for feed in feeds]
+    assert [[len(row) for batch in epoch for row in batch] for epoch in epochs] == [[4] * 3] * 2
+    assert sorted(row[-1] for epoch in epochs for batch in epoch for row in batch) == list(range(100, 106))
+    assert as_lists(feeds[1].training(epoch=1, skip=1)) == epochs[1][1:]
+
+
 def test_rows_with_nothing_to_predict_are_left_out_and_a_feed_of_nothing_else_is_refused(tmp_path: Path) -> None:
     mixed = write_file(tmp_path, "m.parquet", [[UNK, UNK], [UNK, 9], [9], []], width=2)
     (rows,) = read_shard(Shard((mixed,)))
     assert rows.tolist() == [[UNK, 9]]
     empty = write_file(tmp_path, "e.parquet", [[UNK, UNK]], width=2)
-    with pytest.raises(TrainingError, match="no sequence holds an item"):
-        next(petastorm_feed([empty]).training(epoch=1))
+    with pytest.raises(TrainingError, match=r"none of 1 training sequences holds .*e\.parquet.*; lower .*min_count"):
+        petastorm_feed([empty])
 
 
 def test_a_rank_whose_own_rows_have_nothing_to_predict_repeats_anothers(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One step: what it draws, what it sums, what it changes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
 from ml.distributed import OneProcess
 from ml.learner import Learner, Recipe, mix_seed
-from ml.masking import MaskedBatch, mask_tokens
+from ml.masking import MaskedBatch, hidden_batch, mask_tokens
 from schemas.tokens import FIRST_ITEM
 
 N_TOKENS = FIRST_ITEM + 40
@@ -78,11 +79,16 @@ def test_the_gradient_of_a_table_holds_each_row_once_before_it_is_sent() -> None
         assert len(rows.unique()) == len(rows)
 
 
-def test_half_precision_gives_nearly_the_same_loss_and_leaves_weights_whole() -> None:
-    halved = replace(RECIPE, training=replace(RECIPE.training, precision="bfloat16"))
-    batch = [tokens(30)]
-    learner = Learner(halved)
-    loss, exact = float(learner.step(batch).loss), float(Learner(RECIPE).step(batch).loss)
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+def test_half_precision_gives_nearly_the_same_loss_in_whole_numbers_and_leaves_weights_whole(name: Any) -> None:
+    recipe = replace(RECIPE, loss=LossSettings(name=name, n_negatives=20))
+    halved = replace(recipe, training=replace(recipe.training, precision="bfloat16"))
+    learner, batch = Learner(halved), tokens(30)
+    whole = Learner(recipe)
+    negatives = torch.arange(FIRST_ITEM, FIRST_ITEM + 20) if recipe.is_sampled else None
+    of_batch = learner._loss(hidden_batch(masked(batch)), negatives)
+    assert of_batch.dtype == torch.float32
+    loss, exact = float(learner.step([batch]).loss), float(whole.step([batch]).loss)
     assert loss != exact
     assert loss == pytest.approx(exact, rel=0.02)
     assert {parameter.dtype for parameter in learner.model.parameters()} == {torch.float32}

@@ -1,17 +1,32 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from conf.settings import ModelSettings
+from ml import ranking
 from ml.bert4rec import Bert4Rec, evaluating
 from ml.masking import mask_last
 from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
 from schemas.tokens import FIRST_ITEM, UNK
 
 SETTINGS = ModelSettings(hidden_size=4, n_layers=1, n_heads=1, feed_forward_size=4)
+
+
+class LargestResult(TorchFunctionMode):
+    """Notes the size of the largest tensor that a call of torch gives."""
+
+    n_numbers = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.n_numbers = max(self.n_numbers, result.numel())
+        return result
 
 
 def model_that_scores(scores):
@@ -34,7 +49,9 @@ def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
 @pytest.mark.parametrize("table", ["full", "hashed", "product"])
 @pytest.mark.parametrize("remove_seen", [False, True])
 @pytest.mark.parametrize("chunk_size", [4, 50])
-def test_ranks_are_those_of_all_logits_at_once(table, remove_seen, chunk_size):
+@pytest.mark.parametrize("rows_at_once", [4, 256])
+def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, chunk_size, rows_at_once):
+    monkeypatch.setattr(ranking, "ROWS_AT_ONCE", rows_at_once)
     torch.manual_seed(7)
     settings = ModelSettings(hidden_size=8, n_layers=1, n_heads=2, table=table, table_rows=999, table_splits=2)
     model = Bert4Rec(settings, n_tokens=20, max_length=6)
@@ -52,6 +69,18 @@ def test_ranks_are_those_of_all_logits_at_once(table, remove_seen, chunk_size):
     assert rank_last_items(model, torch.tensor(rows), chunk_size, remove_seen).tolist() == expected
 
 
+@pytest.mark.parametrize("table", ["full", "hashed", "product"])
+def test_scores_are_held_of_so_many_rows_at_once_however_many_a_batch_has(monkeypatch, table):
+    monkeypatch.setattr(ranking, "ROWS_AT_ONCE", 16)
+    settings = replace(SETTINGS, table=table, table_rows=99, table_splits=2)
+    model = Bert4Rec(settings, n_tokens=400, max_length=2)
+    with LargestResult() as largest:
+        ranks = rank_last_items(model, torch.randint(FIRST_ITEM, 400, (300, 2)))
+
+    assert ranks.shape == (300,)
+    assert largest.n_numbers < 20 * 520  # of a product table's 2 x 259 parts; 300 x 300 and 300 x 397 before
+
+
 def test_rows_of_one_token_have_seen_nothing():
     assert rank_last_items(
         model_that_scores([0.0] * 3 + [0.5, 0.4]), torch.tensor([[4]]), remove_seen=True
@@ -64,6 +93,22 @@ def test_ties_count_against_the_item():
     assert rank_last_items(model, torch.tensor([[6, 3], [3, 6]])).tolist() == [3, 4]
 
 
+def test_items_that_share_a_vector_count_against_each_other():
+    torch.manual_seed(7)
+    settings = replace(SETTINGS, hidden_size=64, table="hashed", table_rows=FIRST_ITEM + 4)
+    model = Bert4Rec(settings, n_tokens=500, max_length=2)
+    token_ids = torch.randint(FIRST_ITEM, 500, (200, 2))
+    with evaluating(model):
+        hidden = model.encode(mask_last(token_ids).inputs)[:, -1]
+        table = model.item_table.vectors(torch.arange(500)).double()
+        scores = model.output_vectors(hidden).double() @ table.T
+    own = scores.gather(1, token_ids[:, -1:])
+    expected = (scores[:, FIRST_ITEM:] > own - 1e-8).sum(dim=1)
+
+    is_right = rank_last_items(model, token_ids) == expected
+    assert is_right.double().mean() > 0.9  # products of two shapes may round otherwise now and then
+
+
 def test_a_model_that_scores_not_a_number_ranks_last():
     model = model_that_scores([0.0] * 3 + [math.nan] * 4)
 
@@ -72,9 +117,8 @@ def test_a_model_that_scores_not_a_number_ranks_last():
 
 def test_an_item_does_not_beat_itself_by_rounding(monkeypatch):
     model = model_that_scores([0.0, 0.0, 0.0, 0.5, 0.4])
-    logits = model.logits
-    own_then_chunk = iter([1e-6, 0.0])  # own scores come first, from a product of another shape
-    monkeypatch.setattr(model, "logits", lambda vectors, ids: logits(vectors, ids) + next(own_then_chunk))
+    own_logits = model.logits  # from a product of another shape
+    monkeypatch.setattr(model, "logits", lambda vectors, ids: own_logits(vectors, ids) + 1e-6)
 
     assert rank_last_items(model, torch.tensor([[4, 3]])).tolist() == [1]
 

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from ml import stall_watch
 from ml.array_feed import ArrayFeed
 from ml.batches import Sequences
 from ml.stall_watch import STALLED, StallWatch, WatchedFeed
@@ -39,6 +41,21 @@ def test_a_rank_without_progress_ends_in_time_and_says_why(tmp_path: Path) -> No
 
 def test_a_rank_that_ends_in_time_is_left_alone(tmp_path: Path) -> None:
     assert rank(tmp_path / "alive", n_steps=1, pause=0.1).stdout == "done\n"
+
+
+def test_a_folder_that_goes_away_for_a_while_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall_watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(stall_watch, "_end_with_parent", lambda: None)
+    sign = tmp_path / "mount" / "alive"
+    with StallWatch(60, sign):
+        time.sleep(0.1)
+        sign.parent.mkdir()
+        deadline = time.monotonic() + 10
+        while not sign.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sign.exists(), "progress that could not be shown is shown later"
 
 
 def test_every_batch_of_a_watched_feed_is_progress() -> None:

@@ -27,6 +27,16 @@ def test_scores_are_products_with_the_candidates_vectors(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_a_range_are_a_part_of_all_scores(kind):
+    table, vectors = table_of(kind), torch.randn(5, 16)
+    if kind == "full":
+        torch.nn.init.normal_(table.bias)
+
+    scores = table.scores(vectors, torch.arange(N_TOKENS))
+    torch.testing.assert_close(table.scores_between(vectors, 3, 17), scores[:, 3:17])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_vectors_have_the_shape_of_the_ids_and_start_with_a_spread_of_two_hundredths(kind):
     vectors = table_of(kind, n_tokens=3000).vectors(torch.arange(FIRST_ITEM, 2999).view(4, -1))
 

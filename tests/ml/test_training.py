@@ -270,6 +270,22 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
     assert weights(job.folder)
 
 
+@pytest.mark.parametrize("text", ["", '{"job": "', "[]", '{"job": JOB, "result": {}}'])
+def test_a_damaged_result_of_a_finished_job_is_told(job: TrainingJob, text: str) -> None:
+    job = replace(job, training=replace(job.training, epochs=1))
+    job.checkpoints.mkdir(parents=True)
+    (job.checkpoints / "result.json").write_text(text.replace("JOB", f'"{job.fingerprint(1)}"'))
+    with pytest.raises(TrainingError, match=r"result\.json is damaged .*; remove it to train this model again"):
+        train(job)
+
+
+def test_each_models_training_counts_the_gpus_peak_anew(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[torch.device] = []
+    monkeypatch.setattr(training, "forget_gpu_peak", forgotten.append)
+    train(replace(job, training=replace(job.training, epochs=1)))
+    assert forgotten == [torch.device("cpu")]
+
+
 def test_another_configuration_does_not_go_on_from_this_ones_checkpoint(job: TrainingJob) -> None:
     with pytest.raises(KilledError):
         train(job, from_feed=DyingFeed(40))

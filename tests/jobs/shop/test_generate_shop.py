@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,10 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSes
     with pytest.raises(OutputError, match="empty"):
         generate_shop(spark, tmp_path, SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_files_lie_in_the_folder_where_another_file_system_is_sparks_default(
+    spark: SparkSession, tmp_path: Path, other_file_system: None
+):
+    generate_shop(spark, tmp_path / "shop", replace(SETTINGS, n_clients=90))
+    assert _columns(tmp_path / "shop" / "product_buy.parquet")["sku"] == "int64"
