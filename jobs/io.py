@@ -357,7 +357,8 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
 def _snapshot(spark: SparkSession, place: str, version: int | None) -> DataFrame:
     if is_name(place):
         # not by the option versionAsOf: it reads the former files with the columns of the newest version
-        return spark.sql(f"SELECT * FROM {place}" + ("" if version is None else f" VERSION AS OF {version}"))
+        wanted = "" if version is None else f" VERSION AS OF {version:d}"
+        return spark.sql(f"SELECT * FROM {place}{wanted}")
     reader = spark.read.format("delta")
     return (reader if version is None else reader.option("versionAsOf", version)).load(_url(place))
 
