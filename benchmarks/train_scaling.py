@@ -4,8 +4,8 @@
 nothing (what the machine itself allows), of two Horovod ranks and of two ranks of torch.distributed, and the bytes that
 crossed the loopback device beside the arithmetic of the exchange: a ring allreduce of the dense gradients, and each
 rank's rows of the item table sent to every other rank. ``--rounds`` measures all sides in turn so many times: a ratio
-compares two sides of one round, and the median of the rounds is told with all of them. The other flags are those of
-``python -m ml.bench``.
+compares two sides of one round, and the median of the rounds is told with all of them. At the end a table tells which
+parts of a step take how long on each side. The other flags are those of ``python -m ml.bench``.
 """
 
 import argparse
@@ -24,12 +24,22 @@ import torch
 
 from ml.allocator import keep_freed_memory
 from ml.bench import build_learner, build_parser, draw_batches
-from ml.distributed import HorovodRanks, OneProcess, Ranks, TorchRanks
+from ml.distributed import ExchangingRanks, HorovodRanks, OneProcess, Ranks, TorchRanks
 from ml.hardware import timed
+from ml.learner import Learner
+from ml.optimizers import RowAdam
 from schemas.tokens import PAD
 
 INDEX_BYTES, FLOAT_BYTES = 8, 4
 WARM_UP = 3
+PARTS = {
+    "loss": (Learner, "_loss"),
+    "backward": (torch.Tensor, "backward"),
+    "exchange, with waiting": (ExchangingRanks, "sum_gradients"),
+    "rows of the table": (RowAdam, "step"),
+    "weights of the encoder": (torch.optim.AdamW, "step"),
+}
+"""Part of a step -> the method that does it."""
 Figures = dict[str, float]
 
 
@@ -50,6 +60,7 @@ def train_on_rank(arguments: argparse.Namespace, ranks: Ranks) -> Figures:
         learner.step([batch])
     for table in learner.model.table_parameters():
         table.register_hook(lambda gradient: rows.append(gradient._nnz()))
+    seconds_of = watch_parts()
     ranks.sum([0])
     bytes_before = loopback_bytes()
     cpu_before = time.process_time()
@@ -64,7 +75,29 @@ def train_on_rank(arguments: argparse.Namespace, ranks: Ranks) -> Figures:
         "bytes": (loopback_bytes() - bytes_before) / len(batches),
         "dense bytes": n_dense * FLOAT_BYTES,
         "rows": sum(rows) / max(1, len(rows)),
+        **{name: 1000 * spent / len(batches) for name, spent in seconds_of.items()},
     }
+
+
+def watch_parts() -> Figures:
+    """Part of a step -> seconds that it has taken in this process since this call."""
+    seconds = dict.fromkeys(PARTS, 0.0)
+
+    def watch(name: str, owner: type, method: str) -> None:
+        work = getattr(owner, method)
+
+        def watched(*values: object, **named: object) -> object:
+            started = time.perf_counter()
+            try:
+                return work(*values, **named)
+            finally:
+                seconds[name] += time.perf_counter() - started
+
+        setattr(owner, method, watched)
+
+    for name, (owner, method) in PARTS.items():
+        watch(name, owner, method)
+    return seconds
 
 
 def train_on_horovod_rank(arguments: argparse.Namespace) -> Figures:
@@ -164,6 +197,10 @@ def main() -> None:
     single = [speed_of(ranks) for ranks in found["1 process"]]
     for name, rounds in found.items():
         print(describe(name, rounds, single, arguments))
+    print(f"\n| ms a step | {' | '.join(found)} |\n|{'---|' * (len(found) + 1)}")
+    for part in PARTS:
+        spent = [median(fmean(rank[part] for rank in ranks) for ranks in rounds) for rounds in found.values()]
+        print(f"| {part} | {' | '.join(f'{ms:.1f}' for ms in spent)} |")
 
 
 if __name__ == "__main__":
