@@ -155,7 +155,7 @@ def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[
     # Horovod takes SIGINT and SIGTERM for itself and never gives them back: Ctrl-C would look like a failed rank
     horovod.runner.gloo_run.register_shutdown_event = threading.Event
     # of its thread that waits for the Spark job
-    with _thread_errors_to(ranks_log), _jobs_described(spark, "train"):
+    with _thread_errors_to(ranks_log), _jobs_described(spark, "train"), _meeting_server_closed():
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
@@ -167,6 +167,28 @@ def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[
             stderr=ranks_log,
         )
     return values[0]
+
+
+@contextlib.contextmanager
+def _meeting_server_closed() -> Iterator[None]:
+    """Close the server at which the ranks meet: Horovod leaves its thread and its open port behind."""
+    from horovod.runner import gloo_run
+
+    make_server, servers = gloo_run.RendezvousServer, []
+
+    def make_noted(*values: Any) -> Any:
+        servers.append(make_server(*values))
+        return servers[-1]
+
+    gloo_run.RendezvousServer = make_noted
+    try:
+        yield
+    finally:
+        gloo_run.RendezvousServer = make_server
+        for server in servers:
+            if server._httpd:
+                server.stop()
+                server._httpd.server_close()
 
 
 @contextlib.contextmanager

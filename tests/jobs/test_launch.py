@@ -88,6 +88,8 @@ def test_ranks_that_fail_are_started_again(
 ) -> None:
     assert call(launcher, fault, n_faults=1, max_restarts=1) == (2, 2)
     assert caplog.text.count("starting them again from the last checkpoint, 1 of 1") == 1
+    servers = [getattr(thread, "_target", None) for thread in threading.enumerate()]
+    assert not [server for server in servers if "RendezvousHTTPServer" in str(server)], "Horovod left a port open"
 
 
 @pytest.mark.slow
