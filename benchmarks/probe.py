@@ -23,11 +23,11 @@ from conf.settings import ProbeSettings
 from ml.probe import (
     ProbeNetwork,
     Profiles,
-    _tensor_float32,
     build_optimizer,
     build_probe,
     predict,
     score_logits,
+    tensor_float32,
     train_epoch,
 )
 
@@ -111,7 +111,7 @@ def list_sides(profiles: np.ndarray, labels: np.ndarray, settings: ProbeSettings
 
 def measure_tf32(profiles: np.ndarray, labels: np.ndarray, settings: ProbeSettings) -> Side:
     """An epoch of its own: TF32 is a switch of the process, so that it cannot take turns."""
-    with _tensor_float32(True):
+    with tensor_float32(True):
         (side, *_) = list_sides(profiles, labels, settings, "cuda")
         while side.take_step():
             pass

@@ -49,6 +49,9 @@ MADE_EMPTY = ("CREATE TABLE", "REPLACE TABLE", "CREATE OR REPLACE TABLE")
 OPEN_FILES = 64
 """Table partitions that one task writes side by side; above this many Spark sorts its rows by them first."""
 
+RECENT = 10
+"""Commits that are read first to find the newest write: reading all of a long log takes long."""
+
 _INGEST = "ingest "
 _OWN_COMMIT = {
     "spark.databricks.delta.autoCompact.enabled": "false",  # merging files would be a further commit
@@ -107,7 +110,7 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
             "them)"
         )
     try:
-        frame = _snapshot(spark, path, version)
+        frame = read_version(spark, path, version)
     except AnalysisException as error:
         wanted = "a table that Delta can read" if version is None else f"version {version}"
         raise TableError(
@@ -230,9 +233,8 @@ def write_table(
 
 def latest_commit(spark: SparkSession, workspace: Workspace, table: TableSchema) -> TableCommit:
     """The newest version of a table and the rows that its last write reported; upkeep since then reports none."""
-    history = _history(spark, workspace.table(table.name)).select("version", "operation", "operationMetrics").collect()
-    write = _last_change(history) or history[0]
-    return TableCommit(int(history[0]["version"]), int(write["operationMetrics"].get("numOutputRows", 0)))
+    newest, write = _newest_commits(spark, workspace.table(table.name))
+    return TableCommit(int(newest["version"]), int(write["operationMetrics"].get("numOutputRows", 0)))
 
 
 def latest_version(path: str) -> int:
@@ -259,6 +261,16 @@ def require_schema(spark: SparkSession, workspace: Workspace) -> None:
                 f"expected the schema {name} (--catalog, --schema), found none that this session may see; "
                 f"make it with CREATE SCHEMA {name}, or ask for USE SCHEMA and CREATE TABLE on it"
             )
+
+
+def read_version(spark: SparkSession, place: str, version: int | None = None) -> DataFrame:
+    """A version of the table in a place (``workspace.table(name)``), None for the newest; its columns unchecked."""
+    if is_name(place):
+        # not by the option versionAsOf: it reads the former files with the columns of the newest version
+        wanted = "" if version is None else f" VERSION AS OF {version:d}"
+        return spark.sql(f"SELECT * FROM {place}{wanted}")
+    reader = spark.read.format("delta")
+    return (reader if version is None else reader.option("versionAsOf", version)).load(_url(place))
 
 
 def read_history(spark: SparkSession, path: str) -> list[Row]:
@@ -354,25 +366,17 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
         )
 
 
-def _snapshot(spark: SparkSession, place: str, version: int | None) -> DataFrame:
-    if is_name(place):
-        # not by the option versionAsOf: it reads the former files with the columns of the newest version
-        wanted = "" if version is None else f" VERSION AS OF {version:d}"
-        return spark.sql(f"SELECT * FROM {place}{wanted}")
-    reader = spark.read.format("delta")
-    return (reader if version is None else reader.option("versionAsOf", version)).load(_url(place))
-
-
 def _newest(spark: SparkSession, workspace: Workspace, table: TableSchema) -> int:
     place = workspace.table(table.name)
     return latest_version(place) if is_folder(place) else latest_commit(spark, workspace, table).version
 
 
-def _history(spark: SparkSession, place: str) -> DataFrame:
+def _history(spark: SparkSession, place: str, limit: int | None = None) -> DataFrame:
     """The newest commits first."""
     if is_name(place):  # DeltaTable takes no catalog in a name
-        return spark.sql(f"DESCRIBE HISTORY {place}")
-    return DeltaTable.forPath(spark, _url(place)).history()
+        return spark.sql(f"DESCRIBE HISTORY {place}{f' LIMIT {limit}' if limit else ''}")
+    table = DeltaTable.forPath(spark, _url(place))
+    return table.history(limit) if limit else table.history()
 
 
 def _has_history(spark: SparkSession, place: str) -> bool:
@@ -382,15 +386,20 @@ def _has_history(spark: SparkSession, place: str) -> bool:
     return DeltaTable.isDeltaTable(spark, place) if is_url(place) else has_commit(place)
 
 
-def _last_change(history: Sequence[Row]) -> Row | None:
-    """The newest commit that changed the rows, of commits with the newest first; None where the log has none left."""
-    return next((commit for commit in history if commit["operation"] not in UPKEEP), None)
+def _newest_commits(spark: SparkSession, place: str) -> tuple[Row, Row]:
+    """The newest commit, and the newest that changed the rows; the same one twice where the log has none such left."""
+    for limit in (RECENT, None):
+        history = _history(spark, place, limit).select("version", "operation", "operationMetrics").collect()
+        changes = [commit for commit in history if commit["operation"] not in UPKEEP]
+        if changes or len(history) < RECENT:
+            break
+    return history[0], (changes or history)[0]
 
 
 def _was_filled(spark: SparkSession, name: str) -> bool:
     """Whether a table of a catalog has the rows of a write; one that died may have made it anew, for other columns."""
-    change = _last_change(_history(spark, name).select("operation").collect())
-    return change is None or change["operation"] not in MADE_EMPTY
+    _, change = _newest_commits(spark, name)
+    return change["operation"] not in MADE_EMPTY
 
 
 def _unfinished(spark: SparkSession, place: str) -> str:

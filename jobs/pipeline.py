@@ -21,8 +21,7 @@ from jobs.stage_settings import (
     changed_progress,
     check_settings,
     forget_stages,
-    note_made,
-    note_settings,
+    note_end,
     read_progress,
 )
 from jobs.workspace import Workspace
@@ -70,16 +69,14 @@ class Stage:
         ----------
         options : what the stage's own ``run`` takes beyond the three
         """
-        progress = workspace.out / PROGRESS
-        check_settings(progress, self.all_needs, self.name, config)
+        check_settings(workspace.out / PROGRESS, self.all_needs, self.name, config)
         self._begin(config, workspace)
         log.info("%s: %s", self.name, self.about)
         started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             importlib.import_module(f"jobs.{self.module}").run(spark, config, workspace, **options)
         seconds = time.monotonic() - started
-        note_settings(progress, self.name, config)
-        note_made(progress, self.name, workspace)
+        note_end(workspace, self.name, config)
         own = [line for line in read_metrics(workspace.metrics)[n_lines:] if line.get("stage") == self.name]
         n_rows = sum(line.get("table/rows", 0) for line in own)
         figures = {"stage": self.name, "stage/seconds": round(seconds, 2), "stage/rows": n_rows}

@@ -73,18 +73,12 @@ def settings_of(stage: str, config: PipelineConfig) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if any(fnmatch.fnmatchcase(key, each) for each in patterns)}
 
 
-def note_settings(progress: Path, stage: str, config: PipelineConfig) -> None:
-    """Remember what a stage's output was made with, if a later one depends on it."""
-    if stage not in DECIDED_BY:
-        return
-    with changed_progress(progress) as saved:
-        saved.setdefault(SETTINGS, {})[stage] = settings_of(stage, config)
-
-
-def note_made(progress: Path, stage: str, workspace: Workspace) -> None:
-    """Remember that a stage ended well, and what its output was made from."""
-    with changed_progress(progress) as saved:
+def note_end(workspace: Workspace, stage: str, config: PipelineConfig) -> None:
+    """Remember that a stage ended well, what its output was made from, and with, if a later one depends on that."""
+    with changed_progress(workspace.out / PROGRESS) as saved:
         saved.setdefault(MADE, {})[stage] = asdict(Origin(workspace.resolved_data, workspace.named_tables))
+        if stage in DECIDED_BY:
+            saved.setdefault(SETTINGS, {})[stage] = settings_of(stage, config)
 
 
 def forget_stages(saved: dict[str, Any], stages: Collection[str]) -> None:

@@ -25,7 +25,7 @@ from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import Row, SparkSession
 
-from jobs.io import has_commit, read_history, session_settings
+from jobs.io import has_commit, read_history, read_version, session_settings
 from jobs.places import plain_path, spark_url
 from jobs.workspace import Workspace
 from schemas.errors import ModelError, TableError
@@ -224,8 +224,7 @@ def _files_if_readable(spark: SparkSession, path: str, version: int) -> set[Path
 
 
 def _files_of_version(spark: SparkSession, path: str, version: int) -> set[Path]:
-    snapshot = spark.read.format("delta").option("versionAsOf", version).load(spark_url(Path(path)))
-    return {Path(plain_path(name)).resolve() for name in snapshot.inputFiles()}
+    return {Path(plain_path(name)).resolve() for name in read_version(spark, path, version).inputFiles()}
 
 
 def _data_files(folder: Path) -> set[Path]:

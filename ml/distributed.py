@@ -2,7 +2,7 @@
 
 import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -55,9 +55,10 @@ class Ranks(Protocol):
 
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
         """``begin_sum``, waited for."""
+        return self.begin_sum(values)()
 
 
-class OneProcess:
+class OneProcess(Ranks):
     """No other rank: every exchange is already done."""
 
     rank = 0
@@ -77,16 +78,9 @@ class OneProcess:
         """The values themselves."""
         return partial(np.array, list(values), np.float64)
 
-    def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
-        """The values themselves."""
-        return self.begin_sum(values)()
 
-
-class ExchangingRanks(ABC):
+class ExchangingRanks(Ranks):
     """What several ranks do with a few operations of a library: the same sums in the same order with each library."""
-
-    rank: int
-    world_size: int
 
     @abstractmethod
     def _allreduce(self, tensor: Tensor, name: str) -> Callable[[], object]:
@@ -123,10 +117,6 @@ class ExchangingRanks(ABC):
             return np.asarray(total.numpy())
 
         return finish
-
-    def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
-        """``begin_sum``, waited for."""
-        return self.begin_sum(values)()
 
     def _begin_bucket(self, gradients: list[Tensor], name: str) -> Callable[[], object]:
         if len(gradients) == 1 and gradients[0].is_contiguous():

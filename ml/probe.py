@@ -104,7 +104,7 @@ def score_task(
         train_labels, validation_labels = train_labels[order], validation_labels[order]
     profiles = Profiles(embeddings, rows, device)
     epochs = []
-    with _tensor_float32(settings.precision == "tf32"):
+    with tensor_float32(settings.precision == "tf32"):
         for result in _score_epochs(profiles, train_labels, validation_labels, task, popularity, settings):
             epochs.append(result)
             if on_epoch:
@@ -128,7 +128,7 @@ class Profiles:
 
 
 @contextlib.contextmanager
-def _tensor_float32(is_allowed: bool) -> Iterator[None]:
+def tensor_float32(is_allowed: bool) -> Iterator[None]:
     """Matrix products of a GPU in TF32 until the block ends; a CPU has no such thing."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = is_allowed

@@ -18,6 +18,8 @@ from urllib.parse import unquote
 import psutil
 import pyarrow.parquet as pq
 
+from jobs.stage_settings import PROGRESS, read_progress
+
 SETTINGS = """
 behaviours:
   product_buy: {item: sku, max_sequence_length: 8}
@@ -29,8 +31,8 @@ probe: {hidden_size: 16, epochs: 1}
 spark: {driver_memory: 1g, shuffle_partitions: 2}
 """
 BEHAVIOURS = ("product_buy", "page_visit")
-LOGS = ("logs", "metrics.jsonl", "progress.json")
-"""What a run may change although it fails: a stage that began is not finished any more."""
+LOGS = ("logs", "metrics.jsonl")
+"""What a run may add to although it fails."""
 RUN_SECONDS = 500
 Found = TypeVar("Found")
 
@@ -177,7 +179,10 @@ def digest(path: Path) -> str:
 
 
 def contents(out: Path) -> dict[str, str]:
-    """Every file but logs, and its digest."""
+    """Every file but logs, and its digest; of the progress, which forgets a stage that began, the settings noted."""
     files = [path for path in out.rglob("*") if path.is_file()]
     names = {str(path.relative_to(out)): path for path in files}
-    return {name: digest(path) for name, path in names.items() if not name.startswith(LOGS)}
+    found = {name: digest(path) for name, path in names.items() if not name.startswith(LOGS)}
+    if PROGRESS in found:
+        found[PROGRESS] = json.dumps(read_progress(out / PROGRESS).get("settings"))
+    return found

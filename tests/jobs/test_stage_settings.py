@@ -8,7 +8,7 @@ from no_work import NoWork, leave_out_work
 
 from conf.load import load_config
 from jobs.pipeline import STAGE_NAMES, STAGES, run_stage, run_stages
-from jobs.stage_settings import DECIDED_BY, check_settings, note_settings, read_progress, settings_of
+from jobs.stage_settings import DECIDED_BY, check_settings, note_end, read_progress, settings_of
 from jobs.workspace import Workspace
 from schemas.errors import ConfigError, TableError
 
@@ -18,7 +18,7 @@ BEFORE = load_config("demo")
 @pytest.fixture
 def progress(tmp_path: Path) -> Path:
     for stage in STAGE_NAMES[:5]:
-        note_settings(tmp_path / "progress.json", stage, BEFORE)
+        note_end(Workspace(tmp_path), stage, BEFORE)
     return tmp_path / "progress.json"
 
 
@@ -53,7 +53,7 @@ def test_other_settings_may_change(progress: Path, change: str) -> None:
 def test_a_stage_may_itself_run_with_new_settings_and_later_ones_then_need_those(progress: Path) -> None:
     now = load_config("demo", ["model.hidden_size=32"])
     check_settings(progress, STAGE_NAMES[:4], "train", now)
-    note_settings(progress, "train", now)
+    note_end(Workspace(progress.parent), "train", now)
     check_settings(progress, STAGE_NAMES[:5], "embed", now)
     with pytest.raises(ConfigError):
         check_settings(progress, STAGE_NAMES[:5], "embed", BEFORE)
@@ -118,7 +118,7 @@ def test_stages_that_end_at_once_are_all_noted(tmp_path: Path) -> None:
     for number in range(5):
         now = load_config("demo", [f"seed={number}"])
         with ThreadPoolExecutor(len(stages)) as pool:
-            list(pool.map(lambda stage: note_settings(path, stage, now), stages))  # noqa: B023
+            list(pool.map(lambda stage: note_end(Workspace(tmp_path), stage, now), stages))  # noqa: B023
         expected = {stage: settings_of(stage, now) for stage in stages}
         assert read_progress(path)["settings"].keys() == expected.keys()
         assert read_progress(path)["settings"]["sequences"]["seed"] == number
