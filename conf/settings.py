@@ -133,6 +133,9 @@ class ModelSettings:
     n_heads: PositiveInt = 8
     feed_forward_size: PositiveInt = 256
     """Width inside the feed-forward; 4 x ``hidden_size`` in BERT."""
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """``bidirectional``: a token sees all others, hidden ones are learnt (the cloze task); ``causal``: it sees those
+    before it, and each token's next one is learnt (SASRec, Kang and McAuley 2018); ``masking`` is not used then."""
     norm: Literal["post", "pre"] = "post"
     """``post``: sums are normalised; ``pre``: what a layer reads is, which eases deep models (Xiong et al. 2020)."""
     final_norm: bool = False
@@ -386,6 +389,8 @@ class PipelineConfig:
             _require(_is_identifier(name), f"behaviours: a name has letters, digits, _; found {name!r}; rename it")
             fits = behaviour.max_sequence_length <= widest
             _require(fits, f"behaviours.{name}.max_sequence_length exceeds the widest of sequences.widths, {widest}")
+        knows_mask = self.model.attention == "bidirectional" or self.inference.pooling != "mask"
+        _require(knows_mask, "inference.pooling=mask needs model.attention=bidirectional: causal models never see MASK")
 
     def behaviour(self, name: str) -> BehaviourSettings:
         """The settings of a behaviour that a stage cannot do without; ConfigError where the configuration lacks it."""

@@ -19,7 +19,7 @@ def attend(query: Tensor, key_value: Tensor, is_visible: Tensor | None, dropout_
     ----------
     query : float [B, H, Q, D/H]
     key_value : float [2, B, H, L, D/H]
-    is_visible : bool [B, 1, 1, L], at least one true in each line; None where all are
+    is_visible : bool [B, 1, 1 or Q, L], at least one true in each line; None where all are
     dropout_prob : of an attention weight to be left out; 0 when not training
 
     Returns

@@ -1,5 +1,7 @@
 """BERT4Rec: a bidirectional transformer over a client's items (Sun et al. 2019, arXiv:1904.06690).
 
+With ``ModelSettings.attention`` causal it is an encoder as SASRec's (Kang and McAuley 2018, arXiv:1808.09781).
+
 Legend of shapes: B batch, L sequence, D hidden, H heads, V vocabulary (special tokens included),
 N rows that the encoder computes (the tokens of a batch, see ``ml.packing``), M hidden positions of a batch,
 K candidate items.
@@ -27,7 +29,8 @@ class Context(NamedTuple):
     Attributes
     ----------
     grid : of the rows
-    is_visible : bool [B, 1, 1, L], the places that may be attended to; None where all may
+    is_visible : bool [B, 1, 1, L] or, where each row sees others, [B, 1, L or the width of ``wanted``, L]: the places
+        that may be attended to; None where all may
     rows : int64 [M], the rows wanted; None for all
     wanted : the grid of the rows wanted
     """
@@ -124,6 +127,7 @@ class Bert4Rec(nn.Module):
         self.hidden_size = settings.hidden_size
         self.n_tokens = n_tokens
         self.max_length = max_length
+        self.is_causal = settings.attention == "causal"
         self.item_table = build_table(settings, n_tokens, sparse_table)
         self.embedding = SequenceEmbedding(settings, max_length)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.n_layers))
@@ -189,18 +193,21 @@ class Bert4Rec(nn.Module):
         for block in first:
             x = block(x, context)
         grid, wanted = context.grid, narrow_grid(positions, *token_ids.shape)
-        return self.final_norm(last(x, Context(grid, context.is_visible, grid.rows_at(positions), wanted)))
+        is_visible = context.is_visible
+        if self.is_causal and is_visible is not None:
+            is_visible = _seen_from(positions, wanted, is_visible)
+        return self.final_norm(last(x, Context(grid, is_visible, grid.rows_at(positions), wanted)))
 
     def _embed(self, token_ids: Tensor) -> tuple[Tensor, Context]:
         if token_ids.shape[1] > self.max_length:
             raise ValueError(f"a batch of width {token_ids.shape[1]} exceeds the model's max_length {self.max_length}")
         is_token = token_ids != PAD  # [B, L]
         grid = grid_of_tokens(is_token)
-        # Not every attention kernel defines a softmax over nothing: a row without tokens sees its padding instead.
-        is_visible = (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]
+        is_visible = (_tokens_before if self.is_causal else _tokens_of_row)(is_token)
         tokens = token_ids.flatten() if grid.places is None else token_ids.flatten()[grid.places]  # [N]
         x = self.embedding(self.item_table.vectors(tokens), grid)
-        return x, Context(grid, None if grid.is_full else is_visible, rows=None, wanted=grid)
+        sees_all = grid.is_full and not self.is_causal
+        return x, Context(grid, None if sees_all else is_visible, rows=None, wanted=grid)
 
     def output_vectors(self, hidden: Tensor) -> Tensor:
         """Float [M, D] to compare with the item table, from token vectors [M, D] (the prediction head)."""
@@ -226,6 +233,26 @@ class Bert4Rec(nn.Module):
     def decaying_parameters(self) -> Iterator[Tensor]:
         """The dense parameters that weight decay is for: matrices, not tables, norms or biases."""
         return (module.weight for module in self.modules() if isinstance(module, nn.Linear))
+
+
+def _tokens_of_row(is_token: Tensor) -> Tensor:
+    """Bool [B, 1, 1, L] from bool [B, L]; a row without tokens sees its padding: a softmax of nothing is no number."""
+    return (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]
+
+
+def _tokens_before(is_token: Tensor) -> Tensor:
+    """Bool [B, 1, L, L] from bool [B, L]: each place sees the tokens before it, and itself."""
+    itself = torch.eye(is_token.shape[1], dtype=torch.bool, device=is_token.device)
+    return (is_token[:, None, :].expand(-1, is_token.shape[1], -1).tril() | itself)[:, None]
+
+
+def _seen_from(positions: Tensor, wanted: Grid, is_visible: Tensor) -> Tensor:
+    """The lines of ``is_visible`` (bool [B, 1, L, L]) of ``positions`` (int64 [M], flat), bool [B, 1, Q, L].
+
+    A place of the grid wanted that is none of theirs sees all; what stands there is lost.
+    """
+    is_unseen = ~is_visible.flatten(0, 2).index_select(0, positions)  # [M, L]
+    return ~wanted.spread(is_unseen)[:, None]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from conf.settings import LossSettings, MaskingSettings, ModelSettings, Training
 from ml.bert4rec import Bert4Rec
 from ml.distributed import OneProcess, Ranks
 from ml.loss import chosen_loss, draw_negatives, hidden_loss
-from ml.masking import HiddenBatch, MaskedBatch, hidden_batch, mask_tokens
+from ml.masking import HiddenBatch, MaskedBatch, hidden_batch, mask_tokens, shift_tokens
 from ml.optimizers import build_optimizers, learning_rate, set_learning_rate
 from schemas.tokens import FIRST_ITEM
 
@@ -84,10 +84,7 @@ class Learner:
         recipe = self.recipe
         torch.manual_seed(self._seed(0))
         generator = torch.Generator().manual_seed(self._seed(1))
-        masked = [
-            mask_tokens(torch.as_tensor(batch, dtype=torch.int64), recipe.n_tokens, recipe.masking, generator)
-            for batch in batches
-        ]
+        masked = [self._hide(torch.as_tensor(batch, dtype=torch.int64), generator) for batch in batches]
         n_negatives = recipe.loss.n_negatives
         negatives = draw_negatives(recipe.n_tokens, n_negatives, generator) if recipe.is_sampled else None
         return self.update(masked, negatives)
@@ -110,6 +107,11 @@ class Learner:
             loss += batch_loss.detach()
         self._apply_gradients()
         return StepSums(loss, n_positions)
+
+    def _hide(self, token_ids: Tensor, generator: torch.Generator) -> MaskedBatch:
+        if self.model.is_causal:
+            return shift_tokens(token_ids)
+        return mask_tokens(token_ids, self.recipe.n_tokens, self.recipe.masking, generator)
 
     def _loss(self, batch: HiddenBatch, negatives: Tensor | None) -> Tensor:
         is_half = self.recipe.training.precision == "bfloat16"

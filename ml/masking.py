@@ -1,4 +1,4 @@
-"""The cloze task: which tokens of a batch are hidden, and what stands in their place."""
+"""What is to be learnt of a batch: tokens that are hidden (the cloze task), or each token's next one."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ IGNORE_INDEX = -100
 
 
 class MaskedBatch(NamedTuple):
-    """One batch of the cloze task.
+    """One batch and what is to be predicted in it.
 
     Attributes
     ----------
     inputs : int64 [B, L], what the model sees
-    labels : int64 [B, L], the true token where one is hidden, else IGNORE_INDEX
+    labels : int64 [B, L], the true token where one is to be predicted, else IGNORE_INDEX
     """
 
     inputs: Tensor
@@ -91,8 +91,23 @@ def mask_tokens(token_ids: Tensor, n_tokens: int, settings: MaskingSettings, gen
     return _hide(token_ids, is_hidden, replacement)
 
 
-def mask_last(token_ids: Tensor) -> MaskedBatch:
-    """Hide the last token of each row, alone and by MASK, for validation.
+def shift_tokens(token_ids: Tensor) -> MaskedBatch:
+    """Have each token predicted from those before it, the task of causal models (Kang and McAuley 2018, section 3.5).
+
+    Every row moves one place to the right: where a token stood, the one before it is seen now. UNK is a label too.
+
+    Parameters
+    ----------
+    token_ids : int64 [B, L], left-padded with PAD
+    """
+    inputs = torch.nn.functional.pad(token_ids[:, :-1], (1, 0), value=PAD)
+    return MaskedBatch(inputs, labels=token_ids.masked_fill(inputs == PAD, IGNORE_INDEX))
+
+
+def hide_last(token_ids: Tensor, is_causal: bool) -> MaskedBatch:
+    """Have the last token of each row predicted, alone, for validation.
+
+    A bidirectional model finds MASK in its place; a causal one has the row without it, moved to the right.
 
     Parameters
     ----------
@@ -106,7 +121,10 @@ def mask_last(token_ids: Tensor) -> MaskedBatch:
     n_without = int((token_ids[:, -1] <= MASK).sum())
     if n_without:
         raise ValueError(f"{n_without} of {len(token_ids)} rows end in PAD or MASK; expected left-padded tokens")
-    return _hide(token_ids, _is_last(token_ids), torch.full_like(token_ids, MASK))
+    is_last = _is_last(token_ids)
+    if is_causal:
+        return MaskedBatch(shift_tokens(token_ids).inputs, labels=token_ids.masked_fill(~is_last, IGNORE_INDEX))
+    return _hide(token_ids, is_last, torch.full_like(token_ids, MASK))
 
 
 def _require_context_and_item(token_ids: Tensor) -> None:

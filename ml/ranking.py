@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ml.bert4rec import Bert4Rec, evaluating
-from ml.masking import mask_last
+from ml.masking import hide_last
 from schemas.tokens import FIRST_ITEM, PAD
 
 CUTOFF = 10
@@ -46,7 +46,7 @@ class RankingMetrics:
 
 
 def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000, remove_seen: bool = False) -> Tensor:
-    """The rank, among all items, of each row's last item when MASK hides it; 1 is best.
+    """The rank, among all items, of each row's last item when it is hidden; 1 is best.
 
     Ties count against the item, and so do scores that are not numbers. A last token UNK is no item: it ranks
     after all of them.
@@ -65,7 +65,7 @@ def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000
     last_items = token_ids[:, -1:]  # [B, 1]
     removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
     with evaluating(model):
-        vectors = model.output_vectors(model.encode(mask_last(token_ids).inputs)[:, -1])  # [B, D]
+        vectors = model.output_vectors(model.encode(hide_last(token_ids, model.is_causal).inputs)[:, -1])  # [B, D]
         pieces = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(token_ids), ROWS_AT_ONCE)]
         n_unbeaten = torch.cat(
             [_count_unbeaten(model, vectors[rows], last_items[rows], removed[rows], chunk_size) for rows in pieces]

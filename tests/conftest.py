@@ -1,21 +1,26 @@
-"""One local Spark session for all tests that ask for it."""
+"""One local Spark session for all tests that ask for it; those of ``ml`` need no Spark at all."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from pyspark.sql import SparkSession
-from tiny_run import TinyRun, make_tiny_run
 
-from conf.settings import SparkSettings
-from jobs.session import build_session
-from jobs.workspace import Workspace
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from tiny_run import TinyRun
+
+    from jobs.workspace import Workspace
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
+    from conf.settings import SparkSettings
+    from jobs.session import build_session
+
     log_file = tmp_path_factory.mktemp("spark") / "spark.log"
     settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2)
     session = build_session(settings, log_file)
@@ -30,18 +35,23 @@ def forgotten_tables() -> Iterator[None]:
     Frames that a test persisted and its stage did not give back go too.
     """
     yield
-    if session := SparkSession.getActiveSession():
+    sql = sys.modules.get("pyspark.sql")
+    if sql and (session := sql.SparkSession.getActiveSession()):
         session.catalog.clearCache()
         session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
 
 @pytest.fixture(scope="session")
-def tiny_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def tiny_run(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> "TinyRun":
+    from tiny_run import make_tiny_run
+
     return make_tiny_run(spark, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path) -> "Workspace":
+    from jobs.workspace import Workspace
+
     place = Workspace(tmp_path / "out")
     place.prepare()
     return place

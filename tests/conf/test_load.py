@@ -81,6 +81,11 @@ def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None
         load_config("demo", [override])
 
 
+def test_pooling_by_mask_is_refused_for_models_that_never_see_one() -> None:
+    with pytest.raises(ConfigError, match=r"pooling=mask needs model\.attention=bidirectional"):
+        load_config("demo", ["model.attention=causal", "inference.pooling=mask"])
+
+
 def test_a_behaviour_that_a_stage_cannot_do_without_is_told_where_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "visits.yaml").write_text("behaviours: {page_visit: {item: url}}\n")
     config = load_config(str(tmp_path / "visits.yaml"))

@@ -15,6 +15,7 @@ VARIANTS = {
     "wide": {"feed_forward_size": 64, "attention_dropout": 0.0},
     "hashed": {"table": "hashed", "table_rows": 12},
     "product": {"table": "product", "table_splits": 4},
+    "causal": {"attention": "causal"},
 }
 TOKEN_IDS = torch.tensor([[0, 0, 5, 6, 7], [3, 4, 5, 6, 7], [0, 0, 0, 0, 9]])
 
@@ -140,6 +141,18 @@ def test_a_token_sees_those_before_and_after_it(model):
 
     assert not torch.allclose(model.encode(torch.tensor([[5, 6, 8]]))[0, 1], base, atol=1e-4)
     assert not torch.allclose(model.encode(torch.tensor([[8, 6, 7]]))[0, 1], base, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packs", [True, False])
+def test_with_causal_attention_a_token_sees_none_after_it(monkeypatch, packs):
+    monkeypatch.setattr(packing, "packs", lambda tensor: packs)
+    torch.manual_seed(7)
+    model = Bert4Rec(replace(SETTINGS, attention="causal"), n_tokens=20, max_length=8).eval()
+    one, other = (model.encode(torch.tensor([[0, 5, 6, 7, last]])) for last in (8, 9))
+
+    torch.testing.assert_close(one[:, 1:4], other[:, 1:4], atol=1e-6, rtol=0)
+    assert not torch.allclose(one[:, 4], other[:, 4], atol=1e-3)
 
 
 @torch.no_grad()

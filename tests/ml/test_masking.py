@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conf.settings import MaskingSettings
-from ml.masking import IGNORE_INDEX, MaskedBatch, hidden_batch, mask_last, mask_tokens
+from ml.masking import IGNORE_INDEX, MaskedBatch, hidden_batch, hide_last, mask_tokens, shift_tokens
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 N_TOKENS = 13
@@ -119,16 +119,26 @@ def test_rows_without_an_item_are_refused_with_their_number():
         mask_tokens(torch.tensor([[UNK, UNK], [3, 4]]), N_TOKENS, MaskingSettings(), seeded())
 
 
-def test_validation_hides_the_last_token_alone():
-    batch = mask_last(torch.tensor([[PAD, 3, 4], [5, 6, UNK]]))
+@pytest.mark.parametrize(
+    ("is_causal", "inputs"), [(False, [[PAD, 3, MASK], [5, 6, MASK]]), (True, [[PAD, PAD, 3], [PAD, 5, 6]])]
+)
+def test_validation_hides_the_last_token_alone(is_causal, inputs):
+    batch = hide_last(torch.tensor([[PAD, 3, 4], [5, 6, UNK]]), is_causal)
 
-    assert batch.inputs.tolist() == [[PAD, 3, MASK], [5, 6, MASK]]
+    assert batch.inputs.tolist() == inputs
     assert batch.labels.tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 4], [IGNORE_INDEX, IGNORE_INDEX, UNK]]
 
 
 def test_validation_refuses_rows_that_end_in_padding():
     with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
-        mask_last(torch.tensor([[3, PAD], [3, 4]]))
+        hide_last(torch.tensor([[3, PAD], [3, 4]]), is_causal=False)
+
+
+def test_shifted_each_token_is_predicted_where_the_one_before_it_stands():
+    batch = shift_tokens(torch.tensor([[PAD, 3, 4, UNK], [5, 6, 7, 8]]))
+
+    assert batch.inputs.tolist() == [[PAD, PAD, 3, 4], [PAD, 5, 6, 7]]
+    assert batch.labels.tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 4, UNK], [IGNORE_INDEX, 6, 7, 8]]
 
 
 def test_a_hidden_batch_lists_positions_labels_and_the_distinct_ones():

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from conf.settings import ModelSettings
 from ml import ranking
 from ml.bert4rec import Bert4Rec, evaluating
-from ml.masking import mask_last
+from ml.masking import hide_last
 from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
 from schemas.tokens import FIRST_ITEM, UNK
 
@@ -57,7 +57,7 @@ def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, 
     model = Bert4Rec(settings, n_tokens=20, max_length=6)
     rows = [[0, 0, 4, 5], [7, 8, 7, 9], [5, 4, UNK, 4], [3, 19, 19, 18], [6, 6, 6, 6], [0, 3, 4, UNK]]
     with evaluating(model):
-        hidden = model.encode(mask_last(torch.tensor(rows)).inputs)[:, -1]
+        hidden = model.encode(hide_last(torch.tensor(rows), is_causal=False).inputs)[:, -1]
         logits = model.logits(model.output_vectors(hidden), torch.arange(20))
     expected = []
     for row, scores in zip(rows, logits.tolist(), strict=True):
@@ -99,7 +99,7 @@ def test_items_that_share_a_vector_count_against_each_other():
     model = Bert4Rec(settings, n_tokens=500, max_length=2)
     token_ids = torch.randint(FIRST_ITEM, 500, (200, 2))
     with evaluating(model):
-        hidden = model.encode(mask_last(token_ids).inputs)[:, -1]
+        hidden = model.encode(hide_last(token_ids, is_causal=False).inputs)[:, -1]
         table = model.item_table.vectors(torch.arange(500)).double()
         scores = model.output_vectors(hidden).double() @ table.T
     own = scores.gather(1, token_ids[:, -1:])

@@ -63,10 +63,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_model(folder)[0].state_dict()
 
 
-@pytest.mark.parametrize("loss", ["full", "sampled"])
-def test_the_loss_falls_from_a_uniform_guess_and_the_next_item_is_learned(job: TrainingJob, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "attention"), [("full", "bidirectional"), ("sampled", "bidirectional"), ("sampled", "causal")]
+)
+def test_the_loss_falls_from_a_uniform_guess_and_the_next_item_is_learned(
+    job: TrainingJob, loss: str, attention: str
+) -> None:
     lines: Lines = []
-    result = train(replace(job, loss=LossSettings(name=loss, n_negatives=64)), lines)
+    card = replace(job.card, model=replace(MODEL, attention=attention))
+    result = train(replace(job, card=card, loss=LossSettings(name=loss, n_negatives=64)), lines)
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert abs(losses[0] - np.log(N_ITEMS)) < 0.6
     assert losses[-1] < 0.5 * losses[0]
