@@ -6,6 +6,8 @@ OUT    ?= demo/out
 BIN    := .venv/bin
 STAMP  := .venv/.installed
 UV     := uv==0.8.22
+# of the test suite; each starts a JVM and needs 4 GiB
+PROCESSES ?= 2
 
 .PHONY: setup demo test faults test-hosts test-dbr audit wheel lint format lock clean
 
@@ -25,7 +27,7 @@ demo: setup
 	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 faults: setup
 	$(BIN)/python -m pytest tests -m faults
@@ -38,7 +40,7 @@ test-hosts: setup
 DBR := .venv-dbr/bin
 
 test-dbr: .venv-dbr/.installed
-	$(DBR)/python -m pytest
+	$(DBR)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 .venv-dbr/.installed: requirements-dbr.lock tools/install_horovod.py setup.py
 	test -x $(DBR)/python || $(PYTHON) -m venv .venv-dbr
