@@ -106,9 +106,9 @@ def causal(plan: Plan) -> Plan:
 RECIPES = {
     # RecTools' published BERT4Rec: 256 wide, 2 layers, 4 heads, dropout .2, up to 200 passes over the users.
     "ml-1m": two_layers(200, 256, 0.2, MaskingSettings(mask_prob=0.2, last_only_share=0.1), 40, 5, 128 * 200),
-    # A quarter of the work, for two CPU cores.
-    "ml-1m-small": two_layers(200, 128, 0.2, MaskingSettings(mask_prob=0.2, last_only_share=0.1), 25, 4, 128 * 200),
-    # Causal, so that each token of a pass is a label and fewer passes do.
+    # An eighth of the work, for a CPU core.
+    "ml-1m-small": two_layers(200, 128, 0.1, MaskingSettings(mask_prob=0.2, last_only_share=0.2), 20, 5, 4096),
+    # Causal: each token of a pass is a label, and fewer passes do.
     "ml-1m-causal": causal(two_layers(200, 128, 0.2, MaskingSettings(), 12, 3, 4096)),
     # Short histories: the last item alone is hidden often, dropout is strong, and 30 passes are enough to overfit.
     "beauty": two_layers(50, 128, 0.4, MaskingSettings(mask_prob=0.3, last_only_share=0.4), 10, 5, 2048),
