@@ -100,7 +100,7 @@ def shift_tokens(token_ids: Tensor) -> MaskedBatch:
     ----------
     token_ids : int64 [B, L], left-padded with PAD
     """
-    inputs = torch.nn.functional.pad(token_ids[:, :-1], (1, 0), value=PAD)
+    inputs = _moved_right(token_ids)
     return MaskedBatch(inputs, labels=token_ids.masked_fill(inputs == PAD, IGNORE_INDEX))
 
 
@@ -121,10 +121,8 @@ def hide_last(token_ids: Tensor, is_causal: bool) -> MaskedBatch:
     n_without = int((token_ids[:, -1] <= MASK).sum())
     if n_without:
         raise ValueError(f"{n_without} of {len(token_ids)} rows end in PAD or MASK; expected left-padded tokens")
-    is_last = _is_last(token_ids)
-    if is_causal:
-        return MaskedBatch(shift_tokens(token_ids).inputs, labels=token_ids.masked_fill(~is_last, IGNORE_INDEX))
-    return _hide(token_ids, is_last, torch.full_like(token_ids, MASK))
+    masked = _hide(token_ids, _is_last(token_ids), torch.full_like(token_ids, MASK))
+    return masked._replace(inputs=_moved_right(token_ids)) if is_causal else masked
 
 
 def _require_context_and_item(token_ids: Tensor) -> None:
@@ -156,6 +154,10 @@ def _choose_positions(token_ids: Tensor, mask_prob: float, generator: torch.Gene
 def _hide(token_ids: Tensor, is_hidden: Tensor, replacement: Tensor) -> MaskedBatch:
     inputs = torch.where(is_hidden, replacement, token_ids)
     return MaskedBatch(inputs, labels=token_ids.masked_fill(~is_hidden, IGNORE_INDEX))
+
+
+def _moved_right(token_ids: Tensor) -> Tensor:
+    return torch.nn.functional.pad(token_ids[:, :-1], (1, 0), value=PAD)
 
 
 def _is_last(token_ids: Tensor) -> Tensor:
