@@ -168,7 +168,7 @@ def _add_as_of(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=_folder, metavar="DIR", help="the challenge directory")
-    parser.add_argument("--out", type=_folder, required=True, metavar="DIR", help="tables, models, entries, report")
+    parser.add_argument("--out", type=_run_folder, required=True, metavar="DIR", help="tables, models, entries, report")
     parser.add_argument("--tables", metavar="URL", help="where Delta tables lie if not in --out, e.g. s3://BUCKET/PATH")
     parser.add_argument("--catalog", metavar="NAME", help="tables are CATALOG.SCHEMA.<table>, as in Unity Catalog")
     parser.add_argument("--schema", metavar="NAME", help="goes with --catalog")
@@ -180,6 +180,13 @@ def _folder(text: str) -> Path:
         return mounted_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _run_folder(text: str) -> Path:
+    folder = _folder(text)
+    if {"#", "?"} & set(str(folder)):  # Petastorm takes URLs, and decodes none
+        raise argparse.ArgumentTypeError(f"expected a path without # and ?, found {folder}: training could not read it")
+    return folder
 
 
 def _add_config_flags(parser: argparse.ArgumentParser) -> None:

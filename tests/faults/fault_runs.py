@@ -155,9 +155,15 @@ def table_rows(out: Path, table: str) -> list[str]:
 def outcome(out: Path) -> dict[str, object]:
     """All that a run is for: tables, models, entries, scores."""
     tables = {path.name: table_rows(out, path.name) for path in sorted((out / "tables").iterdir())}
+    cards = {str(path.relative_to(out)): _card(path) for path in (out / "models").glob("*/config.json")}
     files = [*(out / "models").rglob("*.*"), *(out / "entries").rglob("*.*")]
     names = {str(path.relative_to(out)): digest(path) for path in files}
-    return {**tables, **names, "scores.json": json.loads((out / "scores.json").read_text())}
+    return {**tables, **names, **cards, "scores.json": json.loads((out / "scores.json").read_text())}
+
+
+def _card(path: Path) -> dict[str, object]:
+    """Of a model, without its table's version: a stage that runs again writes the same rows as a next one."""
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "sequences_version"}
 
 
 def assert_same_outcome(out: Path, undisturbed: Path) -> None:

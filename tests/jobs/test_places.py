@@ -40,6 +40,17 @@ def test_a_folder_on_an_object_store_is_refused_with_what_to_do(text: str, capsy
     assert "expected a path that driver and workers mount" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", ["made#1", "what?/out"])
+def test_an_output_that_training_could_not_read_is_refused_at_once(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("run", "sequences", "train"):
+        with pytest.raises(SystemExit) as exit_:
+            main([command, "--out", folder])
+        assert exit_.value.code == 2
+        assert "expected a path without # and ?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("url", "path", "petastorm"),
     [
