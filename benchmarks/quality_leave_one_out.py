@@ -247,7 +247,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, the best model and the figures")
     parser.add_argument("--recipe", choices=list(RECIPES), required=True)
     parser.add_argument("--loss", choices=["auto", "full", "sampled", "gbce"], default="full")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="single settings of the recipe")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="single settings of the recipe"
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0 for its own choice")
     return parser.parse_args()

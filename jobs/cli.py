@@ -119,7 +119,7 @@ def _add_probe_flags(probe: argparse.ArgumentParser) -> None:
 
 
 def _add_task_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help="some tasks only")
+    command.add_argument("--tasks", nargs="+", action="extend", choices=TASKS, metavar="TASK", help="some tasks only")
     about = "mean and standard deviation over so many seeds and row orders, the organisers' first (probe.repeats)"
     command.add_argument("--repeats", type=int, metavar="R", help=about)
 
@@ -193,7 +193,9 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", default=DEFAULT, metavar="FILE", help=f"one of {', '.join(known_configs())}, or a YAML file"
     )
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. training.epochs=3")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. training.epochs=3"
+    )
     _add_log_flags(parser)
 
 
@@ -230,7 +232,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
     if entries:
         prepare_tables(spark, config, workspace)
         config, stage = purchases_only(config), beside_run(stage)
-    stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks)
+    stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks or TASKS)
     sys.stdout.write(format_score_table(read_scores(config, workspace), probe_note(config.probe)))
 
 
@@ -238,7 +240,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
     from jobs import ablate
 
     config, workspace = _prepare(arguments, reads_data=False)
-    found = ablate.run(_session(config, workspace, arguments.verbose), config, workspace, arguments.tasks)
+    found = ablate.run(_session(config, workspace, arguments.verbose), config, workspace, arguments.tasks or TASKS)
     sys.stdout.write(ablate.format_ablation(found))
 
 

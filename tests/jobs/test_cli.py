@@ -108,6 +108,7 @@ def test_bad_input_is_told_in_one_message_and_nothing_is_touched(
     [
         (["--config", "dmeo"], "no configuration 'dmeo'"),
         (["--set", "training.epoch=1"], "unknown key 'training.epoch'"),
+        (["--set", "training.epoch=1", "--set", "training.n_ranks=2"], "unknown key 'training.epoch'"),
         (["--from", "report", "--to", "ingest"], "--from report comes after --to ingest"),
     ],
 )
