@@ -30,7 +30,7 @@ TOKENS = {"product_buy": {50: [3, 4], 10: [5]}, "page_visit": {50: [3, 4, 5, 6, 
 
 
 def config(*overrides: str) -> PipelineConfig:
-    told = ["model.hidden_size=8", "model.n_layers=1", "ensemble.blocks=[]"]
+    told = ["model.hidden_size=8", "model.n_layers=1", "inference.append_count=false", "ensemble.blocks=[]"]
     return load_config("demo", [*told, *overrides])
 
 
