@@ -141,6 +141,11 @@ def test_a_command_claims_every_stage_that_it_may_run() -> None:
     assert claims("vacuum", "--dry-run") == []
 
 
+def test_tasks_given_several_times_add_up() -> None:
+    arguments = _parser().parse_args(["ablate", "--out", "x", "--tasks", "churn", "--tasks", "conversion"])
+    assert arguments.tasks == ["churn", "conversion"]
+
+
 def test_an_out_that_cannot_be_written_is_refused(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("mine")
