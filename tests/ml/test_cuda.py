@@ -1,0 +1,157 @@
+"""On a GPU: what a CPU computes, and no waiting for the device in a step's loss."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conf.settings import (
+    InferenceSettings,
+    LossSettings,
+    MaskingSettings,
+    ModelSettings,
+    ProbeSettings,
+    TrainingSettings,
+)
+from ml.array_feed import ArrayFeed
+from ml.batches import Sequences
+from ml.bert4rec import Bert4Rec
+from ml.checkpoint import ModelCard, load_model
+from ml.distributed import OneProcess
+from ml.encoder import embed_sequences
+from ml.learner import Learner, Recipe
+from ml.loss import draw_negatives, hidden_loss
+from ml.masking import hidden_batch, mask_tokens
+from ml.probe import score_task
+from ml.ranking import rank_last_items
+from ml.training import TrainingJob, train_model
+from schemas.tokens import FIRST_ITEM, PAD
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+N_TOKENS, WIDTH = FIRST_ITEM + 500, 16
+MODEL = ModelSettings(
+    hidden_size=64, n_layers=2, n_heads=2, feed_forward_size=64, embedding_dropout=0.0, encoder_dropout=0.0
+)
+TRAINING = TrainingSettings(n_ranks=1, learning_rate=1e-3)
+RECIPE = Recipe(MODEL, N_TOKENS, WIDTH, TRAINING, MaskingSettings(), LossSettings(name="full"))
+
+
+def on(device: str, recipe: Recipe) -> Recipe:
+    return replace(recipe, training=replace(recipe.training, device=device))  # type: ignore[arg-type]
+
+
+def rows(n_rows: int = 40, seed: int = 0) -> np.ndarray:
+    """Left-padded rows of 2 to ``WIDTH`` tokens."""
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(FIRST_ITEM, N_TOKENS, (n_rows, WIDTH))
+    lengths = generator.integers(2, WIDTH + 1, n_rows)
+    return np.where(np.arange(WIDTH) < WIDTH - lengths[:, None], PAD, tokens)
+
+
+def losses(recipe: Recipe, n_steps: int = 6) -> list[float]:
+    """Of each step, over its number of hidden positions."""
+    learner = Learner(recipe)
+    sums = [learner.step([rows(seed=step)]) for step in range(n_steps)]
+    return [float(of_step.loss) / of_step.n_positions for of_step in sums]
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("table", ["full", "hashed", "product"])
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+def test_steps_lose_what_they_lose_on_a_cpu(name: Any, table: Any, attention: Any) -> None:
+    model = replace(MODEL, table=table, attention=attention, table_rows=200)
+    recipe = replace(RECIPE, model=model, loss=LossSettings(name=name, n_negatives=50))
+    assert losses(on("cuda", recipe)) == pytest.approx(losses(on("cpu", recipe)), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["full", "sampled"])
+def test_half_precision_and_compiling_change_the_loss_little(name: Any) -> None:
+    recipe = on("cuda", replace(RECIPE, loss=LossSettings(name=name, n_negatives=50)))
+    exact = losses(recipe)
+    assert losses(replace(recipe, training=replace(recipe.training, precision="bfloat16"))) == pytest.approx(
+        exact, rel=0.02
+    )
+    assert losses(replace(recipe, training=replace(recipe.training, compile=True))) == pytest.approx(exact, rel=1e-3)
+
+
+def test_with_dropout_two_runs_of_one_seed_lose_the_same() -> None:
+    model = replace(MODEL, embedding_dropout=0.2, encoder_dropout=0.2)
+    recipe = on("cuda", replace(RECIPE, model=model))
+    assert losses(recipe) == pytest.approx(losses(recipe), rel=1e-5)
+    assert losses(recipe) != pytest.approx(losses(on("cuda", RECIPE)), rel=1e-5)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Whatever makes the CPU wait for the GPU raises RuntimeError."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+def test_the_loss_of_a_batch_does_not_wait_for_the_device(name: Any, attention: Any, request: Any) -> None:
+    settings = LossSettings(name=name, n_negatives=50)
+    model = Learner(on("cuda", replace(RECIPE, model=replace(MODEL, attention=attention), loss=settings))).model
+    generator = torch.Generator().manual_seed(1)
+    batch = hidden_batch(mask_tokens(torch.from_numpy(rows()), N_TOKENS, MaskingSettings(), generator))
+    on_device = batch.to(model.device)
+    negatives = draw_negatives(N_TOKENS, 50, generator).to(model.device)
+    hidden_loss(model, on_device, negatives, settings)  # what is made once may wait
+    request.getfixturevalue("no_waiting")
+    hidden_loss(model, on_device, negatives, settings)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "recency", "last", "mask"])
+def test_vectors_and_ranks_are_those_of_a_cpu(pooling: Any) -> None:
+    torch.manual_seed(3)
+    model = Bert4Rec(MODEL, N_TOKENS, WIDTH)
+    of_gpu = copy.deepcopy(model).to("cuda")
+    sequences = Sequences.from_rows([row[row != PAD] for row in rows()])
+    settings = InferenceSettings(pooling=pooling)
+    np.testing.assert_allclose(
+        embed_sequences(of_gpu, sequences, settings), embed_sequences(model, sequences, settings), atol=1e-4
+    )
+    token_ids = torch.from_numpy(rows())
+    ranks = rank_last_items(model, token_ids), rank_last_items(of_gpu, token_ids.to("cuda")).cpu()
+    assert (ranks[0] - ranks[1]).abs().max() <= 1  # near ties
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    def train(folder: Path, is_stopped: bool) -> dict[str, torch.Tensor]:
+        card = ModelCard("page_visit", MODEL, N_TOKENS, WIDTH, "a-fingerprint", 0)
+        training = replace(TRAINING, device="cuda", epochs=2, tokens_per_batch=64, checkpoint_every_steps=3)
+        job = TrainingJob(
+            card, folder / "model", folder / "checkpoints", 1, training, MaskingSettings(), LossSettings()
+        )
+        sequences = Sequences.from_rows([row[row != PAD] for row in rows(60)])
+        feed = ArrayFeed(sequences, sequences, (4, 8, WIDTH), 64, seed=1)
+        while not train_model(job, feed, OneProcess(), lambda figures: None, lambda: is_stopped).is_finished:
+            pass
+        return load_model(job.folder)[0].state_dict()
+
+    whole, in_parts = train(tmp_path / "whole", False), train(tmp_path / "parts", True)
+    for name, weight in whole.items():
+        torch.testing.assert_close(in_parts[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.005), ("tf32", 0.01), ("bfloat16", 0.02)])
+def test_the_probe_scores_as_on_a_cpu(precision: Any, tolerance: float) -> None:
+    generator = np.random.default_rng(0)
+    profiles = generator.normal(size=(2000, 32)).astype(np.float16)
+    odds = profiles.astype(np.float32) @ generator.normal(size=(32, 10)).astype(np.float32)
+    train, validation = ((odds + generator.normal(size=odds.shape) > 3).astype(np.uint8) for _ in range(2))
+    settings = ProbeSettings(hidden_size=128)
+    popularity = train.mean(axis=0)
+
+    def score(device: str, of: ProbeSettings) -> float:
+        return score_task(profiles, train, validation, "propensity_sku", popularity, of, device=device).score
+
+    assert score("cuda", replace(settings, precision=precision)) == pytest.approx(score("cpu", settings), abs=tolerance)
