@@ -277,8 +277,11 @@ class InferenceSettings:
     last token's; or that of a MASK put after it, which is what the model would predict the next item from."""
     half_life: PositiveFloat = 8.0
     """With ``recency``, a token counts half as much as the one so many events later."""
-    append_count: bool = False
-    """Append log(1 + events) of the client in the behaviour, which no mean of token vectors tells."""
+    append_activity: bool = False
+    """Append log(1 + n) of the client's events in the behaviour, and of those of its last ``activity_days``: how many
+    there were, and how recent, which no mean of token vectors tells."""
+    activity_days: tuple[PositiveInt, ...] = (7, 14, 28, 90)
+    """Lengths of the windows that end where the input ends."""
     tokens_per_batch: PositiveInt = 2048
     """Positions, padding included, in one forward pass."""
     clients_per_partition: PositiveInt = 20_000

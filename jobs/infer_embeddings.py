@@ -4,24 +4,28 @@ import contextlib
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
+from functools import reduce
 from math import ceil
 
 import numpy as np
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.settings import PipelineConfig
 from jobs.blocks import ENSEMBLE, imported_entries, open_blocks, require_blocks, write_profiles
 from jobs.cli import main_stage
 from jobs.entries import EntryWriter, rectangle, snapshot_files, stream_batches
-from jobs.io import read_as_files, read_table, write_table
+from jobs.io import read_as_files, read_ingested, read_table, write_table
+from jobs.transforms.activity import client_activity
 from jobs.transforms.moments import collect_moments
 from jobs.transforms.profiles import ModelSource, embed_clients, join_sequences, vector_width
 from jobs.transforms.vocabulary import collect_summaries
+from jobs.transforms.windows import collect_windows
 from jobs.workspace import Workspace
 from schemas.columns import BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION
 from schemas.errors import ModelError
-from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES
+from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES, WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(names))
     n_clients = clients.count()
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
-    rows = join_sequences(clients, sequences, names).repartitionByRange(n_parts, POSITION)
+    activity = read_activity(spark, config, workspace, names) if config.inference.append_activity else None
+    rows = join_sequences(clients, sequences, names, activity).repartitionByRange(n_parts, POSITION)
     embed = embed_clients(sources, config.inference)
     vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl)
     write_table(vectors, workspace, EMBEDDINGS, keep_partitions=True, is_log=True)
@@ -58,6 +63,22 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     for source in sources:
         source.load()
     return sources
+
+
+def read_activity(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, behaviours: Sequence[str]
+) -> DataFrame:
+    """Behaviour, client_id and activity of the relevant clients, see ``client_activity``."""
+    clients = read_table(spark, workspace, CLIENTS)
+    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    days = config.inference.activity_days
+    parts = [
+        client_activity(read_ingested(spark, workspace, config.events_table(name)), clients, windows, days).select(
+            F.lit(name).alias(BEHAVIOUR), "*"
+        )
+        for name in behaviours
+    ]
+    return reduce(DataFrame.unionByName, parts)
 
 
 def write_behaviours(spark: SparkSession, workspace: Workspace, names: list[str], shape: tuple[int, int]) -> None:

@@ -122,7 +122,8 @@ STAGES = (
         "embed",
         "infer_embeddings",
         "profiles and their entries",
-        needs=("split", "vocabulary", "sequences", "train", "baseline"),
+        needs=("ingest", "split", "vocabulary", "sequences", "train", "baseline"),
+        reads_ingested=True,
     ),
     Stage(
         "targets",

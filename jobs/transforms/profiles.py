@@ -12,11 +12,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.settings import InferenceSettings
+from jobs.entries import rectangle
 from ml.batches import Sequences
 from ml.bert4rec import Bert4Rec
 from ml.checkpoint import load_model
 from ml.encoder import embed_sequences
-from schemas.columns import BEHAVIOUR, CLIENT_ID, EMBEDDING, N_EVENTS, POSITION, PRESENT, TOKEN_IDS
+from schemas.columns import ACTIVITY, BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION, PRESENT, TOKEN_IDS
 
 ROWS_PER_CHUNK = 4096
 """Clients whose vectors one Python worker holds at a time."""
@@ -37,14 +38,22 @@ class ModelSource:
         return load_model(self.folder, self.vocabulary_fingerprint)[0]
 
 
-def join_sequences(clients: DataFrame, sequences: DataFrame, behaviours: Sequence[str]) -> DataFrame:
+def join_sequences(
+    clients: DataFrame, sequences: DataFrame, behaviours: Sequence[str], activity: DataFrame | None = None
+) -> DataFrame:
     """One row per relevant client: position, client_id and one column per behaviour, null if absent.
 
-    A behaviour's column holds a struct of token_ids and n_events. Tokens are brought to their client before a model
-    sees them: they are a hundred times smaller than vectors.
+    A behaviour's column holds a struct of token_ids and, where it is given, activity. Tokens are brought to their
+    client before a model sees them: they are a hundred times smaller than vectors.
+
+    Parameters
+    ----------
+    activity : behaviour, client_id, activity array<float>, for each client with a sequence of the behaviour
     """
     relevant = sequences.join(clients.select(CLIENT_ID), on=CLIENT_ID, how="left_semi")
-    sequence = F.first(F.struct(TOKEN_IDS, N_EVENTS))
+    if activity is not None:
+        relevant = relevant.join(activity, on=[BEHAVIOUR, CLIENT_ID], how="left")
+    sequence = F.first(F.struct(TOKEN_IDS, *([] if activity is None else [ACTIVITY])))
     by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(behaviours)).agg(sequence)
     joined = clients.join(by_client, on=CLIENT_ID, how="left")
     return joined.select(POSITION, CLIENT_ID, *behaviours)
@@ -86,15 +95,16 @@ def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], settings: I
 def _embed_column(column: pa.StructArray, model: Bert4Rec, settings: InferenceSettings) -> NDArray[np.float32]:
     """One behaviour's vectors, float32 [rows, ``vector_width``]; zeros where the client is absent."""
     rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    token_ids, n_events = column.drop_null().flatten()
+    token_ids, *activity = column.drop_null().flatten()
     sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
     vectors = np.zeros((len(column), vector_width(model.hidden_size, settings)), np.float32)
     vectors[rows, : model.hidden_size] = embed_sequences(model, sequences, settings)
-    if settings.append_count:
-        vectors[rows, -1] = np.log1p(n_events.to_numpy())
+    for numbers in activity:
+        if len(rows):
+            vectors[rows, model.hidden_size :] = rectangle(numbers, np.dtype(np.float32))
     return vectors
 
 
 def vector_width(hidden_size: int, settings: InferenceSettings) -> int:
     """Numbers in one behaviour's vector."""
-    return hidden_size + settings.append_count
+    return hidden_size + settings.append_activity * (1 + len(settings.activity_days))

@@ -34,7 +34,7 @@ def test_the_reports_settings_are_to_the_letter() -> None:
     assert (model.embedding_dropout, model.encoder_dropout) == (0.2, 0.2)
     assert (config.masking.mask_prob, config.masking.mask_share, config.masking.random_share) == (0.15, 0.8, 0.1)
     assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
-    assert (config.inference.pooling, config.inference.append_count) == ("mean", False)
+    assert (config.inference.pooling, config.inference.append_activity) == ("mean", False)
     assert config.ensemble == EnsembleSettings("concat", scaling="none", absent="zeros", presence_flags=False)
     assert config.probe.is_official
 

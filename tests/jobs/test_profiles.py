@@ -1,10 +1,12 @@
 """Vectors per client: the padding, the order, the absent, and the model they come from."""
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from eval_tables import write_shop
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
@@ -13,24 +15,24 @@ from jobs import infer_embeddings
 from jobs.entry_rules import validate_entry
 from jobs.io import read_table, write_table
 from jobs.transforms.vocabulary import collect_summaries
+from jobs.transforms.windows import derive_windows, windows_frame
 from jobs.workspace import Workspace
 from ml.batches import Sequences
 from ml.bert4rec import Bert4Rec
 from ml.checkpoint import ModelCard, save_model
 from ml.encoder import embed_sequences
 from schemas.errors import EntryError, ModelError
-from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES
+from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES, WINDOWS
 from schemas.tokens import FIRST_ITEM
 
 BEHAVIOURS = ["product_buy", "page_visit"]
 N_ITEMS = 9
-N_EVENTS = 11  # of each sequence, before it was cut
 CLIENT_IDS = [50, 10, 40, 20]
 TOKENS = {"product_buy": {50: [3, 4], 10: [5]}, "page_visit": {50: [3, 4, 5, 6, 7, 8, 9], 20: [4, 3], 99: [3]}}
 
 
 def config(*overrides: str) -> PipelineConfig:
-    told = ["model.hidden_size=8", "model.n_layers=1", "inference.append_count=false", "ensemble.blocks=[]"]
+    told = ["model.hidden_size=8", "model.n_layers=1", "inference.append_activity=false", "ensemble.blocks=[]"]
     return load_config("demo", [*told, *overrides])
 
 
@@ -44,7 +46,7 @@ def models(spark: SparkSession, workspace: Workspace) -> dict[str, Bert4Rec]:
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
     clients = [(position, client, True) for position, client in enumerate(CLIENT_IDS)]
     write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
-    rows = [(name, False, 8, client, ids, N_EVENTS) for name, own in TOKENS.items() for client, ids in own.items()]
+    rows = [(name, False, 8, client, ids, len(ids)) for name, own in TOKENS.items() for client, ids in own.items()]
     write_table(spark.createDataFrame(rows, SEQUENCES.ddl), workspace, SEQUENCES)
     summaries = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     made = {}
@@ -89,15 +91,31 @@ def test_the_table_says_which_behaviours_a_client_has(
     assert load_entry(workspace, "ensemble").shape == (4, 16)
 
 
-def test_the_number_of_events_before_the_cut_may_be_appended(
+def test_how_much_a_client_did_and_how_recently_may_be_appended(
     spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
 ) -> None:
-    infer_embeddings.run(spark, config(*RAW, "inference.append_count=true"), workspace)
-    buys = load_entry(workspace, "product_buy")
-    assert buys.shape == (4, 9)
-    np.testing.assert_allclose(buys[:, -1], np.log1p([N_EVENTS, N_EVENTS, 0, 0]), rtol=1e-3)
-    assert not buys[2:].any()
-    assert load_entry(workspace, "ensemble").shape == (4, 20)
+    settings = config(*RAW, "inference.append_activity=true", "inference.activity_days=[7,14]")
+    times = {
+        50: ["2022-06-29 12:00:00", "2022-06-20", "2022-01-01", "2022-07-01"],
+        10: ["2022-06-24"],
+        77: ["2022-06-24"],
+    }
+    buys = [(client, time, 1) for client, own in times.items() for time in own]
+    visits = [(50, "2022-06-23 23:59:59", 1), (20, "2022-06-30 23:59:59", 1), (40, "2022-06-30", 1)]
+    write_shop(spark, workspace, settings, product_buy=buys, page_visit=visits)
+    windows = derive_windows(datetime(2022, 7, 28), settings.windows)
+    assert windows.input_end == datetime(2022, 7, 1)
+    write_table(windows_frame(spark, windows), workspace, WINDOWS)
+    infer_embeddings.run(spark, settings, workspace)
+    expected = {
+        "product_buy": [[3, 1, 2], [1, 1, 1], [0] * 3, [0] * 3],
+        "page_visit": [[1, 0, 1], *[[0] * 3] * 2, [1] * 3],
+    }
+    for name, counts in expected.items():  # client 40 visited, but no page that the vocabulary knows
+        entry = load_entry(workspace, name)
+        assert entry.shape == (4, 11)
+        np.testing.assert_allclose(entry[:, 8:], np.log1p(counts), rtol=1e-3)
+    assert load_entry(workspace, "ensemble").shape == (4, 24)
 
 
 def test_further_blocks_make_a_further_entry_which_goes_when_they_go(
