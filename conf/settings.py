@@ -306,6 +306,9 @@ class EnsembleSettings:
     """Further entries, as ``NAME`` or ``NAME=DIR``: with any, the embed stage also makes ``ensemble+NAME``."""
     blocks_scaling: Literal["none", "block", "column"] = "column"
     """As ``scaling``, of the further entries."""
+    blocks_weight: PositiveFloat = 1.0
+    """Multiplies the further entries' numbers after that: the wider a column's values spread, the more a probe sees of
+    it, and hundreds of them drown what else a profile holds."""
     log_blocks: bool = True
     """Take sign(x) log(1 + |x|) of the further entries' numbers first: counts have heavy tails."""
 

@@ -130,8 +130,8 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
     ConfigError
         If behaviours of unequal widths are to be averaged, or a mean or a flag leaves no room for the rest.
     """
-    scaling = {name: settings.blocks_scaling if name in settings.named_blocks else settings.scaling for name in moments}
-    transforms = {name: _standardise(of_block, scaling[name], settings.absent) for name, of_block in moments.items()}
+    further = settings.named_blocks
+    transforms = {name: _fit_block(of_block, settings, name in further) for name, of_block in moments.items()}
     is_mean = settings.composition == "mean"
     averaged = tuple(name for name in moments if is_mean and name not in settings.named_blocks)
     if len(widths := {transforms[name].width for name in averaged}) > 1:
@@ -148,6 +148,13 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
             f"ensemble.max_width={settings.max_width}: raise it, or use ensemble.composition=concat"
         )
     return replace(whole, transforms=_reduce(transforms, moments, room))
+
+
+def _fit_block(moments: Moments, settings: EnsembleSettings, is_further: bool) -> BlockTransform:
+    if not is_further:
+        return _standardise(moments, settings.scaling, settings.absent)
+    transform = _standardise(moments, settings.blocks_scaling, settings.absent)
+    return replace(transform, scale=transform.scale / settings.blocks_weight)
 
 
 def _standardise(moments: Moments, scaling: str, absent: str) -> BlockTransform:

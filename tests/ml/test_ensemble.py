@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,17 @@ def test_further_blocks_have_a_scaling_of_their_own():
     np.testing.assert_array_equal(profiles[:, :6], compose([own], scaling="none", absent="zeros", presence_flags=False))
     alone = compose([further], scaling="column", absent="zeros", presence_flags=False)
     np.testing.assert_array_equal(profiles[:, 6:], alone)
+
+
+@pytest.mark.parametrize(("scaling", "spread"), [("column", 0.25), ("block", 0.25), ("none", 0.25 * 15**0.5)])
+def test_further_blocks_weigh_what_the_settings_say(scaling, spread):
+    own = Block("product_buy", np.arange(4, dtype=np.float32).reshape(4, 1), np.ones(4, bool))
+    further = replace(own, name="counts", vectors=2 * 3**0.5 * own.vectors)
+    settings = {"blocks": ("counts",), "blocks_scaling": scaling, "blocks_weight": 0.25, "presence_flags": False}
+    profiles = compose([own, further], **settings)
+
+    np.testing.assert_array_equal(profiles[:, 0], own.vectors[:, 0])
+    np.testing.assert_allclose(profiles[:, 1].std(), spread, rtol=1e-6)
 
 
 def test_a_column_without_spread_becomes_zeros():
