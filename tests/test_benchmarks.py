@@ -3,19 +3,13 @@
 import importlib
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-from conf.settings import ProbeSettings
-
-if TYPE_CHECKING:
-    from tiny_run import TinyRun
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 Script = Callable[[str], ModuleType]
@@ -73,15 +67,3 @@ def test_data_of_other_sizes_are_not_measured(script: Script, tmp_path: Path) ->
     targets.require_same_data(made, {"clients": 1, "events": 2})
     with pytest.raises(SystemExit, match=r"expected data of .*'clients': 3.*found .*'clients': 1"):
         targets.require_same_data(made, {"clients": 3, "events": 2})
-
-
-def test_packed_entries_score_as_in_the_run(
-    script: Script, tiny_run: "TinyRun", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quality, file, out = script("quality_profiles"), tmp_path / "packed.npz", tiny_run.workspace.out
-    quality.pack(out, file, {})
-    monkeypatch.setattr(quality, "ProbeSettings", partial(ProbeSettings, epochs=1))
-    expected = json.loads((out / "scores.json").read_text())["ensemble"]
-    units = [quality.Unit("ensemble", task, 0, 16, "float32") for task in expected]
-    found = {unit.task: quality.score(unit, file, "cpu", 1)[1].score for unit in units}
-    assert found == pytest.approx({task: result["score"] for task, result in expected.items()}, abs=1e-4)

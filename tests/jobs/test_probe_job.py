@@ -1,10 +1,13 @@
+import importlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from eval_tables import CONFIG
 
+from conf.load import to_yaml
 from conf.settings import ProbeSettings, WindowSettings
 from jobs import probe_units
 from jobs.evaluate_probe import check_entries, collect_scorable_tasks, list_entries, run
@@ -75,6 +78,23 @@ def test_every_entry_is_scored_on_every_task_that_can_be_scored(spark, shop, cap
     assert "ensemble, churn: started" in caplog.text
     assert "ensemble, churn: 1.0000" in caplog.text
     assert "6 units, 6 of them scored before" in caplog.text
+
+
+def test_entries_packed_for_a_machine_without_spark_score_the_same(spark, shop, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    quality, file, positions = importlib.import_module("quality_profiles"), tmp_path / "packed.npz", np.arange(N)
+    monkeypatch.setattr(quality, "ProbeSettings", lambda **_: TINY.probe)
+    noise = np.random.default_rng(2).normal(size=(N, 3))
+    write_entry(shop, "ensemble", noise, 100 - positions)
+    run(spark, TINY, shop)
+    (shop.out / "config.yaml").write_text(to_yaml(TINY))
+    quality.pack(shop.out, file, {})
+    for task in ("churn", "propensity_sku"):
+        _, result = quality.score(quality.Unit("ensemble", task, 0, 8, "float32"), file, "cpu", n_threads=1)
+        assert result.score == figures_of(shop)["ensemble"][task]["score"]
+    write_entry(shop, "mixed", noise, positions)
+    with pytest.raises(SystemExit, match=r"mixed: expected the clients of .* in their order, found others"):
+        quality.pack(shop.out, file, {})
 
 
 def figures_of(shop):
