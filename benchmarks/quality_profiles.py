@@ -6,15 +6,17 @@
 ``pack`` puts the entries of ``OUT/entries`` and the labels of its tables into one file; ``--entry NAME=DIR`` adds an
 entry with the same clients in the same order. ``score`` trains the challenge's probe on every entry, task and repeat as
 ``ubp probe`` does, several at once, and prints the mean and the standard deviation over the repeats. SCORES.jsonl holds
-a line per score; what it holds already is not scored again.
+a line per score; what it holds already of this FILE.npz is not scored again.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import multiprocessing
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -119,25 +121,24 @@ def list_units_of(file: Path, arguments: argparse.Namespace) -> Iterator[Unit]:
         yield Unit(entry, task, repeat, arguments.hidden_size, arguments.precision)
 
 
-def read_results(lines: Path) -> dict[Unit, TaskScore]:
-    """What was scored before."""
-    if not lines.exists():
-        return {}
-    rows = [json.loads(line) for line in lines.read_text().splitlines()]
-    return {Unit(**row["unit"]): TaskScore(**row["result"]) for row in rows}
+def read_results(lines: Path, digest: str) -> dict[Unit, TaskScore]:
+    """What was scored before, of a packed file with the same bytes."""
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    return {Unit(**row["unit"]): TaskScore(**row["result"]) for row in rows if row["packed"] == digest}
 
 
 def score_all(file: Path, lines: Path, arguments: argparse.Namespace) -> dict[Unit, TaskScore]:
     """The results of all units, several processes at once."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    units, known = list(list_units_of(file, arguments)), read_results(lines)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    units, known = list(list_units_of(file, arguments)), read_results(lines, digest)
     waiting = [unit for unit in units if unit not in known]
     work = partial(score, file=file, device=device, n_threads=arguments.threads)
     started = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool, lines.open("a") as stream:
         for number, (unit, result) in enumerate(pool.imap_unordered(work, waiting), start=1):
             known[unit] = result
-            stream.write(json.dumps({"unit": unit._asdict(), "result": result.__dict__}) + "\n")
+            stream.write(json.dumps({"packed": digest, "unit": unit._asdict(), "result": asdict(result)}) + "\n")
             stream.flush()
             if number % 20 == 0 or number == len(waiting):
                 print(f"{number} of {len(waiting)} after {time.monotonic() - started:.0f} s", flush=True)
