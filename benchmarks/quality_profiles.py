@@ -6,7 +6,8 @@
 ``pack`` puts the entries of ``OUT/entries`` and the labels of its tables into one file; ``--entry NAME=DIR`` adds an
 entry with the same clients in the same order. ``score`` trains the challenge's probe on every entry, task and repeat as
 ``ubp probe`` does, several at once, and prints the mean and the standard deviation over the repeats. SCORES.jsonl holds
-a line per score; what it holds already of this FILE.npz is not scored again.
+a line per score; what it holds already of this FILE.npz is not scored again. Where the project is not installed, set
+PYTHONPATH to its root.
 """
 
 import argparse
