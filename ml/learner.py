@@ -71,7 +71,7 @@ class Learner:
         model = Bert4Rec(recipe.model, recipe.n_tokens, recipe.max_length, sparse_table=recipe.is_sampled)
         self.model = model.to(self.device)
         if recipe.training.compile:
-            self.model.encode_at = torch.compile(self.model.encode_at)  # type: ignore[method-assign]
+            compile_encoder(self.model)
         if recipe.is_sampled:
             for table in self.model.table_parameters():
                 table.register_hook(_one_row_per_token)
@@ -130,6 +130,16 @@ class Learner:
 
     def _seed(self, use: int) -> int:
         return mix_seed(self.recipe.seed, self.n_steps, self.ranks.rank, use)
+
+
+def compile_encoder(model: Bert4Rec) -> None:
+    """Have ``encode_at`` compiled when it is first called, but for the look-up in a table of sparse gradients.
+
+    The compiler knows none of these: a graph that held the look-up would run as it is, after a page of warnings.
+    """
+    if model.has_sparse_table:
+        model.item_table.vectors = torch.compiler.disable(model.item_table.vectors)  # type: ignore[method-assign]
+    model.encode_at = torch.compile(model.encode_at)  # type: ignore[method-assign]
 
 
 def mix_seed(*parts: int) -> int:

@@ -8,7 +8,6 @@ Legend of shapes: V tokens, D hidden, M output vectors, K candidates, R rows of 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import torch
@@ -81,7 +80,7 @@ class FullTable(ItemTable):
 
     def vectors(self, token_ids: Tensor) -> Tensor:
         """Float [..., D]."""
-        return _sparse_rows(token_ids, self.weight) if self.is_sparse else _rows(token_ids, self.weight)
+        return F.embedding(token_ids, self.weight, padding_idx=PAD, sparse=self.is_sparse)
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
@@ -182,14 +181,6 @@ class ProductTable(ItemTable):
         tokens = token_ids.unsqueeze(-1)
         codes = torch.where(tokens < FIRST_ITEM, tokens, FIRST_ITEM + F.embedding(token_ids, self.codes).long())
         return codes + torch.arange(self.n_splits, device=codes.device) * self.n_parts
-
-
-def _rows(token_ids: Tensor, table: Tensor, is_sparse: bool = False) -> Tensor:
-    return F.embedding(token_ids, table, padding_idx=PAD, sparse=is_sparse)
-
-
-_sparse_rows = torch.compiler.disable(partial(_rows, is_sparse=True))
-"""The compiler knows no sparse gradients: a graph that needs one runs uncompiled, whole, after a page of warnings."""
 
 
 def build_table(settings: ModelSettings, n_tokens: int, is_sparse: bool) -> ItemTable:

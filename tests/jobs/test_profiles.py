@@ -36,7 +36,13 @@ def config(*overrides: str) -> PipelineConfig:
     return load_config("demo", [*told, *overrides])
 
 
-RAW = ["ensemble.blocks_scaling=none", "ensemble.scaling=none", "ensemble.absent=zeros", "ensemble.presence_flags=true"]
+RAW = [
+    "ensemble.blocks_weight=1",
+    "ensemble.blocks_scaling=none",
+    "ensemble.scaling=none",
+    "ensemble.absent=zeros",
+    "ensemble.presence_flags=true",
+]
 
 
 @pytest.fixture

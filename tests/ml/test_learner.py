@@ -1,11 +1,13 @@
 """One step: what it draws, what it sums, what it changes."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
 from ml.distributed import OneProcess
@@ -92,6 +94,20 @@ def test_half_precision_gives_nearly_the_same_loss_in_whole_numbers_and_leaves_w
     assert loss != exact
     assert loss == pytest.approx(exact, rel=0.02)
     assert {parameter.dtype for parameter in learner.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, SAMPLED], ids=["full", "sampled"])
+def test_a_compiled_encoder_is_compiled_whole_and_learns_the_same(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled = Learner(replace(recipe, training=replace(recipe.training, compile=True)))
+    losses = [float(learner.step([tokens(20)]).loss) for learner in (Learner(recipe), compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert counters["aot_autograd"]["ok"] > 0
+    assert counters["aot_autograd"]["not_ok"] == 0
 
 
 def test_gradients_are_clipped_to_their_common_norm(monkeypatch: pytest.MonkeyPatch) -> None:
