@@ -65,6 +65,7 @@ def pack(out: Path, file: Path, others: dict[str, Path]) -> None:
 
 def read_labels(config: "PipelineConfig", workspace: "Workspace") -> dict[str, np.ndarray]:
     """``client_ids`` int64 [N]; ``TASK/rows`` int64 [n], whom a task asks; ``TASK/WINDOW`` uint8 [n, labels]."""
+    from jobs.entries import snapshot_files
     from jobs.evaluate_probe import collect_scorable_tasks
     from jobs.io import read_as_files, read_table
     from jobs.probe_units import list_units, read_client_ids, read_label_rows
@@ -74,11 +75,11 @@ def read_labels(config: "PipelineConfig", workspace: "Workspace") -> dict[str, n
     spark = build_session(config.spark, workspace.logs / "pack.log")
     clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
     tasks, labels = collect_scorable_tasks(targets), read_table(spark, workspace, LABELS)
-    arrays: dict[str, np.ndarray] = {}
-    for unit in list_units([workspace.out], tasks, clients, targets, labels, config.probe, workspace.logs / "unused"):
-        if unit.repeat:
-            continue
-        arrays["client_ids"] = client_ids = read_client_ids(unit.clients)
+    client_ids = read_client_ids(snapshot_files(clients))
+    arrays = {"client_ids": client_ids}
+    for unit in list_units(
+        [workspace.out], tasks, clients, targets, labels, ProbeSettings(), workspace.logs / "unused"
+    ):
         arrays[f"{unit.task}/popularity"] = np.array(unit.popularity)
         for window in WINDOWS:
             values, is_there = read_label_rows(unit.targets[window], len(client_ids), len(unit.popularity) or 1)

@@ -15,6 +15,7 @@ from jobs.cli import main_stage
 from jobs.entries import stored, write_entry
 from jobs.io import read_ingested, read_table
 from jobs.transforms import baseline as b
+from jobs.transforms.clients import rows_of_clients
 from jobs.transforms.targets import purchases_with_properties
 from jobs.transforms.windows import collect_windows, input_events
 from jobs.workspace import Workspace
@@ -34,7 +35,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     clients = read_table(spark, workspace, CLIENTS)
     events = {
-        name: b.relevant_events(input_events(read_ingested(spark, workspace, table), windows), clients)
+        name: rows_of_clients(input_events(read_ingested(spark, workspace, table), windows), clients)
         for name, table in config.events_tables().items()
     }
     parts = collect_features(events, products, config)

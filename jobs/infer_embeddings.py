@@ -39,7 +39,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(names))
     n_clients = clients.count()
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
-    activity = read_activity(spark, config, workspace, names) if config.inference.append_activity else None
+    activity = read_activity(spark, config, workspace, clients, names) if config.inference.append_activity else None
     rows = join_sequences(clients, sequences, names, activity).repartitionByRange(n_parts, POSITION)
     embed = embed_clients(sources, config.inference)
     vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl)
@@ -66,10 +66,9 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
 
 
 def read_activity(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, behaviours: Sequence[str]
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, clients: DataFrame, behaviours: Sequence[str]
 ) -> DataFrame:
-    """Behaviour, client_id and activity of the relevant clients, see ``client_activity``."""
-    clients = read_table(spark, workspace, CLIENTS)
+    """Behaviour, client_id and activity of the clients, see ``client_activity``."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     days = config.inference.activity_days
     parts = [

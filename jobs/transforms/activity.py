@@ -6,6 +6,7 @@ from datetime import timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from jobs.transforms.clients import rows_of_clients
 from jobs.transforms.windows import Windows, input_events, timestamp_literal
 from schemas.columns import ACTIVITY, CLIENT_ID, TIMESTAMP
 
@@ -21,7 +22,7 @@ def client_activity(events: DataFrame, clients: DataFrame, windows: Windows, day
     events : one row per event of a behaviour, with ``client_id`` and ``timestamp``
     clients : whose events are counted
     """
-    relevant = input_events(events, windows).join(clients.select(CLIENT_ID), on=CLIENT_ID, how="left_semi")
+    relevant = rows_of_clients(input_events(events, windows), clients)
     counts = [F.count("*"), *(_count_in_last(n_days, windows) for n_days in days)]
     activity = F.array(*(F.log1p(count).cast("float") for count in counts))
     return relevant.groupBy(CLIENT_ID).agg(activity.alias(ACTIVITY))

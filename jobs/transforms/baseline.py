@@ -38,11 +38,6 @@ class BehaviourFeatures:
     frame: DataFrame
 
 
-def relevant_events(events: DataFrame, clients: DataFrame) -> DataFrame:
-    """The events of the given clients; grain and columns unchanged."""
-    return events.join(clients.select(c.CLIENT_ID), on=c.CLIENT_ID, how="left_semi")
-
-
 def counted_columns(item: str) -> tuple[str, ...]:
     """The columns whose values are counted: a sku's own, its category and its price; else the item alone."""
     return (c.SKU, c.CATEGORY, c.PRICE) if item == c.SKU else (item,)

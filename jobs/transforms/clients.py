@@ -45,3 +45,8 @@ def with_activity(clients: DataFrame, active: DataFrame) -> DataFrame:
     return clients.join(flags, on=c.CLIENT_ID, how="left").select(
         c.POSITION, c.CLIENT_ID, F.coalesce(c.IS_ACTIVE, F.lit(False)).alias(c.IS_ACTIVE)
     )
+
+
+def rows_of_clients(rows: DataFrame, clients: DataFrame) -> DataFrame:
+    """The rows (of events, sequences) of the given clients; grain and columns unchanged."""
+    return rows.join(clients.select(c.CLIENT_ID), on=c.CLIENT_ID, how="left_semi")

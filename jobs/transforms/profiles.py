@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from conf.settings import InferenceSettings
 from jobs.entries import rectangle
+from jobs.transforms.clients import rows_of_clients
 from ml.batches import Sequences
 from ml.bert4rec import Bert4Rec
 from ml.checkpoint import load_model
@@ -50,7 +51,7 @@ def join_sequences(
     ----------
     activity : behaviour, client_id, activity array<float>, for each client with a sequence of the behaviour
     """
-    relevant = sequences.join(clients.select(CLIENT_ID), on=CLIENT_ID, how="left_semi")
+    relevant = rows_of_clients(sequences, clients)
     if activity is not None:
         relevant = relevant.join(activity, on=[BEHAVIOUR, CLIENT_ID], how="left")
     sequence = F.first(F.struct(TOKEN_IDS, *([] if activity is None else [ACTIVITY])))
@@ -99,9 +100,8 @@ def _embed_column(column: pa.StructArray, model: Bert4Rec, settings: InferenceSe
     sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
     vectors = np.zeros((len(column), vector_width(model.hidden_size, settings)), np.float32)
     vectors[rows, : model.hidden_size] = embed_sequences(model, sequences, settings)
-    for numbers in activity:
-        if len(rows):
-            vectors[rows, model.hidden_size :] = rectangle(numbers, np.dtype(np.float32))
+    if activity and len(rows):
+        vectors[rows, model.hidden_size :] = rectangle(activity[0], np.dtype(np.float32))
     return vectors
 
 

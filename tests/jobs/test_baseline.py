@@ -9,8 +9,8 @@ from jobs.transforms.baseline import (
     collect_top_values,
     counted_columns,
     join_features,
-    relevant_events,
 )
+from jobs.transforms.clients import rows_of_clients
 from schemas.tables import CLIENTS
 
 
@@ -75,7 +75,7 @@ def test_a_behaviour_without_events_has_no_features(spark):
 def test_clients_without_events_have_zeros_and_others_are_left_out(spark):
     clients = spark.createDataFrame([(0, 30, True), (1, 10, True)], CLIENTS.ddl)
     events = purchases(spark, [(10, "2022-06-01", 5), (99, "2022-06-01", 6)])
-    part = collect_count_features(relevant_events(events, clients), "product_buy", ["sku"])
+    part = collect_count_features(rows_of_clients(events, clients), "product_buy", ["sku"])
     rows = join_features(clients, [part, part]).orderBy("position").collect()
     assert [(row["client_id"], row[FEATURES]) for row in rows] == [(30, [0.0] * 8), (10, [1.0] * 8)]
 

@@ -7,8 +7,8 @@ from pyspark.sql import functions as F
 
 from jobs import split_windows
 from jobs.build_baseline import collect_features, run
-from jobs.transforms.baseline import join_features, relevant_events
-from jobs.transforms.clients import clients_in_order
+from jobs.transforms.baseline import join_features
+from jobs.transforms.clients import clients_in_order, rows_of_clients
 from jobs.workspace import Workspace
 from schemas.errors import InputError
 from schemas.tables import PRODUCT_PROPERTIES
@@ -54,7 +54,7 @@ def test_features_equal_the_golden_ones_by_name_in_any_order_and_partitioning(sp
 def golden_inputs(spark, golden):
     clients = clients_in_order(spark, np.load(golden / "challenge/input/relevant_clients.npy"))
     events = golden_events(spark, golden)
-    return {name: relevant_events(rows, clients).filter("timestamp < '2022-09-01'") for name, rows in events.items()}
+    return {name: rows_of_clients(rows, clients).filter("timestamp < '2022-09-01'") for name, rows in events.items()}
 
 
 def assert_golden(spark, golden, ids, rows, names):
