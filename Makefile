@@ -19,7 +19,7 @@ $(STAMP): requirements.lock tools/install_horovod.py setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/python tools/install_horovod.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m jobs.session
+	$(BIN)/python -m jobs.runtime.session
 	touch $@
 
 demo: setup

@@ -1,6 +1,6 @@
 """Packaging of ubp: four packages, their data files, and the console scripts."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # What a Spark platform brings along. A platform's own must not be replaced, so the wheel alone does not ask for it:
 # Databricks hides its Spark from pip, and Horovod's source package needs tools/install_horovod.py. Version ranges hold
@@ -21,18 +21,8 @@ setup(
     version="0.1.0",
     description="Universal Behavioral Profiles from event logs, with Spark, Delta, Petastorm, Horovod and BERT4Rec",
     python_requires=">=3.11,<3.12",
-    packages=[
-        "conf",
-        "jobs",
-        "jobs.crowd",
-        "jobs.reporting",
-        "jobs.shop",
-        "jobs.templates",
-        "jobs.transforms",
-        "ml",
-        "schemas",
-    ],
-    package_data={"conf": ["*.yaml"], "jobs.templates": ["*.html"]},
+    packages=find_packages(include=["schemas*", "conf*", "ml*", "jobs*"]),
+    package_data={"conf": ["*.yaml"], "jobs.reporting.templates": ["*.html"]},
     install_requires=[
         "omegaconf>=2.3,<3",
         "pydantic>=2.7,<3",

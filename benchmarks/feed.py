@@ -31,10 +31,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.settings import FeedSettings, SequenceSettings
-from ml.array_feed import ArrayFeed
-from ml.batches import Feed, Sequences, Tokens
-from ml.feed import PetastormFeed, _read_row_groups
-from ml.sharding import FeedFile, Shard, group_by_width
+from ml.data.array_feed import ArrayFeed
+from ml.data.petastorm_feed import PetastormFeed, _read_row_groups
+from ml.data.sequence_batch import Feed, Sequences, Tokens
+from ml.data.sharding import FeedFile, Shard, group_by_width
 from schemas.columns import CLIENT_ID, TOKEN_IDS
 from schemas.tokens import FIRST_ITEM
 

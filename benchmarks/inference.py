@@ -36,15 +36,15 @@ from report_loop import BATCH_SIZE, MAX_LENGTH, PAD, ReportModel
 
 from conf.load import load_config
 from conf.settings import ModelSettings, PipelineConfig, SparkSettings
-from jobs import infer_embeddings
-from jobs.io import read_table, write_table
-from jobs.session import build_session
+from jobs.runtime.session import build_session
+from jobs.stages import embed
+from jobs.storage.delta_tables import read_table, write_table
+from jobs.storage.workspace import Workspace
 from jobs.transforms.vocabulary import collect_summaries
-from jobs.workspace import Workspace
-from ml.allocator import keep_freed_memory
 from ml.bench import made_sequences
-from ml.bert4rec import Bert4Rec
-from ml.checkpoint import ModelCard, save_model
+from ml.compat.allocator import keep_freed_memory
+from ml.models.transformer import Bert4Rec
+from ml.training.checkpoint import ModelCard, save_model
 from schemas.tables import CLIENTS, SEQUENCES, VOCABULARIES
 from schemas.tokens import FIRST_ITEM
 
@@ -110,7 +110,7 @@ def embed_ubp(run: Run, folder: Path) -> float:
         spark.stop()
         return 0.0
     started = time.perf_counter()
-    infer_embeddings.run(spark, config, workspace)
+    embed.run(spark, config, workspace)
     seconds = time.perf_counter() - started
     spark.stop()
     return seconds

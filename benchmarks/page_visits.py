@@ -12,14 +12,14 @@ from pyspark.sql import SparkSession
 
 from conf.load import load_config
 from conf.settings import SparkSettings
-from jobs.build_sequences import write_sequences
-from jobs.ingest_events import events_source, write_events
-from jobs.io import read_table, write_table
-from jobs.session import build_session
-from jobs.stored_rows import stored_rows
+from jobs.runtime.session import build_session
+from jobs.stages.ingest import events_source, write_events
+from jobs.stages.sequences import write_sequences
+from jobs.storage.delta_tables import read_table, write_table
+from jobs.storage.stored_rows import stored_rows
+from jobs.storage.workspace import Workspace
 from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import build_vocabulary, collect_n_items
-from jobs.workspace import Workspace
 from schemas.tables import VOCABULARIES
 
 SOURCE = "page_visit.parquet"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from conf.settings import ProbeSettings
-from ml.probe import (
+from ml.evaluation.probe import (
     ProbeNetwork,
     Profiles,
     build_optimizer,

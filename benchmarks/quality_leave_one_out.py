@@ -26,13 +26,13 @@ import torch
 from leave_one_out import Histories, read_histories
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
-from ml.array_feed import ArrayFeed
-from ml.batches import Sequences
-from ml.bert4rec import Bert4Rec
-from ml.checkpoint import ModelCard, load_model
-from ml.distributed import OneProcess
-from ml.ranking import RankingMetrics, rank_last_items, ranking_sums
-from ml.training import TrainingJob, train_model
+from ml.data.array_feed import ArrayFeed
+from ml.data.sequence_batch import Sequences
+from ml.models.transformer import Bert4Rec
+from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums
+from ml.training.checkpoint import ModelCard, load_model
+from ml.training.distributed import OneProcess
+from ml.training.loop import TrainingJob, train_model
 from schemas.tokens import FIRST_ITEM
 
 log = logging.getLogger(__name__)

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from conf.settings import ProbeSettings
-from ml.probe import over_repeats, score_task
+from ml.evaluation.probe import over_repeats, score_task
 from schemas.tasks import PROPENSITY, TASKS, TRAIN, VALIDATION, WINDOWS, TaskScore
 
 if TYPE_CHECKING:
     from conf.settings import PipelineConfig
-    from jobs.workspace import Workspace
+    from jobs.storage.workspace import Workspace
 
 
 class Unit(NamedTuple):
@@ -47,9 +47,9 @@ class Unit(NamedTuple):
 def pack(out: Path, file: Path, others: dict[str, Path]) -> None:
     """Write ``entry/NAME`` (float16 [N, d]) of a run's and other entries, and of each task what a probe reads."""
     from conf.load import load_config
-    from jobs.entry_rules import CLIENT_IDS, EMBEDDINGS
-    from jobs.evaluate_probe import list_entries
-    from jobs.workspace import Workspace
+    from jobs.evaluation.scores import list_entries
+    from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
+    from jobs.storage.workspace import Workspace
 
     config, workspace = load_config(str(out / "config.yaml")), Workspace(out)
     folders = {path.name: path for path in list_entries(workspace, list(config.behaviours))} | others
@@ -65,11 +65,11 @@ def pack(out: Path, file: Path, others: dict[str, Path]) -> None:
 
 def read_labels(config: "PipelineConfig", workspace: "Workspace") -> dict[str, np.ndarray]:
     """``client_ids`` int64 [N]; ``TASK/rows`` int64 [n], whom a task asks; ``TASK/WINDOW`` uint8 [n, labels]."""
-    from jobs.entries import snapshot_files
-    from jobs.evaluate_probe import collect_scorable_tasks
-    from jobs.io import read_as_files, read_table
-    from jobs.probe_units import list_units, read_client_ids, read_label_rows
-    from jobs.session import build_session
+    from jobs.evaluation.probe_units import list_units, read_client_ids, read_label_rows
+    from jobs.evaluation.scores import collect_scorable_tasks
+    from jobs.runtime.session import build_session
+    from jobs.storage.delta_tables import read_as_files, read_table
+    from jobs.storage.entry_files import snapshot_files
     from schemas.tables import CLIENTS, LABELS, TARGETS
 
     spark = build_session(config.spark, workspace.logs / "pack.log")

@@ -24,9 +24,9 @@ import polars as pl
 from measure import Measurement, measure
 from page_visits import LAST, MIN_COUNT, SOURCE, Stages, run_stages, start_session
 
-from jobs.crowd.files import behaviour_rows
-from jobs.crowd.marginals import find_n_events
-from jobs.workspace import Workspace
+from jobs.storage.workspace import Workspace
+from jobs.synthetic.benchmark_log.files import behaviour_rows
+from jobs.synthetic.benchmark_log.marginals import find_n_events
 
 log = logging.getLogger("benchmark")
 
@@ -72,7 +72,7 @@ def make_visits(folder: Path, n_visits: int) -> Path:
     """The challenge directory with so many made visits, made once."""
     data = folder / f"visits-{n_visits}"
     if not (data / SOURCE / "_SUCCESS").exists():
-        from conf.crowd import CrowdSettings
+        from conf.benchmark_log import CrowdSettings
 
         log.info("making %s visits", f"{n_visits:,}")
         data.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from page_visits import SOURCE, Stages, list_spark_stages, run_stages, start_ses
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.io import read_table
-from jobs.workspace import Workspace
+from jobs.storage.delta_tables import read_table
+from jobs.storage.workspace import Workspace
 from schemas.tables import SEQUENCES
 
 N_VISITS = 20_000_000

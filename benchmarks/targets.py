@@ -33,21 +33,20 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.crowd import CrowdSettings
+from conf.benchmark_log import CrowdSettings
 from conf.load import load_config
 from conf.settings import PipelineConfig, SparkSettings
-from jobs import build_targets
-from jobs.challenge_files import RELEVANT_CLIENTS, source_path
-from jobs.crowd.files import behaviour_rows, product_rows
-from jobs.io import list_files, read_table
-from jobs.pipeline import run_stage
-from jobs.places import local_path
-from jobs.probe_units import read_label_rows
-from jobs.session import build_session
-from jobs.transforms.targets import build_targets as build_targets_frame
-from jobs.transforms.targets import purchases_with_properties
+from jobs.evaluation.labels import build_targets, purchases_with_properties
+from jobs.evaluation.probe_units import read_label_rows
+from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, source_path
+from jobs.pipeline.registry import run_stage
+from jobs.runtime.session import build_session
+from jobs.stages import targets
+from jobs.storage.delta_tables import list_files, read_table
+from jobs.storage.locations import local_path
+from jobs.storage.workspace import Workspace
+from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.transforms.windows import collect_windows, target_events
-from jobs.workspace import Workspace
 from schemas.behaviours import PRODUCT_BUY
 from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS, WINDOWS
 from schemas.tasks import CHURN, PROPENSITY, TASKS
@@ -145,8 +144,8 @@ def compute_only(spark: SparkSession, config: PipelineConfig, workspace: Workspa
         target_events(purchases, windows), read_table(spark, workspace, PRODUCT_PROPERTIES)
     )
     labels, clients = read_table(spark, workspace, LABELS), read_table(spark, workspace, CLIENTS)
-    n_parts = build_targets.count_parts(clients)
-    build_targets_frame(bought, labels, clients, n_parts).write.format("noop").mode("overwrite").save()
+    n_parts = targets.count_parts(clients)
+    build_targets(bought, labels, clients, n_parts).write.format("noop").mode("overwrite").save()
 
 
 def read_for_probe(spark: SparkSession, workspace: Workspace) -> None:
@@ -186,7 +185,7 @@ def main() -> None:
         for stage in ("ingest", "split"):
             run_stage(stage, spark, config, workspace)
         made.write_text(json.dumps(sizes))
-    stage = [timed(lambda: build_targets.run(spark, config, workspace)) for _ in range(2)]
+    stage = [timed(lambda: targets.run(spark, config, workspace)) for _ in range(2)]
     reading = [timed(lambda: read_for_probe(spark, workspace)) for _ in range(2)][1]
     labels_only = [timed(lambda: compute_only(spark, config, workspace)) for _ in range(2)][1]
 

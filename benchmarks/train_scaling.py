@@ -22,12 +22,12 @@ from statistics import fmean, median
 import horovod
 import torch
 
-from ml.allocator import keep_freed_memory
 from ml.bench import build_learner, build_parser, draw_batches
-from ml.distributed import ExchangingRanks, HorovodRanks, OneProcess, Ranks, TorchRanks
-from ml.hardware import timed
-from ml.learner import Learner
-from ml.optimizers import RowAdam
+from ml.compat.allocator import keep_freed_memory
+from ml.training.distributed import ExchangingRanks, HorovodRanks, OneProcess, Ranks, TorchRanks
+from ml.training.hardware import timed
+from ml.training.optimizers import RowAdam
+from ml.training.step import Learner
 from schemas.tokens import PAD
 
 INDEX_BYTES, FLOAT_BYTES = 8, 4

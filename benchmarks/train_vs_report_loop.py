@@ -7,7 +7,8 @@ Made sequences of uniform items, lengths geometric with mean 9.4 and cut at 128,
 ours, both on two threads; the second gives our time per step and peak memory for growing vocabularies, with one process
 of two threads and with two Horovod processes of one thread each. Every figure comes from a process of its own, and of
 several rounds the fastest counts, since other work on the machine can only slow a round down. All sizes of one number
-of processes take the same steps but for the ids of the items. Both sides keep freed memory (``ml/allocator.py``).
+of processes take the same steps but for the ids of the items. Both sides keep freed memory
+(``ml/compat/allocator.py``).
 
 The report's loop needs five times its logits in memory and is left out, with a line, where the machine lacks that.
 """
@@ -30,12 +31,12 @@ from report_loop import BATCH_SIZE, MAX_LENGTH, PAD, ReportLoop
 from report_loop import FIRST_ITEM as REPORT_FIRST_ITEM
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, SequenceSettings, TrainingSettings
-from ml.allocator import keep_freed_memory
-from ml.array_feed import ArrayFeed
-from ml.batches import Sequences, Tokens
 from ml.bench import made_sequences
-from ml.distributed import HorovodRanks, OneProcess, Ranks
-from ml.learner import Learner, Recipe
+from ml.compat.allocator import keep_freed_memory
+from ml.data.array_feed import ArrayFeed
+from ml.data.sequence_batch import Sequences, Tokens
+from ml.training.distributed import HorovodRanks, OneProcess, Ranks
+from ml.training.step import Learner, Recipe
 from schemas.tokens import FIRST_ITEM
 
 N_THREADS = 2

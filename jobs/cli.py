@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from conf.load import DEFAULT, known_configs, load_config
 from conf.settings import PipelineConfig
-from jobs.claim import claimed
-from jobs.failures import explain
-from jobs.json_logs import JsonLines
-from jobs.places import mounted_path
-from jobs.workspace import Workspace
+from jobs.runtime.locks import claimed
+from jobs.runtime.logs import JsonLines
+from jobs.runtime.user_errors import explain
+from jobs.storage.locations import mounted_path
+from jobs.storage.workspace import Workspace
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, PipelineError
 from schemas.tasks import TASKS
@@ -69,7 +69,7 @@ def main_task() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from jobs.pipeline import STAGE_NAMES, STAGES
+    from jobs.pipeline.registry import STAGE_NAMES, STAGES
 
     parser = argparse.ArgumentParser(
         prog="ubp", description="Event logs -> Universal Behavioral Profiles (RecSys Challenge 2025)."
@@ -205,7 +205,8 @@ def _add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_pipeline(arguments: argparse.Namespace) -> None:
-    from jobs.pipeline import STAGE_NAMES, run_stages
+    from jobs.pipeline.registry import STAGE_NAMES
+    from jobs.pipeline.runner import run_stages
 
     config, workspace = _prepare(
         arguments, reads_data=arguments.first in (None, STAGE_NAMES[0]) and arguments.as_of is None
@@ -222,8 +223,8 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
 
 def _run_probe(arguments: argparse.Namespace) -> None:
-    from jobs.evaluate_probe import beside_run, prepare_tables, purchases_only
-    from jobs.report import read_scores
+    from jobs.commands.probe import beside_run, prepare_tables, purchases_only
+    from jobs.evaluation.scores import read_scores
     from jobs.reporting.tables import format_score_table, probe_note
 
     entries, stage = [entry.resolve() for entry in arguments.entry], arguments.stage
@@ -237,7 +238,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from jobs import ablate
+    from jobs.commands import ablate
 
     config, workspace = _prepare(arguments, reads_data=False)
     found = ablate.run(_session(config, workspace, arguments.verbose), config, workspace, arguments.tasks or TASKS)
@@ -245,8 +246,8 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
 
 def _validate(arguments: argparse.Namespace) -> None:
-    from jobs.entry_rules import validate_entry
-    from jobs.relevant_clients import find_relevant_clients
+    from jobs.commands.validate import find_relevant_clients
+    from jobs.storage.entry_rules import validate_entry
 
     config = load_config(arguments.config, arguments.set)
     shape = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
@@ -258,8 +259,8 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
     """Check all that can be checked without Spark before the output directory is touched."""
-    from jobs.blocks import require_blocks
-    from jobs.challenge_files import check_challenge
+    from jobs.inputs.challenge_directory import check_challenge
+    from jobs.profiles.composition import require_blocks
 
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]
@@ -285,7 +286,7 @@ def _claim(arguments: argparse.Namespace, workspace: Workspace) -> None:
 
 def _claims(arguments: argparse.Namespace) -> list[str]:
     """The stages that nobody else may run meanwhile: a scheduler may run two that do not read each other's output."""
-    from jobs.pipeline import STAGE_NAMES
+    from jobs.pipeline.registry import STAGE_NAMES
 
     if getattr(arguments, "dry_run", False):
         return []
@@ -293,14 +294,14 @@ def _claims(arguments: argparse.Namespace) -> list[str]:
         return STAGE_NAMES
     if not getattr(arguments, "entry", []):
         return [arguments.stage.name]
-    from jobs.evaluate_probe import PREPARED_BY
+    from jobs.commands.probe import PREPARED_BY
 
     return [*PREPARED_BY, arguments.stage.name]
 
 
 def _session(config: PipelineConfig, workspace: Workspace, verbose: bool) -> "SparkSession":
-    from jobs.io import require_schema
-    from jobs.session import build_session
+    from jobs.runtime.session import build_session
+    from jobs.storage.delta_tables import require_schema
 
     spark = build_session(config.spark, None if verbose else workspace.logs / "spark.log")
     require_schema(spark, workspace)
@@ -308,22 +309,22 @@ def _session(config: PipelineConfig, workspace: Workspace, verbose: bool) -> "Sp
 
 
 def _vacuum(arguments: argparse.Namespace) -> None:
-    from jobs.upkeep import Retention, vacuum
+    from jobs.commands.upkeep import Retention, vacuum
 
     retention = Retention(arguments.keep_hours, arguments.idle, arguments.force, arguments.dry_run)
     vacuum(*_upkeep_session(arguments), retention)
 
 
 def _compact(arguments: argparse.Namespace) -> None:
-    from jobs.upkeep import compact
+    from jobs.commands.upkeep import compact
 
     compact(*_upkeep_session(arguments), arguments.tables)
 
 
 def _upkeep_session(arguments: argparse.Namespace) -> "tuple[SparkSession, Workspace]":
     from conf.settings import SparkSettings
-    from jobs.session import build_session
-    from jobs.upkeep import list_tables
+    from jobs.commands.upkeep import list_tables
+    from jobs.runtime.session import build_session
 
     workspace = Workspace(arguments.out)
     list_tables(workspace)  # before a folder is made and Spark starts
@@ -345,11 +346,11 @@ def _count(text: str) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from conf.crowd import CrowdSettings
+    from conf.benchmark_log import CrowdSettings
     from conf.settings import SparkSettings
     from conf.shop import ShopSettings
-    from jobs.generate import generate_crowd, generate_shop
-    from jobs.session import build_session
+    from jobs.commands.generate import generate_crowd, generate_shop
+    from jobs.runtime.session import build_session
 
     if arguments.events is None:
         shop = ShopSettings(**_given(n_clients=arguments.clients, n_days=arguments.days, seed=arguments.seed))

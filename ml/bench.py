@@ -1,6 +1,6 @@
 """How fast training is here: ``python -m ml.bench``. Needs torch and numpy only, a CPU or one GPU.
 
-Made sequences of geometric lengths go through the very step that training takes (``ml.learner``): masks, forward,
+Made sequences of geometric lengths go through the very step that training takes (``ml.training.step``): masks, forward,
 backward, optimisers. Prints tokens and sequences per second, memory, and the share of what the hardware can do: the
 step's floating point operations, as torch counts them, against a large matrix product of the same precision.
 """
@@ -12,12 +12,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, SequenceSettings, TrainingSettings
-from ml.allocator import keep_freed_memory
-from ml.array_feed import ArrayFeed
-from ml.batches import Sequences, Tokens
-from ml.distributed import OneProcess, Ranks
-from ml.hardware import peak_memory, product_rate, timed
-from ml.learner import Learner, Recipe
+from ml.compat.allocator import keep_freed_memory
+from ml.data.array_feed import ArrayFeed
+from ml.data.sequence_batch import Sequences, Tokens
+from ml.training.distributed import OneProcess, Ranks
+from ml.training.hardware import peak_memory, product_rate, timed
+from ml.training.step import Learner, Recipe
 from schemas.tokens import FIRST_ITEM, PAD
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
     from tiny_run import TinyRun
 
-    from jobs.workspace import Workspace
+    from jobs.storage.workspace import Workspace
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     from conf.settings import SparkSettings
-    from jobs.session import build_session
+    from jobs.runtime.session import build_session
 
     log_file = tmp_path_factory.mktemp("spark") / "spark.log"
     settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2)
@@ -50,7 +50,7 @@ def tiny_run(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> "Workspace":
-    from jobs.workspace import Workspace
+    from jobs.storage.workspace import Workspace
 
     place = Workspace(tmp_path / "out")
     place.prepare()

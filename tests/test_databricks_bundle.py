@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs.cli import _claims, _parser
-from jobs.pipeline import STAGES
+from jobs.pipeline.registry import STAGES
 from schemas import tables
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 
 from conf.shop import ShopSettings
 from jobs.cli import main
-from jobs.entry_rules import validate_entry
-from jobs.generate import generate_shop
+from jobs.commands.generate import generate_shop
+from jobs.storage.entry_rules import validate_entry
 from schemas.tasks import TASKS
 
 TINY = [

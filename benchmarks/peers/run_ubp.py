@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from workload import Clock, Workload
 
 from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
-from ml.batches import Sequences
-from ml.learner import Learner, Recipe
+from ml.data.sequence_batch import Sequences
+from ml.training.step import Learner, Recipe
 from schemas.tokens import FIRST_ITEM
 
 WIDTH_STEP = 8

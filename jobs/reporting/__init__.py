@@ -1,1 +1,1 @@
-"""What ``jobs/report.py`` puts on its page: score tables, figures, aggregates of the run's tables."""
+"""What the report page, the terminal and notebooks show of a run."""

@@ -1,43 +1,12 @@
 """The ablation table: what each block of the profile is worth, alone and to all of them together."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from jobs.reporting.tables import MISSING, Result, ScoreRow, Scores, Spread, build_score_rows, sum_spread, task_spread
-from schemas.tasks import TASKS, TaskScore
-
-Ablation = dict[str, Any]
-"""``ablation.json``, see ``AblationFile``."""
-
-RUN_ABLATE = "run `ubp ablate`, which writes it"
-
-ALL, ONLY, WITHOUT = "all", "only", "without"
-
-
-@dataclass(frozen=True)
-class VariantOfFile:
-    """One composition that was scored: ``all`` blocks, ``only`` one of them, or all ``without`` one."""
-
-    name: str
-    kind: str
-    block: str | None
-    width: int
-    scores: dict[str, TaskScore]
-
-
-@dataclass(frozen=True)
-class AblationFile:
-    """What ``ablation.json`` must hold.
-
-    Attributes
-    ----------
-    made_of : what the scores depend on, by name, see ``jobs.ablate.describe_sources``
-    """
-
-    blocks: list[str]
-    repeats: int
-    variants: list[VariantOfFile]
-    made_of: dict[str, str] = field(default_factory=dict)
+from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, Ablation
+from jobs.evaluation.comparison import Result, Scores, Spread, sum_spread, task_spread
+from jobs.reporting.tables import MISSING, ScoreRow, build_score_rows
+from schemas.tasks import TASKS
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from jobs.evaluation.comparison import Scores
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Points
-from jobs.reporting.tables import Scores, task_score, task_title
+from jobs.reporting.tables import task_score, task_title
 from schemas.tasks import TASKS
 
 THIRD, HALF, WIDE = 3.5, 4.9, 6.0

@@ -9,14 +9,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conf.load import to_yaml
 from conf.settings import PipelineConfig
+from jobs.evaluation.ablation import Ablation
+from jobs.evaluation.comparison import Scores
 from jobs.reporting import figures
-from jobs.reporting.ablation import Ablation, rows_alone, rows_without
+from jobs.reporting.ablation import rows_alone, rows_without
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin, training_histories
 from jobs.reporting.tables import (
     DETAILS,
     MISSING,
-    Scores,
     Standing,
     build_detail_rows,
     build_score_rows,
@@ -236,7 +237,7 @@ def _map_legend(sample: ProfileMap | None) -> dict[str, str]:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("jobs", "templates"),
+        loader=PackageLoader("jobs.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,1 +1,1 @@
-"""Pure DataFrame -> DataFrame functions, one file per subject."""
+"""DataFrames to DataFrames, without reads and writes; stages and blocks share them."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.stored_rows import StoredRows
+from jobs.storage.stored_rows import StoredRows
 
 Batches = Iterable[pa.RecordBatch]
 Rows = Callable[[pa.Table], pa.Table]

@@ -6,7 +6,7 @@ from itertools import accumulate
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.held import hold_rows
+from jobs.runtime.caching import hold_rows
 
 ROWS_PER_TASK = 2_000_000
 """About how many rows one task sorts."""

@@ -7,8 +7,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.settings import BehaviourSettings, PipelineConfig
-from jobs.held import hold_value
-from jobs.stored_rows import StoredRows
+from jobs.runtime.caching import hold_value
+from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.item_places import SLOTS_PER_ITEM, ItemPlaces, collect_item_places
 from jobs.transforms.last_tokens import LastTokens
 from jobs.transforms.packed import aggregate_packed

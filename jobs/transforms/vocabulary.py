@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.stored_rows import StoredRows
+from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.packed import BLOCK_ROWS, aggregate_packed, narrow
 from jobs.transforms.radix import rising_order
 from jobs.transforms.ranks import with_global_rank

@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.settings import WindowSettings
+from jobs.storage.stored_rows import timestamp_literal
 from schemas import columns as c
 from schemas import tasks
 from schemas.tables import WINDOWS
@@ -69,11 +70,6 @@ def collect_last_timestamp(events: DataFrame) -> datetime | None:
     """Time of the last event, None where there is none."""
     row = events.agg(F.max(c.TIMESTAMP).alias(c.TIMESTAMP)).first()
     return row[c.TIMESTAMP] if row else None
-
-
-def timestamp_literal(moment: datetime) -> Column:
-    """A time without a zone; ``F.lit(moment)`` would shift it by the zone of the driver's machine."""
-    return F.lit(moment.isoformat(sep=" ")).cast("timestamp_ntz")
 
 
 def input_events(events: DataFrame, windows: Windows) -> DataFrame:

@@ -21,8 +21,8 @@ from hosts import Host, hosts_file, made_hosts, why_not
 from pyspark.sql import SparkSession
 from tiny_run import TinyRun, differences, read_numbers, read_tables
 
-from jobs.session import find_java_home
-from jobs.workspace import Workspace
+from jobs.runtime.session import find_java_home
+from jobs.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("conf", "jobs", "ml", "schemas")

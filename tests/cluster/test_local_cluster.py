@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 from tiny_run import TinyRun, differences, read_numbers, read_tables
 
-from jobs.workspace import Workspace
+from jobs.storage.workspace import Workspace
 
 MASTER = "spark.master=local-cluster[2,1,1024]"
 

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "jobs"))  # what other tests make their tables with
-
 from fault_runs import SETTINGS, Shop
 
 

@@ -25,8 +25,8 @@ from fault_runs import (
     wait_until,
 )
 
-from jobs.metrics_log import read_metrics
-from jobs.pipeline import STAGE_NAMES, STAGES
+from jobs.pipeline.registry import STAGE_NAMES, STAGES
+from jobs.storage.metrics_log import read_metrics
 
 pytestmark = pytest.mark.faults
 

@@ -21,8 +21,8 @@ from fault_runs import (
     wait_until,
 )
 
-from jobs.launch import GRACE_SECONDS
-from jobs.metrics_log import read_metrics
+from jobs.runtime.rank_launcher import GRACE_SECONDS
+from jobs.storage.metrics_log import read_metrics
 
 pytestmark = pytest.mark.faults
 

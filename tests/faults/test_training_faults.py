@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from fault_runs import ranks_below, tell
 from pyspark.sql import SparkSession
-from test_train_job import config, write_tables
+from training_tables import config, write_tables
 
-from jobs import launch, train_ensemble
-from jobs.metrics_log import read_metrics
-from jobs.workspace import Workspace
+from jobs.runtime import rank_launcher
+from jobs.stages import train
+from jobs.storage.metrics_log import read_metrics
+from jobs.storage.workspace import Workspace
 from schemas.errors import TrainingError
 
 pytestmark = pytest.mark.faults
@@ -49,13 +50,13 @@ def undisturbed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -
     place = Workspace(tmp_path_factory.mktemp("undisturbed"))
     place.prepare()
     write_tables(spark, place, 200, ["page_visit"])
-    train_ensemble.run(spark, settings("horovod"), place)
+    train.run(spark, settings("horovod"), place)
     return place
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 6)
+    monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", 6)
 
 
 def score(place: Workspace) -> float:
@@ -77,7 +78,7 @@ def test_training_goes_on_after_a_rank_failed_and_ends_with_the_same_score(
     write_tables(spark, workspace, 200, ["page_visit"])
     thread = harm_after_checkpoint(workspace, launcher, victim, number)
     began = time.monotonic()
-    train_ensemble.run(spark, settings(launcher), workspace)
+    train.run(spark, settings(launcher), workspace)
     seconds = time.monotonic() - began
     thread.join(1)
     assert not thread.is_alive()
@@ -96,6 +97,6 @@ def test_a_rate_that_diverges_is_told_once_and_leaves_no_model(
     """What becomes of the checkpoints before it: tests/ml/test_training.py."""
     write_tables(spark, workspace, 200, ["page_visit"])
     with pytest.raises(TrainingError, match=r"page_visit: .*at step \d+, epoch \d+; lower training.learning_rate"):
-        train_ensemble.run(spark, settings("torch", "training.learning_rate=1e30"), workspace)
+        train.run(spark, settings("torch", "training.learning_rate=1e30"), workspace)
     assert "starting them again" not in caplog.text
     assert not workspace.model("page_visit").exists()

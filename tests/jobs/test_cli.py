@@ -168,7 +168,7 @@ def test_verbose_shows_the_stack_trace(data: Path, tmp_path: Path, caplog: pytes
 
 
 def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    from jobs.pipeline import STAGES
+    from jobs.pipeline.registry import STAGES
 
     root = Path(__file__).parents[2]
     for stage in STAGES:

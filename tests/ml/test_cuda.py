@@ -18,18 +18,18 @@ from conf.settings import (
     ProbeSettings,
     TrainingSettings,
 )
-from ml.array_feed import ArrayFeed
-from ml.batches import Sequences
-from ml.bert4rec import Bert4Rec
-from ml.checkpoint import ModelCard, load_model
-from ml.distributed import OneProcess
-from ml.encoder import embed_sequences
-from ml.learner import Learner, Recipe
-from ml.loss import draw_negatives, hidden_loss
-from ml.masking import hidden_batch, mask_tokens
-from ml.probe import score_task
-from ml.ranking import rank_last_items
-from ml.training import TrainingJob, train_model
+from ml.data.array_feed import ArrayFeed
+from ml.data.sequence_batch import Sequences
+from ml.evaluation.probe import score_task
+from ml.inference.embed import embed_sequences
+from ml.models.transformer import Bert4Rec
+from ml.objectives.cloze import hidden_batch, mask_tokens
+from ml.objectives.losses import draw_negatives, hidden_loss
+from ml.objectives.ranking import rank_last_items
+from ml.training.checkpoint import ModelCard, load_model
+from ml.training.distributed import OneProcess
+from ml.training.loop import TrainingJob, train_model
+from ml.training.step import Learner, Recipe
 from schemas.tokens import FIRST_ITEM, PAD
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -1,0 +1,1 @@
+"""One file per kind of block: what is computed of each client."""

@@ -1,0 +1,186 @@
+"""Writes made data in the challenge's file format (``ubp generate``): a shop or a crowd."""
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.benchmark_log import CrowdSettings
+from conf.settings import WindowSettings
+from conf.shop import ShopSettings
+from jobs.evaluation.labels import collect_top_labels, count_values, purchases_with_properties
+from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, count_rows, source_path
+from jobs.runtime.progress import spark_progress
+from jobs.storage.locations import spark_url
+from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
+from jobs.synthetic.benchmark_log.statistics import collect_statistics, format_statistics
+from jobs.synthetic.shop.files import ITEM_COLUMNS, product_properties, select_behaviour, simulate_events
+from jobs.transforms.windows import collect_last_timestamp, derive_windows, events_before_targets, target_events
+from schemas import columns as c
+from schemas.behaviours import PRODUCT_BUY
+from schemas.errors import ConfigError, OutputError
+from schemas.tables import PRODUCT_PROPERTIES
+from schemas.tasks import PROPENSITY, TRAIN
+
+log = logging.getLogger(__name__)
+
+STATISTICS = "statistics.json"
+
+_HASH_STEPS = 10_000
+
+
+def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) -> None:
+    """Write the shop into ``directory``; the files lie beside it until all are complete.
+
+    Raises
+    ------
+    OutputError
+        If the directory holds something already, or cannot be written.
+    ConfigError
+        If the settings make a shop without a purchase, which has no windows.
+    """
+    started = time.monotonic()
+    with _unfinished(directory) as folder:
+        _write_shop(spark, folder, settings)
+        _write_targets(spark, folder, settings.seed, settings.relevant_share)
+    log.info("made shop of %s clients in %s, %.1f s", f"{settings.n_clients:,}", directory, time.monotonic() - started)
+
+
+def generate_crowd(spark: SparkSession, directory: Path, settings: CrowdSettings) -> None:
+    """Write the crowd into ``directory``, as ``generate_shop`` does, and how near it comes to the published figures.
+
+    Raises
+    ------
+    OutputError
+        If the directory holds something already, or cannot be written.
+    """
+    started = time.monotonic()
+    with _unfinished(directory) as folder:
+        _write(product_rows(spark, settings), folder, PRODUCT_PROPERTIES.name)
+        for behaviour in ITEM_COLUMNS:
+            _write(behaviour_rows(spark, behaviour, settings), folder, behaviour)
+        _write_targets(spark, folder, settings.seed, settings.relevant_share)
+        _write_statistics(spark, folder)
+    log.info("made crowd of %s events in %s, %.1f s", f"{settings.n_events:,}", directory, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _unfinished(directory: Path) -> Iterator[Path]:
+    """A folder beside ``directory`` that takes its place when the block is done, and goes away if that fails."""
+    _require_free(directory)
+    finished = directory.resolve()
+    unfinished = finished.with_name(f".{finished.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        unfinished.rename(finished)
+    except OSError as error:
+        raise OutputError(f"--out {directory}: cannot write here ({error}); choose another folder") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _require_free(directory: Path) -> None:
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise OutputError(
+            f"--out {directory}: expected a new or empty folder, found something there; remove it or choose another"
+        )
+
+
+def _write(rows: DataFrame, directory: Path, name: str) -> None:
+    started = time.monotonic()
+    path = source_path(directory, name)
+    with spark_progress(rows.sparkSession.sparkContext, f"generate: {name}"):
+        rows.write.parquet(spark_url(path))
+    log.info("  %s: %s rows, %.1f s", name, f"{count_rows(path):,}", time.monotonic() - started)
+
+
+def _write_shop(spark: SparkSession, directory: Path, settings: ShopSettings) -> None:
+    events = simulate_events(spark, settings).persist(StorageLevel.DISK_ONLY)
+    try:
+        _write(product_properties(spark, settings), directory, PRODUCT_PROPERTIES.name)
+        for behaviour in ITEM_COLUMNS:
+            _write(select_behaviour(events, behaviour), directory, behaviour)
+    finally:
+        events.unpersist()
+
+
+def _read_sources(spark: SparkSession, directory: Path) -> dict[str, DataFrame]:
+    """Name -> rows of the written files."""
+    names = (*ITEM_COLUMNS, PRODUCT_PROPERTIES.name)
+    return {name: spark.read.parquet(spark_url(source_path(directory, name))) for name in names}
+
+
+def _union_clients(sources: dict[str, DataFrame]) -> DataFrame:
+    """One row per event of any behaviour: ``client_id``."""
+    return reduce(DataFrame.union, (sources[behaviour].select(c.CLIENT_ID) for behaviour in ITEM_COLUMNS))
+
+
+def _write_statistics(spark: SparkSession, directory: Path) -> None:
+    started = time.monotonic()
+    sources = _read_sources(spark, directory)
+    n_relevant = len(np.load(directory / RELEVANT_CLIENTS, allow_pickle=False))
+    with spark_progress(spark.sparkContext, "generate: statistics"):
+        statistics = collect_statistics(sources, _union_clients(sources), n_relevant)
+    log.info("  statistics: %.1f s", time.monotonic() - started)
+    for line in format_statistics(statistics):
+        log.info("  %s", line)
+    figures = [{**asdict(statistic), "ratio": statistic.ratio} for statistic in statistics]
+    (directory / STATISTICS).write_text(json.dumps(figures, indent=1))
+
+
+def _write_targets(spark: SparkSession, directory: Path, seed: int, relevant_share: float) -> None:
+    """Write the relevant clients, the active ones among them, and the labels with their popularity."""
+    started = time.monotonic()
+    with spark_progress(spark.sparkContext, "generate: clients and labels"):
+        _write_clients_and_labels(_read_sources(spark, directory), directory, seed, relevant_share)
+    log.info("  clients and labels: %.1f s", time.monotonic() - started)
+
+
+def _write_clients_and_labels(sources: dict[str, DataFrame], directory: Path, seed: int, relevant_share: float) -> None:
+    buys = sources[PRODUCT_BUY].withColumn(c.TIMESTAMP, F.to_timestamp_ntz(c.TIMESTAMP))
+    last_purchase = collect_last_timestamp(buys)
+    if last_purchase is None:
+        raise ConfigError("the made shop sold nothing: raise its n_clients or sessions_per_day")
+    windows = derive_windows(last_purchase, WindowSettings())
+    input_buys = events_before_targets(buys, windows)
+    relevant, active = (_keep_relevant(rows, seed, relevant_share) for rows in (_union_clients(sources), input_buys))
+    _save(_collect_ids(relevant), directory / RELEVANT_CLIENTS)
+    _save(_collect_ids(active), directory / ACTIVE_CLIENTS)
+
+    bought = target_events(purchases_with_properties(buys, sources[PRODUCT_PROPERTIES.name]), windows)
+    bought = bought.where(F.col(c.WINDOW) == TRAIN)
+    top = collect_top_labels(count_values(bought, input_buys))
+    for task in PROPENSITY:
+        labels = top.get(task, [])
+        ids = np.array([label for label, _ in labels], dtype=np.int64)
+        popularity = np.array([share for _, share in labels], dtype=np.float64)
+        _save(ids, directory / TARGET / f"{task}.npy")
+        _save(popularity, directory / TARGET / f"popularity_{task}.npy")
+
+
+def _keep_relevant(events: DataFrame, seed: int, relevant_share: float) -> DataFrame:
+    share = F.pmod(F.xxhash64(c.CLIENT_ID, F.lit(seed)), F.lit(_HASH_STEPS)) / _HASH_STEPS
+    return events.where(share < relevant_share)
+
+
+def _collect_ids(events: DataFrame) -> np.ndarray:
+    """The events' clients, each once, rising: int64."""
+    ids = np.asarray(events.select(c.CLIENT_ID).distinct().toPandas(), dtype=np.int64)
+    return np.sort(ids.ravel())
+
+
+def _save(values: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, values)

@@ -1,0 +1,64 @@
+"""``ubp probe --entry``: score entries from elsewhere; what ``--out`` lacks for that is made first."""
+
+import logging
+from dataclasses import replace
+
+from pyspark.sql import SparkSession
+
+from conf.settings import PipelineConfig
+from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge
+from jobs.pipeline.registry import Stage, find_stage
+from jobs.storage.provenance import made_stages
+from jobs.storage.workspace import Workspace
+from schemas.behaviours import PRODUCT_BUY
+from schemas.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PREPARED_BY = ("ingest", "split", "targets")
+"""The stages that make what the probe reads besides entries, in their order."""
+
+
+def prepare_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Run the stages whose tables the probe reads, those that have not ended well in the workspace.
+
+    Where a file names the relevant clients, purchases are the only events that are read.
+
+    Raises
+    ------
+    InputError
+        If the workspace holds tables of another challenge directory than it names.
+    """
+    missing = list_unmade_stages(workspace)
+    if not missing:
+        return
+    log.info("%s lacks what %s make: running them on %s", workspace.out, ", ".join(missing), workspace.data)
+    if (workspace.data / RELEVANT_CLIENTS).exists():
+        config = purchases_only(config)
+    check_challenge(workspace.data, config)
+    for name in missing:
+        beside_run(find_stage(name)).run(spark, config, workspace)
+
+
+def list_unmade_stages(workspace: Workspace) -> list[str]:
+    """Those of ``PREPARED_BY`` that must run; InputError where one ran on another challenge directory."""
+    made = made_stages(workspace)
+    others = {made[name] for name in PREPARED_BY if name in made} - {None, workspace.resolved_data}
+    if others and workspace.resolved_data:
+        raise InputError(
+            f"--data {workspace.resolved_data}: expected the challenge directory that the tables of {workspace.out} "
+            f"were made from, {', '.join(sorted(map(str, others)))}; leave --data out to score on those, or choose "
+            "another --out"
+        )
+    return [name for name in PREPARED_BY if name not in made]
+
+
+def beside_run(stage: Stage) -> Stage:
+    """The stage as entries from elsewhere need it: it reads no profile of the run, and the run keeps its settings."""
+    return replace(stage, needs=tuple(name for name in stage.needs if name in PREPARED_BY), saves_config=False)
+
+
+def purchases_only(config: PipelineConfig) -> PipelineConfig:
+    """The configuration without the behaviours that labels do not depend on."""
+    purchases = {name: settings for name, settings in config.behaviours.items() if name == PRODUCT_BUY}
+    return replace(config, behaviours=purchases or config.behaviours)

@@ -1,0 +1,262 @@
+"""Upkeep of ``OUT/tables``: ``ubp vacuum`` removes files of old versions, ``ubp compact`` merges small files.
+
+How long Delta keeps an old version, as its documentation and issues state it (3.3):
+
+- A version can be read while its log entries and all its data files are there. Log entries go when a checkpoint
+  (every tenth commit) finds them older than 30 days (``delta.logRetentionDuration``); data files go in a VACUUM only.
+- VACUUM removes files that no live version names: those taken out of the table longer than the retention ago, and
+  those that were never committed and are older than it, as a killed write leaves them. Below 168 hours it may
+  remove the uncommitted files of a write that is running, or what a running job reads; Delta refuses that.
+- It knows of removed files only as long as ``delta.deletedFileRetentionDuration`` (a week). Told to keep more than
+  that, it still removes files that left the table before (delta-io/delta#140).
+
+So VACUUM alone protects neither a longer retention nor the version that a model was trained on. It is given the
+files to choose from (``USING INVENTORY``, Delta 3.2), without those of the versions to keep.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
+from pyspark.sql import Row, SparkSession
+
+from jobs.storage.delta_tables import has_commit, read_history, read_version, session_settings
+from jobs.storage.locations import plain_path, spark_url
+from jobs.storage.workspace import Workspace
+from schemas.errors import ModelError, TableError
+from schemas.tables import SEQUENCES
+
+log = logging.getLogger(__name__)
+
+SAFE_HOURS = 168
+"""Delta's default retention, below which it refuses to vacuum."""
+
+_INVENTORY = "vacuum_inventory"
+_INVENTORY_DDL = "path string, length bigint, isDir boolean, modificationTime bigint"
+
+_MERGED_FILES = {
+    "spark.databricks.delta.optimize.minFileSize": str(64 * 2**20),  # a larger file is left alone
+    "spark.databricks.delta.optimize.maxFileSize": str(256 * 2**20),  # of a merged one
+}
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What ``ubp vacuum`` is told.
+
+    Attributes
+    ----------
+    keep_hours : a version that was the newest within so many hours stays readable
+    is_idle : nothing reads or writes the tables, so that ``keep_hours`` below 168 is safe
+    is_forced : remove also the versions that models were trained on
+    is_dry_run : only tell what would be removed
+    """
+
+    keep_hours: int = SAFE_HOURS
+    is_idle: bool = False
+    is_forced: bool = False
+    is_dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.keep_hours < 0 or (self.keep_hours < SAFE_HOURS and not self.is_idle):
+            raise TableError(
+                f"--keep-hours {self.keep_hours}: expected {SAFE_HOURS} or more, Delta's safety period; below it a job "
+                "that runs now can lose the files it reads or writes; add --idle (and 0 or more) if nothing is running"
+            )
+
+
+@dataclass(frozen=True)
+class Removed:
+    """The files of one table that a vacuum removed, or would remove."""
+
+    table: str
+    n_files: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The files of one table before and after a compaction, of those that it touched."""
+
+    table: str
+    n_before: int
+    n_after: int
+
+
+def vacuum(spark: SparkSession, workspace: Workspace, retention: Retention) -> list[Removed]:
+    """Remove what no kept version needs from every table, and log files and bytes of each.
+
+    Raises
+    ------
+    TableError
+        If there is no table, or a version that a model was trained on cannot be read, and so not be kept.
+    ModelError
+        If a model does not tell which version of ``sequences`` it was trained on, and ``is_forced`` is not set.
+    """
+    names = list_tables(workspace)
+    trained_on = {} if retention.is_forced or SEQUENCES.name not in names else recorded_versions(workspace)
+    kept = _files_trained_on(spark, workspace, trained_on)
+    done = []
+    for name in names:
+        removed = _vacuum_table(spark, workspace.table(name), kept, retention)
+        done.append(removed)
+        verb = "would go" if retention.is_dry_run else "removed"
+        log.info("  %s: %d files, %s %s", name, removed.n_files, _mib(removed.n_bytes), verb)
+    for version, models in sorted(trained_on.items()):
+        log.info("  %s: version %d is kept: %s trained on it", SEQUENCES.name, version, ", ".join(models))
+    log.info("%d files, %s in all", sum(each.n_files for each in done), _mib(sum(each.n_bytes for each in done)))
+    return done
+
+
+def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()) -> list[Merged]:
+    """Merge the small files of the named tables, or of all, and log what was done; rows and ingests stay the same.
+
+    ``sequences`` is never compacted: its files and their row groups are what ranks are dealt.
+
+    Raises
+    ------
+    TableError
+        If a named table is missing, or is ``sequences``.
+    """
+    known = list_tables(workspace)
+    for name in names:
+        if name not in known or name == SEQUENCES.name:
+            others = ", ".join(table for table in known if table != SEQUENCES.name)
+            reason = "its files are laid out for the feed" if name == SEQUENCES.name else "no such table"
+            raise TableError(f"table {name!r}: expected one of {others} in {workspace.out}; {reason}")
+    done = []
+    for name in names or known:
+        if name == SEQUENCES.name:
+            log.info("  %s: left as it is: its files are laid out for the feed", name)
+            continue
+        done.append(_compact_table(spark, workspace, name))
+        log.info("  %s: %s", name, _told(done[-1]))
+    return done
+
+
+def list_tables(workspace: Workspace) -> list[str]:
+    """Names of the tables under ``OUT/tables``; TableError if there is none."""
+    folder = workspace.out / "tables"
+    names = [path.name for path in sorted(folder.glob("*")) if has_commit(str(path))]
+    if not names:
+        raise TableError(f"expected Delta tables in {folder}, found none; name the --out of a run")
+    return names
+
+
+def recorded_versions(workspace: Workspace) -> dict[int, list[str]]:
+    """Version of ``sequences`` -> the models in ``OUT/models`` that were trained on it; ModelError if one is silent."""
+    versions: dict[int, list[str]] = {}
+    for folder in sorted(workspace.model("").glob("*")):
+        card = folder / "config.json"
+        try:
+            versions.setdefault(int(json.loads(card.read_text())["sequences_version"]), []).append(folder.name)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{card}: expected the version of {SEQUENCES.name} that the model was trained on, found {error!r}; "
+                "remove the folder or train again, or give --force to keep no version for models"
+            ) from error
+    return versions
+
+
+def _vacuum_table(spark: SparkSession, path: str, kept: set[Path], retention: Retention) -> Removed:
+    folder = Path(path).resolve()
+    start = time.time() - retention.keep_hours * 3600
+    recent = versions_within(read_history(spark, path), start)
+    needed = kept | {file for version in recent for file in _files_if_readable(spark, path, version)}
+    sizes = {file: file.stat().st_size for file in _data_files(folder) - needed if file.stat().st_mtime < start}
+    # a vacuum of nothing would still make two commits
+    gone = _run_vacuum(spark, folder, set(sizes), retention) if sizes else set()
+    return Removed(folder.name, len(gone), sum(sizes[file] for file in gone))
+
+
+def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: Retention) -> set[Path]:
+    """Let Delta choose from the files of a table those that no version needs; what it removed, or would remove."""
+    _make_inventory(spark, folder, files)
+    quoted = spark_url(folder).replace("`", "``")
+    command = (
+        f"VACUUM delta.`{quoted}` USING INVENTORY (SELECT * FROM {_INVENTORY}) RETAIN {retention.keep_hours} HOURS"
+    )
+    check = {"spark.databricks.delta.retentionDurationCheck.enabled": str(not retention.is_idle).lower()}
+    try:
+        with session_settings(spark, check):
+            if retention.is_dry_run:
+                doomed = spark.sql(f"{command} DRY RUN").collect()
+                return files & {Path(plain_path(row["path"])) for row in doomed}
+            spark.sql(command)
+            return {file for file in files if not file.exists()}
+    finally:
+        spark.catalog.dropTempView(_INVENTORY)
+
+
+def versions_within(history: Sequence[Row], start: float) -> set[int]:
+    """The versions that were the newest at some time since ``start``, in seconds since 1970; at least the last."""
+    ends = [commit["seconds"] for commit in history[1:]] + [float("inf")]
+    return {commit["version"] for commit, end in zip(history, ends, strict=True) if end >= start}
+
+
+def _files_trained_on(spark: SparkSession, workspace: Workspace, trained_on: Mapping[int, Sequence[str]]) -> set[Path]:
+    """The data files of the versions of ``sequences`` that models were trained on."""
+    files: set[Path] = set()
+    for version, models in trained_on.items():
+        try:
+            files |= _files_of_version(spark, workspace.table(SEQUENCES.name), version)
+        except AnalysisException as error:
+            raise TableError(
+                f"table {SEQUENCES.name!r}: expected version {version}, as {', '.join(models)} trained on it, found "
+                f"that it cannot be read: {error}; nothing was removed; train again on the tables that are there, or "
+                "give --force to keep no version for models"
+            ) from error
+    return files
+
+
+def _files_if_readable(spark: SparkSession, path: str, version: int) -> set[Path]:
+    """The data files of a version; none where the log of so old a version is gone, and with it the version."""
+    try:
+        return _files_of_version(spark, path, version)
+    except AnalysisException:
+        log.warning("  %s: version %d cannot be read any more: its log is gone", Path(path).name, version)
+        return set()
+
+
+def _files_of_version(spark: SparkSession, path: str, version: int) -> set[Path]:
+    return {Path(plain_path(name)).resolve() for name in read_version(spark, path, version).inputFiles()}
+
+
+def _data_files(folder: Path) -> set[Path]:
+    return {file for file in folder.rglob("[!._]*") if file.is_file() and "_delta_log" not in file.parts}
+
+
+def _make_inventory(spark: SparkSession, folder: Path, files: set[Path]) -> None:
+    """A view of the table's files that VACUUM may remove, as it reads it.
+
+    A folder is listed with its files, else VACUUM would take it for empty and try to remove it.
+    """
+    stats = {file: file.stat() for file in files}
+    rows = [(spark_url(file), stat.st_size, False, int(stat.st_mtime * 1000)) for file, stat in stats.items()]
+    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
+    rows += [(spark_url(parent), 0, True, 0) for parent in folders]
+    spark.createDataFrame(rows, _INVENTORY_DDL).createOrReplaceTempView(_INVENTORY)
+
+
+def _compact_table(spark: SparkSession, workspace: Workspace, name: str) -> Merged:
+    with session_settings(spark, _MERGED_FILES):
+        table = DeltaTable.forPath(spark, spark_url(Path(workspace.table(name))))
+        result = table.optimize().executeCompaction()
+    row = result.select("metrics.numFilesRemoved", "metrics.numFilesAdded").first()
+    assert row is not None
+    return Merged(name, int(row["numFilesRemoved"]), int(row["numFilesAdded"]))
+
+
+def _told(merged: Merged) -> str:
+    if not merged.n_before:
+        return "no small files to merge"
+    return f"{merged.n_before} small files merged into {merged.n_after}; `ubp vacuum` frees their space"
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"

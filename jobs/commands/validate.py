@@ -1,0 +1,52 @@
+"""Whom an entry must hold: the clients that a challenge directory names, or that the pipeline derives from it."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from conf.settings import PipelineConfig
+from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge, read_id_array
+from jobs.storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = False) -> np.ndarray:
+    """The relevant clients, int64 [N], each once.
+
+    Read from ``input/relevant_clients.npy``, without Spark, where it is there. Else the stages ingest and split run
+    in a folder that is removed afterwards.
+
+    Parameters
+    ----------
+    verbose : leave Spark's log on the terminal
+
+    Raises
+    ------
+    InputError
+        If the file, or what the stages read, cannot be used.
+    """
+    listed = read_id_array(data / RELEVANT_CLIENTS)
+    if listed is not None:
+        return listed
+    check_challenge(data, config)
+    log.info("%s has no %s: deriving the relevant clients from its events", data, RELEVANT_CLIENTS)
+    with tempfile.TemporaryDirectory(prefix="ubp-clients-") as folder:
+        return _derive(Workspace(Path(folder), data), config, verbose)
+
+
+def _derive(workspace: Workspace, config: PipelineConfig, verbose: bool) -> np.ndarray:
+    from jobs.evaluation.probe_units import read_client_ids
+    from jobs.pipeline.registry import run_stage
+    from jobs.runtime.session import build_session
+    from jobs.storage.delta_tables import read_as_files
+    from jobs.storage.entry_files import snapshot_files
+    from schemas.tables import CLIENTS
+
+    workspace.prepare()
+    spark = build_session(config.spark, None if verbose else workspace.logs / "spark.log")
+    for stage in ("ingest", "split"):
+        run_stage(stage, spark, config, workspace)
+    return read_client_ids(snapshot_files(read_as_files(spark, workspace, CLIENTS)))

@@ -1,0 +1,1 @@
+"""Labels, the probe's units of work, and what scores tell."""

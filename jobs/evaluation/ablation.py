@@ -1,0 +1,148 @@
+"""What each block of the profile is worth: the variants that are scored, and the file that holds their scores."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from conf.settings import PipelineConfig
+from jobs.evaluation.probe_units import digest_entry
+from jobs.evaluation.scores import EntryScores, figures
+from jobs.profiles.composition import StoredBlock
+from jobs.storage.delta_tables import read_table
+from jobs.storage.files import digest, read_json
+from jobs.storage.workspace import Workspace
+from schemas.errors import EntryError
+from schemas.tables import LABELS, WINDOWS
+from schemas.tasks import TaskScore
+
+log = logging.getLogger(__name__)
+
+Ablation = dict[str, Any]
+"""``ablation.json``, see ``AblationFile``."""
+
+RUN_ABLATE = "run `ubp ablate`, which writes it"
+
+ALL, ONLY, WITHOUT = "all", "only", "without"
+
+
+@dataclass(frozen=True)
+class VariantOfFile:
+    """One composition that was scored: ``all`` blocks, ``only`` one of them, or all ``without`` one."""
+
+    name: str
+    kind: str
+    block: str | None
+    width: int
+    scores: dict[str, TaskScore]
+
+
+@dataclass(frozen=True)
+class AblationFile:
+    """What ``ablation.json`` must hold.
+
+    Attributes
+    ----------
+    made_of : what the scores depend on, by name, see ``describe_sources``
+    """
+
+    blocks: list[str]
+    repeats: int
+    variants: list[VariantOfFile]
+    made_of: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One composition to score.
+
+    Attributes
+    ----------
+    kind : ``all``, ``only`` or ``without``
+    block : the one that is alone or left out; None for all
+    parts : the blocks that are composed
+    """
+
+    kind: str
+    block: str | None
+    parts: tuple[StoredBlock, ...]
+
+    @property
+    def name(self) -> str:
+        """``all``, ``only product_buy`` or ``without product_buy``."""
+        return self.kind if self.block is None else f"{self.kind} {self.block}"
+
+
+def embedded_behaviours(config: PipelineConfig, workspace: Workspace) -> list[str]:
+    """The behaviours that have an entry, in the configuration's order; EntryError if none has."""
+    found = [name for name in config.behaviours if workspace.entry(name).is_dir()]
+    if not found:
+        raise EntryError(f"expected entries of behaviours in {workspace.entry('')}, found none; run embed first")
+    return found
+
+
+def describe_sources(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, blocks: Sequence[str]
+) -> dict[str, str]:
+    """Digests of all that an ablation of these blocks depends on, by name: a later run that changes one outdates it.
+
+    An entry that is missing has an empty digest. Popularities count the train window's purchases, so they stand for
+    the labels, whose table is large and whose files are others after each write.
+    """
+    entries = {f"entry {name}": workspace.entry(name) for name in blocks}
+    settings = [
+        {name: value for name, value in asdict(of).items() if name not in ("blocks", "repeats")}
+        for of in (config.ensemble, config.probe)
+    ]
+    labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()
+    windows = read_table(spark, workspace, WINDOWS).collect()
+    return {
+        **{name: digest_entry(folder) if folder.is_dir() else "" for name, folder in entries.items()},
+        "labels": digest([windows, labels]),
+        "settings of ensemble and probe": digest(settings),
+    }
+
+
+def list_variants(blocks: Sequence[StoredBlock]) -> list[Variant]:
+    """Each block alone, all but each, all; of two blocks or fewer, all but each is another alone and is left out."""
+    only = [Variant(ONLY, block.name, (block,)) for block in blocks]
+    without = [Variant(WITHOUT, block.name, tuple(other for other in blocks if other is not block)) for block in blocks]
+    return [*only, *(without if len(blocks) > 2 else []), Variant(ALL, None, tuple(blocks))]
+
+
+def describe(
+    variants: Sequence[Variant], widths: dict[str, int], scores: EntryScores, n_repeats: int
+) -> dict[str, Any]:
+    """What ``ablation.json`` holds: the blocks, and each variant with its width and scores as in ``scores.json``."""
+    return {
+        "blocks": [block.name for block in variants[-1].parts],
+        "repeats": n_repeats,
+        "variants": [
+            {
+                "name": variant.name,
+                "kind": variant.kind,
+                "block": variant.block,
+                "width": widths[variant.name],
+                "scores": {task: figures(result) for task, result in scores[variant.name].items()},
+            }
+            for variant in variants
+        ],
+    }
+
+
+def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> Ablation | None:
+    """``ablation.json`` of ``ubp ablate``; None where there is none, or it is another run's, as in mode ``entry``."""
+    path = workspace.out / "ablation.json"
+    if config.windows.mode == "entry" or not path.exists():
+        return None
+    ablation: Ablation = read_json(path, AblationFile, RUN_ABLATE)
+    blocks = dict.fromkeys([*embedded_behaviours(config, workspace), *ablation["blocks"]])
+    now = describe_sources(spark, config, workspace, list(blocks))
+    made_of = ablation.get("made_of", {})
+    if changed := [name for name, digest in now.items() if made_of.get(name) != digest]:
+        told = f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}"
+        log.warning("  %s left out: it was made with another %s; run `ubp ablate` again", path.name, told)
+        return None
+    return ablation

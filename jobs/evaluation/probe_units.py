@@ -1,0 +1,276 @@
+"""One entry on one task in one repeat: a unit of the probe's work, scored on an executor.
+
+The executors must see ``--out`` and the entries as the driver does.
+"""
+
+import hashlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pyspark import SparkContext, inheritable_thread_target
+from pyspark.sql import DataFrame
+
+from conf.settings import ProbeSettings
+from jobs.runtime.progress import probe_progress
+from jobs.storage.delta_tables import list_files
+from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
+from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
+from jobs.storage.files import digest, read_json
+from jobs.storage.locations import local_path
+from ml.evaluation.probe import score_task
+from ml.files.atomic import replace_text
+from schemas import columns as c
+from schemas import tasks
+from schemas.errors import PipelineError
+from schemas.tables import TARGETS
+from schemas.tasks import TaskScore
+
+log = logging.getLogger(__name__)
+
+Outcome = tuple[TaskScore | PipelineError, float]
+"""Of a unit: its result, or the error that the user can act on, and seconds."""
+
+
+@dataclass(frozen=True)
+class ProbeUnit:
+    """All that an executor needs.
+
+    Attributes
+    ----------
+    entry : folder of the entry
+    repeat : see ``ml.evaluation.probe.score_task``
+    clients : files of the clients table
+    targets : window -> files of the task's labels
+    popularity : of each label, empty for churn and conversion
+    n_threads : torch's CPU threads
+    epochs : takes a line per epoch, see ``jobs.runtime.progress.probe_progress``
+    """
+
+    entry: Path
+    task: str
+    repeat: int
+    clients: tuple[str, ...]
+    targets: dict[str, tuple[str, ...]]
+    popularity: tuple[float, ...]
+    settings: ProbeSettings
+    n_threads: int
+    epochs: Path
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Entry, task and repeat."""
+        return self.entry.name, self.task, self.repeat
+
+    @property
+    def name(self) -> str:
+        """``ensemble, churn`` and, beyond the first, which repeat."""
+        return f"{self.entry.name}, {self.task}" + (f", repeat {self.repeat}" if self.repeat else "")
+
+    def fingerprint(self, entry_digest: str) -> str:
+        """Of all that decides the result: the entry's bytes (``digest_entry``), the labels' files, the settings."""
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "repeats"}
+        files = [sorted(Path(file).name for file in of) for of in (self.clients, *self.targets.values())]
+        decides = (entry_digest, self.task, self.repeat, files, self.popularity, settings)
+        return digest(decides)
+
+
+def digest_entry(entry: Path) -> str:
+    """Of the bytes of an entry's two files."""
+    digests = []
+    for name in (CLIENT_IDS, EMBEDDINGS):
+        with (entry / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(digests)
+
+
+def list_units(
+    entries: Sequence[Path],
+    scorable: Sequence[str],
+    clients: DataFrame,
+    targets: DataFrame,
+    labels: DataFrame,
+    settings: ProbeSettings,
+    epochs: Path,
+) -> list[ProbeUnit]:
+    """Every entry on every task, the organisers' run of all before the further repeats.
+
+    Parameters
+    ----------
+    clients, targets, labels : snapshots of these tables
+    epochs : file for the progress of all units
+    """
+    client_files = tuple(snapshot_files(clients))
+    files = list_files(targets, TARGETS.partition_by)
+    popularity: dict[str, list[float]] = {task: [] for task in tasks.TASKS}
+    for row in labels.orderBy(c.TASK, "label").collect():
+        popularity[row[c.TASK]].append(row["popularity"])
+    n_threads = int(clients.sparkSession.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
+    of_task = {
+        task: {
+            window: tuple(local_path(file.url) for file in files if file.partition == {c.TASK: task, c.WINDOW: window})
+            for window in tasks.WINDOWS
+        }
+        for task in scorable
+    }
+    return [
+        ProbeUnit(
+            entry, task, repeat, client_files, of_task[task], tuple(popularity[task]), settings, n_threads, epochs
+        )
+        for repeat in range(settings.repeats)
+        for task in scorable
+        for entry in entries
+    ]
+
+
+class UnitResults:
+    """Results by fingerprint, kept in a file: what a killed run has scored is not scored again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        mend = "remove it; all units are then scored again"
+        self._results: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], mend) if path.exists() else {}
+
+    def get(self, fingerprint: str) -> TaskScore | None:
+        """The result, None where there is none yet."""
+        found = self._results.get(fingerprint)
+        return TaskScore(**found) if found else None
+
+    def put(self, fingerprint: str, result: TaskScore) -> None:
+        """Keep a result; the file is whole at any time."""
+        self._results[fingerprint] = asdict(result)
+        replace_text(self.path, json.dumps(self._results))
+
+
+def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[tuple[ProbeUnit, TaskScore]]:
+    """Each unit with its result, as they finish; logs which begin and end.
+
+    One Spark job per unit, so that a result is known when it is there: one job over all units would tell at
+    its end, and toLocalIterator runs them one after another. Where a unit fails, the others are cancelled: its
+    error comes after the results that were there by then, and not when hours of other units are over.
+    """
+    tag = f"probe-{uuid.uuid4().hex}"
+
+    def submit(unit: ProbeUnit) -> Outcome:
+        log.info("  %s: started", unit.name)
+        started = time.monotonic()
+        context.addJobTag(tag)
+        result = context.parallelize([unit], 1).map(score_unit).collect()[0]
+        return result, time.monotonic() - started
+
+    if not units:
+        return
+    n_epochs = len(units) * units[0].settings.epochs
+    with (
+        probe_progress(units[0].epochs, n_epochs),
+        ThreadPoolExecutor(max_workers=max(1, context.defaultParallelism)) as pool,
+    ):
+        futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                unit, (result, seconds) = futures.pop(future), future.result()
+                if isinstance(result, PipelineError):
+                    raise result
+                log.info("  %s: %.4f (%.1f s, %d of %d)", unit.name, result.score, seconds, number, len(units))
+                yield unit, result
+        except BaseException as error:
+            results = _stop(context, tag, futures)
+            if isinstance(error, Exception):  # else nobody asks for more
+                yield from results
+            raise
+
+
+def _stop(
+    context: SparkContext, tag: str, futures: "Mapping[Future[Outcome], ProbeUnit]"
+) -> list[tuple[ProbeUnit, TaskScore]]:
+    """Cancel what still runs or waits; the results of what had ended.
+
+    Parameters
+    ----------
+    tag : of the futures' Spark jobs
+    """
+    begun = {future: unit for future, unit in futures.items() if not future.cancel()}
+    running = set(begun)
+    while running:
+        context.cancelJobsWithTag(tag)  # again and again: a job may only be about to start
+        running = wait(running, timeout=1.0).not_done
+    ended = {future: unit for future, unit in begun.items() if future.exception() is None}
+    log.info("  stopped: %d other units had no result yet", len(futures) - len(ended))
+    results = [(unit, future.result()[0]) for future, unit in ended.items()]
+    return [(unit, result) for unit, result in results if isinstance(result, TaskScore)]
+
+
+def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
+    """The result of one unit, or the error that the user can act on; runs on an executor."""
+    torch.set_num_threads(unit.n_threads)
+    embeddings = np.load(unit.entry / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+    positions = _entry_positions(unit)
+    n_labels = len(unit.popularity) or 1
+    train, in_train = read_label_rows(unit.targets[tasks.TRAIN], len(positions), n_labels)
+    validation, in_validation = read_label_rows(unit.targets[tasks.VALIDATION], len(positions), n_labels)
+    assert (in_train == in_validation).all(), "both windows ask the same clients"
+    rows = np.flatnonzero(in_train[positions])
+    started = time.monotonic()
+
+    def tell(epoch: int, score: float) -> None:
+        nonlocal started
+        now = time.monotonic()
+        told = {"unit": unit.name, "epoch": epoch, "epochs": unit.settings.epochs, "score": round(score, 4)}
+        with unit.epochs.open("a") as stream:
+            stream.write(json.dumps({**told, "seconds": round(now - started, 1)}) + "\n")
+        started = now
+
+    try:
+        return score_task(
+            embeddings,
+            train[positions[rows]],
+            validation[positions[rows]],
+            unit.task,
+            np.array(unit.popularity) if unit.popularity else None,
+            unit.settings,
+            rows=None if len(rows) == len(embeddings) else rows,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            repeat=unit.repeat,
+            on_epoch=tell,
+        )
+    except PipelineError as error:
+        return type(error)(f"entry {unit.entry.name}: {error}")
+
+
+def read_label_rows(paths: tuple[str, ...], n_clients: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """One task's labels of one window: uint8 [n_clients, n_labels] by position, and which clients have any, bool."""
+    labels = np.zeros((n_clients, n_labels), dtype=np.uint8)
+    is_there = np.zeros(n_clients, dtype=bool)
+    for batch in stream_batches(paths, [c.POSITION, c.LABELS]):
+        positions = batch.column(c.POSITION).to_numpy()
+        labels[positions] = rectangle(batch.column(c.LABELS), np.dtype(np.uint8))
+        is_there[positions] = True
+    return labels, is_there
+
+
+def read_client_ids(paths: Sequence[str]) -> np.ndarray:
+    """The relevant clients, int64 [N], by position."""
+    batches = [
+        (batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy())
+        for batch in stream_batches(paths, [c.POSITION, c.CLIENT_ID])
+    ]
+    client_ids = np.empty(sum(len(positions) for positions, _ in batches), dtype=np.int64)
+    for positions, ids in batches:
+        client_ids[positions] = ids
+    return client_ids
+
+
+def _entry_positions(unit: ProbeUnit) -> np.ndarray:
+    """Position of each row of the entry, int64 [N]; our own entries have them in order, others need not."""
+    client_ids = read_client_ids(unit.clients)
+    entry_ids = np.load(unit.entry / CLIENT_IDS, allow_pickle=False)
+    by_id = np.argsort(client_ids)
+    return by_id[np.searchsorted(client_ids, entry_ids, sorter=by_id)]

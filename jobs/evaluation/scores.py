@@ -1,0 +1,196 @@
+"""Scores of entries on the six tasks, and the file that holds them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.settings import PipelineConfig
+from jobs.evaluation.comparison import RUN_PROBE, Scores, ScoresFile
+from jobs.evaluation.probe_units import ProbeUnit, UnitResults, digest_entry, list_units, read_client_ids, score_units
+from jobs.storage.delta_tables import read_as_files, read_table
+from jobs.storage.entry_files import snapshot_files
+from jobs.storage.entry_rules import validate_entry
+from jobs.storage.files import read_json
+from jobs.storage.workspace import Workspace
+from jobs.transforms.windows import ENTRY_MODE, collect_windows
+from ml.evaluation.probe import over_repeats
+from schemas import columns as c
+from schemas import tasks
+from schemas.errors import ConfigError, EntryError, InputError
+from schemas.tables import CLIENTS, LABELS, TARGETS, WINDOWS
+from schemas.tasks import TaskScore
+
+log = logging.getLogger(__name__)
+
+EntryScores = dict[str, dict[str, TaskScore]]
+"""Entry -> task -> result."""
+
+
+def score_entries(
+    spark: SparkSession,
+    config: PipelineConfig,
+    workspace: Workspace,
+    entries: Sequence[Path] = (),
+    wanted: Sequence[str] = tasks.TASKS,
+) -> EntryScores:
+    """Score entries on the labels of the workspace; what was scored before is taken from ``probe_units.json``.
+
+    Parameters
+    ----------
+    entries : folders, each of another name; all of the workspace's where none is named
+    wanted : the tasks to score; those that cannot be are left out with a line that says so
+
+    Raises
+    ------
+    ConfigError
+        If the windows are those of mode ``entry``: profiles have seen the targets.
+    EntryError
+        Naming all that is wrong with the entries.
+    """
+    if collect_windows(read_table(spark, workspace, WINDOWS)).mode == ENTRY_MODE:
+        raise ConfigError(
+            "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
+            "stages from split with windows.mode=evaluate"
+        )
+    entries = entries or list_entries(workspace, list(config.behaviours))
+    clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
+    check_entries(entries, read_client_ids(snapshot_files(clients)))
+    scorable = collect_scorable_tasks(targets, wanted)
+    labels, epochs = read_table(spark, workspace, LABELS), workspace.logs / "probe.jsonl"
+    units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs)
+    results = collect_results(spark, units, UnitResults(workspace.out / "probe_units.json"))
+    repeats = range(config.probe.repeats)
+    return {
+        entry.name: {task: over_repeats([results[entry.name, task, r] for r in repeats]) for task in scorable}
+        for entry in entries
+    }
+
+
+def list_entries(workspace: Workspace, behaviours: list[str]) -> list[Path]:
+    """The entries' folders: baseline, the behaviours in order, ensemble, then any other by name."""
+    order = ["baseline", *behaviours, "ensemble"]
+    folders = [path for path in (workspace.out / "entries").glob("*") if path.is_dir() and path.name[0] != "."]
+    if not folders:
+        raise EntryError(
+            f"expected entries to score, found none in {workspace.out / 'entries'}; run embed or baseline first"
+        )
+    return sorted(folders, key=lambda path: (order.index(path.name) if path.name in order else len(order), path.name))
+
+
+def check_entries(entries: Sequence[Path], client_ids: np.ndarray) -> None:
+    """Raise EntryError with what is wrong with each of the entries, or if two of them have one name.
+
+    Parameters
+    ----------
+    client_ids : int64 [N], the relevant clients
+    """
+    problems = []
+    for entry in entries:
+        try:
+            validate_entry(entry, client_ids)
+        except EntryError as error:
+            problems.append(str(error))
+    names = [entry.name for entry in entries]
+    problems += [
+        f"{names.count(name)} entries are in folders called {name!r}, which names them in the scores; rename some"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
+    if problems:
+        raise EntryError("\n".join(problems))
+
+
+def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TASKS) -> list[str]:
+    """The wanted tasks whose validation labels hold both a 0 and a 1: without them AUROC is undefined.
+
+    Logs a line for each of the others, and for labels of one class, which count 0 in a mean over labels.
+
+    Raises
+    ------
+    InputError
+        If not all tasks are wanted and none of those can be scored.
+    """
+    scorable, reasons = [], []
+    counts = _collect_ones(targets, wanted)
+    for task in (task for task in tasks.TASKS if task in wanted):
+        n_clients, ones = counts.get(task, (0, []))
+        n_values = n_clients * len(ones)
+        if not 0 < sum(ones) < n_values:
+            reasons.append(f"{task}: of {n_values} validation labels {sum(ones)} are 1, so AUROC is undefined")
+            log.warning("  left out: %s", reasons[-1])
+            continue
+        scorable.append(task)
+        n_empty = sum(n_ones in (0, n_clients) for n_ones in ones)
+        if n_empty:
+            told = (task, n_empty, len(ones))
+            log.info("  %s: %d of %d labels are the same for all clients in validation; each counts 0 in AUROC", *told)
+    if not scorable and set(wanted) != set(tasks.TASKS):
+        raise InputError(f"expected a task to score, found none: {'; '.join(reasons)}; ask for other --tasks")
+    return scorable
+
+
+def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[str, tuple[int, list[int]]]:
+    """Task -> its clients in validation, and how many of them have a 1 at each label."""
+    place = F.transform(c.LABELS, lambda label, place: F.when(label == 1, place))
+    places = F.concat(F.array(F.lit(-1)), F.array_compact(place))  # -1 counts the clients themselves
+    rows = (
+        targets.filter((F.col(c.WINDOW) == tasks.VALIDATION) & F.col(c.TASK).isin(*wanted))
+        .select(c.TASK, F.size(c.LABELS).alias("n_labels"), F.explode(places).alias("place"))
+        .groupBy(c.TASK, "n_labels", "place")
+        .agg(F.count("*").alias("n"))
+        .collect()
+    )
+    counts: dict[str, tuple[int, list[int]]] = {}
+    for row in sorted(rows, key=lambda row: row["place"]):
+        if row["place"] < 0:
+            counts[row[c.TASK]] = (row["n"], [0] * row["n_labels"])
+        else:
+            counts[row[c.TASK]][1][row["place"]] = row["n"]
+    return counts
+
+
+def collect_results(
+    spark: SparkSession, units: Sequence[ProbeUnit], known: UnitResults
+) -> dict[tuple[str, str, int], TaskScore]:
+    """(entry, task, repeat) -> result; units that ``known`` holds are not scored again.
+
+    Parameters
+    ----------
+    known : takes each further result as soon as it is there
+    """
+    digests = {entry: digest_entry(entry) for entry in {unit.entry for unit in units}}
+    fingerprints = {unit.key: unit.fingerprint(digests[unit.entry]) for unit in units}
+    results = {key: known.get(fingerprint) for key, fingerprint in fingerprints.items()}
+    waiting = [unit for unit in units if results[unit.key] is None]
+    n_known = len(units) - len(waiting)
+    names = ", ".join(dict.fromkeys(unit.entry.name for unit in units))
+    of_tasks = ", ".join(dict.fromkeys(unit.task for unit in units))
+    log.info("  entries %s; tasks %s; %d units, %d of them scored before", names, of_tasks, len(units), n_known)
+    for unit, result in score_units(spark.sparkContext, waiting):
+        results[unit.key] = result
+        known.put(fingerprints[unit.key], result)
+    return {key: result for key, result in results.items() if result is not None}
+
+
+def figures(result: TaskScore) -> dict[str, float]:
+    """What ``scores.json`` holds: no value that is None, and nothing about repeats where there is one."""
+    is_repeated = result.n_repeats > 1
+    return {
+        name: value
+        for name, value in asdict(result).items()
+        if value is not None and (is_repeated or name != "n_repeats")
+    }
+
+
+def read_scores(config: PipelineConfig, workspace: Workspace) -> Scores:
+    """``scores.json``; empty in mode ``entry``, where a file there is another run's."""
+    path = workspace.out / "scores.json"
+    if config.windows.mode == "entry":
+        return {}
+    scores: Scores = read_json(path, ScoresFile, RUN_PROBE)
+    return scores

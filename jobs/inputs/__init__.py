@@ -1,0 +1,1 @@
+"""From a user's source files to typed events."""

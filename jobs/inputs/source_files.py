@@ -1,0 +1,82 @@
+"""Reads the challenge's Parquet files, each as it is stored, into frames of one form; the only module that does."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from jobs.inputs.challenge_directory import FileGroup, StoredColumn, parquet_files
+from jobs.storage.locations import spark_url
+from schemas.errors import InputError
+
+_OPTIONS = {
+    "parquet.page.verify-checksum.enabled": "true",  # of pages that carry one, as Spark's own do
+    "datetimeRebaseMode": "CORRECTED",
+    "int96RebaseMode": "CORRECTED",
+}
+
+
+def read_group(spark: SparkSession, group: FileGroup) -> DataFrame:
+    """The contract's columns of a group of files, one row per source row: ids of any width, text, timestamp_ntz.
+
+    No time depends on the zone of the session, the JVM or the machine. The files are named one by one, so that
+    Spark reads those whose rows ``count_rows`` counts.
+    """
+    schema = StructType()
+    for column in group.columns:
+        if column.form != "nothing":
+            schema.add(column.name, column.spark_type)
+    files = [_without_wildcards(path) for path in group.files]
+    frame = spark.read.schema(schema).options(**_OPTIONS).parquet(*files)
+    return frame.select(*(_plain(column).alias(column.name) for column in group.columns))
+
+
+@contextlib.contextmanager
+def naming_unreadable_files(sources: Sequence[Path]) -> Iterator[None]:
+    """Turn what Spark says of a damaged file of these sources into an InputError that names it."""
+    files = [path for source in sources for path in parquet_files(source)]
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        told = f"{error}\n{unquote(str(error))}"  # Python tells paths, the JVM URLs
+        damaged = [path for path in files if re.search(rf"{re.escape(str(path))}(?![\w/])", told)]
+        if not damaged:
+            raise
+        raise InputError(
+            f"{', '.join(map(str, damaged))}: expected a readable Parquet file, found damaged or missing data in it "
+            f"({_cause(told)}); its table is left as it was; copy or write the file again, then run ingest again"
+        ) from error
+
+
+def _plain(column: StoredColumn) -> Column:
+    if column.form == "nothing":
+        return F.lit(None).cast(column.spark_type)
+    if column.form == "instant":
+        return _wall_time(F.unix_micros(column.name))
+    if column.form == "nanoseconds":
+        return _wall_time(F.floor(F.col(column.name) / 1000))
+    return F.col(column.name)
+
+
+def _wall_time(micros: Column) -> Column:
+    """timestamp_ntz so many microseconds after 1970; a cast by way of ``timestamp`` would use the session's zone."""
+    zero = F.lit(0)
+    seconds = micros.cast("decimal(20,0)") / F.lit(1_000_000).cast("decimal(7,0)")
+    since_1970 = F.make_dt_interval(zero, zero, zero, seconds.cast("decimal(18,6)"))
+    return F.lit("1970-01-01 00:00:00").cast("timestamp_ntz") + since_1970
+
+
+def _without_wildcards(path: Path) -> str:
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_url(path))
+
+
+def _cause(told: str) -> str:
+    causes = re.findall(r"^(?:Caused by|OSError): (.+)$", told, re.MULTILINE)  # of the JVM, of a Python task
+    return (causes[-1] if causes else told.splitlines()[0])[:300]

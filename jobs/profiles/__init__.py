@@ -1,0 +1,1 @@
+"""Profiles composed of blocks by Spark."""

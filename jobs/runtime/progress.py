@@ -1,0 +1,132 @@
+"""Progress of long work: a bar on a terminal, plain log lines elsewhere."""
+
+import contextlib
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from pyspark import SparkContext
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+LONG_EPOCH_SECONDS = 30.0
+
+
+def is_terminal() -> bool:
+    """Whether somebody may be watching."""
+    return sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def spark_progress(context: SparkContext, title: str) -> Iterator[None]:
+    """Show finished and known tasks of the running Spark stages until the block ends.
+
+    The job description is set to ``title`` too, so that the Spark UI tells stages apart.
+    """
+    context.setJobDescription(title)
+    if not is_terminal():
+        yield
+        return
+    tracker = context.statusTracker()
+    with logging_redirect_tqdm(), tqdm(desc=title, unit=" tasks", leave=False, dynamic_ncols=True) as bar:
+
+        def draw() -> None:
+            infos = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+            bar.total = sum(info.numTasks for info in infos if info)
+            bar.n = sum(info.numCompletedTasks for info in infos if info)
+            bar.refresh()
+
+        with _repeated(draw):
+            yield
+
+
+@contextlib.contextmanager
+def training_progress(metrics: Path) -> Iterator[None]:
+    """Follow the figures that rank 0 appends to ``metrics.jsonl``: a bar of steps, and a line per epoch."""
+    metrics.touch()
+    bars: dict[str, tqdm] = {}
+    terminal = sys.stderr if is_terminal() else None  # the launcher of the ranks may send stderr elsewhere meanwhile
+    with metrics.open() as stream:
+        stream.seek(0, 2)
+
+        def follow() -> None:
+            for line in stream:
+                if values := parse_line(line):
+                    _show_training(values, bars, terminal)
+
+        with _repeated(follow):
+            yield
+        follow()
+    for bar in bars.values():
+        bar.close()
+
+
+@contextlib.contextmanager
+def probe_progress(epochs: Path, n_epochs: int) -> Iterator[None]:
+    """Follow the epochs that the probe's units append to a file: a bar, and a line for each that took long.
+
+    Parameters
+    ----------
+    epochs : a JSON object a line: ``unit``, ``epoch``, ``epochs``, ``score``, ``seconds``; emptied first
+    n_epochs : of all units
+    """
+    epochs.write_text("")
+    with epochs.open() as stream, tqdm(desc="probe", total=n_epochs, unit=" epochs", leave=False, disable=None) as bar:
+
+        def follow() -> None:
+            for line in stream:
+                bar.update()
+                if (values := parse_line(line)) and values["seconds"] >= LONG_EPOCH_SECONDS:
+                    log.info("  %(unit)s: epoch %(epoch)d of %(epochs)d, %(score).4f (%(seconds).0f s)", values)
+
+        with _repeated(follow):
+            yield
+        follow()
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """The figures of a line; None where a killed run, or a full disk, left a part of one."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _show_training(values: dict[str, Any], bars: dict[str, tqdm], terminal: TextIO | None) -> None:
+    behaviour = str(values.get("behaviour"))
+    if "train/loss" in values and terminal:
+        bar = bars.get(behaviour) or tqdm(
+            desc=behaviour, total=values["steps"], leave=False, unit=" steps", file=terminal
+        )
+        bars[behaviour] = bar
+        bar.n = values["step"]
+        bar.set_postfix(loss=f"{values['train/loss']:.3f}")
+    if "validation/ndcg@10" in values:
+        told = (behaviour, values["epoch"], values["validation/ndcg@10"], values["validation/hr@10"])
+        log.info("  %s: epoch %d, validation NDCG@10 %.4f, HR@10 %.4f", *told)
+
+
+@contextlib.contextmanager
+def _repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call ``action`` every half second in a thread of its own until the block ends."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(POLL_SECONDS):
+            action()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,289 @@
+"""Starts the ranks of a training on Spark, watches them, and starts them again when they fail."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pyspark.sql import SparkSession
+
+import schemas.errors
+from conf.settings import TrainingSettings
+from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
+from ml.training.stall_watch import StallWatch
+from schemas.errors import ConfigError, PipelineError, TrainingError
+
+log = logging.getLogger(__name__)
+
+RankWork = Callable[..., Any]
+"""Called as ``work(ranks, watch, *arguments)`` on every rank; only rank 0's value is used. It travels through Spark's
+Python worker, so it holds plain values: the worker would have to import torch to unpickle a class of ``ml``."""
+
+START_SECONDS = 600
+"""Longest wait for the first batch: as many task slots as ranks, processes, models."""
+GRACE_SECONDS = 30
+"""What a rank that ends itself is left to be noticed in, before all are given up."""
+CHECK_SECONDS = 2
+GPUS_PER_TASK = "spark.task.resource.gpu.amount"
+
+
+class RanksLostError(Exception):
+    """The ranks gave no sign of progress for too long."""
+
+
+@dataclass(frozen=True)
+class MeetingPoint:
+    """The files by which driver and ranks know of each other, in a folder that all of them mount."""
+
+    folder: Path
+
+    @property
+    def sign(self) -> Path:
+        """Touched by rank 0 while there is progress."""
+        return self.folder / "alive"
+
+    @property
+    def error(self) -> Path:
+        """The error that a rank ended with, if a user can mend it."""
+        return self.folder / "error.json"
+
+    def prepare(self) -> None:
+        """Forget the ranks of another start."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in (self.sign, self.error):
+            file.unlink(missing_ok=True)
+
+    def note_error(self, error: PipelineError) -> None:
+        """Keep an error for the driver; the launchers pass on that a rank failed, but not how."""
+        self.error.write_text(json.dumps({"type": type(error).__name__, "message": str(error)}), encoding="utf-8")
+
+    def raise_noted(self) -> None:
+        """Raise the error that a rank noted, as itself."""
+        if self.error.exists():
+            noted = json.loads(self.error.read_text(encoding="utf-8"))
+            raise getattr(schemas.errors, noted["type"])(noted["message"])
+
+
+def run_ranks(
+    spark: SparkSession,
+    settings: TrainingSettings,
+    work: RankWork,
+    arguments: tuple[Any, ...],
+    folder: Path,
+    log_file: Path,
+) -> Any:
+    """What ``work`` returns on rank 0 of ``settings.n_ranks`` processes, each of them started by a Spark task.
+
+    Ranks that die, or give no sign of progress for ``settings.stall_seconds``, are ended and started again, up to
+    ``settings.max_restarts`` times; ``work`` goes on from its own checkpoints.
+
+    Parameters
+    ----------
+    folder : that driver and ranks mount
+    log_file : takes what the ranks print
+
+    Raises
+    ------
+    PipelineError
+        That a rank raised, or the start of them: it would be raised again.
+    TrainingError
+        If the ranks failed once more than they may.
+    """
+    meeting = MeetingPoint(folder)
+    starter = {"horovod": _start_horovod, "torch": _start_torch}[settings.launcher]
+    log_file.write_text("")
+    for n_failures in range(1, settings.max_restarts + 2):
+        meeting.prepare()
+        try:
+            with log_file.open("a") as ranks_log, sign_watched(meeting.sign, settings.stall_seconds):
+                return starter(spark, settings, (work, arguments, meeting, settings.stall_seconds), ranks_log)
+        except PipelineError:  # of the driver itself
+            raise
+        except Exception as error:
+            meeting.raise_noted()
+            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            failure = error
+        if n_failures <= settings.max_restarts:
+            told = (reason, n_failures, settings.max_restarts)
+            log.warning("  the ranks failed (%s): starting them again from the last checkpoint, %d of %d", *told)
+    raise TrainingError(
+        f"the ranks failed {n_failures} times (training.max_restarts={settings.max_restarts}), at last: {reason}; "
+        f"{log_file} holds what they said; checkpoints are kept in {folder}: run train again to go on from there"
+    ) from failure
+
+
+@contextlib.contextmanager
+def sign_watched(sign: Path, stall_seconds: float) -> Iterator[None]:
+    """Raise RanksLostError inside the block when the file is not touched for too long.
+
+    A timer's signal interrupts whatever the main thread waits for. In another thread nothing is watched here: there
+    the ranks' own watches must do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    latest, deadline = 0.0, time.monotonic() + START_SECONDS
+
+    def check(*_: object) -> None:
+        nonlocal latest, deadline
+        touched = sign.stat().st_mtime if sign.exists() else 0.0
+        if touched != latest:  # whatever the clock of the host that touched it says
+            latest, deadline = touched, time.monotonic() + stall_seconds + GRACE_SECONDS
+        if time.monotonic() > deadline:
+            raise RanksLostError(f"no sign of progress for {stall_seconds + GRACE_SECONDS:g} s")
+
+    former = signal.signal(signal.SIGALRM, check)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS, CHECK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str]) -> Any:
+    import horovod.runner.gloo_run
+    import horovod.spark
+
+    # Horovod takes SIGINT and SIGTERM for itself and never gives them back: Ctrl-C would look like a failed rank
+    horovod.runner.gloo_run.register_shutdown_event = threading.Event
+    # of its thread that waits for the Spark job
+    with _thread_errors_to(ranks_log), _jobs_described(spark, "train"), _meeting_server_closed():
+        values = horovod.spark.run(
+            _on_horovod_rank,
+            args=call,
+            num_proc=settings.n_ranks,
+            use_gloo=True,
+            nics=set(settings.network_interfaces) or None,
+            verbose=0,
+            stdout=ranks_log,
+            stderr=ranks_log,
+        )
+    return values[0]
+
+
+@contextlib.contextmanager
+def _meeting_server_closed() -> Iterator[None]:
+    """Close the server at which the ranks meet: Horovod leaves its thread and its open port behind."""
+    from horovod.runner import gloo_run
+
+    make_server, servers = gloo_run.RendezvousServer, []
+
+    def make_noted(*values: Any) -> Any:
+        servers.append(make_server(*values))
+        return servers[-1]
+
+    gloo_run.RendezvousServer = make_noted
+    try:
+        yield
+    finally:
+        gloo_run.RendezvousServer = make_server
+        for server in servers:
+            if server._httpd:
+                server.stop()
+                server._httpd.server_close()
+
+
+@contextlib.contextmanager
+def _jobs_described(spark: SparkSession, description: str) -> Iterator[None]:
+    """Spark's UI tells a job group by our words, not by its maker's ("Horovod Spark Run")."""
+    context, set_group = spark.sparkContext, spark.sparkContext.setJobGroup
+
+    def set_described(groupId: str, _: str, interruptOnCancel: bool = False) -> None:  # noqa: N803
+        set_group(groupId, description, interruptOnCancel)
+
+    context.setJobGroup = set_described  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        context.setJobGroup = set_group  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _thread_errors_to(stream: IO[str]) -> Iterator[None]:
+    former = threading.excepthook
+    threading.excepthook = lambda failed: print(f"thread {failed.thread}: {failed.exc_value}", file=stream)
+    try:
+        yield
+    finally:
+        threading.excepthook = former
+
+
+def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str]) -> Any:
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    context = spark.sparkContext
+    use_gpu = takes_gpus(settings.device, context.getConf().get(GPUS_PER_TASK, "0"))
+    group = "ubp train"
+    context.setJobGroup(group, "train", interruptOnCancel=True)
+    with contextlib.redirect_stderr(ranks_log):
+        try:
+            distributor = TorchDistributor(num_processes=settings.n_ranks, local_mode=False, use_gpu=use_gpu)
+            return distributor.run(_on_torch_rank, settings.network_interfaces, *call)
+        except BaseException:
+            context.cancelJobGroup(group)
+            raise
+        finally:
+            context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+
+
+def takes_gpus(device: str, gpus_per_task: str) -> bool:
+    """Whether TorchDistributor is to give each rank a GPU: a whole one, where Spark may lend a task a part of one.
+
+    Parameters
+    ----------
+    device : of ``TrainingSettings``
+    gpus_per_task : what Spark is configured with, such as ``0.5``
+
+    Raises
+    ------
+    ConfigError
+        If GPUs are asked for that it would not give.
+    """
+    lends_whole = float(gpus_per_task) >= 1
+    if device == "cuda" and not lends_whole:
+        raise ConfigError(
+            f"training.device=cuda with training.launcher=torch needs {GPUS_PER_TASK} of 1 or more, found "
+            f"{gpus_per_task}: TorchDistributor gives a rank whole GPUs; set it, or take training.launcher=horovod"
+        )
+    if device == "auto" and not lends_whole and float(gpus_per_task) > 0:
+        log.warning("  %s is %s, and TorchDistributor takes whole GPUs: training on CPUs", GPUS_PER_TASK, gpus_per_task)
+    return device != "cpu" and lends_whole
+
+
+def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], meeting: MeetingPoint, stall_seconds: float) -> Any:
+    return _watched_work(HorovodRanks(), work, arguments, meeting, stall_seconds)
+
+
+def _on_torch_rank(
+    interfaces: tuple[str, ...],
+    work: RankWork,
+    arguments: tuple[Any, ...],
+    meeting: MeetingPoint,
+    stall_seconds: float,
+) -> Any:
+    if interfaces:
+        os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), ",".join(interfaces)))
+    ranks = TorchRanks(stall_seconds)
+    value = _watched_work(ranks, work, arguments, meeting, stall_seconds)
+    ranks.close()
+    return value
+
+
+def _watched_work(
+    ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], meeting: MeetingPoint, stall_seconds: float
+) -> Any:
+    meeting.raise_noted()  # a task that Spark itself starts again
+    try:
+        with StallWatch(stall_seconds, meeting.sign if ranks.rank == 0 else None) as watch:
+            return work(ranks, watch, *arguments)
+    except PipelineError as error:
+        meeting.note_error(error)
+        raise

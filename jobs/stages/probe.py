@@ -1,0 +1,67 @@
+"""probe: scores of entries on the six tasks.
+
+Reads ``entries/*`` or the entries that it is given, ``targets``, ``labels``, ``clients`` and ``windows``; writes
+``scores`` and ``scores.json``, and keeps what it has scored in ``probe_units.json``. The units of work run side by
+side on the executors.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from conf.settings import PipelineConfig
+from jobs.evaluation.scores import EntryScores, figures, score_entries
+from jobs.storage.delta_tables import write_table
+from jobs.storage.metrics_log import append_metrics
+from jobs.storage.workspace import Workspace
+from ml.files.atomic import replace_text
+from schemas import tasks
+from schemas.tables import SCORES
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    spark: SparkSession,
+    config: PipelineConfig,
+    workspace: Workspace,
+    entries: Sequence[Path] = (),
+    wanted: Sequence[str] = tasks.TASKS,
+) -> None:
+    """Write one row per entry and task.
+
+    Parameters
+    ----------
+    entries : folders; all of the workspace's where none is named
+    wanted : the tasks to score
+    """
+    scores = score_entries(spark, config, workspace, entries, wanted)
+    for entry, of_entry in scores.items():
+        for task, result in of_entry.items():
+            named = {f"probe/{task}/{name}": value for name, value in figures(result).items()}
+            append_metrics(workspace.metrics, {"entry": entry, **named})
+    _write_scores(spark, scores, workspace)
+
+
+def _write_scores(spark: SparkSession, scores: EntryScores, workspace: Workspace) -> None:
+    rows = [
+        (entry, task, *asdict(result).values())
+        for entry, of_entry in scores.items()
+        for task, result in of_entry.items()
+    ]
+    write_table(spark.createDataFrame(rows, SCORES.ddl), workspace, SCORES)
+    as_json = {
+        entry: {task: figures(result) for task, result in of_entry.items()} for entry, of_entry in scores.items()
+    }
+    replace_text(workspace.out / "scores.json", json.dumps(as_json, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    from jobs.cli import main_stage
+
+    sys.exit(main_stage("probe"))

@@ -1,0 +1,87 @@
+"""Stage ``report``: the score table on the terminal and ``report.html``, one self-contained page of the whole run."""
+
+import logging
+import sys
+
+from pyspark.sql import SparkSession
+from tqdm import tqdm
+
+from conf.settings import PipelineConfig
+from jobs.evaluation.ablation import read_ablation
+from jobs.evaluation.comparison import Scores
+from jobs.evaluation.scores import read_scores
+from jobs.reporting.facts import (
+    collect_absent_shares,
+    collect_client_counts,
+    collect_profile_map,
+    collect_quarantine,
+    collect_sequence_facts,
+    collect_vocabulary_facts,
+)
+from jobs.reporting.mlflow_runs import track_run
+from jobs.reporting.page import RunFacts, render_page
+from jobs.reporting.tables import format_score_table, probe_note
+from jobs.storage.delta_tables import read_table
+from jobs.storage.metrics_log import read_metrics
+from jobs.storage.provenance import made_stages
+from jobs.storage.workspace import Workspace
+from ml.files.atomic import replace_text
+from schemas.tables import CLIENTS, EMBEDDINGS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
+
+log = logging.getLogger(__name__)
+
+ENTRY = "ensemble"
+"""The entry whose profiles are mapped."""
+
+
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Write ``report.html`` from the run's tables, scores and metrics, and show the score table.
+
+    Raises
+    ------
+    TableError
+        If a stage that the page needs has not run, or one of its files is damaged.
+    """
+    scores = read_scores(config, workspace)
+    facts = collect_facts(spark, config, workspace, scores)
+    path = workspace.out / "report.html"
+    replace_text(path, render_page(facts, config, stages_before(workspace)))
+    table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
+    if config.tracking.mlflow:
+        track_run(config, workspace)
+    tqdm.write(f"\n{table}\n{path}", file=sys.stdout)  # clears a progress bar that the text would run into
+
+
+def stages_before(workspace: Workspace) -> list[str]:
+    """The stages whose output the run holds, in the order in which they last ended."""
+    made = made_stages(workspace)
+    ended = [line["stage"] for line in reversed(read_metrics(workspace.metrics)) if "stage/seconds" in line]
+    return [name for name in dict.fromkeys(ended) if name in made][::-1]
+
+
+def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Workspace, scores: Scores) -> RunFacts:
+    """The small aggregates that the page shows."""
+    sequences = read_table(spark, workspace, SEQUENCES)
+    embeddings = read_table(spark, workspace, EMBEDDINGS)
+    windows = read_table(spark, workspace, WINDOWS).first()
+    assert windows is not None
+    n_clients, n_active = collect_client_counts(read_table(spark, workspace, CLIENTS))
+    return RunFacts(
+        scores=scores,
+        metrics=read_metrics(workspace.metrics),
+        windows=windows.asDict(),
+        n_clients=n_clients,
+        n_active=n_active,
+        sequences=collect_sequence_facts(sequences, config.behaviours),
+        vocabularies=collect_vocabulary_facts(read_table(spark, workspace, VOCABULARIES), config.behaviours),
+        absent=collect_absent_shares(embeddings, config.behaviours),
+        quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
+        profile_map=collect_profile_map(embeddings, sequences, workspace.entry(ENTRY) / "embeddings.npy"),
+        ablation=read_ablation(spark, config, workspace),
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main_stage
+
+    sys.exit(main_stage("report"))

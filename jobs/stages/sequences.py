@@ -1,0 +1,56 @@
+"""Sequences: input events and token ids -> each client's last tokens, laid out for the feed."""
+
+import sys
+from contextlib import ExitStack
+from functools import reduce
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.settings import PipelineConfig
+from jobs.storage.delta_tables import read_ingested, read_table, write_table
+from jobs.storage.stored_rows import stored_rows
+from jobs.storage.workspace import Workspace
+from jobs.transforms.sequences import build_sequences, collect_if_small
+from jobs.transforms.vocabulary import collect_n_items
+from jobs.transforms.windows import collect_windows
+from schemas.columns import BEHAVIOUR
+from schemas.tables import SEQUENCES, VOCABULARIES, WINDOWS
+
+
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Write one row per behaviour and client."""
+    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    vocabularies = read_table(spark, workspace, VOCABULARIES)
+    n_items = collect_n_items(vocabularies)
+    with ExitStack() as held:
+        sequences = [
+            build_sequences(
+                stored_rows(read_ingested(spark, workspace, table), windows.input_end),
+                collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
+                name,
+                config,
+                held,
+            )
+            for name, table in config.events_tables().items()
+        ]
+        write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
+
+
+def write_sequences(sequences: DataFrame, config: PipelineConfig, workspace: Workspace) -> None:
+    """Replace ``tables/sequences``, laid out for the feed."""
+    layout = config.sequences
+    write_table(
+        sequences,
+        workspace,
+        SEQUENCES,
+        rows_per_file=layout.rows_per_file,
+        row_group_mib=layout.row_group_mib,
+        is_log=True,
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main_stage
+
+    sys.exit(main_stage("sequences"))

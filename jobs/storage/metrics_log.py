@@ -1,0 +1,63 @@
+"""``metrics.jsonl``: every figure of a run, one JSON object a line, in the order they were measured."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jobs.runtime.progress import parse_line
+
+_running: ContextVar[str | None] = ContextVar("stage", default=None)
+
+
+@contextlib.contextmanager
+def lines_of_stage(name: str) -> Iterator[None]:
+    """Stamp the lines that this process adds with a stage until the block ends; other stages may run meanwhile."""
+    token = _running.set(name)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def append_metrics(path: Path, values: Mapping[str, Any]) -> None:
+    """Add one line, stamped with time and running stage; keys carry their unit (``stage/seconds``)."""
+    stage = _running.get()
+    stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **({"stage": stage} if stage else {})}
+    line = json.dumps(stamp | dict(values))
+    with path.open("a") as stream:
+        stream.write(line + "\n")
+
+
+class TensorBoard:
+    """The same figures as TensorBoard files, one run per behaviour in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._open = lambda behaviour: SummaryWriter(str(folder / behaviour), flush_secs=10)
+        self._writers: dict[str, Any] = {}
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Plot each figure of a line (a key with ``/``) over the steps."""
+        behaviour = values["behaviour"]
+        writer = self._writers.get(behaviour) or self._writers.setdefault(behaviour, self._open(behaviour))
+        for key, value in values.items():
+            if "/" in key:
+                writer.add_scalar(key, value, values["step"])
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All lines, oldest first; empty where nothing was logged yet."""
+    if not path.exists():
+        return []
+    lines = [parse_line(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line is not None]

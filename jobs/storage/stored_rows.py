@@ -1,0 +1,125 @@
+"""Rows that Python tasks read from a table's Parquet files themselves, without a detour through rows of the JVM."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from jobs.storage.locations import is_mounted, plain_path
+from schemas.columns import TIMESTAMP
+
+PART_BYTES = 128 * 2**20
+"""About what one task reads; a row group is read whole, by the task in whose part it starts."""
+BATCH_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of one snapshot of a table that ingest wrote, and the columns that are asked for.
+
+    Attributes
+    ----------
+    frame : the same rows and columns, for work that the JVM does
+    paths : the files of the snapshot
+    before : rows of this time or later are left out; None keeps all
+    """
+
+    frame: DataFrame
+    paths: tuple[str, ...]
+    before: datetime | None = None
+
+    def select(self, *columns: str) -> "StoredRows":
+        """The same rows with fewer columns."""
+        return replace(self, frame=self.frame.select(*columns))
+
+    @property
+    def n_parts(self) -> int:
+        """How many tasks read them."""
+        return len(self.list_parts().starts)
+
+    def list_parts(self) -> "Parts":
+        """What each task reads."""
+        return Parts(list_parts(self.paths), tuple(self.frame.columns), self.before)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of files, each for one task: path and first byte."""
+
+    starts: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    before: datetime | None
+
+    def read(self, numbers: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The rows of the parts with these numbers (bigint, the first column)."""
+        for batch in numbers:
+            for number in batch.column(0).to_pylist():
+                yield from self.read_part(number)
+
+    def open(self, number: int) -> tuple[pq.ParquetFile, list[int]]:
+        """The file of a part, and the row groups of it that start in the part."""
+        path, start = self.starts[number]
+        file = pq.ParquetFile(path)
+        groups = range(file.num_row_groups)
+        return file, [group for group in groups if 0 <= _first_byte(file, group) - start < PART_BYTES]
+
+    def read_part(self, number: int) -> Iterator[pa.RecordBatch]:
+        """The rows of one part.
+
+        Raises
+        ------
+        OSError
+            With the file's name, if it is damaged or gone.
+        """
+        columns = [*self.columns, *([TIMESTAMP] if self.before and TIMESTAMP not in self.columns else [])]
+        try:
+            file, groups = self.open(number)
+            for rows in file.iter_batches(BATCH_ROWS, groups, columns):
+                yield self._keep_early(rows).select(self.columns)
+        except (pa.ArrowException, OSError) as error:  # pyarrow's own names no file
+            raise OSError(f"Encountered error while reading file {self.starts[number][0]}: {error}") from error
+
+    def _keep_early(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        if self.before is None:
+            return rows
+        times = rows.column(rows.schema.names.index(TIMESTAMP)).to_numpy()
+        is_early = times < np.datetime64(self.before, "us")
+        return rows if is_early.all() else rows.filter(pa.array(is_early))
+
+
+def stored_rows(frame: DataFrame, before: datetime | None = None) -> StoredRows | DataFrame:
+    """The rows of ``frame``, a whole snapshot of a Delta table without deleted rows, as none of ours has.
+
+    As a plain frame where no mount reaches its files: then the JVM must read them.
+
+    Parameters
+    ----------
+    before : leave out rows of this time or later
+    """
+    files = frame.inputFiles()
+    early = frame if before is None else frame.filter(F.col(TIMESTAMP) < timestamp_literal(before))
+    if not all(map(is_mounted, files)):
+        return early
+    return StoredRows(early, tuple(sorted(map(plain_path, files))), before)
+
+
+def timestamp_literal(moment: datetime) -> Column:
+    """A time without a zone; ``F.lit(moment)`` would shift it by the zone of the driver's machine."""
+    return F.lit(moment.isoformat(sep=" ")).cast("timestamp_ntz")
+
+
+def list_parts(paths: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """The parts of files: path and first byte of each."""
+    sizes = [(path, Path(path).stat().st_size) for path in paths]
+    return tuple((path, start) for path, size in sizes for start in range(0, size, PART_BYTES))
+
+
+def _first_byte(file: pq.ParquetFile, group: int) -> int:
+    column = file.metadata.row_group(group).column(0)
+    return int(column.dictionary_page_offset or column.data_page_offset)

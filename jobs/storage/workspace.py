@@ -1,0 +1,103 @@
+"""Where a run reads and writes: the challenge directory, the output directory, and its tables."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.storage.locations import quoted_name, table_url
+from schemas.errors import ConfigError, InputError, OutputError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one run.
+
+    Attributes
+    ----------
+    out : holds ``tables``, ``models``, ``entries`` and the reports
+    challenge : the source directory, None where the stage at hand was called without ``--data``
+    as_of : number of the ingest whose tables are read, None for the newest of each
+    tables_url : where the Delta tables lie if not in ``out``: a URL that Spark reads and no mount need reach
+    catalog, schema : of Unity Catalog, or another one of the session's; both, if the tables are named and not paths
+
+    Raises
+    ------
+    ConfigError
+        If the tables have more than one place, or a name or URL is none.
+    """
+
+    out: Path
+    challenge: Path | None = None
+    as_of: int | None = None
+    tables_url: str | None = None
+    catalog: str | None = None
+    schema: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.catalog) != bool(self.schema) or (self.catalog and self.tables_url):
+            raise ConfigError(
+                "expected --catalog and --schema together, or --tables, or none of them, found "
+                f"--catalog {self.catalog}, --schema {self.schema}{', --tables' if self.tables_url else ''}"
+            )
+        self.table("name")
+
+    @property
+    def data(self) -> Path:
+        """The challenge directory; InputError where the command line did not name it."""
+        if self.challenge is None:
+            raise InputError("this stage reads the challenge directory: name it with --data DIR")
+        return self.challenge
+
+    @property
+    def resolved_data(self) -> str | None:
+        """The challenge directory by its absolute path, None without one."""
+        return str(self.challenge.resolve()) if self.challenge else None
+
+    def table(self, name: str) -> str:
+        """A Delta table: its path, its URL, or its quoted name in the catalog."""
+        if self.catalog and self.schema:
+            return quoted_name(self.catalog, self.schema, name)
+        return f"{table_url(self.tables_url)}/{name}" if self.tables_url else str(self.out / "tables" / name)
+
+    @property
+    def named_tables(self) -> str:
+        """Where the tables are, if not in ``out``."""
+        return f"{self.tables_url or self.table('name')}\n" if self.tables_url or self.catalog else ""
+
+    def copy(self, name: str) -> Path:
+        """Folder for plain files of a table whose own no mount reaches."""
+        return self.out / "copies" / name
+
+    def model(self, behaviour: str) -> Path:
+        """Folder of one behaviour's trained model."""
+        return self.out / "models" / behaviour
+
+    def checkpoints(self, behaviour: str) -> Path:
+        """Folder that a behaviour's training goes on from when it was killed; gone once all models are trained."""
+        return self.out / "checkpoints" / behaviour
+
+    def entry(self, name: str) -> Path:
+        """Folder of an entry: ``client_ids.npy`` and ``embeddings.npy``."""
+        return self.out / "entries" / name
+
+    @property
+    def metrics(self) -> Path:
+        """Log of figures, one JSON object a line."""
+        return self.out / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """What Spark, Ivy and the ranks say, where ``--verbose`` does not send it to the terminal."""
+        return self.out / "logs"
+
+    def prepare(self) -> None:
+        """Make the output directory; OutputError if it cannot be written."""
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.out, prefix=".writable-"):  # its own: stages may start at once
+                pass
+        except OSError as error:
+            raise OutputError(
+                f"--out {self.out}: expected a folder that can be made and written, found: {error.strerror}; "
+                "choose another folder or mend its permissions"
+            ) from error

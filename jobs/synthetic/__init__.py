@@ -1,0 +1,1 @@
+"""Data that `ubp generate` makes: the simulated shop and the benchmark log."""

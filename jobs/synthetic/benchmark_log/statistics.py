@@ -1,0 +1,130 @@
+"""How near a written crowd comes to the published figures."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.synthetic.benchmark_log import marginals as m
+from schemas import columns as c
+from schemas.behaviours import PAGE_VISIT, PRODUCT_BUY
+from schemas.tables import PRODUCT_PROPERTIES
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A figure of the challenge's data set, scaled to the crowd's size if it grows with it, and the crowd's own."""
+
+    name: str
+    target: float
+    made: float
+
+    @property
+    def ratio(self) -> float:
+        """Made over target."""
+        return self.made / self.target
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """``n_things`` int64 [K] things have ``count`` int64 [K] events each; ``count`` rises."""
+
+    count: np.ndarray
+    n_things: np.ndarray
+
+    @property
+    def total(self) -> int:
+        """Things that have an event."""
+        return int(self.n_things.sum())
+
+    @property
+    def mean(self) -> float:
+        """Events per thing."""
+        return float(self.count @ self.n_things / self.total)
+
+    def quantile(self, share: float) -> int:
+        """The smallest count that this share of the things does not exceed."""
+        return int(self.count[np.searchsorted(np.cumsum(self.n_things), share * self.total)])
+
+    def n_with(self, least: int) -> int:
+        """Things that have so many events or more."""
+        return int(self.n_things[self.count >= least].sum())
+
+
+def collect_statistics(sources: Mapping[str, DataFrame], clients: DataFrame, n_relevant: int) -> list[Statistic]:
+    """Published and made figures, in the order of the table.
+
+    Parameters
+    ----------
+    sources : name -> rows of the written file, for the five behaviours and ``product_properties``
+    clients : one row per event of any behaviour, with its ``client_id``
+    """
+    n_rows = {behaviour: sources[behaviour].count() for behaviour in m.BEHAVIOURS}
+    made = _collect_made(sources, clients, n_rows) | {"relevant clients": n_relevant}
+    target = _targets(sum(n_rows.values()))
+    return [Statistic(name, target[name], made[name]) for name in target]
+
+
+def format_statistics(statistics: Iterable[Statistic]) -> list[str]:
+    """The table, a line each: name, target, made, ratio."""
+    head = f"{'':<40}{'target':>14}{'made':>14}{'ratio':>8}"
+    return [head, *(f"{s.name:<40}{_format(s.target):>14}{_format(s.made):>14}{s.ratio:>8.3f}" for s in statistics)]
+
+
+def _format(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4f}"
+
+
+def _targets(n_events: int) -> dict[str, float]:
+    sizes = m.scale_sizes(n_events)
+    ratio = n_events / m.PUBLISHED.n_events
+    return {
+        **{f"rows, {behaviour}": n_rows for behaviour, n_rows in sizes.n_rows.items()},
+        "users": sizes.n_clients,
+        "events per user, mean (by the counts)": m.PUBLISHED.n_events / m.PUBLISHED.n_clients,
+        "events per user, mean (as stated)": m.MEAN_AS_STATED,
+        "events per user, median": m.MEDIAN,
+        "events per user, p90": m.P90,
+        "events per user, p99": m.P99,
+        "events per user, maximum (at full size)": m.MAXIMUM,
+        "skus": sizes.n_skus,
+        "skus never bought, share": m.NEVER_BOUGHT,
+        "skus bought > 10 times, share": m.BOUGHT_OVER_10,
+        "categories": sizes.n_categories,
+        "urls": sizes.n_urls,
+        f"urls visited >= {m.FREQUENT} times": round(m.N_FREQUENT_URLS * ratio),
+        "relevant clients": round(m.N_RELEVANT * ratio),
+    }
+
+
+def _collect_made(sources: Mapping[str, DataFrame], clients: DataFrame, n_rows: dict[str, int]) -> dict[str, float]:
+    users = collect_histogram(clients, c.CLIENT_ID)
+    urls = collect_histogram(sources[PAGE_VISIT], c.URL)
+    bought = collect_histogram(sources[PRODUCT_BUY], c.SKU)
+    products = sources[PRODUCT_PROPERTIES.name]
+    n_skus, n_categories = products.agg(F.count_distinct(c.SKU), F.count_distinct(c.CATEGORY)).collect()[0]
+    return {
+        **{f"rows, {behaviour}": count for behaviour, count in n_rows.items()},
+        "users": users.total,
+        "events per user, mean (by the counts)": users.mean,
+        "events per user, mean (as stated)": users.mean,
+        "events per user, median": users.quantile(0.5),
+        "events per user, p90": users.quantile(0.9),
+        "events per user, p99": users.quantile(0.99),
+        "events per user, maximum (at full size)": int(users.count[-1]),
+        "skus": n_skus,
+        "skus never bought, share": 1 - bought.total / n_skus,
+        "skus bought > 10 times, share": bought.n_with(11) / n_skus,
+        "categories": n_categories,
+        "urls": urls.total,
+        f"urls visited >= {m.FREQUENT} times": urls.n_with(m.FREQUENT),
+    }
+
+
+def collect_histogram(events: DataFrame, column: str) -> Histogram:
+    """How many values of the column occur how often: a row per frequency reaches the driver, not one per value."""
+    frequencies = events.groupBy(column).agg(F.count("*").alias("n"))
+    rows = frequencies.groupBy("n").agg(F.count("*").alias("n_things")).orderBy("n").collect()
+    return Histogram(*(np.array([row[name] for row in rows], dtype=np.int64) for name in ("n", "n_things")))

@@ -1,0 +1,1 @@
+"""Workarounds for torch: each names what it works around and when it can go."""

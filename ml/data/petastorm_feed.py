@@ -1,0 +1,266 @@
+"""Batches of one rank, read by Petastorm from exactly the files it is given."""
+
+import contextlib
+import time
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+from petastorm import make_batch_reader
+from petastorm.workers_pool import EmptyResultError
+
+from conf.settings import FeedSettings
+from ml.data.batching import rows_per_batch
+from ml.data.sequence_batch import Sequences, Tokens
+from ml.data.sharding import (
+    FeedFile,
+    Shard,
+    group_by_width,
+    shard_files,
+    steps_by_width,
+    training_shard,
+    width_schedule,
+)
+from schemas.columns import TOKEN_IDS
+from schemas.errors import TrainingError
+
+Batches = Generator[Tokens, None, None]
+
+
+class PetastormFeed:
+    """A feed (``ml.data.sequence_batch.Feed``) that reads Parquet files, each of one width.
+
+    Parameters
+    ----------
+    training_files, validation_files : of a pinned snapshot, the same on every rank
+    tokens_per_batch : positions, padding included, of a batch
+
+    Raises
+    ------
+    TrainingError
+        If a file cannot be read, or no training row has an item to predict and another token to predict it from.
+    """
+
+    def __init__(
+        self,
+        training_files: Sequence[FeedFile],
+        validation_files: Sequence[FeedFile],
+        tokens_per_batch: int,
+        settings: FeedSettings,
+        rank: int,
+        world_size: int,
+        seed: int,
+    ) -> None:
+        self._training_files = keep_learnable(group_by_width(training_files))
+        self._validation_files = group_by_width(validation_files)
+        kept = [file for files in self._training_files.values() for file in files]
+        self._steps = steps_by_width(kept, world_size, tokens_per_batch)
+        self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
+        self._rank, self._world_size = rank, world_size
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of one epoch, the same number on every rank and in every epoch."""
+        return sum(self._steps.values())
+
+    def training(self, epoch: int, skip: int = 0) -> Batches:
+        """The batches of an epoch, int32 [B, width], but for the first ``skip``, which are read and dropped.
+
+        Each row of the rank's shard comes once; a rank that has fewer batches of a width than another starts over
+        with its first ones.
+
+        Raises
+        ------
+        TrainingError
+            By ``next``: if a file cannot be read, or has another number of rows than was said.
+        """
+        return read_ahead(self._epoch(epoch, skip), self._settings.batches_ahead)
+
+    def validation(self) -> Batches:
+        """Every learnable row of the rank's exact shard once, in file order, int32 [B, width]."""
+        return read_ahead(self._held_out(), self._settings.batches_ahead)
+
+    def _epoch(self, epoch: int, skip: int) -> Batches:
+        with contextlib.ExitStack() as stack:
+            streams = {
+                width: stack.enter_context(contextlib.closing(self._stream(width, epoch)))
+                for width in self._training_files
+            }
+            schedule = width_schedule(self._steps, self._seed, epoch)
+            for number, width in enumerate(schedule.tolist() if skip < self.n_batches else ()):
+                batch = next(streams[width])
+                if number >= skip:
+                    yield batch
+
+    def _stream(self, width: int, epoch: int) -> Batches:
+        """Batches of one width without end, turn after turn over the rank's shard."""
+        files = self._training_files[width]
+        whole, shard = Shard(tuple(files)), training_shard(files, self._rank, self._world_size)
+        n_rows = rows_per_batch(self._tokens_per_batch, width)
+        buffer_rows = int(self._settings.shuffle_buffer_mib * 2**20 / (4 * width))
+        turn = 0
+        while True:
+            generator = np.random.default_rng((self._seed, epoch, width, turn))
+            # where ranks read the same files, they must agree on the order to keep different rows of it
+            with contextlib.closing(read_shard(shard, seed=int(generator.integers(1, 2**31)))) as chunks:
+                batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
+                first = next(batches, None)
+                if first is None:
+                    assert shard != whole, "a width has a learnable row (keep_learnable)"
+                    shard = whole  # another rank's rows: with none at all the others would wait for ever
+                    continue
+                yield first
+                yield from batches
+            turn += 1
+
+    def _held_out(self) -> Batches:
+        for width, files in self._validation_files.items():
+            n_rows = rows_per_batch(self._tokens_per_batch, width)
+            shard = shard_files(files, self._rank, self._world_size)
+            with contextlib.closing(read_shard(shard)) as chunks:
+                for chunk in chunks:
+                    yield from (chunk[start : start + n_rows] for start in range(0, len(chunk), n_rows))
+
+
+def keep_learnable(files: Mapping[int, Sequence[FeedFile]]) -> dict[int, Sequence[FeedFile]]:
+    """The widths (width -> its files) that hold a learnable row.
+
+    All ranks ask it of the files of all ranks, so that they keep the same widths and take the same steps. It reads one
+    row group a width, unless the first ones hold nothing to learn.
+
+    Raises
+    ------
+    TrainingError
+        If a file cannot be read, or no width is left.
+    """
+    kept = {width: group for width, group in files.items() if any(map(_holds_learnable_row, group))}
+    if not kept:
+        of_all = [file for group in files.values() for file in group]
+        raise TrainingError(
+            f"none of {sum(file.n_rows for file in of_all)} training sequences holds two tokens, one of them an item, "
+            f"in {[file.url for file in of_all[:3]]}; lower the behaviour's min_count, or leave it out of behaviours"
+        )
+    return kept
+
+
+def _holds_learnable_row(file: FeedFile) -> bool:
+    with contextlib.closing(read_shard(Shard((file,)))) as chunks:
+        return any(len(chunk) > 0 for chunk in chunks)
+
+
+def read_ahead(batches: Batches, n_ahead: int) -> Batches:
+    """The same batches, the next ``n_ahead`` of them made by a thread while the caller works with one.
+
+    With 0 each is made when it is asked for. An error of the thread is raised in the batch's place. Closing ends the
+    thread, after the batch that it is making.
+    """
+    if not n_ahead:
+        yield from batches
+        return
+    thread = ThreadPoolExecutor(1, "feed")
+    with contextlib.closing(batches):
+        try:
+            ready = deque(thread.submit(next, batches, None) for _ in range(n_ahead))
+            while (batch := ready.popleft().result()) is not None:
+                ready.append(thread.submit(next, batches, None))
+                yield batch
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def read_shard(shard: Shard, seed: int | None = None) -> Batches:
+    """The shard's learnable rows, one array per row group, int32 [rows, width].
+
+    Row groups come in an order drawn from ``seed``, or in file order without one.
+
+    Raises
+    ------
+    TrainingError
+        If a file cannot be read, or the files hold another number of rows than was said.
+    """
+    if not shard.n_rows:
+        return
+    n_seen, width = 0, shard.files[0].width
+    for rows in _read_row_groups(shard, seed):
+        mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
+        n_seen += len(rows)
+        yield rows.padded(mine[rows.is_learnable[mine]], width)
+    n_rows = sum(file.n_rows for file in shard.files)
+    if n_seen != n_rows:
+        raise TrainingError(f"read {n_seen} of {n_rows} rows of {len(shard.files)} files; was the table rewritten?")
+
+
+def shuffled_batches(
+    chunks: Iterator[Tokens], n_rows: int, buffer_rows: int, generator: np.random.Generator
+) -> Iterator[Tokens]:
+    """The rows of all chunks in batches of ``n_rows`` (the last may be less), mixed through a buffer.
+
+    Whenever the buffer is full its rows are permuted and half of them leave, so that rows of many row groups
+    meet in one batch.
+    """
+    pool: list[Tokens] = []
+    n_pooled = 0
+    for chunk in chunks:
+        pool.append(chunk)
+        n_pooled += len(chunk)
+        if n_pooled >= max(buffer_rows, 2 * n_rows):
+            mixed = generator.permutation(np.concatenate(pool))
+            n_leaving = n_pooled // 2 // n_rows * n_rows
+            yield from np.split(mixed[:n_leaving], n_leaving // n_rows)
+            pool, n_pooled = [mixed[n_leaving:]], n_pooled - n_leaving
+    if n_pooled:
+        mixed = generator.permutation(np.concatenate(pool))
+        yield from (mixed[start : start + n_rows] for start in range(0, n_pooled, n_rows))
+
+
+def _read_row_groups(shard: Shard, seed: int | None) -> Iterator[Sequences]:
+    """Row group by row group as Arrow holds them: Petastorm's own arrays would need rows of one length."""
+    try:
+        with _open_reader(shard, seed) as reader:
+            while True:
+                column = reader._workers_pool.get_results().column(TOKEN_IDS).combine_chunks()
+                yield Sequences(column.values.to_numpy().astype(np.int32, copy=False), column.offsets.to_numpy())
+    except EmptyResultError:
+        return
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingError(
+            f"cannot read the sequences that training began with: {error}; were their files vacuumed or moved?"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_reader(shard: Shard, seed: int | None) -> Iterator[Any]:
+    # Petastorm reads through pyarrow's old dataset API and is warned about it once per file
+    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+    reader = make_batch_reader(
+        [unquote(file.url) for file in shard.files],
+        schema_fields=[TOKEN_IDS],
+        # its threads look for work a thousand times a second, with or without work; ours is enough (read_ahead)
+        reader_pool_type="dummy",
+        shuffle_row_groups=seed is not None,
+        seed=seed,
+        num_epochs=1,
+    )
+    try:
+        _wait_until_all_is_handed_out(reader.ventilator)
+        yield reader
+    finally:  # not by Reader's own context manager, which prints
+        reader.stop()
+        reader.join()
+
+
+def _wait_until_all_is_handed_out(ventilator: Any) -> None:
+    """Close a race of Petastorm 0.12 and 0.13 that loses row groups without a word.
+
+    Its pools ask "is nothing to do?", then "is everything handed out?". When the last row groups are handed out
+    between the two questions, both answers are yes and the pool reports its end before they are read. What is handed
+    out is only the numbers of row groups; nothing is read ahead by it.
+    """
+    ventilator._max_ventilation_queue_size = float("inf")
+    while not ventilator.completed():
+        time.sleep(0.001)

@@ -1,0 +1,86 @@
+"""Who reads what, and for how many steps: pure arithmetic, the same on every rank, no file and no process group.
+
+Words: a *file* is the unit a rank reads; ``world_size`` ranks read one shard each; an epoch has as many steps
+on every rank, because a rank with a step more would wait in the allreduce for ever.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.data.batching import rows_per_batch
+
+BALANCED = 1.1
+"""Files are dealt out whole if no rank gets more than this times the mean; else all ranks read all files."""
+
+
+@dataclass(frozen=True)
+class FeedFile:
+    """One Parquet file of a pinned snapshot; all its sequences are padded to ``width``."""
+
+    url: str
+    n_rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one rank reads of one width: of the rows of ``files``, each ``stride``-th from ``offset`` on."""
+
+    files: tuple[FeedFile, ...]
+    offset: int = 0
+    stride: int = 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that the rank keeps."""
+        return max(0, ceil((sum(file.n_rows for file in self.files) - self.offset) / self.stride))
+
+
+def shard_files(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
+    """The shard of one rank; over all ranks each row is in exactly one shard.
+
+    Files are dealt out whole, the largest first, each to the rank with the fewest rows so far. Where that leaves
+    the ranks unequal (few files), every rank reads all files and keeps each ``world_size``-th row.
+    """
+    hands: list[list[FeedFile]] = [[] for _ in range(world_size)]
+    n_rows = [0] * world_size
+    for file in sorted(files, key=lambda file: -file.n_rows):
+        lightest = n_rows.index(min(n_rows))
+        hands[lightest].append(file)
+        n_rows[lightest] += file.n_rows
+    if max(n_rows) * world_size <= BALANCED * sum(n_rows):
+        return Shard(tuple(hands[rank]))
+    return Shard(tuple(files), rank, world_size)
+
+
+def training_shard(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
+    """``shard_files``, but a rank left without a row (fewer rows than ranks) repeats another rank's."""
+    shard = shard_files(files, rank, world_size)
+    return shard if shard.n_rows else shard_files(files, rank % max(1, sum(file.n_rows for file in files)), world_size)
+
+
+def steps_by_width(files: Sequence[FeedFile], world_size: int, tokens_per_batch: int) -> dict[int, int]:
+    """Width -> steps of one epoch: enough for the rank with the most rows, equal on all ranks."""
+    steps = {}
+    for width, group in group_by_width(files).items():
+        most = max(shard_files(group, rank, world_size).n_rows for rank in range(world_size))
+        steps[width] = ceil(most / rows_per_batch(tokens_per_batch, width))
+    return steps
+
+
+def width_schedule(steps: dict[int, int], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The width of every step of an epoch, int64 [n_steps]: all ranks take like work at the same time."""
+    widths = np.repeat(np.fromiter(steps.keys(), np.int64), np.fromiter(steps.values(), np.int64))
+    return np.random.default_rng([seed, epoch]).permutation(widths)
+
+
+def group_by_width(files: Sequence[FeedFile]) -> dict[int, list[FeedFile]]:
+    """Width -> its files, in rising width."""
+    groups: dict[int, list[FeedFile]] = {}
+    for file in sorted(files, key=lambda file: file.width):
+        groups.setdefault(file.width, []).append(file)
+    return groups

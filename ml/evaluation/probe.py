@@ -1,0 +1,240 @@
+"""The challenge's fixed network that scores an entry on a task (Synerise/recsys2025, training pipeline).
+
+Shapes: N clients, B batch, d width of a profile, H hidden, n labels.
+"""
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conf.settings import ProbeSettings
+from ml.metrics import challenge
+from ml.training.adamw import PiecewiseAdamW
+from schemas.errors import TrainingError
+from schemas.tasks import PROPENSITY, TaskScore
+
+EVALUATION_ROWS = 1024
+"""Rows of one forward pass when scoring; no row's logits depend on the others."""
+
+
+class ProbeNetwork(nn.Module):
+    """Residual blocks on a profile, ending in one logit per label.
+
+    The modules are made in the organisers' order, which fixes the weights that a seed gives.
+    """
+
+    def __init__(self, width: int, n_labels: int, settings: ProbeSettings) -> None:
+        super().__init__()
+        hidden = settings.hidden_size
+        self.input_projection = nn.Linear(width, hidden)
+        self.input_norm = nn.LayerNorm(hidden)
+        self.block_norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(settings.n_blocks))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
+            for _ in range(settings.n_blocks)
+        )
+        self.output_norm = nn.LayerNorm(hidden)
+        self.output = nn.Linear(hidden, n_labels)
+        self.is_bfloat16 = settings.precision == "bfloat16"
+
+    def forward(self, profiles: Tensor) -> Tensor:
+        """Logits of a batch.
+
+        Parameters
+        ----------
+        profiles : float32 [B, d]
+
+        Returns
+        -------
+        float32 [B, n]
+        """
+        with torch.autocast(profiles.device.type, torch.bfloat16, enabled=self.is_bfloat16):
+            x = self.input_norm(self.input_projection(profiles).float())  # [B, H]
+            for norm, block in zip(self.block_norms, self.blocks, strict=True):
+                x = x + block(norm(x))
+        # in float32 whatever the precision: AUROC ranks the logits, and bfloat16 would make many of them equal
+        return self.output(self.output_norm(x))  # [B, n]
+
+
+def build_probe(width: int, n_labels: int, settings: ProbeSettings) -> ProbeNetwork:
+    """The network with the weights that follow ``torch.manual_seed(settings.seed)``; the caller's RNG is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return ProbeNetwork(width, n_labels, settings)
+
+
+def score_task(
+    embeddings: np.ndarray,
+    train_labels: np.ndarray,
+    validation_labels: np.ndarray,
+    task: str,
+    popularity: np.ndarray | None,
+    settings: ProbeSettings,
+    rows: np.ndarray | None = None,
+    device: str = "cpu",
+    repeat: int = 0,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> TaskScore:
+    """The best of the probe's epochs on one task, each number rounded to 4 places.
+
+    Parameters
+    ----------
+    embeddings : float16 or float32 [M, d], may be a memory map: only batches are read
+    train_labels, validation_labels : uint8 [N, n], of the same clients in the two windows
+    popularity : float [n], None for churn and conversion
+    rows : int64 [N], the row of ``embeddings`` of each label row; None where they are the same (M = N)
+    repeat : 0 is the organisers' run: ``settings.seed``, rows in the order given. Repeat r has the seed
+        ``settings.seed + r`` for its weights and for a permutation of the rows.
+    on_epoch : told the number of each epoch, from 1, and its score, as soon as it is over
+
+    Raises
+    ------
+    TrainingError
+        If the network gives something that is not a number.
+    """
+    if repeat:
+        settings = replace(settings, seed=settings.seed + repeat)
+        order = np.random.default_rng(settings.seed).permutation(len(train_labels))
+        rows = order if rows is None else rows[order]
+        train_labels, validation_labels = train_labels[order], validation_labels[order]
+    profiles = Profiles(embeddings, rows, device)
+    epochs = []
+    with tensor_float32(settings.precision == "tf32"):
+        for result in _score_epochs(profiles, train_labels, validation_labels, task, popularity, settings):
+            epochs.append(result)
+            if on_epoch:
+                on_epoch(len(epochs), result.score)
+    return _rounded(max(epochs, key=lambda epoch: epoch.score))
+
+
+class Profiles:
+    """The entry's rows as float32 batches on the device, always in the same order."""
+
+    def __init__(self, embeddings: np.ndarray, rows: np.ndarray | None = None, device: str = "cpu") -> None:
+        self.embeddings, self.rows, self.device = embeddings, rows, device
+        self.n_rows = len(embeddings if rows is None else rows)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Places of the rows, and float32 [B, d]."""
+        for start in range(0, self.n_rows, batch_size):
+            part = slice(start, min(start + batch_size, self.n_rows))
+            batch = self.embeddings[part if self.rows is None else self.rows[part]]
+            yield part, torch.from_numpy(batch.astype(np.float32)).to(self.device)
+
+
+@contextlib.contextmanager
+def tensor_float32(is_allowed: bool) -> Iterator[None]:
+    """Matrix products of a GPU in TF32 until the block ends; a CPU has no such thing."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = is_allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _score_epochs(
+    profiles: Profiles,
+    train_labels: np.ndarray,
+    validation_labels: np.ndarray,
+    task: str,
+    popularity: np.ndarray | None,
+    settings: ProbeSettings,
+) -> Iterator[TaskScore]:
+    network = build_probe(profiles.embeddings.shape[1], train_labels.shape[1], settings).to(profiles.device)
+    optimizer = build_optimizer(network, settings)
+    truth = torch.from_numpy(validation_labels)
+    for epoch in range(settings.epochs):
+        for _ in train_epoch(network, optimizer, profiles, torch.from_numpy(train_labels), settings.batch_size):
+            pass
+        logits = predict(network, profiles, train_labels.shape[1])
+        if not logits.isfinite().all():
+            raise TrainingError(f"the probe of {task} gave a logit that is no number in epoch {epoch + 1}")
+        yield score_logits(logits, truth, task, popularity)
+
+
+def build_optimizer(network: ProbeNetwork, settings: ProbeSettings) -> torch.optim.AdamW | PiecewiseAdamW:
+    """The organisers' AdamW, torch's defaults but for the learning rate.
+
+    On a CPU its weights are theirs to the last bit; on a GPU products round otherwise anyway, and it is the fused one.
+    """
+    parameters = list(network.parameters())
+    if parameters[0].device.type == "cpu":
+        return PiecewiseAdamW(parameters, settings.learning_rate)
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True)
+
+
+def train_epoch(
+    network: ProbeNetwork,
+    optimizer: torch.optim.AdamW | PiecewiseAdamW,
+    profiles: Profiles,
+    labels: Tensor,
+    batch_size: int,
+) -> Iterator[Tensor]:
+    """Take one step per batch, and give its loss, as the caller asks for them.
+
+    Parameters
+    ----------
+    labels : 0 and 1 [N, n]
+    """
+    network.train()
+    for part, batch in profiles.batches(batch_size):
+        optimizer.zero_grad()
+        target = labels[part].to(batch.device, torch.float32)
+        loss = nn.functional.binary_cross_entropy_with_logits(network(batch), target)
+        loss.backward()
+        optimizer.step()
+        yield loss.detach()
+
+
+@torch.no_grad()
+def predict(network: ProbeNetwork, profiles: Profiles, n_labels: int) -> Tensor:
+    """Logits of all rows, float32 [N, n], on the CPU."""
+    network.eval()
+    logits = torch.empty(profiles.n_rows, n_labels)
+    for part, batch in profiles.batches(EVALUATION_ROWS):
+        logits[part] = network(batch).cpu()
+    return logits
+
+
+def score_logits(logits: Tensor, labels: Tensor, task: str, popularity: np.ndarray | None) -> TaskScore:
+    """The score of one set of predictions, not rounded.
+
+    Parameters
+    ----------
+    logits : float32 [N, n]
+    labels : 0 and 1 [N, n]
+    popularity : [n], needed for the propensity tasks
+    """
+    area = challenge.auroc(logits, labels)
+    if task not in PROPENSITY:
+        return TaskScore(score=area, auroc=area)
+    assert popularity is not None, f"{task} needs the popularity of its labels"
+    novelty = challenge.novelty(logits, torch.from_numpy(np.array(popularity, dtype=np.float32)))
+    diversity = challenge.diversity(logits)
+    return TaskScore(challenge.propensity_score(area, novelty, diversity), area, novelty, diversity)
+
+
+def over_repeats(results: Sequence[TaskScore]) -> TaskScore:
+    """The first result with the mean and the standard deviation of all scores, where there are several.
+
+    Examples
+    --------
+    >>> over_repeats([TaskScore(0.7, 0.7), TaskScore(0.5, 0.5), TaskScore(0.6, 0.6)])
+    TaskScore(score=0.7, auroc=0.7, novelty=None, diversity=None, mean=0.6, std=0.1, n_repeats=3)
+    """
+    if len(results) == 1:
+        return results[0]
+    scores = [result.score for result in results]
+    mean, std = statistics.mean(scores), statistics.stdev(scores)
+    return replace(results[0], mean=round(mean, 4), std=round(std, 4), n_repeats=len(results))
+
+
+def _rounded(result: TaskScore) -> TaskScore:
+    novelty, diversity = (None if value is None else round(value, 4) for value in (result.novelty, result.diversity))
+    return TaskScore(round(result.score, 4), round(result.auroc, 4), novelty, diversity)

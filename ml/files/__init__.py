@@ -1,0 +1,1 @@
+"""Atomic replacement of files and folders, and the safetensors format."""

@@ -1,0 +1,1 @@
+"""What trained models are used for: vectors of sequences, and the items nearest to an item."""

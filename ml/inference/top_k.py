@@ -1,0 +1,48 @@
+"""The items whose vectors in a trained model's item table are nearest to an item's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ml.models.transformer import Bert4Rec, evaluating
+from schemas.tokens import FIRST_ITEM
+
+
+def nearest_items(model: Bert4Rec, token_ids: Tensor, k: int = 10, chunk_size: int = 50_000) -> tuple[Tensor, Tensor]:
+    """The ``k`` items of highest cosine similarity to each of some tokens, the token itself left out.
+
+    Parameters
+    ----------
+    token_ids : int64 [N], of items
+    k : more than there are other items gives all of them
+    chunk_size : items compared at once; memory is N x chunk_size
+
+    Returns
+    -------
+    int64 [N, k], the neighbours by falling similarity, of equals the lower token id first; float [N, k], the
+    similarities
+
+    Raises
+    ------
+    ValueError
+        If a token id is not that of an item of the model.
+    """
+    unknown = token_ids[(token_ids < FIRST_ITEM) | (token_ids >= model.n_tokens)]
+    if len(unknown):
+        raise ValueError(f"expected items, {FIRST_ITEM} to {model.n_tokens - 1}, found {int(unknown[0])}")
+    n_others = model.n_tokens - FIRST_ITEM - 1
+    found = torch.empty((len(token_ids), 0), dtype=torch.int64, device=token_ids.device)
+    similarity = torch.empty((len(token_ids), 0), device=token_ids.device)
+    with evaluating(model):
+        own = F.normalize(model.item_table.vectors(token_ids), dim=1)  # [N, D]
+        for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
+            items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=token_ids.device)
+            scores = own @ F.normalize(model.item_table.vectors(items), dim=1).T  # [N, chunk]
+            scores = scores.masked_fill(items == token_ids[:, None], -torch.inf)
+            similarity = torch.cat([similarity, scores], dim=1)
+            found = torch.cat([found, items.expand(len(token_ids), -1)], dim=1)
+            # a stable sort keeps the lower token id first among equals
+            similarity, order = similarity.sort(dim=1, descending=True, stable=True)
+            found = found.gather(1, order)[:, : min(k, n_others)]
+            similarity = similarity[:, : min(k, n_others)]
+    return found, similarity

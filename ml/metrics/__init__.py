@@ -1,0 +1,1 @@
+"""What is computed from predictions: the ranking metrics and the scores of the challenge."""

@@ -1,0 +1,1 @@
+"""How blocks of vectors become one profile: moments, and the composition fitted to them."""

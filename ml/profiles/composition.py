@@ -1,0 +1,222 @@
+"""One profile per client from blocks of vectors: the behaviours' embeddings, and other entries.
+
+Legend of shapes: n clients, d columns of a block, k columns that it becomes in the profile.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conf.settings import EnsembleSettings
+from ml.profiles.moments import Moments
+from schemas.errors import ConfigError, EntryError
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+FLOAT32_STEP = float(np.finfo(np.float32).eps)
+"""A column whose standard deviation is at most this share of its mean is a constant with rounding errors."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One source's vectors of some clients.
+
+    Attributes
+    ----------
+    name : of the behaviour or entry
+    vectors : float [n, d]; what stands in an absent client's row means nothing
+    is_present : bool [n], whether the client has events there
+    """
+
+    name: str
+    vectors: NDArray[np.floating]
+    is_present: NDArray[np.bool_]
+
+    @classmethod
+    def of_entry(cls, name: str, rows: NDArray[np.floating], is_logarithmic: bool = False) -> "Block":
+        """Rows of an entry, where a client without events has zeros.
+
+        Parameters
+        ----------
+        is_logarithmic : take sign(x) log(1 + |x|) of each number, for counts with heavy tails
+        """
+        vectors = rows.astype(np.float32)
+        is_present = vectors.any(axis=1)
+        return cls(name, np.copysign(np.log1p(np.abs(vectors)), vectors) if is_logarithmic else vectors, is_present)
+
+    @property
+    def present(self) -> NDArray[np.floating]:
+        """The vectors of the clients that have one, float [m, d]."""
+        return self.vectors[self.is_present]
+
+
+@dataclass(frozen=True)
+class BlockTransform:
+    """What is done to a block's vectors before they stand in the profile; fitted on the clients that have one.
+
+    Attributes
+    ----------
+    fill : float64 [d], the vector of absent clients
+    center : float64 [d], what is taken away
+    scale : float64 [d], what the rest is divided by
+    axes : float64 [d, k], directions to project on after that; None to keep the columns
+    """
+
+    fill: NDArray[np.float64]
+    center: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    axes: NDArray[np.float64] | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns of the profile, k."""
+        return len(self.center) if self.axes is None else self.axes.shape[1]
+
+    def apply(self, block: Block) -> NDArray[np.float32]:
+        """The block as it stands in the profile, float32 [n, k]."""
+        vectors = np.where(block.is_present[:, None], block.vectors, self.fill)
+        standard = ((vectors - self.center) / self.scale).astype(np.float32)
+        return standard if self.axes is None else standard @ self.axes.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How blocks become profiles.
+
+    Attributes
+    ----------
+    transforms : block -> what is done to it, in the profile's order
+    averaged : blocks of one width that become one, their mean over those that a client has; it comes first
+    has_flags : whether one column per block says who has it
+    """
+
+    transforms: Mapping[str, BlockTransform]
+    averaged: tuple[str, ...]
+    has_flags: bool
+
+    @property
+    def width(self) -> int:
+        """Numbers in one profile."""
+        widths = [transform.width for name, transform in self.transforms.items() if name not in self.averaged[1:]]
+        return sum(widths) + len(self.transforms) * self.has_flags
+
+    def compose(self, blocks: Sequence[Block]) -> NDArray[np.float32]:
+        """The profiles of the blocks' clients, float32 [n, ``width``]; flags come last, 1 for a block one has."""
+        parts = [self.transforms[block.name].apply(block) for block in blocks if block.name not in self.averaged]
+        if self.averaged:
+            parts.insert(0, self._mean([block for block in blocks if block.name in self.averaged]))
+        flags = [block.is_present[:, None].astype(np.float32) for block in blocks if self.has_flags]
+        return np.concatenate([*parts, *flags], axis=1)
+
+    def _mean(self, blocks: Sequence[Block]) -> NDArray[np.float32]:
+        is_present = np.stack([block.is_present for block in blocks])[..., None]  # [blocks, n, 1]
+        vectors = np.stack([self.transforms[block.name].apply(block) for block in blocks])  # [blocks, n, k]
+        total = vectors.sum(axis=0, where=is_present)
+        return total / np.maximum(1, is_present.sum(axis=0)).astype(np.float32)
+
+
+def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) -> Composition:
+    """What the settings ask for, fitted to the moments of each block's present clients.
+
+    Where the columns would be more than ``settings.max_width``, all blocks are projected on their principal axes, of
+    which those with the largest variances are kept: the principal axes of all blocks with what lies between blocks
+    left out.
+
+    Raises
+    ------
+    ConfigError
+        If behaviours of unequal widths are to be averaged, or a mean or a flag leaves no room for the rest.
+    """
+    further = settings.named_blocks
+    transforms = {name: _fit_block(of_block, settings, name in further) for name, of_block in moments.items()}
+    is_mean = settings.composition == "mean"
+    averaged = tuple(name for name in moments if is_mean and name not in settings.named_blocks)
+    if len(widths := {transforms[name].width for name in averaged}) > 1:
+        raise ConfigError(
+            f"ensemble.composition=mean needs behaviours of one width, found {sorted(widths)}; use concat"
+        )
+    whole = Composition(transforms, averaged, settings.presence_flags)
+    if whole.width <= settings.max_width:
+        return whole
+    room = settings.max_width - len(moments) * settings.presence_flags
+    if averaged or room < 1:
+        raise ConfigError(
+            f"a profile has {whole.width} columns, flags included, and principal axes cannot bring it down to "
+            f"ensemble.max_width={settings.max_width}: raise it, or use ensemble.composition=concat"
+        )
+    return replace(whole, transforms=_reduce(transforms, moments, room))
+
+
+def _fit_block(moments: Moments, settings: EnsembleSettings, is_further: bool) -> BlockTransform:
+    if not is_further:
+        return _standardise(moments, settings.scaling, settings.absent)
+    transform = _standardise(moments, settings.blocks_scaling, settings.absent)
+    return replace(transform, scale=transform.scale / settings.blocks_weight)
+
+
+def _standardise(moments: Moments, scaling: str, absent: str) -> BlockTransform:
+    nothing, ones = np.zeros_like(moments.mean), np.ones_like(moments.mean)
+    fill = moments.mean if absent == "mean" else nothing
+    if scaling == "none":
+        return BlockTransform(fill, nothing, ones)
+    variances = np.diag(moments.covariance)
+    scale = np.sqrt(ones * variances.mean() if scaling == "block" else variances)
+    is_constant = scale <= FLOAT32_STEP * np.abs(moments.mean)
+    return BlockTransform(fill, moments.mean, np.where(is_constant, 1.0, scale))
+
+
+def _reduce(
+    transforms: Mapping[str, BlockTransform], moments: Mapping[str, Moments], n_columns: int
+) -> dict[str, BlockTransform]:
+    """The transforms with the axes of largest variance, so many over all blocks; ties go to the earlier block."""
+    found = {
+        name: np.linalg.eigh(moments[name].covariance / np.outer(transform.scale, transform.scale))
+        for name, transform in transforms.items()
+    }
+    variances = np.concatenate([values[::-1] for values, _ in found.values()])  # of each block the largest first
+    owners = np.repeat(np.arange(len(found)), [len(values) for values, _ in found.values()])
+    kept = np.bincount(owners[np.argsort(-variances, kind="stable")[:n_columns]], minlength=len(found))
+    return {
+        name: replace(transform, center=moments[name].mean, axes=_fix_signs(found[name][1][:, ::-1][:, :n_axes]))
+        for (name, transform), n_axes in zip(transforms.items(), kept, strict=True)
+    }
+
+
+def _fix_signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each axis turned so that its largest component is positive: either way round is an axis."""
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return axes * np.where(largest < 0, -1.0, 1.0)
+
+
+def float16_exponent(vectors: NDArray[np.floating]) -> int:
+    """The smallest e >= 0 for which all finite numbers divided by 2^e are within float16's range."""
+    finite = np.abs(vectors, where=np.isfinite(vectors), out=np.zeros_like(vectors))
+    mantissa, exponent = math.frexp(float(finite.max(initial=0.0)) / FLOAT16_MAX)
+    return max(0, exponent - (mantissa == 0.5))
+
+
+def to_float16(vectors: NDArray[np.floating]) -> NDArray[np.float16]:
+    """The vectors in the format of an entry.
+
+    Parameters
+    ----------
+    vectors : float [N, D]
+
+    Raises
+    ------
+    EntryError
+        If a number is not finite, or is beyond float16's range, where it would silently become infinite.
+    """
+    with np.errstate(over="ignore"):
+        halves = vectors.astype(np.float16)
+    is_bad = ~np.isfinite(halves)
+    if is_bad.any():
+        where = tuple(int(place) for place in np.argwhere(is_bad)[0])
+        raise EntryError(
+            f"an entry holds finite numbers up to {FLOAT16_MAX:.0f}; found {vectors[where]} at "
+            f"{list(where)}, {is_bad.sum()} such in all; look at the training loss"
+        )
+    return halves

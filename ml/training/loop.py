@@ -1,0 +1,335 @@
+"""Trains one BERT4Rec by the cloze task; the same function runs in one process or as one of several ranks."""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conf.settings import LossSettings, MaskingSettings, TrainingSettings
+from ml.data.sequence_batch import Feed, Tokens
+from ml.files.atomic import replace_folder, replace_text
+from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums
+from ml.training.checkpoint import ModelCard, save_model
+from ml.training.distributed import Ranks
+from ml.training.hardware import forget_gpu_peak, peak_memory
+from ml.training.run_state import Position, fingerprint, load_run, save_run
+from ml.training.step import Learner, Recipe, StepSums
+from schemas.errors import TrainingError
+from schemas.tokens import PAD
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Takes one line of figures; only rank 0's does something."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that one model's training needs but its rows, small enough to send to every rank.
+
+    Attributes
+    ----------
+    card : what is trained, and on which vocabulary and table version
+    folder : where the best model goes, reachable from rank 0
+    checkpoints : folder of what a killed run goes on from, reachable from all ranks
+    data : identifies the rows and the settings that order them
+    """
+
+    card: ModelCard
+    folder: Path
+    checkpoints: Path
+    seed: int
+    training: TrainingSettings
+    masking: MaskingSettings
+    loss: LossSettings
+    data: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a learner is made of."""
+        card = self.card
+        return Recipe(card.model, card.n_tokens, card.max_length, self.training, self.masking, self.loss, self.seed)
+
+    def fingerprint(self, world_size: int) -> str:
+        """Changes with anything that the weights, or a position in the data, depend on."""
+        training = self.training.of_weights()
+        return fingerprint(replace(self.recipe, training=training), self.card, self.data, world_size)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Attributes
+    ----------
+    best_epoch : whose weights were kept, from 1
+    metrics : of that epoch on the held-out clients; None where there was none to rank
+    is_finished : False where the caller's time was up first; the same call goes on
+    """
+
+    behaviour: str
+    n_steps: int
+    best_epoch: int
+    metrics: RankingMetrics | None
+    is_finished: bool = True
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingResult":
+        """The result that ``dataclasses.asdict`` took apart."""
+        metrics = values["metrics"] and RankingMetrics(**values["metrics"])
+        return cls(**{**values, "metrics": metrics})
+
+
+def train_model(
+    job: TrainingJob, feed: Feed, ranks: Ranks, report: Report, is_time_up: Callable[[], bool] = lambda: False
+) -> TrainingResult:
+    """Train one model, keep the weights of the epoch with the best NDCG@10, and write its folder at the end.
+
+    Without a held-out client the last epoch's weights are kept. The folder changes only when training is over. A call
+    that was killed is made again with the same arguments: it goes on from its last checkpoint, to the same weights
+    (on CPU; on a GPU sums may be rounded otherwise). A job that is finished already is not trained again, as long as
+    its folder of checkpoints is there.
+
+    Parameters
+    ----------
+    is_time_up : asked at every checkpoint; training stops there when any rank says yes
+
+    Raises
+    ------
+    TrainingError
+        If the loss or the weights stop being numbers, a checkpoint is damaged or not seen by all ranks, or what a
+        finished job left is damaged.
+    """
+    outcome = job.checkpoints / "result.json"
+    job_id = job.fingerprint(ranks.world_size)
+    finished = _read_outcome(outcome, job_id)
+    if finished and job.folder.is_dir():
+        log.info("  %s: was finished, not trained again", job.card.behaviour)
+        return finished
+    trainer = Trainer(job, feed, ranks, report, is_time_up)
+    result = trainer.run()
+    if result.is_finished and ranks.rank == 0:
+        replace_text(outcome, json.dumps({"job": job_id, "result": asdict(result)}))
+        trainer.run_file.unlink()
+    return result
+
+
+class Trainer:
+    """A learner and the position in its run, on one rank."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        feed: Feed,
+        ranks: Ranks,
+        report: Report,
+        is_time_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.job, self.feed, self.ranks, self.report, self.is_time_up = job, feed, ranks, report, is_time_up
+        self.job_id = job.fingerprint(ranks.world_size)
+        self.steps_per_epoch = ceil(feed.n_batches / job.training.batches_per_step)
+        self.learner = Learner(job.recipe, ranks, self.steps_per_epoch)
+        forget_gpu_peak(self.learner.device)
+        self.run_file, self.best = job.checkpoints / "run.safetensors", job.checkpoints / "best"
+        self.position = self._resume()
+
+    def run(self) -> TrainingResult:
+        """All epochs that are left."""
+        while not self._is_over():
+            if not self.train_epoch():
+                return self._result(is_finished=False)
+            self.end_epoch(self.validate())
+        if self.ranks.rank == 0 and self.best.is_dir():  # else the run died after this step, and is at its end again
+            self.job.folder.parent.mkdir(parents=True, exist_ok=True)
+            replace_folder(self.best, self.job.folder)
+        return self._result(is_finished=True)
+
+    def train_epoch(self) -> bool:
+        """The batches of the epoch that are left; False where the time was up before its end."""
+        training, position = self.job.training, self.position
+        meter = Meter()
+        self.learner.model.train()
+        with contextlib.closing(self.feed.training(position.epoch, skip=position.n_batches)) as batches:
+            for group in _groups(meter.timed(batches), training.batches_per_step):
+                meter.add(self.learner.step(group), group)
+                n_steps, n_done = self.learner.n_steps, position.n_batches + meter.n_batches
+                is_last = n_done >= self.feed.n_batches
+                is_checkpoint = n_steps % training.checkpoint_every_steps == 0 and not is_last
+                if is_checkpoint or is_last or n_steps % training.log_every_steps == 0:
+                    self._report_interval(meter)
+                if is_checkpoint:
+                    self._move_to(replace(position, n_batches=n_done))
+                    if self.ranks.sum([self.is_time_up()])[0]:
+                        return False
+        return True
+
+    def validate(self) -> RankingMetrics | None:
+        """Rank the last item of every held-out client among all items; None where there is none."""
+        learner, training = self.learner, self.job.training
+        sums = np.zeros(4)
+        with contextlib.closing(self.feed.validation()) as batches:
+            for batch in batches:
+                token_ids = torch.from_numpy(batch).long().to(learner.device)
+                sums += ranking_sums(
+                    rank_last_items(learner.model, token_ids, remove_seen=not training.rank_seen_items)
+                )
+        totals = self.ranks.sum(sums)
+        if totals[0] == 0:
+            return None
+        metrics = RankingMetrics.from_sums(totals)
+        self._report(
+            {
+                "validation/ndcg@10": metrics.ndcg_at_10,
+                "validation/hr@10": metrics.hr_at_10,
+                "validation/mrr": metrics.mrr,
+                "validation/users": metrics.n_users,
+            }
+        )
+        return metrics
+
+    def end_epoch(self, metrics: RankingMetrics | None) -> None:
+        """Keep the epoch's weights if they are the best so far, and move to the next epoch."""
+        epoch = self.position.epoch
+        score = metrics.ndcg_at_10 if metrics else float(epoch)
+        position = replace(self.position, epoch=epoch + 1, n_batches=0)
+        if score > position.best_score:
+            position = replace(position, best_epoch=epoch, best_score=score, best_metrics=metrics)
+            self._require_numbers()
+            if self.ranks.rank == 0:
+                figures = {"epoch": epoch, **(asdict(metrics) if metrics else {})}
+                save_model(self.best, self.learner.model, self.job.card, figures)
+        self._move_to(position)
+
+    def _is_over(self) -> bool:
+        position, training = self.position, self.job.training
+        n_without_gain = position.epoch - 1 - position.best_epoch
+        is_out_of_patience = training.patience is not None and n_without_gain >= training.patience
+        return position.epoch > training.epochs or is_out_of_patience
+
+    def _resume(self) -> Position:
+        position = load_run(self.run_file, self.learner, self.job_id)
+        n_steps = self.learner.n_steps
+        if self.ranks.sum([n_steps])[0] != n_steps * self.ranks.world_size:
+            raise TrainingError(
+                f"{self.job.card.behaviour}: the ranks read different checkpoints, rank {self.ranks.rank} one of "
+                f"{n_steps} steps; {self.job.checkpoints} must be a folder that all of them mount"
+            )
+        if n_steps and self.ranks.rank == 0:
+            log.info("  %s: going on after step %d", self.job.card.behaviour, n_steps)
+        return position
+
+    def _move_to(self, position: Position) -> None:
+        self._require_numbers()
+        self.position = position
+        if self.ranks.rank == 0:
+            save_run(self.run_file, self.learner, position, self.job_id)
+
+    def _require_numbers(self) -> None:
+        weights = self.learner.model.dense_parameters()
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+            raise self._diverged("a weight is not a number")
+
+    def _diverged(self, what: str) -> TrainingError:
+        rate = self.job.training.learning_rate
+        kept = f"the checkpoint before it is kept in {self.run_file}" if self.run_file.exists() else "no checkpoint yet"
+        return TrainingError(
+            f"{self.job.card.behaviour}: {what} at step {self.learner.n_steps}, epoch {self.position.epoch}; "
+            f"lower training.learning_rate (now {rate}); {kept}"
+        )
+
+    def _report_interval(self, meter: "Meter") -> None:
+        sums = self.ranks.sum(meter.sums())
+        loss = sums[0] / sums[1]
+        if not np.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+        seconds = meter.seconds()
+        self._report(
+            {
+                "steps": self.steps_per_epoch * self.job.training.epochs,
+                "train/loss": loss,
+                "train/sequences_per_second": sums[2] / seconds,
+                "train/tokens_per_second": sums[3] / seconds,
+                "feed/wait_pct": 100.0 * meter.wait_seconds / seconds,
+                **peak_memory(self.learner.device),
+            }
+        )
+        meter.start_interval()
+
+    def _report(self, figures: Mapping[str, Any]) -> None:
+        now = {"behaviour": self.job.card.behaviour, "epoch": self.position.epoch, "step": self.learner.n_steps}
+        self.report({**now, **figures})
+
+    def _result(self, is_finished: bool) -> TrainingResult:
+        position = self.position
+        return TrainingResult(
+            self.job.card.behaviour, self.learner.n_steps, position.best_epoch, position.best_metrics, is_finished
+        )
+
+
+class Meter:
+    """Sums over the steps since the last report, on one rank."""
+
+    def __init__(self) -> None:
+        self.n_batches = 0
+        self.start_interval()
+
+    def start_interval(self) -> None:
+        """Begin to sum anew."""
+        self.loss: torch.Tensor | float = 0.0
+        self.n_positions, self.n_sequences, self.n_tokens = 0, 0, 0
+        self.wait_seconds, self._started = 0.0, time.monotonic()
+
+    def timed(self, batches: Iterator[Tokens]) -> Iterator[Tokens]:
+        """The batches, with the time that each was waited for."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.wait_seconds += time.monotonic() - asked
+            if batch is None:
+                return
+            self.n_batches += 1
+            yield batch
+
+    def add(self, sums: StepSums, batches: list[Tokens]) -> None:
+        """Count one step."""
+        self.loss = self.loss + sums.loss
+        self.n_positions += sums.n_positions
+        self.n_sequences += sum(len(batch) for batch in batches)
+        self.n_tokens += sum(int((batch != PAD).sum()) for batch in batches)
+
+    def sums(self) -> list[float]:
+        """Loss, positions, sequences, real tokens."""
+        return [float(self.loss), self.n_positions, self.n_sequences, self.n_tokens]
+
+    def seconds(self) -> float:
+        """Since the interval began."""
+        return time.monotonic() - self._started
+
+
+def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
+    group: list[Tokens] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _read_outcome(path: Path, job_id: str) -> TrainingResult | None:
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return TrainingResult.from_dict(values["result"]) if values["job"] == job_id else None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); remove it to train this model again") from error

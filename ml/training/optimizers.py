@@ -1,0 +1,105 @@
+"""How weights are updated: AdamW for matrices, row-wise Adam for sparse tables, and the learning rate."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from conf.settings import TrainingSettings
+from ml.models.transformer import Bert4Rec
+
+
+class RowAdam(Optimizer):
+    """Adam (Kingma and Ba 2015) for tables whose gradients are sparse; a step touches the rows of its batch only.
+
+    A row's second moment is one number, the mean over its columns (as in FBGEMM's partial row-wise Adam), so the
+    state is one table, not two. Each row counts its own steps: a row met for the first time late in training starts
+    as it would have at the beginning, where a common count would make its first step (1 - beta1) / sqrt(1 - beta2)
+    = 3.2 times too long. A row that is not in a batch keeps its weights: no momentum moves it.
+
+    Parameters
+    ----------
+    parameters : float [V, D] each, with sparse gradients
+    lr : learning rate
+    betas : decay of the first and the second moment, per step of the row
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the rows that have a gradient."""
+        assert closure is None, "no closure is evaluated"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    gradient = parameter.grad.coalesce()
+                    self._update(parameter, gradient.indices()[0], gradient.values(), group)
+
+    def _update(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self._state_of(table)
+        beta1, beta2 = group["betas"]
+        n_steps = state["n_steps"].index_select(0, rows) + 1  # [R, 1]
+        mean = state["mean"].index_select(0, rows).lerp_(gradient, 1 - beta1)  # [R, D]
+        square = state["square"].index_select(0, rows).lerp_(gradient.square().mean(1, keepdim=True), 1 - beta2)
+        for name, values in (("n_steps", n_steps), ("mean", mean), ("square", square)):
+            state[name].index_copy_(0, rows, values)
+        spread = (square / (1 - beta2**n_steps)).sqrt_().add_(group["eps"])  # [R, 1]
+        table.index_add_(0, rows, mean.div_(spread * (1 - beta1**n_steps)), alpha=-group["lr"])
+
+    def _state_of(self, table: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[table]
+        if not state:
+            state["mean"] = torch.zeros_like(table)
+            state["square"] = table.new_zeros(len(table), 1)
+            state["n_steps"] = table.new_zeros(len(table), 1)
+        return state
+
+
+def build_optimizers(model: Bert4Rec, settings: TrainingSettings) -> list[Optimizer]:
+    """AdamW for the encoder, and for the tables too unless their gradients are sparse: then RowAdam.
+
+    Weights decay on matrices only: decay on an item's row would pull it to zero at every step in which the
+    item does not even occur.
+    """
+    decaying = {id(parameter) for parameter in model.decaying_parameters()}
+    tables = {id(parameter) for parameter in model.table_parameters()} if model.has_sparse_table else set()
+    dense = [p for p in model.parameters() if id(p) not in tables]
+    sparse = [p for p in model.parameters() if id(p) in tables]
+    groups = [
+        {"params": [p for p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
+        {"params": [p for p in dense if id(p) not in decaying], "weight_decay": 0.0},
+    ]
+    optimizers: list[Optimizer] = [torch.optim.AdamW(groups)]
+    if sparse:
+        optimizers.append(RowAdam(sparse))
+    return optimizers
+
+
+def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step, counted from 0: a straight rise, then one fall per epoch or half a cosine to the end."""
+    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    if settings.decay == "step":
+        fall = settings.decay_factor ** (step // steps_per_epoch)
+    else:
+        n_falling = max(1, settings.epochs * steps_per_epoch - settings.warmup_steps)
+        done = min(1.0, max(0, step - settings.warmup_steps) / n_falling)
+        fall = (1 + math.cos(math.pi * done)) / 2
+    return settings.learning_rate * rise * fall
+
+
+def set_learning_rate(optimizers: Iterable[Any], rate: float) -> None:
+    """Use ``rate`` in the next step of every optimiser."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate

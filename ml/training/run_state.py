@@ -1,0 +1,115 @@
+"""Where a training stands, in one file that is replaced whole, so that a killed run goes on from it.
+
+The file is safetensors: weights and optimiser state as tensors, the position as JSON in its header. Generators need no
+entry: they are seeded by the number of steps.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ml.files.tensor_file import write_tensors
+from ml.objectives.ranking import RankingMetrics
+from ml.training.step import Learner
+from schemas.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+MODEL, OPTIMIZER = "model", "optimizer"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training has come.
+
+    Attributes
+    ----------
+    epoch : the one being trained, from 1
+    n_batches : batches of it that are done
+    best_epoch : whose weights are kept so far, 0 for none
+    best_score : of that epoch
+    best_metrics : of that epoch on the held-out clients; None where there was none to rank
+    """
+
+    epoch: int = 1
+    n_batches: int = 0
+    best_epoch: int = 0
+    best_score: float = -1.0
+    best_metrics: RankingMetrics | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Position":
+        """The position that ``to_json`` wrote."""
+        values = json.loads(text)
+        metrics = values["best_metrics"] and RankingMetrics(**values["best_metrics"])
+        return cls(**{**values, "best_metrics": metrics})
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self))
+
+
+def fingerprint(*parts: object) -> str:
+    """Changes with anything that a training depends on (frozen dataclasses and plain values)."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def save_run(path: Path, learner: Learner, position: Position, job: str) -> None:
+    """Replace the file by where the learner stands; ``job`` is the fingerprint of what is trained."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.partial")
+    header = {"job": job, "n_steps": str(learner.n_steps), "position": position.to_json()}
+    write_tensors(draft, _tensors(learner), header)
+    draft.replace(path)
+
+
+def load_run(path: Path, learner: Learner, job: str) -> Position:
+    """Put the learner where the file's run stood, and tell the position; the start if it has none or is another job's.
+
+    Raises
+    ------
+    TrainingError
+        If the file is damaged.
+    """
+    if not path.exists():
+        return Position()
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = stream.metadata()
+            if header["job"] != job:
+                log.info("  %s is of another configuration or table version: starting anew", path)
+                return Position()
+            _restore(learner, {name: stream.get_tensor(name) for name in stream.keys()})  # noqa: SIM118
+        learner.n_steps = int(header["n_steps"])
+        return Position.from_json(header["position"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); remove it to train from the start") from error
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    tensors = {f"{MODEL}/{name}": weight for name, weight in learner.model.state_dict().items()}
+    for number, optimizer in enumerate(learner.optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{OPTIMIZER}/{number}/{parameter}/{name}": value for name, value in state.items()}
+    return tensors
+
+
+def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
+    weights: dict[str, Tensor] = {}
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in learner.optimizers]
+    for path, tensor in tensors.items():
+        kind, *rest = path.split("/")
+        if kind == MODEL:
+            weights[rest[0]] = tensor
+        else:
+            number, parameter, name = rest
+            states[int(number)].setdefault(int(parameter), {})[name] = tensor
+    learner.model.load_state_dict(weights)
+    for optimizer, state in zip(learner.optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,103 @@
+"""Ends a rank that makes no progress, so that a stall becomes a failure that can be restarted."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+
+from ml.data.sequence_batch import Feed, Tokens
+
+STALLED = 75
+"""Exit code of a rank that ended itself (EX_TEMPFAIL of sysexits.h)."""
+POLL_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl: the signal that a process gets when its parent ends."""
+
+
+class StallWatch:
+    """Ends this process when no batch was asked for in so many seconds, or when the process that started it is gone.
+
+    Ranks wait for each other in every step. If one of them stalls, all do, and each of them that still runs ends
+    itself; whoever started them then kills the one that does not.
+
+    Parameters
+    ----------
+    seconds : longer than a step, a checkpoint's write and the wait for a batch may take together
+    sign : file that is touched while there is progress; None for none
+    """
+
+    def __init__(self, seconds: float, sign: Path | None = None) -> None:
+        self._seconds, self._sign = seconds, sign
+        self._latest = time.monotonic()
+        self._is_done = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="stall watch", daemon=True)
+
+    def __enter__(self) -> "StallWatch":
+        _end_with_parent()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_done.set()
+        self._thread.join()
+
+    def note_progress(self) -> None:
+        """Begin to count anew."""
+        self._latest = time.monotonic()
+
+    def _loop(self) -> None:
+        signed = 0.0
+        while not self._is_done.wait(min(POLL_SECONDS, self._seconds / 4)):
+            latest = self._latest
+            if self._sign and latest > signed:
+                with contextlib.suppress(OSError):  # a mount that is away for a while must not end the watch
+                    self._sign.touch()
+                    signed = latest
+            if time.monotonic() - latest > self._seconds:
+                _end(f"no progress in {self._seconds:g} s: this rank or one that it waits for has stalled")
+
+
+class WatchedFeed:
+    """A feed whose every batch is progress."""
+
+    def __init__(self, feed: Feed, watch: StallWatch) -> None:
+        self._feed, self._watch = feed, watch
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of one epoch."""
+        return self._feed.n_batches
+
+    def training(self, epoch: int, skip: int = 0) -> Generator[Tokens, None, None]:
+        """The feed's."""
+        return self._watched(self._feed.training(epoch, skip))
+
+    def validation(self) -> Generator[Tokens, None, None]:
+        """The feed's."""
+        return self._watched(self._feed.validation())
+
+    def _watched(self, batches: Generator[Tokens, None, None]) -> Generator[Tokens, None, None]:
+        with contextlib.closing(batches):
+            for batch in batches:
+                self._watch.note_progress()
+                yield batch
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process with the one that started it: a stopped one could not end itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end(reason: str) -> None:
+    """At once: a thread that waits in a library's exchange would not let the process exit."""
+    print(f"rank ends: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(STALLED)

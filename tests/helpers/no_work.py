@@ -1,0 +1,38 @@
+"""Stages whose work is left out, for tests of what is noted of them."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs.pipeline import registry
+
+
+class NoWork:
+    """A session, a progress bar and a stage's module, none of which does anything."""
+
+    sparkContext = None  # noqa: N815
+
+    @staticmethod
+    def run(*_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def leave_out_work(monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any] = NoWork.run) -> list[str]:
+    """Modules of the stages that ran, filled as they do; ``work`` stands for what each of them does."""
+    ran: list[str] = []
+
+    def load(module: str) -> SimpleNamespace:
+        ran.append(module.removeprefix("jobs.stages."))
+        return SimpleNamespace(run=work)
+
+    monkeypatch.setattr(registry, "importlib", SimpleNamespace(import_module=load))
+    monkeypatch.setattr(registry, "spark_progress", lambda *_: NoWork())
+    return ran

@@ -1,0 +1,90 @@
+"""A whole run in seconds, and all that it gives, for tests that compare two ways to run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import SparkSession
+from safetensors.numpy import load_file
+
+from conf.shop import ShopSettings
+from jobs.cli import main
+from jobs.commands.generate import generate_shop
+from jobs.storage.delta_tables import read_table
+from jobs.storage.workspace import Workspace
+from schemas import tables
+from schemas.behaviours import ItemKind
+from schemas.tables import TableSchema
+
+BEHAVIOURS = {"product_buy": "sku", "page_visit": "url"}
+CONFIG = """
+behaviours:
+  product_buy: {item: sku, max_sequence_length: 8}
+  page_visit: {item: url, max_sequence_length: 16, min_count: 2}
+sequences: {widths: [1, 8, 16], held_out_share: 0.1}
+model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}
+training: {n_ranks: 2, epochs: 2, tokens_per_batch: 512, learning_rate: 1.0e-3}
+inference: {clients_per_partition: 50}
+probe: {hidden_size: 16, epochs: 1}
+spark: {driver_memory: 1g, shuffle_partitions: 2}
+"""
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A made shop of 120 clients, the settings above, and what a run of two ranks in local mode made of them."""
+
+    data: Path
+    settings: Path
+    workspace: Workspace
+
+    def flags(self, out: Path) -> list[str]:
+        """Of the same run with another ``--out``."""
+        return ["--data", str(self.data), "--out", str(out), "--config", str(self.settings)]
+
+
+def make_tiny_run(spark: SparkSession, folder: Path) -> TinyRun:
+    settings = folder / "tiny.yaml"
+    settings.write_text(CONFIG)
+    generate_shop(spark, folder / "shop", ShopSettings(n_clients=120, n_days=60, seed=3))
+    run = TinyRun(folder / "shop", settings, Workspace(folder / "local"))
+    assert main(["run", *run.flags(run.workspace.out)]) == 0
+    return run
+
+
+def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str]]:
+    """Table -> its rows but for vectors and scores, which ranks may round."""
+    shared = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
+    rounded = (tables.EMBEDDINGS, tables.SCORES)
+    events = [tables.events_table(name, item, ItemKind.ID) for name, item in BEHAVIOURS.items()]
+    kept = [*(table for table in shared if table not in rounded), *events]
+    return {table.name: sorted(map(str, read_table(spark, workspace, table).collect())) for table in kept}
+
+
+def read_numbers(out: Path) -> dict[str, np.ndarray]:
+    """Weights of each model, vectors of each entry and the scores, by name."""
+    numbers: dict[str, np.ndarray] = {}
+    for name in BEHAVIOURS:
+        weights = load_file(out / "models" / name / "weights.safetensors")
+        numbers |= {f"{name}/{key}": value for key, value in weights.items()}
+    for path in sorted((out / "entries").glob("*/*.npy")):
+        numbers[f"{path.parent.name}/{path.name}"] = np.load(path, allow_pickle=False).astype(np.float64)
+    for entry, by_task in json.loads((out / "scores.json").read_text()).items():
+        numbers |= {f"{entry}/{task}": np.array(result["score"]) for task, result in by_task.items()}
+    return numbers
+
+
+def differences(first: dict[str, Any], second: dict[str, Any], tolerance: float = 0.0) -> list[str]:
+    """Names of what one run lacks or has otherwise."""
+    apart = sorted(first.keys() ^ second.keys())
+    for name in first.keys() & second.keys():
+        one, other = first[name], second[name]
+        if isinstance(one, np.ndarray):
+            is_same = one.shape == other.shape and np.allclose(one, other, rtol=tolerance, atol=tolerance)
+        else:
+            is_same = one == other
+        if not is_same:
+            apart.append(name)
+    return apart

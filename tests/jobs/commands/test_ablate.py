@@ -1,0 +1,109 @@
+"""What each block is worth: the variants, their scores, and the table of them."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pytest
+from eval_tables import CONFIG
+from pyspark.sql import SparkSession
+
+from conf.settings import EnsembleSettings, ProbeSettings, WindowSettings
+from jobs.commands import ablate
+from jobs.evaluation.ablation import read_ablation
+from jobs.profiles.composition import StoredBlock
+from jobs.storage.delta_tables import write_table
+from jobs.storage.workspace import Workspace
+from jobs.transforms.windows import derive_windows, windows_frame
+from schemas.errors import EntryError
+from schemas.tables import CLIENTS, LABELS, TARGETS, WINDOWS
+
+TINY = replace(
+    CONFIG,
+    probe=ProbeSettings(hidden_size=8, n_blocks=1, batch_size=4, learning_rate=0.03),
+    ensemble=EnsembleSettings(scaling="column", absent="mean", blocks=("counts",)),
+)
+N = 24
+
+
+@pytest.fixture
+def shop(spark: SparkSession, workspace: Workspace) -> Workspace:
+    """24 active clients; those at odd positions churn, which ``product_buy`` tells and the other blocks do not."""
+    write_table(windows_frame(spark, derive_windows(datetime(2022, 9, 28), WindowSettings())), workspace, WINDOWS)
+    clients = [(position, 100 - position, True) for position in range(N)]
+    write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
+    write_table(spark.createDataFrame([], LABELS.ddl), workspace, LABELS)
+    rows = [
+        (task, window, position, client, [position % 2])
+        for task in ("churn", "conversion")
+        for window in ("train", "validation")
+        for position, client, _ in clients
+    ]
+    write_table(spark.createDataFrame(rows, TARGETS.ddl), workspace, TARGETS)
+    telling = np.where(np.arange(N) % 2, 4.0, -4.0)[:, None] + np.zeros(4)
+    for name, vectors in {"product_buy": telling, "page_visit": np.ones((N, 4)), "counts": np.ones((N, 4))}.items():
+        workspace.entry(name).mkdir(parents=True)
+        np.save(workspace.entry(name) / "client_ids.npy", 100 - np.arange(N))
+        np.save(workspace.entry(name) / "embeddings.npy", vectors.astype(np.float16))
+    return workspace
+
+
+def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_out(
+    spark: SparkSession, shop: Workspace
+) -> None:
+    entries = sorted(path.name for path in (shop.out / "entries").iterdir())
+    found = ablate.run(spark, TINY, shop, wanted=["churn"])
+
+    assert json.loads((shop.out / "ablation.json").read_text()) == found
+    assert (found["blocks"], found["repeats"]) == (["product_buy", "page_visit", "counts"], 1)
+    names = ["product_buy", "page_visit", "counts"]
+    expected = [*(f"only {name}" for name in names), *(f"without {name}" for name in names), "all"]
+    assert [variant["name"] for variant in found["variants"]] == expected
+    widths = {variant["name"]: variant["width"] for variant in found["variants"]}
+    assert (widths["only counts"], widths["without counts"], widths["all"]) == (5, 10, 15)
+    assert all(list(variant["scores"]) == ["churn"] for variant in found["variants"])
+    auroc = {variant["name"]: variant["scores"]["churn"]["auroc"] for variant in found["variants"]}
+    assert auroc["only product_buy"] == auroc["without page_visit"] == auroc["all"] == 1.0
+    assert auroc["only page_visit"] == auroc["only counts"] == auroc["without product_buy"] == 0.5
+    assert sorted(path.name for path in (shop.out / "entries").iterdir()) == entries
+    assert not (shop.out / ".ablation").exists()
+    assert not (shop.out / "scores.json").exists()
+    assert read_ablation(spark, TINY, shop) == found
+
+
+def test_of_two_blocks_none_is_left_out(workspace: Workspace) -> None:
+    blocks = [StoredBlock(name, workspace.entry(name)) for name in ("a", "b")]
+
+    assert [variant.name for variant in ablate.list_variants(blocks)] == ["only a", "only b", "all"]
+
+
+def test_without_entries_the_stage_to_run_is_named(spark: SparkSession, workspace: Workspace) -> None:
+    with pytest.raises(EntryError, match="found none; run embed first"):
+        ablate.run(spark, TINY, workspace)
+
+
+def test_the_table_shows_what_is_lost_without_a_block() -> None:
+    def variant(name: str, **scores: float) -> dict[str, object]:
+        repeated = {"score": 0.0, "mean": scores["sku"], "std": 0.1, "n_repeats": 3}
+        of_task = {"churn": {"score": scores["churn"]}, "propensity_sku": repeated}
+        return {"name": name, "scores": of_task}
+
+    variants = [
+        variant("only a", churn=0.5, sku=0.25),
+        variant("without a", churn=0.75, sku=0.5),
+        variant("all", churn=1.0, sku=0.375),
+    ]
+    lines = ablate.format_ablation({"repeats": 3, "variants": variants}).splitlines()
+
+    assert [line.split() for line in lines[:-1]] == [
+        ["churn", "sku"],
+        ["only", "a", "0.5000", "0.2500"],
+        ["without", "a", "0.7500", "0.5000"],
+        ["-0.2500", "+0.1250~"],
+        ["all", "1.0000", "0.3750"],
+    ]
+    assert "means of 3 repeats" in lines[-1]
+    assert "(~ marks what may be noise)" in lines[-1]
+    once = ablate.format_ablation({"repeats": 1, "variants": variants})
+    assert once.endswith("scored once: how much of it is noise is unknown).\n")

@@ -1,0 +1,234 @@
+"""What ``ubp vacuum`` removes and keeps, and what ``ubp compact`` merges."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.cli import main
+from jobs.commands.upkeep import Merged, Removed, Retention, compact, vacuum, versions_within
+from jobs.storage.delta_tables import (
+    TableCommit,
+    has_commit,
+    latest_commit,
+    latest_version,
+    read_history,
+    read_table,
+    session_settings,
+    write_table,
+)
+from jobs.storage.locations import plain_path
+from jobs.storage.workspace import Workspace
+from schemas.errors import ModelError, TableError
+from schemas.tables import SCORES, SEQUENCES
+
+NOW = Retention(keep_hours=0, is_idle=True)
+
+
+def data_files(workspace: Workspace, name: str) -> set[Path]:
+    return set(Path(workspace.table(name)).rglob("part-*.parquet"))
+
+
+def write_scores(spark: SparkSession, workspace: Workspace, *scores: float) -> None:
+    rows = [("baseline", "churn", score, score, None, None, None, None, 1) for score in scores]
+    frame = spark.createDataFrame(rows, SCORES.ddl).repartition(len(rows))
+    write_table(frame, workspace, SCORES, keep_partitions=True)
+
+
+def write_sequences(spark: SparkSession, workspace: Workspace, token: int) -> None:
+    rows = [("page visit", False, 8, client, [token, token], 2) for client in range(3)]
+    write_table(spark.createDataFrame(rows, SEQUENCES.ddl).coalesce(1), workspace, SEQUENCES, rows_per_file=2)
+
+
+def save_card(workspace: Workspace, **card: object) -> None:
+    folder = workspace.model("page_visit")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(card))
+
+
+def age(workspace: Workspace, hours: float) -> None:
+    """Make all data files and commits so many hours older."""
+    moment = time.time() - hours * 3600
+    for path in (workspace.out / "tables").rglob("*"):
+        os.utime(path, (moment, moment))
+
+
+def tokens_of(spark: SparkSession, workspace: Workspace, version: int | None = None) -> list[list[int]]:
+    return [row["token_ids"] for row in read_table(spark, workspace, SEQUENCES, version).collect()]
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = Workspace(tmp_path_factory.mktemp("made"))
+    place.prepare()
+    for token in range(3, 7):
+        write_sequences(spark, place, token)
+    save_card(place, sequences_version=1)
+    write_scores(spark, place, 0.1, 0.2)
+    write_scores(spark, place, 0.3)
+    time.sleep(1.1)  # commits are told in whole seconds
+    return place.out
+
+
+@pytest.fixture
+def pinned(made: Path, tmp_path: Path) -> Workspace:
+    """Four versions of ``sequences``, a model of the second, and two versions of ``scores``."""
+    return Workspace(Path(shutil.copytree(made, tmp_path / "a run#1%20b")))
+
+
+def test_a_vacuum_keeps_the_newest_version_and_the_one_that_a_model_was_trained_on(
+    spark: SparkSession, pinned: Workspace
+) -> None:
+    files = data_files(pinned, "sequences")
+    removed = {each.table: each for each in vacuum(spark, pinned, NOW)}
+    assert removed["sequences"].n_files == 4
+    gone = files - data_files(pinned, "sequences")
+    assert len(gone) == 4
+    assert tokens_of(spark, pinned, 1) == [[4, 4]] * 3
+    assert tokens_of(spark, pinned) == [[6, 6]] * 3
+    assert removed["scores"].n_files == 2
+    assert [row["score"] for row in read_table(spark, pinned, SCORES).collect()] == [0.3]
+    assert vacuum(spark, pinned, NOW) == [Removed("scores", 0, 0), Removed("sequences", 0, 0)]
+
+
+def test_a_dry_run_tells_files_and_bytes_and_removes_nothing(spark: SparkSession, pinned: Workspace) -> None:
+    before = {name: data_files(pinned, name) for name in ("sequences", "scores")}
+    versions = latest_version(pinned.table("sequences"))
+    told = vacuum(spark, pinned, Retention(0, is_idle=True, is_dry_run=True))
+    assert {name: data_files(pinned, name) for name in before} == before
+    assert latest_version(pinned.table("sequences")) == versions
+    assert vacuum(spark, pinned, NOW) == told
+    n_bytes = sum(path.stat().st_size for files in before.values() for path in files if path.exists())
+    total = sum(each.n_bytes for each in told)
+    assert 0 < total < n_bytes * 5
+
+
+def test_force_removes_also_what_models_were_trained_on(spark: SparkSession, pinned: Workspace) -> None:
+    vacuum(spark, pinned, Retention(0, is_idle=True, is_forced=True))
+    assert len(data_files(pinned, "sequences")) == 2
+    assert tokens_of(spark, pinned) == [[6, 6]] * 3
+
+
+def test_a_model_that_does_not_tell_its_version_is_refused(spark: SparkSession, pinned: Workspace) -> None:
+    save_card(pinned, behaviour="page_visit")
+    files = data_files(pinned, "sequences")
+    with pytest.raises(ModelError, match=r"expected the version of sequences.*--force"):
+        vacuum(spark, pinned, NOW)
+    assert data_files(pinned, "sequences") == files
+
+
+def test_a_vacuum_that_cannot_keep_what_a_model_was_trained_on_removes_nothing(
+    spark: SparkSession, pinned: Workspace
+) -> None:
+    save_card(pinned, sequences_version=9)
+    files = {name: data_files(pinned, name) for name in ("sequences", "scores")}
+    with pytest.raises(TableError, match=r"(?s)expected version 9, as page_visit trained on it.*--force"):
+        vacuum(spark, pinned, NOW)
+    assert {name: data_files(pinned, name) for name in files} == files
+    assert vacuum(spark, pinned, Retention(0, is_idle=True, is_forced=True))[1].n_files == 6
+
+
+def test_upkeep_finds_the_tables_where_another_file_system_is_sparks_default(
+    spark: SparkSession, pinned: Workspace, other_file_system: None
+) -> None:
+    told = vacuum(spark, pinned, Retention(0, is_idle=True, is_dry_run=True))
+    assert [each.n_files for each in told] == [2, 4]
+    assert vacuum(spark, pinned, NOW) == told
+    assert tokens_of(spark, pinned, 1) == [[4, 4]] * 3
+    assert compact(spark, pinned, ["scores"]) == [Merged("scores", 0, 0)]
+
+
+def test_versions_of_the_hours_to_keep_stay_and_so_do_files_of_a_write_that_runs(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    write_scores(spark, workspace, 0.1)
+    write_scores(spark, workspace, 0.2)
+    running = Path(workspace.table("scores")) / "part-of-a-write.parquet"
+    running.write_bytes(b"x")
+    assert vacuum(spark, workspace, Retention()) == [Removed("scores", 0, 0)]
+    assert running.exists()
+    assert read_table(spark, workspace, SCORES, 0).first()["score"] == 0.1  # type: ignore[index]
+
+
+def test_what_a_killed_write_left_goes_once_it_is_old(spark: SparkSession, workspace: Workspace) -> None:
+    write_scores(spark, workspace, 0.2)
+    left = Path(workspace.table("scores")) / "part-of-a-killed-write.parquet"
+    left.write_bytes(b"x" * 7)
+    age(workspace, 200)
+    assert vacuum(spark, workspace, Retention()) == [Removed("scores", 1, 7)]
+    assert not left.exists()
+    assert read_table(spark, workspace, SCORES).count() == 1
+
+
+def test_a_longer_retention_than_deltas_own_is_kept_to(spark: SparkSession, workspace: Workspace) -> None:
+    """Delta forgets a removed file after ``deletedFileRetentionDuration`` and would then remove it at any age."""
+    forgetful = {"spark.databricks.delta.properties.defaults.deletedFileRetentionDuration": "interval 0 hours"}
+    with session_settings(spark, forgetful):
+        write_scores(spark, workspace, 0.1)
+        write_scores(spark, workspace, 0.2)
+    (old,) = map(Path, map(plain_path, read_table(spark, workspace, SCORES, 0).inputFiles()))
+    moment = time.time() - 900 * 3600
+    os.utime(old, (moment, moment))
+    vacuum(spark, workspace, Retention(keep_hours=800))
+    assert old.exists()
+
+
+def test_versions_within_are_those_that_were_newest_since() -> None:
+    history = [{"version": version, "seconds": 100 * version} for version in range(4)]
+    assert versions_within(history, 150) == {1, 2, 3}  # type: ignore[arg-type]
+    assert versions_within(history, 1000) == {3}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hours", ["167", "0", "-1"])
+def test_less_than_deltas_safety_period_is_refused_unless_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hours: str
+) -> None:
+    assert main(["vacuum", "--out", str(tmp_path), "--keep-hours", hours]) == 2
+    assert "expected 168 or more" in caplog.text
+    assert "--idle" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["vacuum", "compact"])
+def test_upkeep_of_a_folder_without_tables_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    assert main([command, "--out", str(tmp_path / "out")]) == 2
+    assert "expected Delta tables" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_small_files_are_merged_once_and_the_rows_stay(spark: SparkSession, workspace: Workspace) -> None:
+    write_scores(spark, workspace, 0.1, 0.2, 0.3, 0.4)
+    before = read_table(spark, workspace, SCORES)
+    rows, n_files = sorted(before.collect()), len(before.inputFiles())
+    assert n_files > 1
+    (merged,) = compact(spark, workspace)
+    assert (merged.n_before, merged.n_after) == (n_files, 1)
+    after = read_table(spark, workspace, SCORES)
+    assert len(after.inputFiles()) == 1
+    assert sorted(after.collect()) == rows
+    assert [commit["operation"] for commit in read_history(spark, workspace.table("scores"))] == ["WRITE", "OPTIMIZE"]
+    assert latest_commit(spark, workspace, SCORES) == TableCommit(1, 4)
+    (again,) = compact(spark, workspace, ["scores"])
+    assert (again.n_before, again.n_after) == (0, 0)
+
+
+def test_sequences_are_never_compacted(
+    spark: SparkSession, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_sequences(spark, workspace, 3)
+    files = data_files(workspace, "sequences")
+    with caplog.at_level("INFO"):
+        assert compact(spark, workspace) == []
+    assert "laid out for the feed" in caplog.text
+    with pytest.raises(TableError, match="laid out for the feed"):
+        compact(spark, workspace, ["sequences"])
+    with pytest.raises(TableError, match="no such table"):
+        compact(spark, workspace, ["sequence"])
+    assert data_files(workspace, "sequences") == files
+    assert latest_version(workspace.table("sequences")) == 0
+    assert has_commit(workspace.table("sequences"))

@@ -1,0 +1,162 @@
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conf.settings import ProbeSettings
+from jobs.evaluation import probe_units
+from jobs.evaluation.probe_units import ProbeUnit, UnitResults, digest_entry, score_units
+from schemas.errors import EntryError, TableError
+from schemas.tasks import TaskScore
+
+UNIT = ProbeUnit(
+    entry=Path("entries/mine"),
+    task="propensity_sku",
+    repeat=0,
+    clients=("tables/clients/part-1.parquet",),
+    targets={"train": ("tables/targets/part-2.parquet",), "validation": ("tables/targets/part-3.parquet",)},
+    popularity=(0.7, 0.3),
+    settings=ProbeSettings(),
+    n_threads=1,
+    epochs=Path("logs/probe.jsonl"),
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "propensity_price"},
+        {"repeat": 1},
+        {"clients": ("tables/clients/part-4.parquet",)},
+        {"targets": {**UNIT.targets, "validation": ("tables/targets/part-5.parquet",)}},
+        {"popularity": (0.3, 0.7)},
+        {"settings": ProbeSettings(epochs=1)},
+        {"settings": ProbeSettings(precision="bfloat16")},
+    ],
+)
+def test_what_decides_a_result_changes_its_fingerprint(change):
+    assert replace(UNIT, **change).fingerprint("a") != UNIT.fingerprint("a")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entry": Path("elsewhere/other")},
+        {"clients": ("moved/clients/part-1.parquet",)},
+        {"settings": ProbeSettings(repeats=5)},
+        {"n_threads": 4},
+    ],
+)
+def test_where_things_lie_and_how_many_repeats_there_are_does_not(change):
+    assert replace(UNIT, **change).fingerprint("a") == UNIT.fingerprint("a") != UNIT.fingerprint("b")
+
+
+def test_an_entry_is_known_by_the_bytes_of_both_files(tmp_path):
+    digests = set()
+    for ids, rows in [([1, 2], [0, 0]), ([2, 1], [0, 0]), ([1, 2], [0, 1])]:
+        np.save(tmp_path / "client_ids.npy", np.array(ids))
+        np.save(tmp_path / "embeddings.npy", np.array(rows, dtype=np.float16))
+        digests.add(digest_entry(tmp_path))
+    assert len(digests) == 3
+
+
+def test_results_outlive_the_process(tmp_path):
+    result = TaskScore(0.5, 0.6, 0.7, 0.8)
+    UnitResults(tmp_path / "units.json").put("f", result)
+    kept = UnitResults(tmp_path / "units.json")
+    assert kept.get("f") == result
+    assert kept.get("g") is None
+
+
+@pytest.mark.parametrize("content", ['{"f": {"score"', '{"f": {"score": 0.5}}', "null"])
+def test_damaged_results_are_told_with_what_to_do(tmp_path, content):
+    (tmp_path / "units.json").write_text(content)
+    with pytest.raises(TableError, match=r"units\.json: expected JSON.*remove it; all units are then scored again"):
+        UnitResults(tmp_path / "units.json")
+
+
+def units_of(tmp_path, *tasks):
+    return [replace(UNIT, task=task, epochs=tmp_path / "epochs.jsonl") for task in tasks]
+
+
+def test_a_unit_that_fails_cancels_the_others_at_once(spark, tmp_path, monkeypatch):
+    def act(unit):  # runs on an executor
+        import time
+
+        from schemas.errors import EntryError
+
+        if unit.task == "bad":
+            return EntryError("no numbers")
+        time.sleep(240)
+
+    monkeypatch.setattr(probe_units, "score_unit", act)
+    started = time.monotonic()
+    with pytest.raises(EntryError, match="no numbers"):
+        list(score_units(spark.sparkContext, units_of(tmp_path, "slow", "bad", "slow", "slow")))
+    assert time.monotonic() - started < 200
+    assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
+
+
+class ThreadsAsJobs:
+    """Takes the place of Spark's context: what a job does is done by the thread that asks for it."""
+
+    defaultParallelism = 3  # noqa: N815
+
+    def __init__(self):
+        self.is_cancelled = threading.Event()
+
+    def addJobTag(self, tag):  # noqa: N802
+        pass
+
+    def cancelJobsWithTag(self, tag):  # noqa: N802
+        self.is_cancelled.set()
+
+    def parallelize(self, units, n_parts):
+        return self.Job(units)
+
+    class Job:
+        def __init__(self, units):
+            self.units = units
+
+        def map(self, function):
+            self.function = function
+            return self
+
+        def collect(self):
+            return [self.function(unit) for unit in self.units]
+
+
+def test_results_that_were_there_when_a_unit_failed_are_given_before_its_error(tmp_path, monkeypatch):
+    context, has_first, has_failed = ThreadsAsJobs(), threading.Event(), threading.Event()
+    result = TaskScore(0.5, 0.6)
+
+    def act(unit):
+        if unit.task == "first":
+            return result
+        if unit.task == "slow":
+            assert context.is_cancelled.wait(60)
+            raise RuntimeError("Job cancelled")
+        assert has_first.wait(60)
+        if unit.task == "bad":
+            has_failed.set()
+            return EntryError("no numbers")
+        assert has_failed.wait(60)
+        time.sleep(0.1)
+        return result
+
+    monkeypatch.setattr(probe_units, "score_unit", act)
+    monkeypatch.setattr(probe_units, "inheritable_thread_target", lambda function: function)
+    given = []
+
+    def take(units):
+        for unit, score in score_units(context, units):
+            given.append((unit.task, score))
+            has_first.set()
+            time.sleep(0.5)  # in which the others end
+
+    with pytest.raises(EntryError, match="no numbers"):
+        take(units_of(tmp_path, "first", "bad", "second", "slow", "slow", "slow", "slow"))
+    assert given == [("first", result), ("second", result)]

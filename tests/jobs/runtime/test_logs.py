@@ -1,0 +1,31 @@
+"""``--json-logs``: each line of the log is one JSON object."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_every_line_is_json_also_that_of_an_error(tmp_path: Path) -> None:
+    """In a process of its own: pytest has set up logging in this one."""
+    command = [sys.executable, "-m", "jobs.cli", "run", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "no")]
+    result = subprocess.run([*command, "--json-logs", "--verbose"], capture_output=True, text=True)
+    assert result.returncode == 2
+    (line,) = [json.loads(text) for text in result.stderr.splitlines()]
+    assert line["level"] == "ERROR"
+    assert "expected a challenge directory" in line["message"]
+    assert "Traceback" in line["trace"]
+    assert line["time"].endswith("+00:00")
+
+
+def test_what_a_call_gives_as_extra_is_in_its_line() -> None:
+    told = """
+import logging, sys
+from jobs.runtime.logs import JsonLines
+handler = logging.StreamHandler(sys.stdout)
+handler.setFormatter(JsonLines())
+logging.basicConfig(handlers=[handler], level="INFO")
+logging.info("%s: done", "split", extra={"stage": "split", "rows": 3, "seconds": 1.5})
+"""
+    line = json.loads(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout)
+    assert (line["stage"], line["rows"], line["seconds"], line["message"]) == ("split", 3, 1.5, "split: done")

@@ -1,0 +1,64 @@
+"""What a watcher sees of long work, and what a log file does not."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.runtime import progress
+from jobs.runtime.progress import probe_progress, spark_progress, training_progress
+from jobs.storage.metrics_log import append_metrics
+
+EPOCH = {"behaviour": "page_visit", "epoch": 1, "validation/ndcg@10": 0.25, "validation/hr@10": 0.5}
+INTERVAL = {"behaviour": "page_visit", "epoch": 1, "step": 5, "steps": 10, "train/loss": 1.25}
+
+
+def test_a_terminal_sees_the_tasks_of_the_stage_at_work(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    with spark_progress(spark.sparkContext, "vocabulary"):
+        spark.sparkContext.parallelize(range(4), 4).map(lambda _: time.sleep(0.5)).count()
+    assert "vocabulary" in capsys.readouterr().err
+    assert spark.sparkContext.getLocalProperty("spark.job.description") == "vocabulary"
+
+
+def test_a_log_file_sees_no_bar(spark: SparkSession, capsys: pytest.CaptureFixture[str]) -> None:
+    with spark_progress(spark.sparkContext, "vocabulary"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_training_shows_a_line_per_epoch_and_a_bar_on_a_terminal_only(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "metrics.jsonl"
+    append_metrics(path, {**EPOCH, "epoch": 9})  # of an earlier run
+    for is_terminal in (False, True):
+        monkeypatch.setattr(progress, "is_terminal", lambda is_terminal=is_terminal: is_terminal)
+        caplog.clear()
+        with training_progress(path):
+            append_metrics(path, INTERVAL)
+            append_metrics(path, EPOCH)
+        assert [record.getMessage() for record in caplog.records] == [
+            "  page_visit: epoch 1, validation NDCG@10 0.2500, HR@10 0.5000"
+        ]
+        assert ("5/10" in capsys.readouterr().err) == is_terminal
+
+
+def test_epochs_of_the_probe_that_take_long_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    epochs = tmp_path / "probe.jsonl"
+    epochs.write_text("of an earlier run\n")
+    with probe_progress(epochs, 3), epochs.open("a") as stream:
+        for epoch, seconds in [(1, 29.9), (2, 90.0)]:
+            line = {"unit": "ensemble, churn", "epoch": epoch, "epochs": 3, "score": 0.6, "seconds": seconds}
+            stream.write(json.dumps(line) + "\n")
+    assert [record.getMessage() for record in caplog.records] == ["  ensemble, churn: epoch 2 of 3, 0.6000 (90 s)"]

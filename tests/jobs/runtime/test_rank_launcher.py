@@ -1,0 +1,167 @@
+"""Ranks that die, stall or raise: a failure within the stated time, a new start, or the error itself."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.settings import TrainingSettings
+from jobs.runtime import rank_launcher
+from jobs.runtime.rank_launcher import RanksLostError, run_ranks, sign_watched, takes_gpus
+from jobs.storage.workspace import Workspace
+from schemas.errors import ConfigError, ModelError, TrainingError
+
+N_STEPS, STALL_SECONDS, GRACE_SECONDS = 20, 4, 4
+Call = Callable[..., tuple[int, int]]
+
+
+def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
+    """Ranks that count together; rank 1 has the fault at its tenth step, so many times.
+
+    Ranks are sent a function by value, so it is no module's.
+    """
+
+    def suffer() -> None:
+        import os
+        import signal
+        import time
+
+        from schemas.errors import ModelError
+
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if fault == "waiting":
+            time.sleep(3600)
+        raise ModelError("what rank 1 cannot read")
+
+    def work(ranks: Any, watch: Any, starts: Path) -> tuple[int, int]:
+        if ranks.rank == 0:
+            with starts.open("a") as file:
+                file.write("x")
+        ranks.sum([0])
+        n_starts = len(starts.read_text())
+        for step in range(N_STEPS):
+            watch.note_progress()
+            if step == N_STEPS // 2 and ranks.rank == 1 and n_starts <= n_faults:
+                suffer()
+            total = ranks.sum([1])[0]
+        return int(total), n_starts
+
+    return work
+
+
+@pytest.fixture
+def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", GRACE_SECONDS)
+
+    def run(launcher: Any, fault: str, n_faults: int, max_restarts: int) -> tuple[int, int]:
+        told = TrainingSettings(n_ranks=2, launcher=launcher, stall_seconds=STALL_SECONDS, max_restarts=max_restarts)
+        meeting, starts = workspace.checkpoints("").resolve(), workspace.out.resolve() / "starts"
+        work = counting_work(fault, n_faults)
+        value: tuple[int, int] = run_ranks(spark, told, work, (starts,), meeting, workspace.logs / "ranks.log")
+        return value
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "fault"),
+    [
+        ("horovod", "stopped"),
+        ("torch", "killed"),
+        pytest.param("horovod", "killed", marks=pytest.mark.faults),
+        pytest.param("horovod", "waiting", marks=pytest.mark.faults),
+        pytest.param("torch", "stopped", marks=pytest.mark.faults),
+        pytest.param("torch", "waiting", marks=pytest.mark.faults),
+    ],
+)
+def test_ranks_that_fail_are_started_again(
+    call: Call, caplog: pytest.LogCaptureFixture, launcher: str, fault: str
+) -> None:
+    assert call(launcher, fault, n_faults=1, max_restarts=1) == (2, 2)
+    assert caplog.text.count("starting them again from the last checkpoint, 1 of 1") == 1
+    servers = [getattr(thread, "_target", None) for thread in threading.enumerate()]
+    assert not [server for server in servers if "RendezvousHTTPServer" in str(server)], "Horovod left a port open"
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_is_raised_as_itself_and_not_tried_again(
+    call: Call, caplog: pytest.LogCaptureFixture, workspace: Workspace
+) -> None:
+    with pytest.raises(ModelError, match="what rank 1 cannot read"):
+        call("torch", "raising", n_faults=9, max_restarts=3)
+    assert (workspace.out / "starts").read_text() == "x"
+    assert "starting them again" not in caplog.text
+
+
+@pytest.mark.parametrize("max_restarts", [0, 2])
+def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, max_restarts: int
+) -> None:
+    starts = []
+
+    def fail(*_: object) -> None:
+        starts.append(1)
+        raise RuntimeError("process 1 ended\nwith status 137")
+
+    monkeypatch.setattr(rank_launcher, "_start_horovod", fail)
+    settings = TrainingSettings(max_restarts=max_restarts)
+    told = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*kept in .*checkpoints"
+    with pytest.raises(TrainingError, match=told):
+        run_ranks(None, settings, print, (), workspace.checkpoints(""), workspace.logs / "ranks.log")  # type: ignore[arg-type]
+    assert len(starts) == max_restarts + 1
+
+
+def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+
+    def refuse(*_: object) -> None:
+        starts.append(1)
+        raise ConfigError("what the cluster does not lend")
+
+    monkeypatch.setattr(rank_launcher, "_start_torch", refuse)
+    with pytest.raises(ConfigError, match="does not lend"):
+        run_ranks(None, TrainingSettings(launcher="torch"), print, (), workspace.checkpoints(""), workspace.logs / "x")  # type: ignore[arg-type]
+    assert starts == [1]
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus_per_task", "expected"),
+    [("auto", "0", False), ("auto", "1", True), ("auto", "0.5", False), ("cuda", "2", True), ("cpu", "1", False)],
+)
+def test_torchs_ranks_take_gpus_that_spark_lends_whole(device: str, gpus_per_task: str, expected: bool) -> None:
+    assert takes_gpus(device, gpus_per_task) is expected
+
+
+@pytest.mark.parametrize("gpus_per_task", ["0", "0.5"])
+def test_gpus_that_torchs_ranks_would_not_get_are_refused_with_what_to_set(gpus_per_task: str) -> None:
+    with pytest.raises(ConfigError, match=f"needs spark.task.resource.gpu.amount .*found {gpus_per_task}"):
+        takes_gpus("cuda", gpus_per_task)
+
+
+def test_a_silent_start_is_interrupted_whatever_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(rank_launcher, "CHECK_SECONDS", 0.1)
+    sign = tmp_path / "alive"
+
+    def touch() -> None:
+        for _ in range(5):
+            time.sleep(0.3)
+            sign.touch()
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    began = time.monotonic()
+    with pytest.raises(RanksLostError), sign_watched(sign, stall_seconds=0.4):
+        threading.Event().wait(60)
+    assert 1.5 < time.monotonic() - began < 10, "it waits while there is progress, and not much longer"
+    thread.join()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

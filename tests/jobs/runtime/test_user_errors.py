@@ -1,0 +1,49 @@
+"""A full disk, a read-only folder and a damaged table file are told in words; a defect of ours stays one."""
+
+import errno
+import os
+
+import pytest
+
+from jobs.runtime.user_errors import explain
+from schemas.errors import OutputError, TableError
+
+JAVA = """An error occurred while calling o61.save.
+: org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 3.0 failed 1 times
+Caused by: {0}
+	at java.base/java.io.FileOutputStream.writeBytes(Native Method)
+"""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
+def test_what_the_system_refuses_to_write_is_an_output_error(number: int) -> None:
+    error = OSError(number, os.strerror(number), "/somewhere/run.safetensors")
+    assert isinstance(explain(error), OutputError)
+    outer = RuntimeError("training stopped")
+    outer.__cause__ = error
+    assert "run.safetensors" in str(explain(outer))
+
+
+def test_a_full_disk_below_java_is_found_among_the_causes() -> None:
+    told = explain(RuntimeError(JAVA.format("java.io.IOException: No space left on device")))
+    assert isinstance(told, OutputError)
+    assert "make room" in str(told)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "java.lang.RuntimeException: FILE is not a Parquet file. Expected magic number at tail",
+        "org.apache.hadoop.fs.ChecksumException: Checksum error: FILE at 1536 exp: -1532284627 got: 1531579653",
+    ],
+)
+def test_a_damaged_file_of_a_table_is_named(cause: str) -> None:
+    file = "file:/out/tables/sequences/behaviour=page_visit/part-00000-1a.c000.zstd.parquet"
+    told = explain(RuntimeError(JAVA.format(cause.replace("FILE", file))))
+    assert isinstance(told, TableError)
+    assert f"found {file} damaged or gone; run the stage that writes it again" in str(told)
+
+
+@pytest.mark.parametrize("error", [ValueError("a tensor of the wrong shape"), KeyError("labels"), ZeroDivisionError()])
+def test_a_defect_of_ours_is_not_explained_away(error: Exception) -> None:
+    assert explain(error) is None

@@ -1,0 +1,200 @@
+"""The ingest stage: every source row ends in one table or in the quarantine."""
+
+import datetime
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from damage import damage_pages
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from conf.load import load_config
+from conf.settings import IngestSettings
+from jobs.cli import main
+from jobs.stages import ingest as ingest_events
+from jobs.stages.ingest import Counts, Source
+from jobs.storage.delta_tables import read_table, write_table
+from jobs.storage.metrics_log import read_metrics
+from jobs.storage.workspace import Workspace
+from schemas.errors import ConfigError, InputError
+from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE
+
+CONFIG = load_config("demo")
+CODES = "[" + " ".join(["7"] * 16) + "]"
+NOON = "2022-06-01 12:00:00"
+
+
+def write(path: Path, **columns: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    write(folder / "product_buy.parquet", client_id=[1, None, 2], timestamp=[NOON, NOON, "noon"], sku=[1, 1, 1])
+    write(folder / "search_query.parquet", client_id=[1, 1], timestamp=[NOON] * 2, query=[CODES, "[1 2]"])
+    for part in range(2):
+        write(folder / "page_visit.parquet" / f"part-{part}.parquet", client_id=[1], timestamp=[NOON], url=[part])
+    write(
+        folder / "product_properties.parquet",
+        sku=[1, 2],
+        category=pa.array([None, 3], "int64"),
+        price=[5, 6],
+        name=[CODES, CODES],
+    )
+    return folder
+
+
+def ingest(spark: SparkSession, data: Path, workspace: Workspace, *overrides: str) -> Workspace:
+    place = Workspace(workspace.out, data)
+    ingest_events.run(spark, load_config("demo", overrides), place)
+    return place
+
+
+def test_rows_in_are_rows_kept_plus_rows_quarantined_for_every_source(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    for _ in range(2):  # a second run replaces, it does not append
+        place = ingest(spark, data, workspace)
+        kept = {name: read_table(spark, place, CONFIG.events_table(name)).count() for name in CONFIG.behaviours}
+        assert kept == {
+            "product_buy": 1, "add_to_cart": 0, "remove_from_cart": 0, "page_visit": 2, "search_query": 1
+        }  # fmt: skip
+        rows = read_table(spark, place, QUARANTINE).orderBy("source", "reason").collect()
+        assert [(row["source"], row["reason"]) for row in rows] == [
+            ("product_buy", "client_id is null"),
+            ("product_buy", "timestamp is not yyyy-MM-dd HH:mm:ss"),
+            ("search_query", "query is not 16 numbers 0-255 in brackets"),
+        ]
+        assert read_table(spark, place, PRODUCT_PROPERTIES).count() == 2
+    (query,) = read_table(spark, place, CONFIG.events_table("search_query")).collect()
+    assert tuple(query) == (1, datetime.datetime(2022, 6, 1, 12), CODES)
+    assert figures(place, "search_query") == {"rows_in": 2, "rows_kept": 1, "rows_quarantined": 1, "duplicates": 0}
+    assert figures(place, "product_properties") == {"rows_in": 2, "rows_kept": 2, "rows_quarantined": 0}
+
+
+def test_no_good_purchase_is_told_before_any_table_is_written(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    write(data / "product_buy.parquet", client_id=[1], timestamp=["noon"], sku=[1])
+    with pytest.raises(InputError, match="expected purchases, found none"):
+        ingest(spark, data, workspace)
+    assert not (workspace.out / "tables").exists()
+
+
+def test_a_configuration_without_purchases_is_told_before_any_table_is_written(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    visits = replace(CONFIG, behaviours={"page_visit": CONFIG.behaviours["page_visit"]})
+    with pytest.raises(ConfigError, match="expected the behaviour product_buy"):
+        ingest_events.run(spark, visits, Workspace(workspace.out, data))
+    assert not (workspace.out / "tables").exists()
+
+
+def test_purchases_of_unknown_skus_alone_are_told_and_found_in_the_quarantine(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    write(data / "product_buy.parquet", client_id=[1, 2], timestamp=[NOON] * 2, sku=[8, 9])
+    with pytest.raises(InputError, match=r"expected purchases of skus in product_properties, found none.*2 rows"):
+        ingest(spark, data, workspace, "ingest.unknown_sku=quarantine")
+    rows = read_table(spark, workspace, QUARANTINE).filter("source = 'product_buy'").collect()
+    assert [row["reason"] for row in rows] == ["sku is not in product_properties"] * 2
+
+
+def test_settings_remove_duplicates_and_quarantine_events_of_unknown_skus(
+    spark: SparkSession, data: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(data / "product_buy.parquet", client_id=[1, 1, 1, 2, None], timestamp=[NOON] * 5, sku=[1, 1, 1, 9, 1])
+    with caplog.at_level("INFO", logger="jobs"):
+        place = ingest(spark, data, workspace, "ingest.drop_duplicates=true", "ingest.unknown_sku=quarantine")
+    assert [row["sku"] for row in read_table(spark, place, CONFIG.events_table("product_buy")).collect()] == [1]
+    rows = read_table(spark, place, QUARANTINE).filter("source = 'product_buy'").collect()
+    assert {row["reason"] for row in rows} == {"client_id is null", "sku is not in product_properties"}
+    assert figures(place, "product_buy") == {"rows_in": 5, "rows_kept": 1, "rows_quarantined": 2, "duplicates": 2}
+    assert "product_buy: 5 rows = 1 kept + 2 quarantined + 2 exact duplicates removed" in caplog.text
+
+
+@pytest.fixture
+def buys(spark: SparkSession, data: Path) -> Source:
+    """Three equal purchases, and rejects that fail when they are read."""
+    write(data / "product_buy.parquet", client_id=[1, 1, 1], timestamp=[NOON] * 3, sku=[1, 1, 1])
+    good = spark.createDataFrame([(1, NOON, 1)] * 3, "client_id bigint, timestamp string, sku bigint")
+    bad = spark.range(1).select(
+        F.lit("product_buy").alias("source"), F.raise_error(F.lit("read again")).cast("string").alias("reason"),
+        F.lit("").alias("row"),
+    )  # fmt: skip
+    typed = good.withColumn("timestamp", F.col("timestamp").cast("timestamp_ntz"))
+    return Source(data / "product_buy.parquet", CONFIG.events_table("product_buy"), typed, bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        (IngestSettings(), Counts(3, 3, n_duplicates=2, n_dropped=0)),
+        (IngestSettings(count_duplicates=False), Counts(3, 3, n_duplicates=None, n_dropped=0)),
+        (IngestSettings(drop_duplicates=True, count_duplicates=False), Counts(3, 1, n_duplicates=2, n_dropped=2)),
+    ],
+)
+def test_exact_duplicates_are_kept_and_counted_unless_the_settings_say_otherwise(
+    buys: Source, workspace: Workspace, settings: IngestSettings, counts: Counts
+) -> None:
+    found = ingest_events.write_events(buys, settings, workspace, partial(write_table, workspace=workspace))
+    assert found == counts
+    assert found.n_missing == 0
+
+
+def test_a_clean_source_is_not_read_for_rejects(spark: SparkSession, buys: Source, workspace: Workspace) -> None:
+    ingest_events.write_quarantine([buys], [Counts(3, 3, None, 0)], workspace, ingest=0)
+    assert read_table(spark, workspace, QUARANTINE).count() == 0
+    with pytest.raises(Exception, match="read again"):
+        ingest_events.write_quarantine([buys], [Counts(3, 2, None, 0)], workspace, ingest=0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        (Counts(99, 1, None, 0), "its 99 source rows in the tables, found 1 kept, 1 quarantined and 0 removed"),
+        (Counts(2, 2, None, 0), "its 2 source rows in the tables, found 2 kept, 1 quarantined and 0 removed"),
+        (Counts(5, 3, 2, 2), "its 5 source rows in the tables, found 3 kept, 1 quarantined and 2 removed"),
+    ],
+    ids=["lost", "twice", "dropped_and_quarantined"],
+)
+def test_a_row_that_goes_nowhere_or_to_two_places_is_noticed(
+    spark: SparkSession, buys: Source, workspace: Workspace, counts: Counts, expected: str
+) -> None:
+    quarantine = spark.createDataFrame([("product_buy", "timestamp is null", "{}")], QUARANTINE.ddl)
+    with pytest.raises(InputError, match=rf"product_buy\.parquet: expected {expected}.*Run ingest again"):
+        ingest_events.check_no_row_lost([buys], [counts], quarantine, workspace)
+
+
+def test_a_damaged_file_is_named_and_its_former_table_stays(
+    spark: SparkSession, data: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = CONFIG.events_table("page_visit")
+    write_table(spark.createDataFrame([(1, None, 1)], table.ddl), workspace, table)
+    damage_pages(data / "page_visit.parquet" / "part-1.parquet")
+    assert main(["ingest", "--data", str(data), "--out", str(workspace.out), "--config", "demo", "--verbose"]) == 2
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "page_visit.parquet/part-1.parquet: expected a readable Parquet file" in record.getMessage()
+    assert "copy or write the file again" in record.getMessage()
+    assert [tuple(row) for row in read_table(spark, workspace, table).collect()] == [(1, None, 1)]
+
+
+def test_damaged_purchases_are_told_before_any_table_is_written(
+    spark: SparkSession, data: Path, workspace: Workspace
+) -> None:
+    damage_pages(data / "product_buy.parquet")
+    with pytest.raises(InputError, match=r"product_buy\.parquet: expected a readable Parquet file"):
+        ingest(spark, data, workspace)
+    assert not (workspace.out / "tables").exists()
+
+
+def figures(place: Workspace, name: str) -> dict[str, int]:
+    """The newest counts of a source in ``metrics.jsonl``."""
+    *_, line = [line for line in read_metrics(place.metrics) if line.get("source") == name]
+    return {key.removeprefix("ingest/"): value for key, value in line.items() if key.startswith("ingest/")}

@@ -1,0 +1,195 @@
+"""The train stage on small tables: the pinned snapshot, Horovod's ranks, and the models it leaves."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import SparkSession
+from training_tables import N_ITEMS, config, write_tables
+
+from conf.settings import TrainingSettings
+from jobs.runtime.rank_launcher import run_ranks
+from jobs.stages import train
+from jobs.storage.delta_tables import read_table
+from jobs.storage.workspace import Workspace
+from ml.data.sequence_batch import Feed
+from ml.training.checkpoint import load_model
+from ml.training.distributed import OneProcess, Ranks
+from schemas.errors import ConfigError, TrainingError
+from schemas.tables import SEQUENCES
+from schemas.tokens import FIRST_ITEM
+
+Weights = dict[str, np.ndarray]
+
+
+def test_training_reads_exactly_the_newest_versions_files(spark: SparkSession, workspace: Workspace) -> None:
+    """The folder still holds the older version's files; a reader that lists it would train on them."""
+    write_tables(spark, workspace, 400, ["page_visit"])
+    write_tables(spark, workspace, 40, ["page_visit"])
+    (plan,) = train.plan_training(spark, config(), workspace)
+    n_rows = sum(file.n_rows for file in (*plan.training_files, *plan.validation_files))
+    # of 40 clients, every eighth has a single event and is not trained on
+    assert n_rows == 35
+    in_folder = list(Path(workspace.table("sequences")).rglob("*.parquet"))
+    used = {urlsplit(file.url).path for file in (*plan.training_files, *plan.validation_files)}
+    assert len(in_folder) > len(used)
+    assert plan.job.card.sequences_version == 1
+
+    train.run(spark, config(), workspace)
+    lines = [json.loads(line) for line in workspace.metrics.read_text().splitlines()]
+    (users,) = [line["validation/users"] for line in lines if "validation/users" in line]
+    assert users == read_table(spark, workspace, SEQUENCES).filter("is_held_out and width > 1").count()
+    assert load_model(workspace.model("page_visit"))[1] == plan.job.card
+
+
+def test_models_of_an_earlier_run_that_this_one_does_not_train_are_removed(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    write_tables(spark, workspace, 40, ["page_visit"])
+    workspace.model("search_query").mkdir(parents=True)
+    train.run(spark, config(), workspace)
+    assert [folder.name for folder in workspace.model("").iterdir()] == ["page_visit"]
+
+
+def test_nothing_to_learn_from_is_told(spark: SparkSession, workspace: Workspace) -> None:
+    write_tables(spark, workspace, 1, ["page_visit"])
+    with pytest.raises(TrainingError, match="no behaviour has a client with two items"):
+        train.run(spark, config(), workspace)
+
+
+def test_more_ranks_than_cores_are_refused_at_once(spark: SparkSession, workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match=r"training\.n_ranks=99 needs as many cores at once, found 2"):
+        train.run(spark, config("training.n_ranks=99"), workspace)
+
+
+def test_an_error_of_a_rank_reaches_the_driver_as_itself(spark: SparkSession, workspace: Workspace) -> None:
+    write_tables(spark, workspace, 80, ["page_visit"])
+    told = config("training.n_ranks=2", "training.learning_rate=1e30", "training.epochs=3")
+    with pytest.raises(TrainingError, match=r"lower training\.learning_rate"):
+        train.run(spark, told, workspace)
+
+
+def test_a_stage_that_died_between_two_models_trains_only_the_rest(
+    spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tables(spark, workspace, 40, ["product_buy", "page_visit"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PlannedModel, "open_feed", fails_on("page_visit"))
+        with pytest.raises(KeyboardInterrupt):
+            train.run(spark, config(), workspace)
+    weights = workspace.model("product_buy") / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    train.run(spark, config(), workspace)
+    assert weights.stat().st_mtime_ns == before
+    assert workspace.model("page_visit").is_dir()
+    assert not workspace.checkpoints("").exists()
+    train.run(spark, config(), workspace)
+    assert weights.stat().st_mtime_ns != before, "a stage that ended well trains anew when it is asked again"
+
+
+def fails_on(behaviour: str) -> Callable[[train.PlannedModel, Ranks], Feed]:
+    open_feed = train.PlannedModel.open_feed
+
+    def opened(plan: train.PlannedModel, ranks: Ranks) -> Feed:
+        if plan.job.card.behaviour == behaviour:
+            raise KeyboardInterrupt
+        return open_feed(plan, ranks)
+
+    return opened
+
+
+def test_tensorboard_files_hold_the_figures(spark: SparkSession, workspace: Workspace) -> None:
+    write_tables(spark, workspace, 40, ["page_visit"])
+    train.run(spark, config("training.tensorboard=true"), workspace)
+    (events,) = (workspace.out / "tensorboard").rglob("events.*")
+    assert b"train/tokens_per_second" in events.read_bytes()
+    assert b"validation/ndcg_10" in events.read_bytes()
+
+
+def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_a_kill(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    write_tables(spark, workspace, 40, ["page_visit"])
+    overrides = ["model.embedding_dropout=0", "model.encoder_dropout=0", "training.clip_norm=0.1"]
+    plans = {
+        loss: train.plan_training(spark, config(*overrides, f"loss.name={loss}"), workspace)[0]
+        for loss in ("full", "sampled")
+    }
+    after_steps, after_training = steps_on_one_global_batch(plans), training_of(plans["sampled"])
+
+    def on_rank(ranks: Ranks, *_: object) -> tuple[dict[str, Weights], Weights, Weights]:
+        return after_steps(ranks), after_training("whole", ranks), after_training("killed", ranks)
+
+    alone, trained = after_steps(OneProcess()), []
+    for launcher in ("horovod", "torch"):
+        settings = TrainingSettings(n_ranks=2, launcher=launcher)
+        shutil.rmtree(workspace.checkpoints(""), ignore_errors=True)
+        together, whole, killed = run_ranks(
+            spark, settings, on_rank, (), workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
+        )
+        for loss, weights in alone.items():
+            for name, weight in weights.items():
+                told = f"{launcher} {loss} {name}"
+                np.testing.assert_allclose(together[loss][name], weight, rtol=1e-4, atol=1e-5, err_msg=told)
+        for name, weight in whole.items():
+            np.testing.assert_allclose(killed[name], weight, rtol=1e-4, atol=1e-6, err_msg=f"{launcher} {name}")
+        trained.append(whole)
+    for name, weight in trained[0].items():
+        np.testing.assert_array_equal(weight, trained[1][name], err_msg=name)
+
+
+def steps_on_one_global_batch(plans: dict[str, train.PlannedModel]) -> Callable[[Ranks], dict[str, Weights]]:
+    """Weights after five steps, each loss; ranks are sent functions by value, so these are no module's."""
+    tokens = torch.randint(FIRST_ITEM, FIRST_ITEM + N_ITEMS, (5, 6, 8), generator=torch.Generator().manual_seed(0))
+
+    def weights_after_steps(ranks: Ranks) -> dict[str, Weights]:
+        from ml.objectives.cloze import MaskedBatch, mask_tokens
+        from ml.training.step import Learner
+
+        weights = {}
+        for loss, plan in plans.items():
+            recipe = plan.job.recipe
+            learner = Learner(recipe, ranks)
+            for step, batch in enumerate(tokens):
+                masked = mask_tokens(batch, recipe.n_tokens, recipe.masking, torch.Generator().manual_seed(step))
+                # unequal shares: rank 0 has four rows of six, so an average of averages would differ
+                mine = slice(None) if ranks.world_size == 1 else [slice(4), slice(4, None)][ranks.rank]
+                # every item is a candidate on every rank, so that the sampled losses are comparable
+                negatives = torch.arange(FIRST_ITEM, recipe.n_tokens) if recipe.is_sampled else None
+                learner.update([MaskedBatch(masked.inputs[mine], masked.labels[mine])], negatives)
+            weights[loss] = {name: weight.detach().numpy() for name, weight in learner.model.state_dict().items()}
+        return weights
+
+    return weights_after_steps
+
+
+def training_of(plan: train.PlannedModel) -> Callable[[str, Ranks], Weights]:
+    """Weights after two epochs with a checkpoint every third step; ``killed`` died after the fifth batch."""
+
+    def weights_after_training(name: str, ranks: Ranks) -> Weights:
+        from dataclasses import replace
+
+        from ml.training.loop import Trainer
+
+        often = replace(plan.job.training, epochs=2, checkpoint_every_steps=3, tokens_per_batch=16)
+        job = replace(plan.job, training=often, checkpoints=plan.job.checkpoints.with_name(name))
+        own = replace(plan, job=job)
+        if name == "killed":
+            feed = own.open_feed(ranks)
+            epoch = feed.training(1)
+            feed.training = lambda *_, **__: (next(epoch) for _ in range(5))
+            Trainer(job, feed, ranks, lambda _: None).train_epoch()
+        trainer = Trainer(job, own.open_feed(ranks), ranks, lambda _: None)
+        assert trainer.learner.n_steps == (3 if name == "killed" else 0)
+        for _ in range(2):
+            trainer.train_epoch()
+            trainer.end_epoch(None)
+        return {name: weight.detach().numpy() for name, weight in trainer.learner.model.state_dict().items()}
+
+    return weights_after_training

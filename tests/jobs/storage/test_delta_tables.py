@@ -1,0 +1,91 @@
+"""Delta tables: contracts, atomic overwrites, versions, files of a snapshot."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs.storage.delta_tables import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
+from jobs.storage.locations import plain_path
+from jobs.storage.workspace import Workspace
+from schemas import tables
+from schemas.errors import TableError
+from schemas.tables import SCORES, SEQUENCES, VOCABULARIES, TableSchema
+
+TABLES = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_schema_round_trips(spark: SparkSession, workspace: Workspace, table: TableSchema) -> None:
+    empty = spark.createDataFrame([], table.ddl)
+    assert write_table(empty, workspace, table).n_rows == 0
+    assert read_table(spark, workspace, table).schema == empty.schema
+
+
+def test_a_frame_of_other_columns_is_refused_and_the_table_kept(spark: SparkSession, workspace: Workspace) -> None:
+    good = spark.createDataFrame([("baseline", "churn", 0.5, 0.5, None, None, None, None, 1)], SCORES.ddl)
+    write_table(good, workspace, SCORES)
+    with pytest.raises(TableError, match="lacks column 'novelty'"):
+        write_table(good.drop("novelty"), workspace, SCORES)
+    assert read_table(spark, workspace, SCORES).count() == 1
+
+
+def test_a_missing_table_says_which_and_what_to_do(spark: SparkSession, workspace: Workspace) -> None:
+    with pytest.raises(TableError, match=r"'vocabularies'.*run the stage"):
+        read_table(spark, workspace, VOCABULARIES)
+
+
+def test_only_the_snapshots_own_files_are_listed(spark: SparkSession, workspace: Workspace) -> None:
+    row = ("page_visit", False, 8, 1, [3, 4], 2)
+    first = write_table(spark.createDataFrame([row], SEQUENCES.ddl), workspace, SEQUENCES)
+    second = write_table(spark.createDataFrame([row, row], SEQUENCES.ddl), workspace, SEQUENCES)
+    assert (first.version, second.version) == (0, 1)
+    assert latest_commit(spark, workspace, SEQUENCES) == second
+    for commit in (first, second):
+        files = list_files(read_table(spark, workspace, SEQUENCES, commit.version), SEQUENCES.partition_by)
+        assert sum(file.n_rows for file in files) == commit.n_rows
+        assert files[0].partition == {"behaviour": "page_visit", "is_held_out": False, "width": 8}
+        assert all(Path(urlsplit(file.url).path).is_file() for file in files)
+
+
+def test_the_rows_of_a_partition_are_gathered_into_one_file_unless_the_frame_is_laid_out(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    rows = [(behaviour, str(key), key, 1) for behaviour in ("page_visit", "product_buy") for key in range(40)]
+    frame = spark.createDataFrame(rows, VOCABULARIES.ddl).repartition(8)
+    for keep_partitions, n_files in ((False, 2), (True, 16)):
+        write_table(frame, workspace, VOCABULARIES, keep_partitions=keep_partitions)
+        written = read_table(spark, workspace, VOCABULARIES)
+        assert len(written.inputFiles()) == n_files
+        assert sorted(map(tuple, written.collect())) == sorted(rows)
+
+
+def test_files_and_row_groups_are_no_larger_than_asked(spark: SparkSession, workspace: Workspace) -> None:
+    tokens = F.transform(F.sequence(F.lit(0), F.lit(63)), lambda place: F.xxhash64("id", place).cast("int"))
+    columns = [F.lit("page_visit").alias("behaviour"), F.lit(False).alias("is_held_out"), F.lit(64).alias("width")]
+    frame = spark.range(0, 30_000, 1, 1).select(
+        *columns, F.col("id").alias("client_id"), tokens.alias("token_ids"), F.lit(64).cast("bigint").alias("n_events")
+    )
+    write_table(frame, workspace, SEQUENCES, rows_per_file=20_000, row_group_mib=1)
+    names = read_table(spark, workspace, SEQUENCES).inputFiles()
+    files = [pq.ParquetFile(plain_path(name)).metadata for name in names]
+    assert sorted(file.num_rows for file in files) == [10_000, 20_000]
+    sizes = [file.row_group(group).total_byte_size for file in files for group in range(file.num_row_groups)]
+    assert len(sizes) > len(files)
+    assert max(sizes) < 1.5 * 2**20
+    assert spark.conf.get("parquet.block.size", None) is None
+
+
+def test_a_session_that_merges_files_after_writes_leaves_ours_as_they_were_laid_out(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    merging = {"autoCompact.enabled": "true", "autoCompact.minNumFiles": "2"}
+    rows = [("page_visit", str(key), key, 1) for key in range(40)]
+    frame = spark.createDataFrame(rows, VOCABULARIES.ddl).repartition(4)
+    with session_settings(spark, {f"spark.databricks.delta.{name}": value for name, value in merging.items()}):
+        commit = write_table(frame, workspace, VOCABULARIES, keep_partitions=True)
+    assert commit == TableCommit(0, 40)
+    assert len(read_table(spark, workspace, VOCABULARIES).inputFiles()) == 4

@@ -1,0 +1,115 @@
+"""Names of places: what the user writes, what Python opens, what Spark is told, and what SQL text may hold."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+from jobs.storage.locations import file_url, local_path, mounted_path, plain_path, quoted_name, spark_url, table_url
+from jobs.storage.workspace import Workspace
+from schemas.errors import ConfigError, OutputError
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "url"),
+    [
+        ("/mnt/run", "/mnt/run", "file:/mnt/run"),
+        ("file:/mnt/run", "/mnt/run", "file:/mnt/run"),
+        ("file:///mnt/run", "/mnt/run", "file:/mnt/run"),
+        ("dbfs:/ubp/run", "/dbfs/ubp/run", "dbfs:/ubp/run"),
+        ("/dbfs/ubp/run", "/dbfs/ubp/run", "dbfs:/ubp/run"),
+        ("dbfs:/Volumes/main/ubp/run", "/Volumes/main/ubp/run", "/Volumes/main/ubp/run"),
+        ("/Volumes/main/ubp/run", "/Volumes/main/ubp/run", "/Volumes/main/ubp/run"),
+        ("/Workspace/run", "/Workspace/run", "/Workspace/run"),
+        ("a:b/run", f"{Path.cwd()}/a:b/run", f"file:{Path.cwd()}/a:b/run"),
+        ("run", f"{Path.cwd()}/run", f"file:{Path.cwd()}/run"),
+    ],
+)
+def test_python_opens_a_mount_and_spark_is_told_a_url(text: str, path: str, url: str) -> None:
+    assert mounted_path(text) == Path(path)
+    assert spark_url(mounted_path(text)) == url
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/run", "abfss://box@account.net/run", "gs://b", "hdfs:/x"])
+def test_a_folder_on_an_object_store_is_refused_with_what_to_do(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="--tables"):
+        mounted_path(text)
+    with pytest.raises(SystemExit) as exit_:
+        main(["ingest", "--out", text])
+    assert exit_.value.code == 2
+    assert "expected a path that driver and workers mount" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["made#1", "what?/out"])
+def test_an_output_that_training_could_not_read_is_refused_at_once(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("run", "sequences", "train"):
+        with pytest.raises(SystemExit) as exit_:
+            main([command, "--out", folder])
+        assert exit_.value.code == 2
+        assert "expected a path without # and ?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "petastorm"),
+    [
+        ("file:///mnt/a%20b/part-0.parquet", "/mnt/a b/part-0.parquet", "file:///mnt/a%20b/part-0.parquet"),
+        ("dbfs:/ubp/a%20b/part-0.parquet", "/dbfs/ubp/a b/part-0.parquet", "file:///dbfs/ubp/a%20b/part-0.parquet"),
+        ("dbfs:/Volumes/c/s/v/part-0.parquet", "/Volumes/c/s/v/part-0.parquet", "file:///Volumes/c/s/v/part-0.parquet"),
+    ],
+)
+def test_files_that_spark_names_are_opened_under_their_mount(url: str, path: str, petastorm: str) -> None:
+    assert local_path(url) == path
+    assert file_url(url) == petastorm
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("file:/mnt/a b#1%20c/part-0.parquet", "/mnt/a b#1%20c/part-0.parquet"),
+        ("file:///mnt/a?b/part-0.parquet", "/mnt/a?b/part-0.parquet"),
+        ("dbfs:/ubp/a#1/part-0.parquet", "/dbfs/ubp/a#1/part-0.parquet"),
+        ("dbfs:/Volumes/c/s/v/50%25/part-0.parquet", "/Volumes/c/s/v/50%25/part-0.parquet"),
+        ("/Volumes/c/s/v/a:b.parquet", "/Volumes/c/s/v/a:b.parquet"),
+    ],
+)
+def test_names_that_are_not_encoded_are_taken_as_they_are(name: str, path: str) -> None:
+    assert plain_path(name) == path
+
+
+def test_a_file_that_no_mount_reaches_is_refused() -> None:
+    for path_of in (local_path, plain_path):
+        with pytest.raises(OutputError, match="expected a file under a mount"):
+            path_of("s3://bucket/part-0.parquet")
+
+
+@pytest.mark.parametrize("name", ["a`; DROP TABLE x; --", "a b", "", "a.b", "é", "-x", "a\n", "../x"])
+def test_no_name_reaches_sql_text_that_is_more_than_a_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="letters, digits"):
+        quoted_name("main", name)
+    with pytest.raises(ConfigError, match="expected"):
+        Workspace(Path("out"), catalog="main", schema=name)
+
+
+def test_a_table_has_one_place() -> None:
+    out = Path("/out")
+    assert Workspace(out).table("windows") == "/out/tables/windows"
+    assert Workspace(out, catalog="main", schema="ubp-dev").table("windows") == "`main`.`ubp-dev`.`windows`"
+    assert Workspace(out, tables_url="s3://bucket/x/").table("windows") == "s3://bucket/x/windows"
+    for places in ({"catalog": "main"}, {"schema": "x"}, {"catalog": "a", "schema": "b", "tables_url": "s3://x/y"}):
+        with pytest.raises(ConfigError, match="--catalog and --schema together"):
+            Workspace(out, **places)
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="without a password") as error:
+        table_url("s3a://key:hush@bucket/x")
+    assert "hush" not in str(error.value)
+    assert table_url("abfss://box@account.dfs.core.windows.net/x") == "abfss://box@account.dfs.core.windows.net/x"
+
+
+@pytest.mark.parametrize("url", ["/mnt/x", "s3:/x", "s3://", "s3://a b", "s3://a?versionId=1"])
+def test_a_folder_of_tables_is_a_url(url: str) -> None:
+    with pytest.raises(ConfigError, match="--tables: expected a URL"):
+        table_url(url)

@@ -1,0 +1,27 @@
+"""The output directory of a run."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from jobs.storage.workspace import Workspace
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that take turns after each step, as stages on several machines do."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+    sys.setswitchinterval(before)
+
+
+def test_stages_that_start_at_once_all_find_the_output_directory_writable(
+    hasty_threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    list(hasty_threads.map(Workspace.prepare, [Workspace(tmp_path / "out")] * 800))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["logs"]

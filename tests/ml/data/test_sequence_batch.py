@@ -1,0 +1,34 @@
+"""Ragged sequences in memory."""
+
+import numpy as np
+
+from ml.data.sequence_batch import Sequences
+from schemas.tokens import PAD, UNK
+
+ROWS = Sequences.from_rows([[5], [3, 4, 6], [], [UNK, UNK], [UNK, 7]])
+
+
+def test_rows_lie_one_after_the_other() -> None:
+    assert ROWS.tokens.dtype == np.int32
+    assert ROWS.offsets.tolist() == [0, 1, 4, 4, 6, 8]
+    assert ROWS.lengths.tolist() == [1, 3, 0, 2, 2]
+    assert len(ROWS) == 5
+    assert len(Sequences.from_rows([])) == 0
+
+
+def test_a_row_needs_an_item_and_another_token_to_be_learnt_from() -> None:
+    assert ROWS.is_learnable.tolist() == [False, True, False, False, True]
+
+
+def test_rows_end_in_the_last_column_and_long_ones_keep_their_last_tokens() -> None:
+    padded = ROWS.padded(np.array([1, 0, 4]), width=2)
+    assert padded.dtype == np.int32
+    assert padded.tolist() == [[4, 6], [PAD, 5], [UNK, 7]]
+    assert ROWS.padded(np.array([1]), width=5).tolist() == [[PAD, PAD, 3, 4, 6]]
+    assert ROWS.padded(np.array([], dtype=np.int64), width=2).shape == (0, 2)
+
+
+def test_offsets_may_begin_within_a_longer_array() -> None:
+    part = Sequences(ROWS.tokens, ROWS.offsets[1:3])
+    assert part.padded(np.array([0]), width=4).tolist() == [[PAD, 3, 4, 6]]
+    assert part.is_learnable.tolist() == [True]

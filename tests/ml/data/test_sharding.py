@@ -1,0 +1,52 @@
+"""Who reads what: every row once, and the same number of steps for everyone."""
+
+import numpy as np
+import pytest
+
+from ml.data.sharding import FeedFile, Shard, shard_files, steps_by_width, training_shard, width_schedule
+
+FILES = [FeedFile(f"file{number}", n_rows, 8) for number, n_rows in enumerate([70, 10, 64, 66, 130, 61])]
+
+
+def rows_of(shard: Shard) -> list[tuple[str, int]]:
+    rows = [(file.url, row) for file in shard.files for row in range(file.n_rows)]
+    return rows[shard.offset :: shard.stride]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("n_files", [1, 2, 3, 6])
+def test_every_row_is_in_exactly_one_shard(world_size: int, n_files: int) -> None:
+    shards = [shard_files(FILES[:n_files], rank, world_size) for rank in range(world_size)]
+    rows = [row for shard in shards for row in rows_of(shard)]
+    assert sorted(rows) == sorted((file.url, row) for file in FILES[:n_files] for row in range(file.n_rows))
+    assert [shard.n_rows for shard in shards] == [len(rows_of(shard)) for shard in shards]
+
+
+def test_files_are_dealt_out_whole_where_that_is_fair() -> None:
+    shards = [shard_files(FILES, rank, 2) for rank in range(2)]
+    assert all(shard.stride == 1 for shard in shards)
+    assert [shard.n_rows for shard in shards] == [204, 197]
+
+
+def test_few_or_unequal_files_are_shared_row_by_row() -> None:
+    shards = [shard_files(FILES[:1], rank, 2) for rank in range(2)]
+    assert [shard.n_rows for shard in shards] == [35, 35]
+
+
+def test_a_rank_without_a_row_repeats_another_ranks_row() -> None:
+    two_rows = [FeedFile("file", 2, 8)]
+    assert [shard_files(two_rows, rank, 3).n_rows for rank in range(3)] == [1, 1, 0]
+    assert [training_shard(two_rows, rank, 3).offset for rank in range(3)] == [0, 1, 0]
+
+
+def test_steps_are_enough_for_the_rank_with_the_most_rows() -> None:
+    files = [FeedFile("a", 100, 4), FeedFile("b", 9, 64), FeedFile("c", 1, 64)]
+    assert steps_by_width(files, world_size=2, tokens_per_batch=64) == {4: 4, 64: 5}
+
+
+def test_the_schedule_has_every_step_and_changes_with_the_epoch() -> None:
+    steps = {8: 30, 32: 10}
+    first, again, next_epoch = (width_schedule(steps, 7, epoch) for epoch in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, next_epoch)
+    assert dict(zip(*np.unique(first, return_counts=True), strict=True)) == steps

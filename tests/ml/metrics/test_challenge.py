@@ -1,0 +1,69 @@
+import json
+import math
+
+import pytest
+import torch
+
+from ml.metrics.challenge import auroc, borda, diversity, novelty, propensity_score
+
+CASES = range(4)
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_metrics_are_the_golden_ones(golden, number):
+    case = json.loads((golden / "metrics.json").read_text())[number]
+    logits, labels = torch.tensor(case["predictions"]), torch.tensor(case["targets"])
+    found = {
+        "auroc": auroc(logits, labels),
+        "novelty": novelty(logits, torch.tensor(case["popularity"])),
+        "diversity": diversity(logits),
+    }
+    found["score"] = propensity_score(**found)
+    assert found == pytest.approx(case["propensity"], abs=1e-5)
+    assert auroc(logits[:, :1], labels[:, :1]) == pytest.approx(case["binary_first_column_auroc"], abs=1e-5)
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    logits = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+    assert auroc(logits, torch.tensor([[1], [1], [0], [0]])) == pytest.approx(3 / 4)
+
+
+def test_a_label_without_positives_counts_zero_in_the_mean_as_in_torchmetrics():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    assert auroc(logits, torch.tensor([[1, 0], [0, 0]])) == pytest.approx(0.5)
+
+
+def test_novelty_falls_with_the_popularity_of_what_is_predicted():
+    popularity = torch.tensor([0.75, 0.25])
+    logits = torch.logit(torch.tensor([[0.01, 0.001]]))
+    assert novelty(logits, popularity) == pytest.approx((1 - (0.01 * 0.75 + 0.001 * 0.25)) ** 100, abs=1e-5)
+
+
+def test_only_the_ten_likeliest_labels_count_for_novelty():
+    popularity = torch.ones(11)
+    logits = torch.logit(torch.tensor([[0.01] * 10 + [0.009]]))
+    assert novelty(logits, popularity) == pytest.approx((1 - 0.01) ** 100, abs=1e-5)
+
+
+def test_predictions_are_wholly_novel_where_nothing_is_popular():
+    assert novelty(torch.zeros(2, 3), torch.zeros(3)) == 1.0
+
+
+def test_diversity_is_one_for_equal_outputs_and_that_of_fewer_labels_for_some():
+    assert diversity(torch.zeros(3, 8)) == pytest.approx(1.0, abs=1e-5)
+    half = torch.tensor([[0.0, 0.0, -1e9, -1e9]])
+    assert diversity(half) == pytest.approx(math.log2(2) / math.log2(4), abs=1e-5)
+    assert diversity(torch.zeros(3, 1)) == 0.0
+
+
+def test_place_k_of_n_gives_n_minus_k_points_and_equal_scores_share_the_best_place():
+    scores = {
+        "a": {"churn": 0.9, "conversion": 0.5},
+        "b": {"churn": 0.8, "conversion": 0.5},
+        "c": {"churn": 0.7, "conversion": 0.6},
+    }
+    assert borda(scores) == {"a": 2 + 1, "b": 1 + 1, "c": 0 + 2}
+
+
+def test_an_entry_without_a_task_gets_no_points_for_it():
+    assert borda({"a": {"churn": 0.9}, "b": {}}) == {"a": 1, "b": 0}

@@ -1,0 +1,170 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from conf.settings import ModelSettings
+from ml.models.transformer import Bert4Rec, evaluating
+from ml.objectives import ranking
+from ml.objectives.cloze import hide_last
+from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums
+from schemas.tokens import FIRST_ITEM, UNK
+
+SETTINGS = ModelSettings(hidden_size=4, n_layers=1, n_heads=1, feed_forward_size=4)
+
+
+class LargestResult(TorchFunctionMode):
+    """Notes the size of the largest tensor that a call of torch gives."""
+
+    n_numbers = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.n_numbers = max(self.n_numbers, result.numel())
+        return result
+
+
+def model_that_scores(scores):
+    """A model whose score of each token id is given, whatever the sequence."""
+    model = Bert4Rec(SETTINGS, n_tokens=len(scores), max_length=4)
+    with torch.no_grad():
+        nn.init.zeros_(model.item_table.weight)
+        model.item_table.bias.copy_(torch.tensor(scores).unsqueeze(1))
+    return model
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 50])
+def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
+    model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.4, 0.3, 0.2])
+    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]), chunk_size)
+
+    assert ranks.tolist() == [4, 1, 2, 3]
+
+
+@pytest.mark.parametrize("table", ["full", "hashed", "product"])
+@pytest.mark.parametrize("remove_seen", [False, True])
+@pytest.mark.parametrize("chunk_size", [4, 50])
+@pytest.mark.parametrize("rows_at_once", [4, 256])
+def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, chunk_size, rows_at_once):
+    monkeypatch.setattr(ranking, "ROWS_AT_ONCE", rows_at_once)
+    torch.manual_seed(7)
+    settings = ModelSettings(hidden_size=8, n_layers=1, n_heads=2, table=table, table_rows=999, table_splits=2)
+    model = Bert4Rec(settings, n_tokens=20, max_length=6)
+    rows = [[0, 0, 4, 5], [7, 8, 7, 9], [5, 4, UNK, 4], [3, 19, 19, 18], [6, 6, 6, 6], [0, 3, 4, UNK]]
+    with evaluating(model):
+        hidden = model.encode(hide_last(torch.tensor(rows), is_causal=False).inputs)[:, -1]
+        logits = model.logits(model.output_vectors(hidden), torch.arange(20))
+    expected = []
+    for row, scores in zip(rows, logits.tolist(), strict=True):
+        removed = set(row[:-1]) - {row[-1]} if remove_seen else set()
+        ranked = [item for item in range(FIRST_ITEM, 20) if item not in removed]
+        better = [item for item in ranked if item != row[-1] and not scores[item] < scores[row[-1]] - 1e-7]
+        expected.append(1 + len(better if row[-1] != UNK else ranked))
+
+    assert rank_last_items(model, torch.tensor(rows), chunk_size, remove_seen).tolist() == expected
+
+
+@pytest.mark.parametrize("table", ["full", "hashed", "product"])
+def test_scores_are_held_of_so_many_rows_at_once_however_many_a_batch_has(monkeypatch, table):
+    monkeypatch.setattr(ranking, "ROWS_AT_ONCE", 16)
+    settings = replace(SETTINGS, table=table, table_rows=99, table_splits=2)
+    model = Bert4Rec(settings, n_tokens=400, max_length=2)
+    with LargestResult() as largest:
+        ranks = rank_last_items(model, torch.randint(FIRST_ITEM, 400, (300, 2)))
+
+    assert ranks.shape == (300,)
+    assert largest.n_numbers < 20 * 520  # of a product table's 2 x 259 parts; 300 x 300 and 300 x 397 before
+
+
+def test_rows_of_one_token_have_seen_nothing():
+    assert rank_last_items(
+        model_that_scores([0.0] * 3 + [0.5, 0.4]), torch.tensor([[4]]), remove_seen=True
+    ).tolist() == [2]
+
+
+def test_ties_count_against_the_item():
+    model = model_that_scores([0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.1])
+
+    assert rank_last_items(model, torch.tensor([[6, 3], [3, 6]])).tolist() == [3, 4]
+
+
+def test_items_that_share_a_vector_count_against_each_other():
+    torch.manual_seed(7)
+    settings = replace(SETTINGS, hidden_size=64, table="hashed", table_rows=FIRST_ITEM + 4)
+    model = Bert4Rec(settings, n_tokens=500, max_length=2)
+    token_ids = torch.randint(FIRST_ITEM, 500, (200, 2))
+    with evaluating(model):
+        hidden = model.encode(hide_last(token_ids, is_causal=False).inputs)[:, -1]
+        table = model.item_table.vectors(torch.arange(500)).double()
+        scores = model.output_vectors(hidden).double() @ table.T
+    own = scores.gather(1, token_ids[:, -1:])
+    expected = (scores[:, FIRST_ITEM:] > own - 1e-8).sum(dim=1)
+
+    is_right = rank_last_items(model, token_ids) == expected
+    assert is_right.double().mean() > 0.9  # products of two shapes may round otherwise now and then
+
+
+def test_a_model_that_scores_not_a_number_ranks_last():
+    model = model_that_scores([0.0] * 3 + [math.nan] * 4)
+
+    assert rank_last_items(model, torch.tensor([[6, 3]])).tolist() == [4]
+
+
+def test_an_item_does_not_beat_itself_by_rounding(monkeypatch):
+    model = model_that_scores([0.0, 0.0, 0.0, 0.5, 0.4])
+    own_logits = model.logits  # from a product of another shape
+    monkeypatch.setattr(model, "logits", lambda vectors, ids: own_logits(vectors, ids) + 1e-6)
+
+    assert rank_last_items(model, torch.tensor([[4, 3]])).tolist() == [1]
+
+
+def test_an_unknown_last_item_ranks_after_every_item():
+    model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.2])
+
+    assert rank_last_items(model, torch.tensor([[3, UNK]])).tolist() == [3]
+
+
+def test_the_last_item_is_hidden_from_the_model():
+    torch.manual_seed(7)
+    model = Bert4Rec(SETTINGS, n_tokens=30, max_length=4)
+    last_items = torch.arange(FIRST_ITEM, 30)
+    token_ids = torch.stack([torch.full_like(last_items, 5), last_items], dim=1)
+
+    # one context, every possible last item: blind to it, the model gives every rank once
+    assert sorted(rank_last_items(model, token_ids).tolist()) == list(range(1, 28))
+
+
+def test_ranking_leaves_the_models_mode_alone():
+    model = model_that_scores([0.0] * 5).train()
+    rank_last_items(model, torch.tensor([[3, 4]]))
+
+    assert model.training
+
+
+def test_sums_of_ranks_are_hits_gains_and_reciprocals():
+    sums = ranking_sums(torch.tensor([1, 3, 10, 11]))
+
+    expected = [4, 3, 1 + 1 / 2 + 1 / math.log2(11), 1 + 1 / 3 + 1 / 10 + 1 / 11]
+    np.testing.assert_allclose(sums, expected)
+    assert sums.dtype == np.float64
+
+
+def test_metrics_of_added_sums_are_those_of_all_ranks():
+    parts = ranking_sums(torch.tensor([1])) + ranking_sums(torch.tensor([3, 20])) + ranking_sums(torch.tensor([]))
+
+    assert RankingMetrics.from_sums(parts) == RankingMetrics(
+        n_users=3,
+        hr_at_10=pytest.approx(2 / 3),
+        ndcg_at_10=pytest.approx(0.5),
+        mrr=pytest.approx((1 + 1 / 3 + 0.05) / 3),
+    )
+
+
+def test_metrics_without_users_are_refused():
+    with pytest.raises(ValueError, match="no user was ranked"):
+        RankingMetrics.from_sums(np.zeros(4))
