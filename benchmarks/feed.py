@@ -30,7 +30,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.settings import FeedSettings, SequenceSettings
+from conf.sequences import SequenceSettings
+from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.petastorm_feed import PetastormFeed, _read_row_groups
 from ml.data.sequence_batch import Feed, Sequences, Tokens

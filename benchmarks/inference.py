@@ -34,8 +34,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from report_loop import BATCH_SIZE, MAX_LENGTH, PAD, ReportModel
 
+from conf.encoders import ModelSettings
 from conf.load import load_config
-from conf.settings import ModelSettings, PipelineConfig, SparkSettings
+from conf.pipeline import PipelineConfig
+from conf.spark import SparkSettings
 from jobs.runtime.session import build_session
 from jobs.stages import embed
 from jobs.storage.delta_tables import read_table, write_table
@@ -119,9 +121,13 @@ def embed_ubp(run: Run, folder: Path) -> float:
 def job_config(run: Run) -> PipelineConfig:
     """The report's configuration, with the behaviours and the model of the run."""
     config = load_config("report", ["ensemble.blocks=[]"])
-    model = TINY if run.is_tiny else config.model
-    visits = config.behaviours["page_visit"]  # the longest sequences
-    return replace(config, model=model, behaviours=dict.fromkeys(run.behaviours, visits))
+    model = vars(TINY if run.is_tiny else config.model)
+    encoder = replace(config.encoders["page_visit"], **model)  # of the longest sequences
+    return replace(
+        config,
+        behaviours=dict.fromkeys(run.behaviours, config.behaviours["page_visit"]),
+        encoders={name: replace(encoder, behaviours=(name,)) for name in run.behaviours},
+    )
 
 
 def make_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspace, run: Run) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
-from conf.settings import SparkSettings
+from conf.spark import SparkSettings
 from jobs.runtime.session import build_session
 from jobs.stages.ingest import events_source, write_events
 from jobs.stages.sequences import write_sequences
@@ -85,8 +85,7 @@ def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dic
     -------
     name of the stage -> what Spark did for it
     """
-    settings = {"max_sequence_length": LAST, "min_count": MIN_COUNT}
-    told = [f"behaviours.page_visit.{key}={value}" for key, value in settings.items()]
+    told = [f"encoders.page_visit.max_length={LAST}", f"behaviours.page_visit.min_count={MIN_COUNT}"]
     config = load_config("report", [*told, "ingest.count_duplicates=false"])
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True)
     work: dict[str, SparkWork] = {}

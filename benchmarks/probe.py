@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from ml.evaluation.probe import (
     ProbeNetwork,
     Profiles,

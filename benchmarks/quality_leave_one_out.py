@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from leave_one_out import Histories, read_histories
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import Sequences
 from ml.models.transformer import Bert4Rec

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from ml.evaluation.probe import over_repeats, score_task
 from schemas.tasks import PROPENSITY, TASKS, TRAIN, VALIDATION, WINDOWS, TaskScore
 
 if TYPE_CHECKING:
-    from conf.settings import PipelineConfig
+    from conf.pipeline import PipelineConfig
     from jobs.storage.workspace import Workspace
 
 

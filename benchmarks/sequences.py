@@ -72,12 +72,12 @@ def make_visits(folder: Path, n_visits: int) -> Path:
     """The challenge directory with so many made visits, made once."""
     data = folder / f"visits-{n_visits}"
     if not (data / SOURCE / "_SUCCESS").exists():
-        from conf.benchmark_log import CrowdSettings
+        from conf.synthetic import BenchmarkLogSettings
 
         log.info("making %s visits", f"{n_visits:,}")
         data.mkdir(parents=True, exist_ok=True)
         spark = start_session(folder / "spark.log")
-        rows = behaviour_rows(spark, "page_visit", CrowdSettings(n_events=find_n_events("page_visit", n_visits)))
+        rows = behaviour_rows(spark, "page_visit", BenchmarkLogSettings(n_events=find_n_events("page_visit", n_visits)))
         n_files = max(2, n_visits // 5_000_000)
         rows.repartition(n_files, "timestamp").write.mode("overwrite").parquet(str(data / SOURCE))
         spark.stop()

@@ -24,7 +24,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,10 @@ import psutil
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.benchmark_log import CrowdSettings
 from conf.load import load_config
-from conf.settings import PipelineConfig, SparkSettings
+from conf.pipeline import PipelineConfig
+from conf.spark import SparkSettings
+from conf.synthetic import BenchmarkLogSettings
 from jobs.evaluation.labels import build_targets, purchases_with_properties
 from jobs.evaluation.probe_units import read_label_rows
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, source_path
@@ -65,7 +66,7 @@ def require_same_data(made: Path, sizes: dict[str, int]) -> None:
         raise SystemExit(f"{made}: expected data of {sizes}, found {found}; give those numbers, or another --out")
 
 
-def make_data(spark: SparkSession, data: Path, n_clients: int, settings: CrowdSettings) -> None:
+def make_data(spark: SparkSession, data: Path, n_clients: int, settings: BenchmarkLogSettings) -> None:
     """The challenge's files of purchases, and so many of the buyers as the relevant clients."""
     purchases, products = behaviour_rows(spark, PRODUCT_BUY, settings), product_rows(spark, settings)
     purchases.write.mode("overwrite").parquet(str(source_path(data, PRODUCT_BUY)))
@@ -179,9 +180,9 @@ def main() -> None:
     workspace.prepare()
     spark = build_session(SparkSettings(shuffle_partitions=8, driver_memory="2g"), workspace.logs / "spark.log")
     config = load_config("report")
-    config = replace(config, behaviours={PRODUCT_BUY: config.behaviours[PRODUCT_BUY]})
+    config = config.restricted_to(PRODUCT_BUY)
     if not made.exists():
-        make_data(spark, workspace.data, arguments.clients, CrowdSettings(n_events=arguments.events))
+        make_data(spark, workspace.data, arguments.clients, BenchmarkLogSettings(n_events=arguments.events))
         for stage in ("ingest", "split"):
             run_stage(stage, spark, config, workspace)
         made.write_text(json.dumps(sizes))

@@ -30,7 +30,9 @@ from measure import measure
 from report_loop import BATCH_SIZE, MAX_LENGTH, PAD, ReportLoop
 from report_loop import FIRST_ITEM as REPORT_FIRST_ITEM
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, SequenceSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.sequences import SequenceSettings
+from conf.training import TrainingSettings
 from ml.bench import made_sequences
 from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed

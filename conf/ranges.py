@@ -1,21 +1,48 @@
-"""The range check that the settings of made data share."""
+"""The range of a setting, which stands at its field, and the base of all settings.
 
-from collections.abc import Mapping
-from typing import Any
+Settings are plain dataclasses, so that ``ml`` runs with torch and numpy alone. Their types and ranges are checked when
+a configuration is loaded (``conf.load``); how they go together (``__post_init__``) is checked always.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from schemas.errors import ConfigError
 
 
-def require_within(settings: Any, owner: str, least: Mapping[str, float], most: Mapping[str, float]) -> None:
-    """Raise ConfigError for the first setting below its ``least`` or above its ``most``.
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have; a bound that is None does not bind.
 
-    Parameters
+    Attributes
     ----------
-    owner : whose settings they are, as the message names it, e.g. ``the shop``
+    ge, gt, le : greater or equal, greater, less or equal, as pydantic names them
     """
-    for name, bound in least.items():
-        if (value := getattr(settings, name)) < bound:
-            raise ConfigError(f"{owner}'s {name} must be at least {bound}; found {value}")
-    for name, bound in most.items():
-        if (value := getattr(settings, name)) > bound:
-            raise ConfigError(f"{owner}'s {name} must be at most {bound}; found {value}")
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """The schema of the field's type, with these bounds: what pydantic asks of an annotation."""
+        return {**handler(source), **{name: bound for name, bound in vars(self).items() if bound is not None}}
+
+
+PositiveInt = Annotated[int, Range(gt=0)]
+NonNegativeInt = Annotated[int, Range(ge=0)]
+PositiveFloat = Annotated[float, Range(gt=0.0)]
+NonNegativeFloat = Annotated[float, Range(ge=0.0)]
+Share = Annotated[float, Range(ge=0.0, le=1.0)]
+
+
+class Settings:
+    """Base of all settings: an unknown key and a number that is not finite are refused when they are loaded."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+
+
+def require(claim: bool, message: str) -> None:
+    """Raise ConfigError with the message unless the claim holds."""
+    if not claim:
+        raise ConfigError(message)

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf.load import DEFAULT, known_configs, load_config
-from conf.settings import PipelineConfig
+from conf.load import DEFAULT, checked, known_configs, load_config
+from conf.pipeline import PipelineConfig
 from jobs.runtime.locks import claimed
 from jobs.runtime.logs import JsonLines
 from jobs.runtime.user_errors import explain
@@ -322,7 +322,7 @@ def _compact(arguments: argparse.Namespace) -> None:
 
 
 def _upkeep_session(arguments: argparse.Namespace) -> "tuple[SparkSession, Workspace]":
-    from conf.settings import SparkSettings
+    from conf.spark import SparkSettings
     from jobs.commands.upkeep import list_tables
     from jobs.runtime.session import build_session
 
@@ -346,17 +346,20 @@ def _count(text: str) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from conf.benchmark_log import CrowdSettings
-    from conf.settings import SparkSettings
-    from conf.shop import ShopSettings
+    from conf.spark import SparkSettings
+    from conf.synthetic import BenchmarkLogSettings, ShopSettings
     from jobs.commands.generate import generate_crowd, generate_shop
     from jobs.runtime.session import build_session
 
     if arguments.events is None:
-        shop = ShopSettings(**_given(n_clients=arguments.clients, n_days=arguments.days, seed=arguments.seed))
+        shop = checked(
+            ShopSettings, _given(n_clients=arguments.clients, n_days=arguments.days, seed=arguments.seed), "the shop"
+        )
         generate, n_partitions = partial(generate_shop, settings=shop), 8
     elif arguments.clients is None and arguments.days is None:
-        crowd = CrowdSettings(**_given(n_events=arguments.events, seed=arguments.seed))
+        crowd = checked(
+            BenchmarkLogSettings, _given(n_events=arguments.events, seed=arguments.seed), "the benchmark log"
+        )
         generate, n_partitions = partial(generate_crowd, settings=crowd), max(8, crowd.n_events // 2_000_000)
     else:
         raise ConfigError("--events makes a crowd, --clients and --days make a shop; give one or the other")

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, SequenceSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.sequences import SequenceSettings
+from conf.training import TrainingSettings
 from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import Sequences, Tokens

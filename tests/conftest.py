@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
-    from conf.settings import SparkSettings
+    from conf.spark import SparkSettings
     from jobs.runtime.session import build_session
 
     log_file = tmp_path_factory.mktemp("spark") / "spark.log"

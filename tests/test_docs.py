@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 
 ROOT = Path(__file__).parents[1]
 CODE = "\n".join(

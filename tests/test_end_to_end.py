@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.cli import main
 from jobs.commands.generate import generate_shop
 from jobs.storage.entry_rules import validate_entry

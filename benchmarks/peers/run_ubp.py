@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from workload import Clock, Workload
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.training import TrainingSettings
 from ml.data.sequence_batch import Sequences
 from ml.training.step import Learner, Recipe
 from schemas.tokens import FIRST_ITEM

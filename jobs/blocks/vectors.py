@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.settings import InferenceSettings
+from conf.encoders import InferenceSettings
 from jobs.storage.entry_files import rectangle
 from jobs.transforms.clients import rows_of_clients
 from ml.data.sequence_batch import Sequences
@@ -60,7 +60,9 @@ def join_sequences(
     return joined.select(POSITION, CLIENT_ID, *behaviours)
 
 
-def embed_clients(sources: Sequence[ModelSource], settings: InferenceSettings) -> Callable[[Batches], Batches]:
+def embed_clients(
+    sources: Sequence[ModelSource], settings: InferenceSettings, n_counts: int = 0
+) -> Callable[[Batches], Batches]:
     """A ``mapInArrow`` function: rows of ``join_sequences`` -> rows of ``tables/embeddings``.
 
     Each Python worker loads each model once.
@@ -71,13 +73,15 @@ def embed_clients(sources: Sequence[ModelSource], settings: InferenceSettings) -
         models = {source.behaviour: source.load() for source in sources}
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
-                yield _embed_chunk(batch.slice(start, ROWS_PER_CHUNK), models, settings)
+                yield _embed_chunk(batch.slice(start, ROWS_PER_CHUNK), models, settings, n_counts)
 
     return stream
 
 
-def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], settings: InferenceSettings) -> pa.RecordBatch:
-    blocks = [_embed_column(chunk.column(name), model, settings) for name, model in models.items()]
+def _embed_chunk(
+    chunk: pa.RecordBatch, models: dict[str, Bert4Rec], settings: InferenceSettings, n_counts: int
+) -> pa.RecordBatch:
+    blocks = [_embed_column(chunk.column(name), model, settings, n_counts) for name, model in models.items()]
     vectors = np.concatenate(blocks, axis=1)
     offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1]), pa.int32())
     is_present = np.stack([chunk.column(name).is_valid().to_numpy(zero_copy_only=False) for name in models], axis=1)
@@ -93,18 +97,15 @@ def _embed_chunk(chunk: pa.RecordBatch, models: dict[str, Bert4Rec], settings: I
     )
 
 
-def _embed_column(column: pa.StructArray, model: Bert4Rec, settings: InferenceSettings) -> NDArray[np.float32]:
-    """One behaviour's vectors, float32 [rows, ``vector_width``]; zeros where the client is absent."""
+def _embed_column(
+    column: pa.StructArray, model: Bert4Rec, settings: InferenceSettings, n_counts: int
+) -> NDArray[np.float32]:
+    """One behaviour's vectors, float32 [rows, hidden size and counts]; zeros where the client is absent."""
     rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     token_ids, *activity = column.drop_null().flatten()
     sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
-    vectors = np.zeros((len(column), vector_width(model.hidden_size, settings)), np.float32)
+    vectors = np.zeros((len(column), model.hidden_size + n_counts), np.float32)
     vectors[rows, : model.hidden_size] = embed_sequences(model, sequences, settings)
     if activity and len(rows):
         vectors[rows, model.hidden_size :] = rectangle(activity[0], np.dtype(np.float32))
     return vectors
-
-
-def vector_width(hidden_size: int, settings: InferenceSettings) -> int:
-    """Numbers in one behaviour's vector."""
-    return hidden_size + settings.append_activity * (1 + len(settings.activity_days))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import ALL, WITHOUT, describe, describe_sources, embedded_behaviours, list_variants
 from jobs.evaluation.comparison import Result, compare_results, task_spread
 from jobs.evaluation.scores import score_entries

@@ -15,9 +15,8 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.benchmark_log import CrowdSettings
-from conf.settings import WindowSettings
-from conf.shop import ShopSettings
+from conf.inputs import WindowSettings
+from conf.synthetic import BenchmarkLogSettings, ShopSettings
 from jobs.evaluation.labels import collect_top_labels, count_values, purchases_with_properties
 from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, count_rows, source_path
 from jobs.runtime.progress import spark_progress
@@ -56,7 +55,7 @@ def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) 
     log.info("made shop of %s clients in %s, %.1f s", f"{settings.n_clients:,}", directory, time.monotonic() - started)
 
 
-def generate_crowd(spark: SparkSession, directory: Path, settings: CrowdSettings) -> None:
+def generate_crowd(spark: SparkSession, directory: Path, settings: BenchmarkLogSettings) -> None:
     """Write the crowd into ``directory``, as ``generate_shop`` does, and how near it comes to the published figures.
 
     Raises

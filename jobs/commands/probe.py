@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from pyspark.sql import SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge
 from jobs.pipeline.registry import Stage, find_stage
 from jobs.storage.provenance import made_stages
@@ -60,5 +60,4 @@ def beside_run(stage: Stage) -> Stage:
 
 def purchases_only(config: PipelineConfig) -> PipelineConfig:
     """The configuration without the behaviours that labels do not depend on."""
-    purchases = {name: settings for name, settings in config.behaviours.items() if name == PRODUCT_BUY}
-    return replace(config, behaviours=purchases or config.behaviours)
+    return config.restricted_to(PRODUCT_BUY) if PRODUCT_BUY in config.behaviours else config

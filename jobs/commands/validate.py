@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge, read_id_array
 from jobs.storage.workspace import Workspace
 

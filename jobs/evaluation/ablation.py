@@ -7,7 +7,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation.probe_units import digest_entry
 from jobs.evaluation.scores import EntryScores, figures
 from jobs.profiles.composition import StoredBlock

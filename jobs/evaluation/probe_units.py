@@ -19,7 +19,7 @@ import torch
 from pyspark import SparkContext, inheritable_thread_target
 from pyspark.sql import DataFrame
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from jobs.runtime.progress import probe_progress
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches

@@ -9,7 +9,7 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation.comparison import RUN_PROBE, Scores, ScoresFile
 from jobs.evaluation.probe_units import ProbeUnit, UnitResults, digest_entry, list_units, read_client_ids, score_units
 from jobs.storage.delta_tables import read_as_files, read_table

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.errors import InputError
 from schemas.tables import (

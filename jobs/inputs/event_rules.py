@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 from pyspark.sql.window import Window, WindowSpec
 
-from conf.settings import IngestSettings
+from conf.inputs import IngestSettings
 from schemas.behaviours import CODES_PER_QUERY, ItemKind
 from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
 from schemas.tables import (

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from conf.settings import IngestSettings
+from conf.inputs import IngestSettings
 from jobs.inputs.challenge_directory import FileGroup, StoredColumn
 from jobs.inputs.page_checksums import PageError, check_pages
 from jobs.inputs.timestamps import TIME_TYPE, parse_times

@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.load import to_yaml
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.runtime.progress import spark_progress
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, read_metrics
 from jobs.storage.provenance import FINISHED, PROGRESS, changed_progress, check_settings, forget_stages, note_end

@@ -8,7 +8,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from conf.load import to_yaml
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.pipeline.registry import INGEST, STAGE_NAMES, STAGES, Stage
 from jobs.storage.provenance import FINISHED, PROGRESS, changed_progress, check_settings, read_progress
 from jobs.storage.workspace import Workspace

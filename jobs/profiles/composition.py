@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.settings import EnsembleSettings
+from conf.profile import EnsembleSettings
 from jobs.storage.entry_files import BATCH_ROWS, EntryWriter
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
 from jobs.storage.locations import mounted_path

@@ -1,5 +1,6 @@
 """Small aggregates of a run's tables: all that the report collects from Spark."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from conf.settings import BehaviourSettings
+from conf.inputs import BehaviourSettings
 from schemas.columns import BEHAVIOUR, CLIENT_ID, IS_ACTIVE, N_EVENTS, POSITION, PRESENT, TOKEN_ID
 from schemas.tokens import FIRST_ITEM
 
@@ -62,9 +63,13 @@ class ProfileMap:
     n_events: NDArray[np.int64]
 
 
-def collect_sequence_facts(sequences: DataFrame, behaviours: dict[str, BehaviourSettings]) -> dict[str, SequenceFacts]:
-    """Counts and the length histogram of every behaviour that has sequences, in the order of ``behaviours``."""
-    limits = {name: settings.max_sequence_length for name, settings in behaviours.items()}
+def collect_sequence_facts(sequences: DataFrame, limits: dict[str, int]) -> dict[str, SequenceFacts]:
+    """Counts and the length histogram of every stream that has sequences, in the order of ``limits``.
+
+    Parameters
+    ----------
+    limits : stream -> most events kept of a client
+    """
     limit = F.create_map(*chain.from_iterable((F.lit(name), F.lit(value)) for name, value in limits.items()))
     is_truncated = F.col(N_EVENTS) > limit[F.col(BEHAVIOUR)]
     totals = _by_behaviour(
@@ -80,7 +85,7 @@ def collect_sequence_facts(sequences: DataFrame, behaviours: dict[str, Behaviour
     bins = sequences.groupBy(BEHAVIOUR, power).agg(F.count("*").alias("n")).collect()
     return {
         name: SequenceFacts(**total, histogram=sorted((row.power, row.n) for row in bins if row[BEHAVIOUR] == name))
-        for name, total in _in_order(totals, behaviours)
+        for name, total in _in_order(totals, limits)
     }
 
 
@@ -164,6 +169,6 @@ def _by_behaviour(frame: DataFrame) -> dict[str, Row]:
     return {row[BEHAVIOUR]: row for row in frame.collect()}
 
 
-def _in_order(rows: dict[str, Row], behaviours: dict[str, BehaviourSettings]) -> list[tuple[str, dict[str, int]]]:
+def _in_order(rows: dict[str, Row], behaviours: Mapping[str, object]) -> list[tuple[str, dict[str, int]]]:
     counts = [(name, rows[name].asDict()) for name in behaviours if name in rows]
     return [(name, {key: value for key, value in row.items() if key != BEHAVIOUR}) for name, row in counts]

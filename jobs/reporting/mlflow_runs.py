@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from conf.load import flat_settings
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.workspace import Workspace
 from schemas.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from conf.load import to_yaml
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import Ablation
 from jobs.evaluation.comparison import Scores
 from jobs.reporting import figures
@@ -74,7 +74,7 @@ class BehaviourRow:
     """One behaviour's line in the tables of the page."""
 
     name: str
-    max_sequence_length: int
+    max_length: int
     absent: float
     sequences: SequenceFacts | None
     vocabulary: VocabularyFacts | None
@@ -172,7 +172,7 @@ def _behaviour_rows(
     return [
         BehaviourRow(
             name,
-            settings.max_sequence_length,
+            config.encoders[name].max_length if name in config.encoders else 0,
             facts.absent[name],
             facts.sequences.get(name),
             facts.vocabularies.get(name),
@@ -223,9 +223,7 @@ def draw_lengths(sequences: Mapping[str, SequenceFacts], config: PipelineConfig)
     longest = max((fact.max_length for fact in sequences.values()), default=1)
     colours = figures.palette(config.behaviours)
     return {
-        name: figures.draw_sequence_lengths(
-            name, fact, config.behaviours[name].max_sequence_length, colours[name], longest
-        )
+        name: figures.draw_sequence_lengths(name, fact, config.streams()[name], colours[name], longest)
         for name, fact in sequences.items()
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from jobs.evaluation.comparison import NOISE, Scores, Spread, compare_results, sum_spread, task_spread
 from ml.metrics.challenge import borda
 from schemas.tasks import PROPENSITY, TASKS

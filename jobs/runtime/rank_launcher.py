@@ -15,7 +15,7 @@ from typing import IO, Any
 from pyspark.sql import SparkSession
 
 import schemas.errors
-from conf.settings import TrainingSettings
+from conf.training import TrainingSettings
 from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
 from ml.training.stall_watch import StallWatch
 from schemas.errors import ConfigError, PipelineError, TrainingError

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from conf.settings import SparkSettings
+from conf.spark import SparkSettings
 from jobs.runtime.temp_dirs import scratch_folder
 from schemas.errors import PipelineError
 

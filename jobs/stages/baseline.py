@@ -10,7 +10,7 @@ import sys
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.blocks import organiser_features as b
 from jobs.evaluation.labels import purchases_with_properties
 from jobs.storage.delta_tables import read_ingested, read_table

@@ -12,9 +12,9 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.blocks.activity import client_activity
-from jobs.blocks.vectors import ModelSource, embed_clients, join_sequences, vector_width
+from jobs.blocks.vectors import ModelSource, embed_clients, join_sequences
 from jobs.profiles.composition import ENSEMBLE, imported_entries, open_blocks, require_blocks, write_profiles
 from jobs.profiles.moments import collect_moments
 from jobs.storage.delta_tables import read_as_files, read_ingested, read_table, write_table
@@ -38,12 +38,13 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(names))
     n_clients = clients.count()
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
-    activity = read_activity(spark, config, workspace, clients, names) if config.inference.append_activity else None
+    activity = read_activity(spark, config, workspace, clients, names) if config.ensemble.activity else None
     rows = join_sequences(clients, sequences, names, activity).repartitionByRange(n_parts, POSITION)
-    embed = embed_clients(sources, config.inference)
+    n_counts = config.ensemble.activity * (1 + len(config.ensemble.activity_days))
+    embed = embed_clients(sources, config.inference, n_counts)
     vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed, EMBEDDINGS.ddl)
     write_table(vectors, workspace, EMBEDDINGS, keep_partitions=True, is_log=True)
-    shape = n_clients, vector_width(config.model.hidden_size, config.inference)
+    shape = n_clients, config.model.hidden_size + n_counts
     write_behaviours(spark, workspace, names, shape)
     written = write_ensembles(spark, config, workspace, names)
     remove_other_entries(config, workspace, {*names, *written})
@@ -53,9 +54,9 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     """The trained models in the configuration's order, each loaded once to be refused here and not in a Spark task."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     sources = [
-        ModelSource(name, workspace.model(name).resolve(), vocabularies[name].fingerprint)
-        for name in config.behaviours
-        if name in vocabularies and workspace.model(name).is_dir()
+        ModelSource(name, workspace.model(name).resolve(), vocabularies[config.stream(name)].fingerprint)
+        for name in config.encoders
+        if config.stream(name) in vocabularies and workspace.model(name).is_dir()
     ]
     if not sources:
         raise ModelError(f"no model in {workspace.model('').resolve()}; run train first")
@@ -69,7 +70,7 @@ def read_activity(
 ) -> DataFrame:
     """Behaviour, client_id and activity of the clients, see ``client_activity``."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
-    days = config.inference.activity_days
+    days = config.ensemble.activity_days
     parts = [
         client_activity(read_ingested(spark, workspace, config.events_table(name)), clients, windows, days).select(
             F.lit(name).alias(BEHAVIOUR), "*"

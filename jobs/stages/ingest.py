@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.settings import IngestSettings, PipelineConfig
+from conf.inputs import IngestSettings
+from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import check_challenge, count_rows, group_files, source_path
 from jobs.inputs.event_rules import keep_known_skus, reject_events, reject_products, type_events, type_products
 from jobs.inputs.source_files import naming_unreadable_files, read_group

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation.scores import EntryScores, figures, score_entries
 from jobs.storage.delta_tables import write_table
 from jobs.storage.metrics_log import append_metrics

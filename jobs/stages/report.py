@@ -6,7 +6,7 @@ import sys
 from pyspark.sql import SparkSession
 from tqdm import tqdm
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import read_ablation
 from jobs.evaluation.comparison import Scores
 from jobs.evaluation.scores import read_scores
@@ -72,7 +72,7 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         windows=windows.asDict(),
         n_clients=n_clients,
         n_active=n_active,
-        sequences=collect_sequence_facts(sequences, config.behaviours),
+        sequences=collect_sequence_facts(sequences, config.streams()),
         vocabularies=collect_vocabulary_facts(read_table(spark, workspace, VOCABULARIES), config.behaviours),
         absent=collect_absent_shares(embeddings, config.behaviours),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),

@@ -7,7 +7,7 @@ from functools import reduce
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.stored_rows import stored_rows
 from jobs.storage.workspace import Workspace
@@ -19,20 +19,20 @@ from schemas.tables import SEQUENCES, VOCABULARIES, WINDOWS
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Write one row per behaviour and client."""
+    """Write one row per stream and client."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     vocabularies = read_table(spark, workspace, VOCABULARIES)
     n_items = collect_n_items(vocabularies)
     with ExitStack() as held:
         sequences = [
             build_sequences(
-                stored_rows(read_ingested(spark, workspace, table), windows.input_end),
+                stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
                 collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
                 name,
                 config,
                 held,
             )
-            for name, table in config.events_tables().items()
+            for name in config.streams()
         ]
         write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
 

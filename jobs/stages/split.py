@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array
 from jobs.storage.delta_tables import read_ingested, write_table
 from jobs.storage.workspace import Workspace

@@ -15,7 +15,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.evaluation import labels as t
 from jobs.inputs.challenge_directory import TARGET, read_id_array, read_popularity
 from jobs.runtime.caching import hold_rows

@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import FeedSettings, PipelineConfig
+from conf.encoders import ModelSettings
+from conf.pipeline import PipelineConfig
+from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
@@ -92,21 +94,21 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     # a row of one token has no context to learn from
     files = list_files(snapshot.filter(F.col(WIDTH) > 1), SEQUENCES.partition_by)
     plans = []
-    for name in config.behaviours:
-        own = [file for file in files if file.partition[BEHAVIOUR] == name]
-        training = tuple(_feed_file(file) for file in own if not file.partition[IS_HELD_OUT])
+    for name, encoder in config.encoders.items():
+        own = [file for file in files if file.partition[BEHAVIOUR] == config.stream(name)]
+        training = tuple(_feed_file(file, encoder.max_length) for file in own if not file.partition[IS_HELD_OUT])
         if not training:
             log.info("  %s: no sequence of two items or more, left out", name)
             continue
-        validation = tuple(_feed_file(file) for file in own if file.partition[IS_HELD_OUT])
+        validation = tuple(_feed_file(file, encoder.max_length) for file in own if file.partition[IS_HELD_OUT])
         job = TrainingJob(
-            card=_card(name, config, vocabularies[name], version),
+            card=_card(name, config, vocabularies[encoder.behaviours[0]], version),
             folder=workspace.model(name).resolve(),
             checkpoints=workspace.checkpoints(name).resolve(),
             seed=config.seed,
-            training=config.training,
-            masking=config.masking,
-            loss=config.loss,
+            training=encoder.training,
+            masking=encoder.masking,
+            loss=encoder.loss,
             data=repr((training, validation, config.feed)),
         )
         plans.append(PlannedModel(job, training, validation, config.feed))
@@ -179,16 +181,16 @@ def remove_other_models(workspace: Workspace, trained: set[str]) -> None:
 def _card(name: str, config: PipelineConfig, vocabulary: VocabularySummary, version: int) -> ModelCard:
     return ModelCard(
         behaviour=name,
-        model=config.model,
+        model=ModelSettings(**{each.name: getattr(config.encoders[name], each.name) for each in fields(ModelSettings)}),
         n_tokens=vocabulary.n_tokens,
-        max_length=config.behaviours[name].max_sequence_length,
+        max_length=config.encoders[name].max_length,
         vocabulary_fingerprint=vocabulary.fingerprint,
         sequences_version=version,
     )
 
 
-def _feed_file(file: DataFile) -> FeedFile:
-    return FeedFile(file_url(file.url), file.n_rows, int(str(file.partition[WIDTH])))
+def _feed_file(file: DataFile, max_length: int) -> FeedFile:
+    return FeedFile(file_url(file.url), file.n_rows, min(int(str(file.partition[WIDTH])), max_length))
 
 
 def _score(result: TrainingResult) -> str:

@@ -7,7 +7,7 @@ from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.stored_rows import stored_rows
 from jobs.storage.workspace import Workspace

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.load import flat_settings
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.storage.files import read_json
 from jobs.storage.workspace import Workspace
 from ml.files.atomic import replace_text
@@ -58,7 +58,7 @@ DECIDED_BY = {
     "ingest": ("behaviours.*.item", "behaviours.*.kind", "ingest.drop_duplicates"),
     "split": ("windows.*",),
     "vocabulary": ("behaviours.*.min_count",),
-    "sequences": ("seed", "sequences.*", "behaviours.*.max_sequence_length", "behaviours.*.keep_rare_as_unk"),
+    "sequences": ("seed", "sequences.*", "encoders.*.max_length", "behaviours.*.keep_rare_as_unk"),
     "train": ("model.*", "masking.*", "loss.*", "training.*"),
 }
 """Stage -> the settings that its output depends on and no earlier stage's does, where a later stage reads that output

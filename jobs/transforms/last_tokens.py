@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import Broadcast
 
-from conf.settings import SequenceSettings
+from conf.sequences import SequenceSettings
 from jobs.transforms.item_places import ItemPlaces
 from jobs.transforms.packed import narrow, spread_keys
 from jobs.transforms.radix import rising_order

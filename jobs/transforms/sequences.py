@@ -6,7 +6,8 @@ from dataclasses import replace
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.settings import BehaviourSettings, PipelineConfig
+from conf.inputs import BehaviourSettings
+from conf.pipeline import PipelineConfig
 from jobs.runtime.caching import hold_value
 from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.item_places import SLOTS_PER_ITEM, ItemPlaces, collect_item_places
@@ -40,7 +41,7 @@ def build_sequences(
     any partitioning of the input.
     """
     settings = config.behaviours[behaviour]
-    last = LastTokens(settings.max_sequence_length, config.sequences, config.seed)
+    last = LastTokens(config.streams()[behaviour], config.sequences, config.seed)
     frame = events.frame if isinstance(events, StoredRows) else events
     if isinstance(vocabulary, ItemPlaces):
         places = hold_value(frame, vocabulary, held)

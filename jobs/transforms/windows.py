@@ -6,7 +6,7 @@ from datetime import datetime, time, timedelta
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.settings import WindowSettings
+from conf.inputs import WindowSettings
 from jobs.storage.stored_rows import timestamp_literal
 from schemas import columns as c
 from schemas import tasks

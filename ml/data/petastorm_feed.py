@@ -14,7 +14,7 @@ import pyarrow as pa
 from petastorm import make_batch_reader
 from petastorm.workers_pool import EmptyResultError
 
-from conf.settings import FeedSettings
+from conf.training import FeedSettings
 from ml.data.batching import rows_per_batch
 from ml.data.sequence_batch import Sequences, Tokens
 from ml.data.sharding import (

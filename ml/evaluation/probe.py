@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from ml.metrics import challenge
 from ml.training.adamw import PiecewiseAdamW
 from schemas.errors import TrainingError

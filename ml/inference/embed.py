@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conf.settings import InferenceSettings
+from conf.encoders import InferenceSettings
 from ml.data.batching import like_length_batches
 from ml.data.sequence_batch import Sequences
 from ml.models.transformer import Bert4Rec, evaluating

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from schemas.tokens import FIRST_ITEM, PAD
 
 INIT_STD = 0.02

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.compat.dropout import Dropout
 from ml.models.attention import attend
 from ml.models.item_embeddings import INIT_STD, build_table

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from conf.settings import MaskingSettings
+from conf.encoders import MaskingSettings
 from schemas.tokens import FIRST_ITEM, MASK, PAD
 
 IGNORE_INDEX = -100

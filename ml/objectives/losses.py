@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conf.settings import LossSettings
+from conf.encoders import LossSettings
 from ml.models.transformer import Bert4Rec
 from ml.objectives.cloze import HiddenBatch, MaskedBatch, hidden_batch
 from schemas.tokens import FIRST_ITEM, UNK

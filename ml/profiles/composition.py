@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.settings import EnsembleSettings
+from conf.profile import EnsembleSettings
 from ml.profiles.moments import Moments
 from schemas.errors import ConfigError, EntryError
 

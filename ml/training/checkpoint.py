@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.files.atomic import replace_folder
 from ml.files.tensor_file import write_tensors
 from ml.models.transformer import Bert4Rec

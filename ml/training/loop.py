@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from conf.settings import LossSettings, MaskingSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings
+from conf.training import TrainingSettings
 from ml.data.sequence_batch import Feed, Tokens
 from ml.files.atomic import replace_folder, replace_text
 from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from conf.settings import TrainingSettings
+from conf.training import TrainingSettings
 from ml.models.transformer import Bert4Rec
 
 

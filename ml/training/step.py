@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.training import TrainingSettings
 from ml.models.transformer import Bert4Rec
 from ml.objectives.cloze import HiddenBatch, MaskedBatch, hidden_batch, mask_tokens, shift_tokens
 from ml.objectives.losses import chosen_loss, draw_negatives, hidden_loss

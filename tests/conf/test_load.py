@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from conf.evaluation import ProbeSettings
 from conf.load import FOLDER, known_configs, load_config, to_yaml
-from conf.settings import EnsembleSettings, PipelineConfig, ProbeSettings
+from conf.pipeline import PipelineConfig
+from conf.profile import EnsembleSettings
 from schemas.errors import ConfigError
 
 
@@ -20,7 +22,7 @@ def test_every_shipped_file_loads_and_comes_back_the_same_from_what_is_saved(nam
 
 def test_the_reports_settings_are_to_the_letter() -> None:
     config = load_config("report")
-    lengths = {name: behaviour.max_sequence_length for name, behaviour in config.behaviours.items()}
+    lengths = {name: encoder.max_length for name, encoder in config.encoders.items()}
     assert lengths == {
         "product_buy": 30,
         "add_to_cart": 64,
@@ -34,7 +36,10 @@ def test_the_reports_settings_are_to_the_letter() -> None:
     assert (model.embedding_dropout, model.encoder_dropout) == (0.2, 0.2)
     assert (config.masking.mask_prob, config.masking.mask_share, config.masking.random_share) == (0.15, 0.8, 0.1)
     assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
-    assert (config.inference.pooling, config.inference.append_activity) == ("mean", False)
+    assert config.inference.pooling == "mean"
+    assert {(encoder.architecture, encoder.objective) for encoder in config.encoders.values()} == {
+        ("transformer", "cloze")
+    }
     assert config.ensemble == EnsembleSettings("concat", scaling="none", absent="zeros", presence_flags=False)
     assert config.probe.is_official
 
@@ -45,6 +50,37 @@ def test_a_file_changes_its_base_and_set_changes_both() -> None:
     assert config.behaviours["page_visit"].min_count == 9
     assert config.behaviours["page_visit"].item == "url"
     assert not config.probe.is_official
+
+
+def test_an_encoder_is_completed_by_the_sections_and_differs_where_it_says_so() -> None:
+    own = "encoders.visits={behaviours: [page_visit], max_length: 16, n_layers: 1, training: {epochs: 2}}"
+    config = load_config("demo", [own, "model.hidden_size=32", "training.learning_rate=0.5"])
+    visits, others = config.encoders["visits"], config.encoders["page_visit"]
+    assert (visits.n_layers, visits.hidden_size) == (1, 32)
+    assert (visits.training.epochs, visits.training.learning_rate) == (2, 0.5)
+    assert (others.n_layers, others.hidden_size, others.training.epochs) == (2, 32, 25)
+    assert config.stream("visits") == "page_visit"
+    assert config.streams()["page_visit"] == 64
+
+
+def test_an_encoder_is_left_out_by_null() -> None:
+    config = load_config("demo", ["encoders.page_visit=null"])
+    assert [*config.encoders] == ["product_buy", "add_to_cart", "remove_from_cart", "search_query"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "behaviours.page_visit.max_sequence_length=9",
+            r"max_sequence_length is now encoders\.page_visit: \{behaviours: \[page_visit\], max_length: 9\}",
+        ),
+        ("inference.append_activity=true", r"inference\.append_activity is now ensemble\.activity"),
+    ],
+)
+def test_the_form_of_earlier_versions_is_refused_with_the_new_one(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("demo", [override])
 
 
 def test_a_further_behaviour_is_a_further_entry() -> None:
@@ -64,7 +100,16 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("masking.mask_prob=2", "masking.mask_prob: .*less than or equal to 1"),
         ("behaviours.page_visit.kind=word", "behaviours.page_visit.kind: .*'id' or 'codes'"),
         ("model.n_heads=7", r"hidden_size \(64\) must be divisible by n_heads \(7\)"),
-        ("behaviours.page_visit.max_sequence_length=999", "exceeds the widest"),
+        ("encoders.page_visit.max_length=999", r"encoders\.page_visit\.max_length \(999\) exceeds the widest"),
+        ("encoders.page_visit.max_len=9", r"unknown key 'encoders.page_visit.max_len', known here are \['hidden_size'"),
+        ("encoders.page_visit.training.n_ranks=3", "found n_ranks, which all encoders of a run share"),
+        (
+            "encoders.visits={behaviours: [page_view]}",
+            r"expected names of behaviours, product_buy, .*found \['page_view'\]",
+        ),
+        ("encoders.visits={behaviours: []}", "an encoder's behaviours are empty"),
+        ("encoders.visits=3", r"encoders\.visits: expected keys and values such as behaviours: \[visits\], found 3"),
+        ("ensemble.max_width=2049", "ensemble.max_width: .*less than or equal to 2048"),
         ("sequences.widths=[8,4]", "widths must start with 1 and rise"),
         ("ingest.earliest=June", "ingest.earliest must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found 'June'"),
         ("ingest.latest=2022-02-30", "ingest.latest must be"),
@@ -82,7 +127,9 @@ def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None
 
 
 def test_pooling_by_mask_is_refused_for_models_that_never_see_one() -> None:
-    with pytest.raises(ConfigError, match=r"pooling=mask needs model\.attention=bidirectional"):
+    with pytest.raises(
+        ConfigError, match=r"encoders\.product_buy: inference\.pooling=mask needs attention=bidirectional"
+    ):
         load_config("demo", ["model.attention=causal", "inference.pooling=mask"])
 
 
@@ -114,10 +161,7 @@ def test_a_file_cannot_run_code(tmp_path: Path) -> None:
 
 def test_every_setting_is_used_somewhere() -> None:
     code = "\n".join(
-        path.read_text()
-        for package in ("conf", "ml", "jobs")
-        for path in (FOLDER.parent / package).rglob("*.py")
-        if path.name != "settings.py"
+        path.read_text() for package in ("conf", "ml", "jobs") for path in (FOLDER.parent / package).rglob("*.py")
     )
     for name in _leaf_names(PipelineConfig):
         assert f".{name}" in code, f"nothing reads the setting {name!r}"

@@ -91,8 +91,8 @@ def test_a_model_of_another_vocabulary_is_refused(refuse: Refuse, finished: Path
     [
         (["embed", "--set", "model.hidden_size=32"], "train had model.hidden_size=16 (now 32)"),
         (["run", "--from", "embed", "--set", "model.n_layers=2"], "train had model.n_layers=1 (now 2)"),
-        (["train", "--set", "behaviours.page_visit.max_sequence_length=4"], "sequences had behaviours.page_visit."),
-        (["embed", "--set", "behaviours.add_to_cart.item=sku", "behaviours.add_to_cart.max_sequence_length=8"],
+        (["train", "--set", "encoders.page_visit.max_length=4"], "sequences had encoders.page_visit."),
+        (["embed", "--set", "behaviours.add_to_cart.item=sku"],
          "ingest had behaviours.add_to_cart.item=none"),
     ],
 )  # fmt: skip

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,14 +11,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.load import load_config
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.stages import split as split_windows
 from jobs.storage.delta_tables import write_table
 from jobs.storage.workspace import Workspace
 from schemas.tables import PRODUCT_PROPERTIES
 
 CONFIG = load_config("report")
-SMALL = replace(CONFIG, behaviours={name: CONFIG.behaviours[name] for name in ("product_buy", "page_visit")})
+SMALL = CONFIG.restricted_to("product_buy", "page_visit")
 
 
 def typed(spark: SparkSession, rows: Sequence[tuple], ddl: str) -> DataFrame:

@@ -22,8 +22,11 @@ from jobs.storage.provenance import PROGRESS, read_progress
 
 SETTINGS = """
 behaviours:
-  product_buy: {item: sku, max_sequence_length: 8}
-  page_visit: {item: url, max_sequence_length: 8}
+  product_buy: {item: sku}
+  page_visit: {item: url}
+encoders:
+  product_buy: {behaviours: [product_buy], max_length: 8}
+  page_visit: {behaviours: [page_visit], max_length: 8}
 sequences: {widths: [1, 8], held_out_share: 0.1}
 model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}
 training: {n_ranks: 1, epochs: 4, tokens_per_batch: 64, checkpoint_every_steps: 3, log_every_steps: 3}

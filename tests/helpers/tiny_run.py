@@ -9,7 +9,7 @@ import numpy as np
 from pyspark.sql import SparkSession
 from safetensors.numpy import load_file
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.cli import main
 from jobs.commands.generate import generate_shop
 from jobs.storage.delta_tables import read_table
@@ -21,8 +21,11 @@ from schemas.tables import TableSchema
 BEHAVIOURS = {"product_buy": "sku", "page_visit": "url"}
 CONFIG = """
 behaviours:
-  product_buy: {item: sku, max_sequence_length: 8}
-  page_visit: {item: url, max_sequence_length: 16, min_count: 2}
+  product_buy: {item: sku}
+  page_visit: {item: url, min_count: 2}
+encoders:
+  product_buy: {behaviours: [product_buy], max_length: 8}
+  page_visit: {behaviours: [page_visit], max_length: 16}
 sequences: {widths: [1, 8, 16], held_out_share: 0.1}
 model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}
 training: {n_ranks: 2, epochs: 2, tokens_per_batch: 512, learning_rate: 1.0e-3}

@@ -4,7 +4,7 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.storage.delta_tables import write_table
 from jobs.storage.workspace import Workspace
 from schemas.tables import SEQUENCES, VOCABULARIES

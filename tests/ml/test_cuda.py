@@ -10,14 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from conf.settings import (
-    InferenceSettings,
-    LossSettings,
-    MaskingSettings,
-    ModelSettings,
-    ProbeSettings,
-    TrainingSettings,
-)
+from conf.encoders import InferenceSettings, LossSettings, MaskingSettings, ModelSettings
+from conf.evaluation import ProbeSettings
+from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import Sequences
 from ml.evaluation.probe import score_task

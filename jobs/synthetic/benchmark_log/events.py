@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.random import Generator, Philox
 
-from conf.benchmark_log import CrowdSettings
+from conf.synthetic import BenchmarkLogSettings
 from jobs.synthetic.benchmark_log.counts import CountTable
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, Sizes, client_counts, scale_sizes
 from jobs.synthetic.benchmark_log.permutations import Permutation, Use, draw_permutation
@@ -31,7 +31,7 @@ class Crowd:
     first_event : int64 [blocks + 1], events of the blocks before
     """
 
-    settings: CrowdSettings
+    settings: BenchmarkLogSettings
     sizes: Sizes
     clients: CountTable
     ranks: Permutation
@@ -66,7 +66,7 @@ class Events:
 
 
 @lru_cache(maxsize=2)
-def build_crowd(settings: CrowdSettings) -> Crowd:
+def build_crowd(settings: BenchmarkLogSettings) -> Crowd:
     """The crowd of the settings; counts every client's events once, about a second for 10 million clients."""
     sizes = scale_sizes(settings.n_events)
     clients = client_counts(sizes)
@@ -100,7 +100,7 @@ def draw_block(block: int, behaviour: str, crowd: Crowd) -> Events:
     )
 
 
-def _ranks_of_block(block: int, ranks: Permutation, settings: CrowdSettings) -> np.ndarray:
+def _ranks_of_block(block: int, ranks: Permutation, settings: BenchmarkLogSettings) -> np.ndarray:
     first = block * settings.clients_per_block
     return ranks(np.arange(first, min(first + settings.clients_per_block, ranks.size)))
 
@@ -121,7 +121,7 @@ class _Sessions:
         return self.start[self.first[client] + session] + within.astype(np.int64)
 
 
-def _draw_sessions(rng: Generator, counts: np.ndarray, settings: CrowdSettings) -> _Sessions:
+def _draw_sessions(rng: Generator, counts: np.ndarray, settings: BenchmarkLogSettings) -> _Sessions:
     length = rng.integers(1, _LONGEST_SESSION, len(counts), endpoint=True)
     n_sessions = -(-counts // length)
     moment = rng.random(int(n_sessions.sum())) * settings.n_days

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.benchmark_log import CrowdSettings
+from conf.synthetic import BenchmarkLogSettings
 from jobs.synthetic.benchmark_log.events import build_crowd, draw_block
 from jobs.synthetic.benchmark_log.marginals import category_counts, find_n_events, item_counts, scale_sizes
 from jobs.synthetic.benchmark_log.permutations import Use, draw_permutation, hash_to_codes
@@ -30,11 +30,11 @@ def write_behaviour(spark: SparkSession, path: Path, behaviour: str, n_rows: int
     --------
     ``write_behaviour(spark, directory / "page_visit.parquet", "page_visit", 20_000_000)``
     """
-    settings = CrowdSettings(n_events=find_n_events(behaviour, n_rows), seed=seed)
+    settings = BenchmarkLogSettings(n_events=find_n_events(behaviour, n_rows), seed=seed)
     behaviour_rows(spark, behaviour, settings).write.parquet(str(path))
 
 
-def behaviour_rows(spark: SparkSession, behaviour: str, settings: CrowdSettings) -> DataFrame:
+def behaviour_rows(spark: SparkSession, behaviour: str, settings: BenchmarkLogSettings) -> DataFrame:
     """One row per event of a behaviour, in the columns of its source file; the same for any number of tasks.
 
     The rows of a block of clients follow those of the block before; within it they are in random order.
@@ -45,7 +45,7 @@ def behaviour_rows(spark: SparkSession, behaviour: str, settings: CrowdSettings)
     return _blocks(spark, n_blocks).mapInArrow(_event_maker(behaviour, settings), ddl)
 
 
-def product_rows(spark: SparkSession, settings: CrowdSettings) -> DataFrame:
+def product_rows(spark: SparkSession, settings: BenchmarkLogSettings) -> DataFrame:
     """One row per sku, in the columns of ``product_properties.parquet``."""
     n_blocks = -(-scale_sizes(settings.n_events).n_skus // _SKUS_PER_BLOCK)
     ddl = f"{c.SKU} bigint, {c.CATEGORY} bigint, {c.PRICE} bigint, {c.NAME} string"
@@ -57,7 +57,7 @@ def _blocks(spark: SparkSession, n_blocks: int) -> DataFrame:
     return spark.range(0, n_blocks, 1, n_tasks)
 
 
-def _event_maker(behaviour: str, settings: CrowdSettings) -> _Batches:
+def _event_maker(behaviour: str, settings: BenchmarkLogSettings) -> _Batches:
     crowd = build_crowd(settings)
     items = item_counts(behaviour, crowd.sizes)
     name_items = _item_namer(behaviour, settings)
@@ -73,7 +73,7 @@ def _event_maker(behaviour: str, settings: CrowdSettings) -> _Batches:
     return make
 
 
-def _item_namer(behaviour: str, settings: CrowdSettings) -> Callable[[np.ndarray], pa.Array]:
+def _item_namer(behaviour: str, settings: BenchmarkLogSettings) -> Callable[[np.ndarray], pa.Array]:
     """What turns ranks of popularity into the items of the source file: ids tell nothing of the rank."""
     sizes, seed = scale_sizes(settings.n_events), settings.seed
     if behaviour == SEARCH_QUERY:
@@ -83,7 +83,7 @@ def _item_namer(behaviour: str, settings: CrowdSettings) -> Callable[[np.ndarray
     return lambda rank: pa.array(ids(rank))
 
 
-def _product_maker(settings: CrowdSettings) -> _Batches:
+def _product_maker(settings: BenchmarkLogSettings) -> _Batches:
     sizes, seed = scale_sizes(settings.n_events), settings.seed
     categories = category_counts(sizes)
     sku_ids, in_category, by_price = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from schemas.behaviours import CODES_PER_QUERY
 
 _POPULARITY_EXPONENT = 0.8

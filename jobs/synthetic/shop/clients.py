@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.synthetic.shop.catalogue import Catalogue
 
 N_HOMES = 3

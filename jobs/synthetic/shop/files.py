@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.synthetic.shop.catalogue import Catalogue, build_catalogue
 from jobs.synthetic.shop.sessions import NO_ITEM, Events, simulate_block
 from schemas import columns as c

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.synthetic.shop.catalogue import Catalogue
 from jobs.synthetic.shop.clients import Clients, Days, draw_clients, simulate_days
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY

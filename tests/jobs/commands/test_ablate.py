@@ -9,7 +9,9 @@ import pytest
 from eval_tables import CONFIG
 from pyspark.sql import SparkSession
 
-from conf.settings import EnsembleSettings, ProbeSettings, WindowSettings
+from conf.evaluation import ProbeSettings
+from conf.inputs import WindowSettings
+from conf.profile import EnsembleSettings
 from jobs.commands import ablate
 from jobs.evaluation.ablation import read_ablation
 from jobs.profiles.composition import StoredBlock

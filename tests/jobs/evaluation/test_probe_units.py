@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from jobs.evaluation import probe_units
 from jobs.evaluation.probe_units import ProbeUnit, UnitResults, digest_entry, score_units
 from schemas.errors import EntryError, TableError

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
-from conf.settings import IngestSettings
+from conf.inputs import IngestSettings
 from jobs.inputs.event_rules import (
     canonical_codes,
     keep_known_skus,

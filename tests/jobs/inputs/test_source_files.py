@@ -11,7 +11,7 @@ import pytest
 from damage import damage_pages, flip_stored_bit
 from pyspark.sql import DataFrame, SparkSession
 
-from conf.settings import IngestSettings
+from conf.inputs import IngestSettings
 from jobs.inputs.challenge_directory import check_columns, count_rows, group_files
 from jobs.inputs.event_rules import type_events
 from jobs.inputs.source_files import naming_unreadable_files, read_group

@@ -14,8 +14,9 @@ import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from conf.inputs import WindowSettings
 from conf.load import load_config
-from conf.settings import PipelineConfig, WindowSettings
+from conf.pipeline import PipelineConfig
 from jobs.cli import main
 from jobs.stages import sequences as build_sequences
 from jobs.storage.delta_tables import latest_version, read_table, write_table
@@ -27,7 +28,8 @@ from schemas.tokens import FIRST_ITEM
 
 N_CLIENTS, N_ITEMS = 400, 20
 CONFIG = """
-behaviours: {page_visit: {item: url, max_sequence_length: 5}}
+behaviours: {page_visit: {item: url}}
+encoders: {page_visit: {behaviours: [page_visit], max_length: 5}}
 sequences: {rows_per_file: 1}  # so that the write takes seconds
 spark: {driver_memory: 1g, shuffle_partitions: 2}
 """

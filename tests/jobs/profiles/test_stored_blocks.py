@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
-from conf.settings import EnsembleSettings
+from conf.profile import EnsembleSettings
 from jobs.cli import main
 from jobs.profiles import composition as b
 from jobs.profiles import moments as m

@@ -6,7 +6,7 @@ import pytest
 import torch
 from report_facts import some_ablation, some_scores
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from jobs.reporting.notebook_frames import (
     ablation_frame,
     frequent_items,

@@ -1,4 +1,4 @@
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from jobs.reporting.history import newest_by, thin, training_histories
 from jobs.reporting.tables import (
     MISSING,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.settings import TrainingSettings
+from conf.training import TrainingSettings
 from jobs.runtime import rank_launcher
 from jobs.runtime.rank_launcher import RanksLostError, run_ranks, sign_watched, takes_gpus
 from jobs.storage.workspace import Workspace

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from conf.load import load_config
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.storage.delta_tables import session_settings
 from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import build_vocabulary
@@ -48,7 +48,7 @@ class Shop:
     behaviour: str
     events: list[Event]
     min_count: int
-    max_sequence_length: int
+    max_length: int
     keep_rare_as_unk: bool
     n_partitions: int
     order: int
@@ -59,10 +59,10 @@ class Shop:
         own = replace(
             CONFIG.behaviours[self.behaviour],
             min_count=self.min_count,
-            max_sequence_length=self.max_sequence_length,
             keep_rare_as_unk=self.keep_rare_as_unk,
         )
-        return replace(CONFIG, behaviours={self.behaviour: own})
+        encoder = replace(CONFIG.encoders[self.behaviour], max_length=self.max_length)
+        return replace(CONFIG, behaviours={self.behaviour: own}, encoders={self.behaviour: encoder})
 
     @property
     def item(self) -> str:
@@ -100,7 +100,7 @@ def shops(draw: st.DrawFn) -> Shop:
         behaviour,
         events + repeated,
         min_count=draw(st.integers(1, 5)),
-        max_sequence_length=draw(st.integers(1, 9)),
+        max_length=draw(st.integers(1, 9)),
         keep_rare_as_unk=draw(st.booleans()),
         n_partitions=draw(st.integers(1, 7)),
         order=draw(st.integers(0, 99)),
@@ -120,7 +120,7 @@ def plain_sequences(shop: Shop) -> dict[int, tuple[str, int, list[int], int]]:
     for client, _, item in sorted(shop.events, key=lambda event: (event[1], event[2])):
         if str(item) in token_ids or shop.keep_rare_as_unk:
             histories[client].append(token_ids.get(str(item), UNK))
-    longest = shop.max_sequence_length
+    longest = shop.max_length
     sequences = {}
     for client, tokens in histories.items():
         last = tokens[-longest:]

@@ -10,7 +10,7 @@ from eval_tables import write_shop
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.stages import embed
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.entry_rules import validate_entry

@@ -1,7 +1,6 @@
 """The ingest stage: every source row ends in one table or in the quarantine."""
 
 import datetime
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from damage import damage_pages
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from conf.inputs import IngestSettings
 from conf.load import load_config
-from conf.settings import IngestSettings
 from jobs.cli import main
 from jobs.stages import ingest as ingest_events
 from jobs.stages.ingest import Counts, Source
@@ -90,7 +89,7 @@ def test_no_good_purchase_is_told_before_any_table_is_written(
 def test_a_configuration_without_purchases_is_told_before_any_table_is_written(
     spark: SparkSession, data: Path, workspace: Workspace
 ) -> None:
-    visits = replace(CONFIG, behaviours={"page_visit": CONFIG.behaviours["page_visit"]})
+    visits = CONFIG.restricted_to("page_visit")
     with pytest.raises(ConfigError, match="expected the behaviour product_buy"):
         ingest_events.run(spark, visits, Workspace(workspace.out, data))
     assert not (workspace.out / "tables").exists()

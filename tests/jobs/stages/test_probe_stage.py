@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from eval_tables import CONFIG
 
+from conf.evaluation import ProbeSettings
+from conf.inputs import WindowSettings
 from conf.load import to_yaml
-from conf.settings import ProbeSettings, WindowSettings
 from jobs.evaluation import probe_units
 from jobs.evaluation.scores import check_entries, collect_scorable_tasks, list_entries
 from jobs.stages.probe import run

@@ -6,7 +6,7 @@ import pytest
 from eval_tables import SMALL, golden_events, purchases, save_ids, write_shop
 from pyspark.testing import assertDataFrameEqual
 
-from conf.settings import WindowSettings
+from conf.inputs import WindowSettings
 from jobs.stages.split import collect_boundaries, relevant_clients, run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace

@@ -12,7 +12,7 @@ import torch
 from pyspark.sql import SparkSession
 from training_tables import N_ITEMS, config, write_tables
 
-from conf.settings import TrainingSettings
+from conf.training import TrainingSettings
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.stages import train
 from jobs.storage.delta_tables import read_table

@@ -27,7 +27,7 @@ from schemas.errors import TableError
 from schemas.tables import PRODUCT_PROPERTIES, WINDOWS
 
 ALL = load_config("demo")
-CONFIG = replace(ALL, behaviours={"product_buy": ALL.behaviours["product_buy"]})
+CONFIG = ALL.restricted_to("product_buy")
 BUYS = CONFIG.events_table("product_buy")
 CODES = "[" + " ".join(["7"] * 16) + "]"
 

@@ -27,7 +27,7 @@ def progress(tmp_path: Path) -> Path:
     ("change", "told"),
     [
         ("model.hidden_size=32", r"embed: .*train had model\.hidden_size=64 \(now 32\)"),
-        ("behaviours.page_visit.max_sequence_length=9", r"sequences had .*visit\.max_sequence_length=64"),
+        ("encoders.page_visit.max_length=9", r"sequences had .*visit\.max_length=64"),
         ("behaviours.page_visit.min_count=2", r"vocabulary had behaviours\.page_visit\.min_count=5 \(now 2\)"),
         ("behaviours.product_view.item=sku", r"ingest had behaviours\.product_view\.item=none \(now sku\)"),
         ("windows.mode=entry", r"split had windows\.mode=evaluate \(now entry\).*ubp run --from split"),

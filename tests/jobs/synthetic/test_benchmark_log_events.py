@@ -3,13 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conf.benchmark_log import CrowdSettings
+from conf.load import checked
+from conf.synthetic import BenchmarkLogSettings
 from jobs.synthetic.benchmark_log.events import Events, build_crowd, draw_block
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, find_n_events, scale_sizes
 from schemas.behaviours import PAGE_VISIT, PRODUCT_BUY
 from schemas.errors import ConfigError
 
-SETTINGS = CrowdSettings(n_events=100_000, clients_per_block=2_500)
+SETTINGS = BenchmarkLogSettings(n_events=100_000, clients_per_block=2_500)
 CROWD = build_crowd(SETTINGS)
 _ID_AND_TIME = ("client_id", "second")
 
@@ -97,4 +98,4 @@ def test_a_crowd_is_found_for_any_number_of_rows_of_one_behaviour(behaviour: str
 @pytest.mark.parametrize("values", [{"n_events": 9_999}, {"n_days": 41}, {"relevant_share": 1.5}, {"seed": -1}])
 def test_settings_out_of_range_are_refused_by_name(values: dict):
     with pytest.raises(ConfigError, match=next(iter(values))):
-        CrowdSettings(**values)
+        checked(BenchmarkLogSettings, values, "the benchmark log")

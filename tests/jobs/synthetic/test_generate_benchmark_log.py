@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.benchmark_log import CrowdSettings
 from conf.load import load_config
+from conf.synthetic import BenchmarkLogSettings
 from jobs import cli
 from jobs.commands.generate import generate_crowd
 from jobs.inputs.challenge_directory import check_challenge
@@ -24,7 +24,7 @@ from schemas.tables import QUARANTINE
 
 pytestmark = pytest.mark.spark
 
-SETTINGS = CrowdSettings(n_events=200_000, clients_per_block=5_000)
+SETTINGS = BenchmarkLogSettings(n_events=200_000, clients_per_block=5_000)
 GROWS_WITH_SIZE = "events per user, maximum (at full size)"
 AS_STATED = "events per user, mean (as stated)"
 

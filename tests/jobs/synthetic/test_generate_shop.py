@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.commands.generate import generate_shop
 from jobs.synthetic.shop.catalogue import build_catalogue
 from jobs.synthetic.shop.sessions import simulate_block

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from conf.shop import ShopSettings
+from conf.load import checked
+from conf.synthetic import ShopSettings
 from jobs.synthetic.shop.catalogue import build_catalogue
 from schemas.behaviours import CODES_PER_QUERY
 from schemas.errors import ConfigError
@@ -57,4 +58,4 @@ def test_a_draw_stays_in_its_category():
 @pytest.mark.parametrize("values", [{"n_clients": 0}, {"n_days": 41}, {"n_products": 10}, {"relevant_share": 1.5}])
 def test_settings_out_of_range_are_refused_by_name(values: dict):
     with pytest.raises(ConfigError, match=next(iter(values))):
-        ShopSettings(**values)
+        checked(ShopSettings, values, "the shop")

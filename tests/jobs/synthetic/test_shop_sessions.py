@@ -3,7 +3,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from conf.shop import ShopSettings
+from conf.synthetic import ShopSettings
 from jobs.synthetic.shop.catalogue import Catalogue, build_catalogue
 from jobs.synthetic.shop.sessions import simulate_block
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.testing import assertDataFrameEqual
 
 from conf.load import load_config
-from conf.settings import PipelineConfig
+from conf.pipeline import PipelineConfig
 from jobs.transforms.item_places import ItemPlaces
 from jobs.transforms.last_tokens import LastTokens, order_histories
 from jobs.transforms.sequences import build_sequences, collect_if_small
@@ -21,7 +21,7 @@ SEQUENCE = "behaviour string, is_held_out boolean, width int, client_id bigint, 
 
 def config(max_length: int = 3, **more: str) -> PipelineConfig:
     told = [f"{key}={value}" for key, value in more.items()]
-    fixed = [f"behaviours.page_visit.max_sequence_length={max_length}", "sequences.held_out_share=0"]
+    fixed = [f"encoders.page_visit.max_length={max_length}", "sequences.held_out_share=0"]
     return load_config("demo", [*fixed, *told])
 
 

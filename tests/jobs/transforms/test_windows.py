@@ -3,7 +3,7 @@ from datetime import datetime
 import pytest
 from eval_tables import purchases
 
-from conf.settings import WindowSettings
+from conf.inputs import WindowSettings
 from jobs.transforms.windows import (
     collect_last_timestamp,
     collect_windows,

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conf.settings import FeedSettings
+from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.petastorm_feed import PetastormFeed, _open_reader, read_ahead, read_shard, shuffled_batches
 from ml.data.sequence_batch import Feed, Sequences, Tokens

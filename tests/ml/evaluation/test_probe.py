@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from conf.settings import ProbeSettings
+from conf.evaluation import ProbeSettings
 from ml.evaluation.probe import ProbeNetwork, build_probe, over_repeats, score_logits, score_task
 from schemas.errors import TrainingError
 from schemas.tasks import TaskScore

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from conf.settings import InferenceSettings, ModelSettings
+from conf.encoders import InferenceSettings, ModelSettings
 from ml.data.sequence_batch import Sequences
 from ml.inference.embed import embed_sequences
 from ml.models.transformer import Bert4Rec

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.inference.top_k import nearest_items
 from ml.models.transformer import Bert4Rec
 

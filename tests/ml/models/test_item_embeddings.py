@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.models.item_embeddings import N_CODES, ProductTable, build_table
 from schemas.errors import ConfigError
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.models import padding
 from ml.models.transformer import Bert4Rec, Block, evaluating
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from conf.settings import MaskingSettings
+from conf.encoders import MaskingSettings
 from ml.objectives.cloze import IGNORE_INDEX, MaskedBatch, hidden_batch, hide_last, mask_tokens, shift_tokens
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 

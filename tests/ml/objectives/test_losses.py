@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
 from ml.models.transformer import Bert4Rec
 from ml.objectives.cloze import IGNORE_INDEX, MaskedBatch, mask_tokens
 from ml.objectives.losses import (

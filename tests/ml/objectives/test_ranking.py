@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.models.transformer import Bert4Rec, evaluating
 from ml.objectives import ranking
 from ml.objectives.cloze import hide_last

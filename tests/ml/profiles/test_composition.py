@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conf.settings import EnsembleSettings
+from conf.profile import EnsembleSettings
 from ml.profiles.composition import Block, fit_composition, float16_exponent, to_float16
 from ml.profiles.moments import Moments
 from schemas.errors import ConfigError, EntryError

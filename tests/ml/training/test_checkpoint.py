@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conf.settings import ModelSettings
+from conf.encoders import ModelSettings
 from ml.models.transformer import Bert4Rec
 from ml.training.checkpoint import ModelCard, load_model, save_model
 from schemas.errors import ModelError

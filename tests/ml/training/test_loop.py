@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import Sequences, Tokens
 from ml.objectives.ranking import RankingMetrics

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from conf.settings import ModelSettings, TrainingSettings
+from conf.encoders import ModelSettings
+from conf.training import TrainingSettings
 from ml.models.transformer import Bert4Rec
 from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
 

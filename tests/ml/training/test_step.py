@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from conf.settings import LossSettings, MaskingSettings, ModelSettings, TrainingSettings
+from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.training import TrainingSettings
 from ml.objectives.cloze import MaskedBatch, hidden_batch, mask_tokens
 from ml.training.distributed import OneProcess
 from ml.training.step import Learner, Recipe, mix_seed

@@ -1,0 +1,123 @@
+"""Settings of encoders: shape, objective, loss, and how an encoder's vectors are made.
+
+Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
+organisers' and change the meaning of a score.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from conf.ranges import PositiveFloat, PositiveInt, Settings, Share, require
+from conf.training import WITHOUT_EFFECT_ON_WEIGHTS, TrainingSettings
+from schemas.tokens import FIRST_ITEM
+
+
+@dataclass(frozen=True)
+class ModelSettings(Settings):
+    """The shape of an encoder (Sun et al. 2019); the values are the *paper*'s."""
+
+    hidden_size: PositiveInt = 256
+    n_layers: PositiveInt = 6
+    n_heads: PositiveInt = 8
+    feed_forward_size: PositiveInt = 256
+    """Width inside the feed-forward; 4 x ``hidden_size`` in BERT."""
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    """``bidirectional``: a token sees all others, hidden ones are learnt (the cloze task); ``causal``: it sees those
+    before it, and each token's next one is learnt (SASRec, Kang and McAuley 2018); ``masking`` is not used then."""
+    norm: Literal["post", "pre"] = "post"
+    """``post``: sums are normalised; ``pre``: what a layer reads is, which eases deep models (Xiong et al. 2020)."""
+    final_norm: bool = False
+    """One more norm after the last block; goes with ``pre``."""
+    embedding_dropout: Share = 0.2
+    encoder_dropout: Share = 0.2
+    attention_dropout: Share | None = None
+    """Of attention weights; null: as ``encoder_dropout``."""
+    table: Literal["full", "hashed", "product"] = "full"
+    """``full``: a row per token; ``hashed``: two hashes into fewer; ``product``: parts that items share (RecJPQ)."""
+    table_rows: PositiveInt = 100_000
+    """Of a hashed table."""
+    table_splits: PositiveInt = 8
+    """Parts of a vector of a product table; each is one of 256."""
+
+    def __post_init__(self) -> None:
+        size = f"model.hidden_size ({self.hidden_size})"
+        require(self.hidden_size % self.n_heads == 0, f"{size} must be divisible by n_heads ({self.n_heads})")
+        require(
+            self.table != "product" or self.hidden_size % self.table_splits == 0,
+            f"{size} must be divisible by table_splits ({self.table_splits})",
+        )
+        require(self.table_rows > FIRST_ITEM, f"model.table_rows must exceed {FIRST_ITEM}; found {self.table_rows}")
+
+
+@dataclass(frozen=True)
+class MaskingSettings(Settings):
+    """The cloze task; what is neither replaced by MASK nor by a random item stays as it is (*paper*: 80/10/10)."""
+
+    mask_prob: Share = 0.15
+    mask_share: Share = 0.8
+    random_share: Share = 0.1
+    last_only_share: Share = 0.1
+    """Share of sequences that hide their last item alone: how the model is asked to predict."""
+
+    def __post_init__(self) -> None:
+        total = self.mask_share + self.random_share
+        require(total <= 1.0 + 1e-9, f"masking.mask_share + random_share must be at most 1; found {total}")
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """What is made small at the hidden positions: over every item, or over negatives that a step's positions share."""
+
+    name: Literal["auto", "full", "sampled", "gbce"] = "auto"
+    """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above; ``gbce``: of gSASRec."""
+    full_softmax_max_items: PositiveInt = 20_000
+    n_negatives: PositiveInt = 2048
+    """Uniform negatives drawn once per step and shared by its positions."""
+    gbce_t: Share = 0.75
+    """Calibration of gBCE: 0 is plain binary cross-entropy, 1 undoes what sampling adds to the scores."""
+
+
+@dataclass(frozen=True)
+class InferenceSettings(Settings):
+    """The Spark inference job."""
+
+    pooling: Literal["mean", "recency", "last", "mask"] = "mean"
+    """What a sequence's vector is: the mean of its tokens' (*paper*); a mean in which older tokens count less; the
+    last token's; or that of a MASK put after it, which is what the model would predict the next item from."""
+    half_life: PositiveFloat = 8.0
+    """With ``recency``, a token counts half as much as the one so many events later."""
+    tokens_per_batch: PositiveInt = 2048
+    """Positions, padding included, in one forward pass."""
+    clients_per_partition: PositiveInt = 20_000
+
+
+@dataclass(frozen=True)
+class EncoderSettings(ModelSettings):
+    """One encoder: what it reads, what it is, what it is trained on.
+
+    What a configuration leaves out here is taken from its sections ``model``, ``masking``, ``loss``, ``training`` and
+    ``inference`` (``conf.load``), so that an item of ``encoders`` says only what differs from these.
+    """
+
+    behaviours: tuple[str, ...] = field(kw_only=True)
+    """Whose events it reads; several are merged in time order."""
+    architecture: str = "transformer"
+    """A name of ``ml.models.registry``."""
+    objective: str = "cloze"
+    """A name of ``ml.objectives.registry``."""
+    max_length: PositiveInt = 64
+    """Most recent events that it reads of a client."""
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.behaviours) > 0, "an encoder's behaviours are empty: name at least one")
+
+
+SECTIONS = ("masking", "loss", "training", "inference")
+"""Sections of a configuration that an item of ``encoders`` may change for itself, besides the keys of ``model``."""
+RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
+"""Settings of ``training`` that all encoders of a run share."""

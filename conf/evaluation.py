@@ -1,0 +1,29 @@
+"""Settings of the probe."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from conf.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+
+@dataclass(frozen=True)
+class ProbeSettings(Settings):
+    """The fixed network that scores an entry; the defaults are the *challenge*'s."""
+
+    hidden_size: PositiveInt = 2048
+    """Width between blocks; each block expands to twice this."""
+    n_blocks: PositiveInt = 3
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 128
+    epochs: PositiveInt = 3
+    seed: NonNegativeInt = 1278
+    repeats: PositiveInt = 1
+    """The first is the organisers' run and gives the score; each further one has other weights and another order of
+    rows, and together they give the mean and the standard deviation."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of the matrix products between the first and the last layer. ``tf32`` is a GPU's; a CPU keeps float32."""
+
+    @property
+    def is_official(self) -> bool:
+        """Whether scores are comparable with the challenge's."""
+        return self == ProbeSettings(repeats=self.repeats)

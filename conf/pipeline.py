@@ -1,0 +1,102 @@
+"""All settings of a run."""
+
+from dataclasses import dataclass, field, replace
+
+from conf.encoders import EncoderSettings, InferenceSettings, LossSettings, MaskingSettings, ModelSettings
+from conf.evaluation import ProbeSettings
+from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
+from conf.profile import EnsembleSettings
+from conf.ranges import NonNegativeInt, Settings, require
+from conf.report import TrackingSettings
+from conf.sequences import SequenceSettings
+from conf.spark import SparkSettings
+from conf.training import FeedSettings, TrainingSettings
+from schemas.behaviours import ItemKind
+from schemas.tables import TableSchema, events_table
+
+
+@dataclass(frozen=True)
+class PipelineConfig(Settings):
+    """All settings of a run; ``config.yaml`` in its output holds the resolved values."""
+
+    behaviours: dict[str, BehaviourSettings]
+    seed: NonNegativeInt = 2025
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    sequences: SequenceSettings = field(default_factory=SequenceSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    feed: FeedSettings = field(default_factory=FeedSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    spark: SparkSettings = field(default_factory=SparkSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    encoders: dict[str, EncoderSettings] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(len(self.behaviours) > 0, "behaviours is empty: name at least one, as conf/report.yaml does")
+        for name in self.behaviours:
+            require(is_identifier(name), f"behaviours: a name has letters, digits, _; found {name!r}; rename it")
+        for name, encoder in self.encoders.items():
+            self._check_encoder(name, encoder)
+
+    def _check_encoder(self, name: str, encoder: EncoderSettings) -> None:
+        require(is_identifier(name), f"encoders: a name has letters, digits, _; found {name!r}; rename it")
+        unknown = [behaviour for behaviour in encoder.behaviours if behaviour not in self.behaviours]
+        require(
+            not unknown,
+            f"encoders.{name}.behaviours: expected names of behaviours, {', '.join(self.behaviours)}; found {unknown}",
+        )
+        require(
+            len(encoder.behaviours) == 1,
+            f"encoders.{name}.behaviours: expected one behaviour, found {list(encoder.behaviours)}: merged sequences "
+            "are not built yet",
+        )
+        widest = self.sequences.widths[-1]
+        require(
+            encoder.max_length <= widest,
+            f"encoders.{name}.max_length ({encoder.max_length}) exceeds the widest of sequences.widths, {widest}",
+        )
+        require(
+            encoder.attention == "bidirectional" or encoder.inference.pooling != "mask",
+            f"encoders.{name}: inference.pooling=mask needs attention=bidirectional: causal models never see MASK",
+        )
+
+    def stream(self, encoder: str) -> str:
+        """Name of the sequences that an encoder reads: its behaviour's, which encoders of one behaviour share."""
+        return self.encoders[encoder].behaviours[0]
+
+    def streams(self) -> dict[str, int]:
+        """Stream -> the most recent events that are kept of a client: as many as its longest encoder reads."""
+        longest: dict[str, int] = {}
+        for name, encoder in self.encoders.items():
+            stream = self.stream(name)
+            longest[stream] = max(encoder.max_length, longest.get(stream, 0))
+        return longest
+
+    def restricted_to(self, *behaviours: str) -> "PipelineConfig":
+        """The same settings with some behaviours only, and the encoders that read no others."""
+        return replace(
+            self,
+            behaviours={name: of for name, of in self.behaviours.items() if name in behaviours},
+            encoders={name: of for name, of in self.encoders.items() if set(of.behaviours) <= set(behaviours)},
+        )
+
+    def behaviour(self, name: str) -> BehaviourSettings:
+        """The settings of a behaviour that a stage cannot do without; ConfigError where the configuration lacks it."""
+        found = ", ".join(self.behaviours)
+        fix = "add it under behaviours, as conf/report.yaml does"
+        require(name in self.behaviours, f"expected the behaviour {name} in the configuration, found {found}; {fix}")
+        return self.behaviours[name]
+
+    def events_tables(self) -> dict[str, TableSchema]:
+        """Behaviour -> the table of its typed events."""
+        return {name: self.events_table(name) for name in self.behaviours}
+
+    def events_table(self, behaviour: str) -> TableSchema:
+        """The table of one behaviour's typed events; ConfigError where the configuration lacks the behaviour."""
+        settings = self.behaviour(behaviour)
+        return events_table(behaviour, settings.item, ItemKind(settings.kind))

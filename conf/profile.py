@@ -1,0 +1,58 @@
+"""Settings of blocks that are counted, and of the profile that blocks become.
+
+Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
+organisers' and change the meaning of a score.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from conf.ranges import PositiveFloat, PositiveInt, Range, Settings, require
+
+MAX_WIDTH = 2048
+"""Most columns of a profile (*challenge*)."""
+
+
+@dataclass(frozen=True)
+class EnsembleSettings(Settings):
+    """How blocks of vectors, one per behaviour and those of other entries, become one profile."""
+
+    composition: Literal["concat", "mean"] = "concat"
+    """``mean`` is over the behaviours that a client has; further entries stand beside it."""
+    scaling: Literal["none", "block", "column"] = "none"
+    """Of the behaviours' blocks. ``block``: take away each column's mean, divide by the block's standard deviation;
+    ``column``: by each column's own. Means and deviations are of the clients that have the block."""
+    absent: Literal["zeros", "mean"] = "zeros"
+    """What stands for a block that a client lacks, before scaling: zeros (*paper*) or the block's mean."""
+    presence_flags: bool = True
+    """Append one number per block, 1 where the client has it."""
+    max_width: Annotated[int, Range(gt=0, le=MAX_WIDTH)] = MAX_WIDTH
+    """Most columns of a profile (*challenge*); above it, blocks are projected on their principal axes."""
+    activity: bool = False
+    """Make the block ``activity`` a part of ``ensemble``: of each behaviour log(1 + n) of the client's events, and of
+    those of its last ``activity_days``: how many there were, and how recent, which no mean of token vectors tells."""
+    activity_days: tuple[PositiveInt, ...] = (7, 14, 28, 90)
+    """Lengths of the windows that end at the cutoff."""
+    blocks: tuple[str, ...] = ()
+    """Further entries, as ``NAME`` or ``NAME=DIR``: with any, the embed stage also makes ``ensemble+NAME``."""
+    blocks_scaling: Literal["none", "block", "column"] = "column"
+    """As ``scaling``, of the further entries."""
+    blocks_weight: PositiveFloat = 1.0
+    """Multiplies the further entries' numbers after that: the wider a column's values spread, the more a probe sees of
+    it, and hundreds of them drown what else a profile holds."""
+    log_blocks: bool = True
+    """Take sign(x) log(1 + |x|) of the further entries' numbers first: counts have heavy tails."""
+
+    def __post_init__(self) -> None:
+        named = [re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None for name in self.named_blocks]
+        require(
+            all(named) and len(named) == len(self.blocks),
+            "ensemble.blocks must be NAME or NAME=DIR, each name once, of letters, digits, _, . and -; "
+            f"found {list(self.blocks)}",
+        )
+
+    @property
+    def named_blocks(self) -> dict[str, str]:
+        """Name of each of ``blocks`` -> its folder, empty for an entry of this run."""
+        return {name: folder for name, _, folder in (block.partition("=") for block in self.blocks)}

@@ -1,0 +1,67 @@
+"""Settings of the data that ``ubp generate`` makes: the simulated shop and the benchmark log (``jobs/synthetic``)."""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Annotated
+
+from conf.inputs import WindowSettings
+from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, Settings, Share, require
+
+FEWEST_DAYS = 3 * WindowSettings().target_days
+"""Both target windows, and as long an input window."""
+_FEWEST_PRODUCTS_PER_CATEGORY = 3
+
+
+@dataclass(frozen=True)
+class ShopSettings(Settings):
+    """Sizes and rates of the shop; the defaults give a demo that trains in minutes."""
+
+    n_clients: Annotated[int, Range(ge=1, le=2**32)] = 3_000
+    """Clients drawn; one without a single event appears nowhere."""
+    n_days: Annotated[int, Range(ge=FEWEST_DAYS)] = 120
+    first_day: date = date(2022, 6, 23)
+    seed: NonNegativeInt = 7
+    n_categories: Annotated[int, Range(ge=2)] = 40
+    n_products: PositiveInt = 800
+    n_other_pages: PositiveInt = 150
+    """Pages that show neither a category nor a product."""
+    queries_per_category: PositiveInt = 8
+    launched_share: Share = 0.4
+    """Share of products that come into the shop on a later day than the first."""
+    relevant_share: Share = 0.8
+    """Share of clients to embed, chosen by a hash of the id."""
+    sessions_per_day: NonNegativeFloat = 0.07
+    """Median over clients; the rate is lognormal."""
+    sessions_spread: NonNegativeFloat = 1.2
+    """Standard deviation of the rate's logarithm: the weight of the tail."""
+    clients_per_block: PositiveInt = 500
+    """Clients simulated together, the unit of randomness and of parallel work: another size is another shop."""
+
+    def __post_init__(self) -> None:
+        fewest = _FEWEST_PRODUCTS_PER_CATEGORY * self.n_categories
+        require(self.n_products >= fewest, f"n_products must be at least {fewest}; found {self.n_products}")
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of clients; the last may be smaller."""
+        return -(-self.n_clients // self.clients_per_block)
+
+
+@dataclass(frozen=True)
+class BenchmarkLogSettings(Settings):
+    """Size and seed; all else follows from the challenge's published figures."""
+
+    n_events: Annotated[int, Range(ge=10_000, le=2_000_000_000)] = 170_000_000
+    """Events of all behaviours; clients, products and pages are as many as it takes."""
+    seed: NonNegativeInt = 7
+    n_days: Annotated[int, Range(ge=FEWEST_DAYS, le=20_000)] = 140
+    last_day: date = date(2022, 11, 9)
+    relevant_share: Share = 0.0529
+    """Share of clients to embed, chosen by a hash of the id (1,000,000 of 18.9 million in the *challenge*)."""
+    clients_per_block: Annotated[int, Range(ge=1, le=10_000_000)] = 50_000
+    """Clients drawn together, the unit of randomness and of parallel work: another size is another crowd."""
+
+    @property
+    def first_day(self) -> date:
+        """The first of the ``n_days`` days."""
+        return self.last_day - timedelta(days=self.n_days - 1)
