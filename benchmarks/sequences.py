@@ -5,7 +5,7 @@
 
 Both sides read the same simulated files (rows in no particular order), keep urls with at least 5 visits, order by time
 and then url, and keep each client's last 128 visits. ubp runs its own stages on two local cores with a heap of 2 GiB
-and writes Delta tables; Polars uses its streaming engine and writes Parquet. Each side runs alone, in a process of its own;
+and writes Delta tables; Polars uses its streaming engine and writes Parquet. Each side runs alone, in its own process;
 the sequences of the two are compared row by row afterwards. ubp does not count exact duplicates here
 (``ingest.count_duplicates``): Polars does not either.
 """
