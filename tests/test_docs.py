@@ -42,10 +42,10 @@ def flags_of(script: Path) -> dict[str, bool]:
     return {name[1]: is_required for name, is_required in found if name}
 
 
-def is_module(name: str) -> bool:
-    """Whether a dotted name is a module or a package of ours."""
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module or a package of ours, or something in a module."""
     path = ROOT / name.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").exists()
+    return path.is_dir() or path.with_suffix(".py").exists() or path.parent.with_suffix(".py").exists()
 
 
 def anchors(page: Path) -> set[str]:
@@ -78,7 +78,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     paths = re.findall(rf"`((?:{ROOTS})/[\w/]*(?:\.\w+)?)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
     for module in re.findall(r"(?<![\w.])((?:jobs|ml|conf|schemas)(?:\.[a-z_]\w*)+)", text):
-        assert is_module(module) or is_module(module.rpartition(".")[0]), module
+        assert is_there(module), module
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([\w-]+)`", text):
         assert f"\n{target}:" in makefile, target
