@@ -2,8 +2,8 @@
 
     python benchmarks/feed.py
 
-Writes made sequences (lengths geometric with mean 9.4, cut at 128) in the layout of ``tables/sequences``: files of one
-width, row groups of the configured size. Then, one thread and rank:
+Writes random sequences (lengths geometric with mean 9.4, cut at 128) in the layout of ``tables/sequences``: files of
+one width, row groups of the configured size. Then, one thread and rank:
 
 - one epoch's rows and tokens per second (padding not counted) of ``PetastormFeed``; of Petastorm with its row groups
   left as Arrow hands them over; of pyarrow reading the same columns and padding them, the lower bound; and of
@@ -12,8 +12,8 @@ width, row groups of the configured size. Then, one thread and rank:
 - how long a consumer of so many tokens per second waits, with and without the read-ahead: while the shuffle buffers
   fill at the beginning of an epoch, and after;
 - how real the shuffle is: distinct row groups among the rows of a batch, against the number that a permutation of all
-  rows would give, and the rank correlation of a row's place in the files with its place in the epoch (0 if there is
-  none); the same without a buffer; and that an order comes again with its seed, and only with it.
+  rows would give, and the rank correlation of a row's position in the files with its position in the epoch (0 if
+  there is none); the same without a buffer; and that an order comes again with its seed, and only with it.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""The Spark inference job beside the report's loop; its memory for ever more users; the time for a million users.
+"""The Spark inference job beside the paper's loop; its memory for more and more clients; the time for a million.
 
     python benchmarks/inference.py
 
-Made sequences of uniform items, lengths geometric with mean 9.4 and cut at 128, and models of random weights, which
+Random sequences of uniform items, lengths geometric with mean 9.4 and cut at 128, and models of random weights, which
 take as long as trained ones. Every figure comes from a process of its own.
 
-- ``speed``: users of one behaviour per second with the report's model, six layers of 256. The report's loop is written
+- ``speed``: clients of one behaviour per second with the paper's model, six layers of 256. The paper's loop is written
   again from its description: batches in the order they come, padded to 128, the mean of the last layer's token vectors;
   its ids are there from the start, and nothing is written. The job's time is that of its whole stage, from the tables
-  of clients and sequences to the table of vectors and the entries on disk; the JVM's start is told apart. Both have two
-  threads.
+  of clients and sequences to the table of vectors and the entries on disk; the JVM's start is measured apart. Both have
+  two threads.
 - ``memory``: peaks of the JVM and of all Python processes (pages that they share count once), with a tiny model.
-- ``million``: the time for a million users of five behaviours with the report's models, from two measured parts.
+- ``million``: the time for a million clients of five behaviours with the paper's models, from two measured parts.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Run:
     side : ``report`` or ``ubp``
     n_users : that have each behaviour
     behaviours : of the job
-    is_tiny : a model of one layer of 8 instead of the report's
+    is_tiny : a model of one layer of 8 instead of the paper's
     """
 
     side: str
@@ -78,7 +78,7 @@ class Run:
 
 
 def embed_report(run: Run) -> float:
-    """The report's loop: seconds."""
+    """The paper's loop: seconds."""
     torch.set_num_threads(N_THREADS)
     keep_freed_memory()
     sequences = made_sequences(run.n_users, MEAN_LENGTH, MAX_LENGTH, N_ITEMS, seed=0)
@@ -92,7 +92,7 @@ def embed_report(run: Run) -> float:
 
 
 def embed_padded(model: ReportModel, token_ids: torch.Tensor) -> np.ndarray:
-    """The mean of the last layer's vectors, padding left out, float32 [B, D]; every place is computed."""
+    """The mean of the last layer's vectors, padding left out, float32 [B, D]; every position is computed."""
     is_token = (token_ids != PAD).unsqueeze(-1)
     x = model.item_table(token_ids) + model.position_table(torch.arange(token_ids.shape[1]))
     x = model.encoder(model.projection(model.norm(x)), src_key_padding_mask=token_ids == PAD)
@@ -119,7 +119,7 @@ def embed_ubp(run: Run, folder: Path) -> float:
 
 
 def job_config(run: Run) -> PipelineConfig:
-    """The report's configuration, with the behaviours and the model of the run."""
+    """The paper's configuration, with the behaviours and the model of the run."""
     config = load_config("report", ["ensemble.blocks=[]"])
     model = vars(TINY if run.is_tiny else config.model)
     encoder = replace(config.encoders["page_visit"], **model)  # of the longest sequences
@@ -152,7 +152,7 @@ def make_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspac
 
 
 def draw_rows(behaviours: tuple[str, ...], batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-    """Rows of ``tables/sequences`` for ids of users, in no order of users."""
+    """Rows of ``tables/sequences`` for ids of clients, in no order of clients."""
     for batch in batches:
         ids = batch.column(0).to_numpy()
         for number, name in enumerate(behaviours):
@@ -175,7 +175,7 @@ def schema_names() -> list[str]:
 
 
 def measure_run(run: Run, folder: Path) -> dict[str, Any]:
-    """Seconds and peaks of a run in a process of its own, whose tables are made by another before."""
+    """Seconds and peaks of a run in a process of its own, whose tables another one writes before."""
     place = folder / f"{len(run.behaviours)}x{run.n_users}{'-tiny' * run.is_tiny}"
     place.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--folder", str(place), "--run", json.dumps(asdict(run))]
@@ -189,7 +189,7 @@ def measure_run(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def compare_speed(arguments: argparse.Namespace) -> None:
-    """Print users per second of both sides."""
+    """Print clients per second of both sides."""
     report = measure_run(Run("report", arguments.report_users), arguments.folder)
     ours = measure_run(Run("ubp", arguments.users), arguments.folder)
     speeds = arguments.report_users / report["seconds"], arguments.users / ours["seconds"]
@@ -202,7 +202,7 @@ def compare_speed(arguments: argparse.Namespace) -> None:
 
 
 def show_memory(arguments: argparse.Namespace) -> None:
-    """Print the job's peaks for each number of users."""
+    """Print the job's peaks for each number of clients."""
     print("\n| users | seconds | JVM, GiB | Python, GiB | all, GiB |\n|---|---|---|---|---|")
     for n_users in map(int, arguments.memory_users):
         took = measure_run(Run("ubp", n_users, is_tiny=True), arguments.folder)
@@ -212,7 +212,7 @@ def show_memory(arguments: argparse.Namespace) -> None:
 
 
 def show_million(arguments: argparse.Namespace) -> None:
-    """Print the measured parts and what they make for a million users of five behaviours."""
+    """Print the measured parts and what they make for a million clients of five behaviours."""
     behaviours = ("product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query")
     few, many = (
         (n_users, measure_run(Run("ubp", n_users, behaviours), arguments.folder)["seconds"])

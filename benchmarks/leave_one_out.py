@@ -1,6 +1,6 @@
 """Rating and review sequences with the last item of each user held out, for the benchmarks on published data.
 
-A file has one row per interaction: ``user_id``, ``item_id`` (integers) and ``position`` (the place in the user's
+A file has one row per interaction: ``user_id``, ``item_id`` (integers) and ``position`` (in the user's
 history, oldest first). It is Parquet, or ``.npz`` with an array of each name, for machines without pyarrow:
 
     python benchmarks/leave_one_out.py FILE.parquet FILE.npz

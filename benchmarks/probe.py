@@ -2,7 +2,7 @@
 
     python benchmarks/probe.py
 
-Made profiles of 20 thousand clients, 1,280 wide, and 100 labels that depend on them; the challenge's network, batch,
+Random profiles of 20 thousand clients, 1,280 wide, and 100 labels that depend on them; the challenge's network, batch,
 order and learning rate on all sides, float32, the labels ready in memory. The plain loop is what a reader of the
 rules would write: a Dataset that gives one sample, a DataLoader that stacks them, torch's AdamW with its defaults.
 All sides take their steps in turns, so that whatever else the machine does falls on all of them. Prints seconds per

@@ -4,8 +4,8 @@
 
 ``leave_one_out.py`` describes the data file; items of fewer than five interactions are dropped. The model trains by the
 cloze task on each user's items but the last two, for the epochs of the recipe; the epoch with the best NDCG@10 of the
-validation items is the one tested. After ``--minutes`` training stops at its next checkpoint, tells how good the best
-epoch so far is, and the same command goes on from there; ``OUT/log.jsonl`` holds the figures of all epochs and
+validation items is the one tested. After ``--minutes`` training stops at its next checkpoint, prints how good the best
+epoch so far is, and the same command continues from there; ``OUT/log.jsonl`` holds the figures of all epochs and
 ``OUT/scores.json`` those of the test. ``--set training.epochs=20 model.hidden_size=64`` changes single settings,
 ``--loss`` the loss: the sampled softmax and the full one are compared by two folders.
 
@@ -100,7 +100,7 @@ def two_layers(
 
 
 def causal(plan: Plan) -> Plan:
-    """The same, with each token's next one to be learnt instead of hidden ones."""
+    """The same, with each token's next one to be learnt instead of masked ones."""
     return replace(plan, model=replace(plan.model, attention="causal"))
 
 

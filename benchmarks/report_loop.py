@@ -1,10 +1,10 @@
-"""The training loop of the report that this project re-makes, written again from its description; plain torch.
+"""The training loop of the paper that this project re-makes, written again from its description; plain torch.
 
 Its settings and its habits: batches of 16 in the order they come, padded to 128; a fresh mask at every position with
 probability .15 (80 % the mask token, 10 % a random token, 10 % left as it is); logits over the whole vocabulary at
-every position, of which the loss then takes the hidden ones; AdamW with weight decay over everything, the dense item
+every position, of which the loss then takes the masked ones; AdamW with weight decay over everything, the dense item
 table included; the gradient's norm clipped to 1; a step decay of the learning rate. Only the tables' initial spread
-is not the report's 1, with which it would learn nothing for thousands of steps (it costs no time either way).
+is not the paper's 1, with which it would learn nothing for thousands of steps (it costs no time either way).
 
 Legend of shapes: B batch, L sequence, D hidden, V vocabulary.
 """

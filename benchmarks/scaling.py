@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py --visits 20e6
 
-Runs ubp's side of ``benchmarks/sequences.py`` with ``local[1]`` and ``local[2]`` on the same made visits and prints
-wall time, CPU time and memory of both, and what Spark's metrics say: tasks, and bytes shuffled per visit. From these
-``docs/scaling.md`` reckons larger sizes.
+Runs ubp's side of ``benchmarks/sequences.py`` with ``local[1]`` and ``local[2]`` on the same simulated visits and
+prints wall time, CPU time and memory of both, and what Spark's metrics say: tasks, and bytes shuffled per visit.
+``docs/scaling.md`` extrapolates these to larger sizes.
 """
 
 import argparse

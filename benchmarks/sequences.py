@@ -3,9 +3,9 @@
     python benchmarks/sequences.py                          # 20 and 150 million visits
     python benchmarks/sequences.py --visits 2e6
 
-Both sides read the same made files (rows in no particular order), keep urls with at least 5 visits, order by time and
-then url, and keep each client's last 128 visits. ubp runs its own stages on two local cores with a heap of 2 GiB and
-writes Delta tables; Polars uses its streaming engine and writes Parquet. Each side runs alone, in a process of its own;
+Both sides read the same simulated files (rows in no particular order), keep urls with at least 5 visits, order by time
+and then url, and keep each client's last 128 visits. ubp runs its own stages on two local cores with a heap of 2 GiB
+and writes Delta tables; Polars uses its streaming engine and writes Parquet. Each side runs alone, in its own process;
 the sequences of the two are compared row by row afterwards. ubp does not count exact duplicates here
 (``ingest.count_duplicates``): Polars does not either.
 """
@@ -69,7 +69,7 @@ SEQUENCE_FILES = {"ubp": "tables/sequences/**/*.parquet", "polars": "sequences.p
 
 
 def make_visits(folder: Path, n_visits: int) -> Path:
-    """The challenge directory with so many made visits, made once."""
+    """The challenge directory with so many simulated visits, written once."""
     data = folder / f"visits-{n_visits}"
     if not (data / SOURCE / "_SUCCESS").exists():
         from conf.synthetic import BenchmarkLogSettings

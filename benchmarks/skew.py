@@ -2,8 +2,8 @@
 
     python benchmarks/skew.py
 
-Of 20 million made visits, 5 million are one client's, a fifth are of one url, and a tenth fall on one day. For every
-Spark stage whose tasks ran for two seconds or more in all it prints the share of its longest task.
+Of 20 million simulated visits, 5 million are one client's, a fifth are of one url, and a tenth fall on one day. For
+every Spark stage whose tasks ran for two seconds or more in all it prints the share of its longest task.
 """
 
 import argparse

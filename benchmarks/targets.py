@@ -3,10 +3,10 @@
     python benchmarks/targets.py --out DIR
 
 The first call with a DIR makes the data in it, in the JVM that then runs the stage: for the stage's time in a fresh
-one, which the README tells, call it again.
+one, as ``docs/benchmarks.md`` has it, call it again.
 
-Makes the purchases and products of a crowd of the challenge's size (1.68 million purchases in 140 days), chooses 100
-thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
+Makes the purchases and products of a benchmark log of the challenge's size (1.68 million purchases in 140 days),
+chooses 100 thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
 
 - the stage ``targets``, twice in a running session: it derives labels and popularity, and writes both tables;
 - the probe's reading of all those labels, as it does once per task and window;
@@ -60,7 +60,7 @@ N_EPOCHS = 3
 
 
 def require_same_data(made: Path, sizes: dict[str, int]) -> None:
-    """Exit where the file of an earlier run tells of data of other sizes; it need not be there."""
+    """Exit where the file of an earlier run names data of other sizes; it need not be there."""
     found = json.loads(made.read_text()) if made.exists() else sizes
     if found != sizes:
         raise SystemExit(f"{made}: expected data of {sizes}, found {found}; give those numbers, or another --out")

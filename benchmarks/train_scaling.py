@@ -4,8 +4,8 @@
 nothing (what the machine itself allows), of two Horovod ranks and of two ranks of torch.distributed, and the bytes that
 crossed the loopback device beside the arithmetic of the exchange: a ring allreduce of the dense gradients, and each
 rank's rows of the item table sent to every other rank. ``--rounds`` measures all sides in turn so many times: a ratio
-compares two sides of one round, and the median of the rounds is told with all of them. At the end a table tells which
-parts of a step take how long on each side. The other flags are those of ``python -m ml.bench``.
+compares two sides of one round, and the median of the rounds is printed with all of them. The last table has the
+time of each part of a step on each side. The other flags are those of ``python -m ml.bench``.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def train_on_horovod_rank(arguments: argparse.Namespace) -> Figures:
 
 
 def train_on_torch_rank(arguments: argparse.Namespace, rank: int, port: int) -> Figures:
-    """``train_on_rank`` with what torchrun would tell the process."""
+    """``train_on_rank`` with the environment that torchrun would set."""
     told = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
     return train_on_rank(arguments, TorchRanks(timeout_seconds=60))

@@ -4,7 +4,7 @@
 
 ``leave_one_out.py`` describes the data file; items of fewer than five interactions are dropped, and the last two items
 of each user are left out. All sides are 128 wide with 2 layers, 2 heads, a feed-forward of 512 and dropout of .2,
-read at most the last 200 items of each user, one sequence per user, hide a fifth of the items and compare with all
+read at most the last 200 items of each user, one sequence per user, mask a fifth of the items and compare with all
 items, in batches of 128, on two threads. Each library runs its own training loop in an environment of its own, which
 the first run makes from ``peers/<name>.txt``.
 
@@ -41,7 +41,7 @@ class Figures:
 
 
 def environment(name: str, folder: Path) -> Path:
-    """The Python of a side; a peer's environment is made where it is not there yet."""
+    """The Python of a side; a peer's environment is made if it is missing."""
     if name == "ubp":
         return Path(sys.executable)
     python = folder / "environments" / name / "bin" / "python"

@@ -1,16 +1,16 @@
-"""Training beside the loop of the report that this project re-makes, and how a step grows with the vocabulary.
+"""Training beside the loop of the paper that this project re-makes, and how a step grows with the vocabulary.
 
     python benchmarks/train_vs_report_loop.py
 
-Made sequences of uniform items, lengths geometric with mean 9.4 and cut at 128, and the report's encoder: six layers of
-256, 8 heads, a feed-forward of 256, dropout of .2. The first table sets the report's loop (``report_loop.py``) beside
+Random sequences of uniform items, lengths geometric with mean 9.4 and cut at 128, and the paper's encoder: six layers
+of 256, 8 heads, a feed-forward of 256, dropout of .2. The first table sets the paper's loop (``report_loop.py``) beside
 ours, both on two threads; the second gives our time per step and peak memory for growing vocabularies, with one process
 of two threads and with two Horovod processes of one thread each. Every figure comes from a process of its own, and of
 several rounds the fastest counts, since other work on the machine can only slow a round down. All sizes of one number
 of processes take the same steps but for the ids of the items. Both sides keep freed memory
 (``ml/compat/allocator.py``).
 
-The report's loop needs five times its logits in memory and is left out, with a line, where the machine lacks that.
+The paper's loop needs five times its logits in memory and is left out, with a line, where the machine lacks that.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class Figures:
 
 
 def train_report(run: Run) -> tuple[int, float]:
-    """The report's loop: sequences and seconds of the steps measured."""
+    """The paper's loop: sequences and seconds of the steps measured."""
     torch.set_num_threads(N_THREADS)
     n_rows = (run.n_warm_up + run.n_steps) * BATCH_SIZE
     sequences = made_sequences(n_rows, MEAN_LENGTH, MAX_LENGTH, run.n_items, seed=0)

@@ -1,10 +1,12 @@
 """What the docs say is there: messages, commands, settings and files."""
 
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 
+from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
 
 ROOT = Path(__file__).parents[1]
@@ -14,14 +16,17 @@ CODE = "\n".join(
 TEXT = re.sub(r'"\n\s*f?"', "", CODE)
 OTHERS = ("ModuleNotFoundError", "the same")
 """First words of what Python says."""
+FOREIGN = ("CVE", "HOROVOD_CYCLE_TIME", "MLFLOW_TRACKING_URI")
+"""Names in capitals that are of others' programs."""
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOTS = "jobs|ml|conf|schemas|tests|tools|resources|benchmarks|notebooks|docs"
 VALUES = r"\.\.\.|'[^']*'|`\w+`\.`\w+`|\b(?:OUT|DIR|N|X|OUT/models)\b|\d+|\[|\]|s3://|local|config\.json|\btrain\b"
 """What stands in a message for the values of a case."""
 
 
 def benchmark_commands() -> list[tuple[str, str]]:
     """Script and arguments of every benchmark that a page tells to run, in a line or in a block."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    text = "\n".join(path.read_text() for path in pages)
+    text = "\n".join(page.read_text() for page in PAGES)
     script = r"python (benchmarks/[\w/]+\.py)"
     in_blocks = re.findall(rf"^ {{4}}.*{script}(.*)$", text, re.MULTILINE)
     return sorted({*re.findall(rf"`{script}([^`]*)`", text), *in_blocks})
@@ -35,6 +40,18 @@ def flags_of(script: Path) -> dict[str, bool]:
     calls = [call for each in texts for call in each.split("add_argument(")[1:]]
     found = [(re.match(r'\s*"(--[\w-]+)"', call), "required=True" in call) for call in calls]
     return {name[1]: is_required for name, is_required in found if name}
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module or a package of ours, or something in a module."""
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists() or path.parent.with_suffix(".py").exists()
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub's links reach the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def messages() -> list[str]:
@@ -55,16 +72,36 @@ def test_every_message_in_troubleshooting_is_one_of_the_code(message: str) -> No
         assert part in TEXT, part
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
-def test_files_and_make_targets_that_a_page_names_are_there(name: str) -> None:
-    text = (ROOT / "docs" / name).read_text()
-    for path in re.findall(r"`((?:jobs|ml|conf|schemas|tests|tools|resources)/[\w/]+\.\w+)`", text):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    paths = re.findall(rf"`((?:{ROOTS})/[\w/]*(?:\.\w+)?)`", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    for module in re.findall(r"(?<![\w.])((?:jobs|ml|conf|schemas)(?:\.[a-z_]\w*)+)", text):
+        assert is_there(module), module
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([\w-]+)`", text):
         assert f"\n{target}:" in makefile, target
-    for link in re.findall(r"\]\((\w+\.md|\w+)\)", text):
-        assert (ROOT / "docs" / (link if link.endswith(".md") else f"{link}.md")).exists(), link
+    for constant in re.findall(r"`([A-Z]+_[A-Z_]+)`", text):
+        assert constant in CODE or constant in FOREIGN, constant
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_a_page_and_a_heading(page: Path) -> None:
+    for name, heading in re.findall(r"\]\((?!https?:)([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), name
+        assert not heading or heading in anchors(target), f"{name}#{heading}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 @pytest.mark.parametrize(("script", "arguments"), benchmark_commands())
@@ -82,10 +119,12 @@ def test_the_pages_name_benchmarks() -> None:
 
 
 def test_settings_that_the_pages_name_exist() -> None:
-    sections = set(PipelineConfig.__dataclass_fields__) - {"behaviours", "seed"}
-    text = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
-    settings = set(re.findall(rf"`(?:--set )?({'|'.join(sections)})\.(\w+)", text))
-    assert settings
-    for section, name in settings - {("spark", "python"), ("spark", "network"), ("spark", "authenticate")}:
-        fields = PipelineConfig.__dataclass_fields__[section].type.__dataclass_fields__
-        assert section == "spark" or name in fields, f"{section}.{name}"
+    kinds = {name: of.type for name, of in PipelineConfig.__dataclass_fields__.items() if is_dataclass(of.type)}
+    text = "\n".join(page.read_text() for page in PAGES)
+    settings = set(re.findall(rf"`(?:--set )?({'|'.join(kinds)})\.(\w+)", text))
+    assert len(settings) > 50
+    for section, name in settings:
+        assert section == "spark" or name in kinds[section].__dataclass_fields__, f"{section}.{name}"
+    of_encoders = set(re.findall(r"encoders\.\w+\.(\w+)", text))
+    assert of_encoders
+    assert of_encoders <= set(EncoderSettings.__dataclass_fields__)

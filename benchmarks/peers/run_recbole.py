@@ -32,7 +32,7 @@ class TimedLoader:
 
 
 def write_files(workload: Workload) -> None:
-    """The sequences in RecBole's own form, ready made: it would turn each user into one sequence per prefix.
+    """The sequences in RecBole's own form: from plain events it would make one sequence per prefix of each user.
 
     ``item_id`` is what comes after the sequence; the cloze task does not read it.
     """

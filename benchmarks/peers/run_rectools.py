@@ -26,7 +26,7 @@ class Timing(Callback):
 
 
 def read_dataset(workload: Workload) -> Dataset:
-    """One interaction per row; the time is the place in the sequence."""
+    """One interaction per row; the time is the position in the sequence."""
     sequences = workload.sequences()
     lengths = [len(sequence) for sequence in sequences]
     positions = np.concatenate([np.arange(length) for length in lengths])

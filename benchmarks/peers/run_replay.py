@@ -22,14 +22,14 @@ class Timing(Callback):
         self.clock = clock
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the positions that are real and hidden."""
+        """Count the positions that are real and masked."""
         is_hidden = batch["pad_mask"] & ~batch["token_mask"]
         self.clock.after_batch(len(is_hidden), int(is_hidden.sum()))
         trainer.should_stop = self.clock.is_over
 
 
 def read_schema(workload: Workload) -> TensorSchema:
-    """Items are numbered from 0; padding has the number 0 too, and is told apart by a mask."""
+    """Items are numbered from 0; padding has the number 0 too, and a mask tells it apart."""
     item_id = TensorFeatureInfo(
         name="item_id",
         feature_type=FeatureType.CATEGORICAL,
