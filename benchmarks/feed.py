@@ -21,7 +21,7 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from conf.sequences import SequenceSettings
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.petastorm_feed import PetastormFeed, _read_row_groups
-from ml.data.sequence_batch import Feed, Sequences, Tokens
+from ml.data.sequence_batch import Batches, Feed, SequenceBatch, Sequences, Tokens
 from ml.data.sharding import FeedFile, Shard, group_by_width
 from schemas.columns import CLIENT_ID, TOKEN_IDS
 from schemas.tokens import FIRST_ITEM
@@ -197,18 +197,18 @@ def epoch_order(files: list[FeedFile], buffer_mib: float, tokens_per_batch: int,
     """The numbers of the rows of each batch."""
     settings = FeedSettings(shuffle_buffer_mib=buffer_mib)
     feed = PetastormFeed(files, [], tokens_per_batch, settings, 0, 1, seed)
-    return [batch[:, -1] - FIRST_ITEM for batch in feed.training(epoch=1)]
+    return [batch.token_ids[:, -1] - FIRST_ITEM for batch in feed.training(epoch=1)]
 
 
 def show_seeds(files: list[FeedFile], tokens_per_batch: int) -> None:
     """Whether a seed gives its order again, and another seed another."""
 
-    def order(seed: int, epoch: int) -> Generator[Tokens, None, None]:
+    def order(seed: int, epoch: int) -> Batches:
         return PetastormFeed(files, [], tokens_per_batch, FeedSettings(), 0, 1, seed).training(epoch)
 
     def is_same(seed: int, epoch: int) -> bool:
-        pairs = itertools.zip_longest(order(SEED, 1), order(seed, epoch), fillvalue=np.empty(0))
-        return all(np.array_equal(one, other) for one, other in pairs)
+        pairs = itertools.zip_longest(order(SEED, 1), order(seed, epoch), fillvalue=SequenceBatch(np.empty((0, 0))))
+        return all(np.array_equal(one.token_ids, other.token_ids) for one, other in pairs)
 
     same = {"the same seed": (SEED, 1), "another seed": (SEED + 1, 1), "another epoch": (SEED, 2)}
     print("\nequal batches: " + ", ".join(f"{name} {is_same(*key)}" for name, key in same.items()))

@@ -34,7 +34,6 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from report_loop import BATCH_SIZE, MAX_LENGTH, PAD, ReportModel
 
-from conf.encoders import ModelSettings
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from conf.spark import SparkSettings
@@ -45,7 +44,8 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.vocabulary import collect_summaries
 from ml.bench import made_sequences
 from ml.compat.allocator import keep_freed_memory
-from ml.models.transformer import Bert4Rec
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.registry import build_encoder
 from ml.training.checkpoint import ModelCard, save_model
 from schemas.tables import CLIENTS, SEQUENCES, VOCABULARIES
 from schemas.tokens import FIRST_ITEM
@@ -53,7 +53,7 @@ from schemas.tokens import FIRST_ITEM
 N_THREADS = 2
 MEAN_LENGTH = 9.4
 N_ITEMS = 10_000
-TINY = ModelSettings(hidden_size=8, n_layers=1, n_heads=1, feed_forward_size=8)
+TINY = {"hidden_size": 8, "n_layers": 1, "n_heads": 1, "feed_forward_size": 8}
 DRIVER_MEMORY = "1g"
 MADE = "made"
 """File that is written when all that a run reads is there."""
@@ -121,8 +121,8 @@ def embed_ubp(run: Run, folder: Path) -> float:
 def job_config(run: Run) -> PipelineConfig:
     """The paper's configuration, with the behaviours and the model of the run."""
     config = load_config("report", ["ensemble.blocks=[]"])
-    model = vars(TINY if run.is_tiny else config.model)
-    encoder = replace(config.encoders["page_visit"], **model)  # of the longest sequences
+    # of the longest sequences
+    encoder = replace(config.encoders["page_visit"], max_length=MAX_LENGTH, **(TINY if run.is_tiny else {}))
     return replace(
         config,
         behaviours=dict.fromkeys(run.behaviours, config.behaviours["page_visit"]),
@@ -147,8 +147,9 @@ def make_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     summaries = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     for name in run.behaviours:
         torch.manual_seed(0)
-        card = ModelCard(name, config.model, FIRST_ITEM + N_ITEMS, MAX_LENGTH, summaries[name].fingerprint, 0)
-        save_model(workspace.model(name), Bert4Rec(card.model, card.n_tokens, card.max_length), card, {})
+        vocabulary = VocabularyDescription(FIRST_ITEM + N_ITEMS)
+        card = ModelCard(name, config.encoders[name], vocabulary, summaries[name].fingerprint, 0)
+        save_model(workspace.model(name), build_encoder(card.settings, vocabulary), card, {})
 
 
 def draw_rows(behaviours: tuple[str, ...], batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:

@@ -6,8 +6,8 @@
 cloze task on each user's items but the last two, for the epochs of the recipe; the epoch with the best NDCG@10 of the
 validation items is the one tested. After ``--minutes`` training stops at its next checkpoint, prints how good the best
 epoch so far is, and the same command continues from there; ``OUT/log.jsonl`` holds the figures of all epochs and
-``OUT/scores.json`` those of the test. ``--set training.epochs=20 model.hidden_size=64`` changes single settings,
-``--loss`` the loss: the sampled softmax and the full one are compared by two folders.
+``OUT/scores.json`` those of the test. ``--set encoder.training.epochs=20 encoder.hidden_size=64`` changes single
+settings, ``--loss`` the loss: the sampled softmax and the full one are compared by two folders.
 
 Torch and numpy are enough, with pyarrow to read Parquet.
 """
@@ -17,7 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ import numpy as np
 import torch
 from leave_one_out import Histories, read_histories
 
-from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import EncoderSettings, MaskingSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
-from ml.data.sequence_batch import Sequences
-from ml.models.transformer import Bert4Rec
-from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums
+from ml.data.sequence_batch import SequenceBatch, Sequences
+from ml.data.vocabulary import VocabularyDescription
+from ml.metrics.ranking import RankingMetrics, ranking_sums
+from ml.models.protocol import SequenceEncoder
+from ml.objectives.ranking import rank_last_items
+from ml.objectives.registry import build_objective
 from ml.training.checkpoint import ModelCard, load_model
 from ml.training.distributed import OneProcess
 from ml.training.loop import TrainingJob, train_model
@@ -47,19 +50,15 @@ class Plan:
 
     Attributes
     ----------
-    max_length : of a sequence; validation and test read that many of the user's last items
+    encoder : of sequences of ``max_length``; validation and test read that many of the user's last items
     passes : over the users in an epoch, each with masks of its own; validation follows an epoch
     whole_histories : also train on what is older than the last ``max_length`` items, cut into pieces of that length
     validation_users : so many users drawn at random are validated and all others' items before the last trained on, as
         in Petrov and Macdonald 2022; 0 for all users
     """
 
-    max_length: int
+    encoder: EncoderSettings
     passes: int
-    model: ModelSettings
-    masking: MaskingSettings
-    training: TrainingSettings
-    loss: LossSettings = field(default_factory=LossSettings)
     whole_histories: bool = False
     validation_users: int = 0
     seed: int = 0
@@ -75,16 +74,6 @@ def two_layers(
     tokens_per_batch: int,
 ) -> Plan:
     """A two-layer encoder normed before its blocks, with a feed-forward of four times its width."""
-    model = ModelSettings(
-        hidden_size=hidden_size,
-        n_layers=2,
-        n_heads=4,
-        feed_forward_size=4 * hidden_size,
-        embedding_dropout=dropout,
-        encoder_dropout=dropout,
-        norm="pre",
-        final_norm=True,
-    )
     training = TrainingSettings(
         n_ranks=1,
         epochs=epochs,
@@ -96,12 +85,26 @@ def two_layers(
         rank_seen_items=False,
         checkpoint_every_steps=50,
     )
-    return Plan(max_length, passes, model, masking, training)
+    encoder = EncoderSettings(
+        behaviours=("interactions",),
+        hidden_size=hidden_size,
+        n_layers=2,
+        n_heads=4,
+        feed_forward_size=4 * hidden_size,
+        embedding_dropout=dropout,
+        encoder_dropout=dropout,
+        norm="pre",
+        final_norm=True,
+        max_length=max_length,
+        masking=masking,
+        training=training,
+    )
+    return Plan(encoder, passes)
 
 
 def causal(plan: Plan) -> Plan:
     """The same, with each token's next one to be learnt instead of masked ones."""
-    return replace(plan, model=replace(plan.model, attention="causal"))
+    return replace(plan, encoder=replace(plan.encoder, attention="causal", objective="next_item"))
 
 
 RECIPES = {
@@ -111,7 +114,7 @@ RECIPES = {
     "ml-1m-small": two_layers(200, 128, 0.1, MaskingSettings(mask_prob=0.2, last_only_share=0.2), 20, 5, 4096),
     # Causal: each token of a pass is a label, and fewer passes do.
     "ml-1m-causal": causal(two_layers(200, 128, 0.2, MaskingSettings(), 12, 3, 4096)),
-    # Short histories: the last item alone is hidden often, dropout is strong, and 30 passes are enough to overfit.
+    # Short histories: the last item alone is masked often, dropout is strong, and 30 passes are enough to overfit.
     "beauty": two_layers(50, 128, 0.4, MaskingSettings(mask_prob=0.3, last_only_share=0.4), 10, 5, 2048),
 }
 
@@ -127,9 +130,9 @@ class Split:
 
 def split_histories(histories: Histories, plan: Plan) -> Split:
     """Hold out the last item of every user, and the one before of those who are validated."""
-    test = histories.rows(max_length=plan.max_length)
+    test = histories.rows(max_length=plan.encoder.max_length)
     training = histories.rows(n_held_out=2)
-    validation = histories.rows(n_held_out=1, max_length=plan.max_length)
+    validation = histories.rows(n_held_out=1, max_length=plan.encoder.max_length)
     if plan.validation_users:
         known = histories.rows(n_held_out=1)
         is_validated = np.zeros(len(known), dtype=bool)
@@ -143,37 +146,42 @@ def split_histories(histories: Histories, plan: Plan) -> Split:
 
 def cut(history: np.ndarray, plan: Plan) -> Iterator[np.ndarray]:
     """The last items of a history, then older ones piece by piece if they are wanted; the oldest piece may be short."""
-    yield history[-plan.max_length :]
+    yield history[-plan.encoder.max_length :]
     if plan.whole_histories:
-        for end in range(len(history) - plan.max_length, 0, -plan.max_length):
-            yield history[max(0, end - plan.max_length) : end]
+        for end in range(len(history) - plan.encoder.max_length, 0, -plan.encoder.max_length):
+            yield history[max(0, end - plan.encoder.max_length) : end]
 
 
 def open_feed(split: Split, plan: Plan) -> ArrayFeed:
     """The rows by like length; an epoch passes over the users several times."""
     steps = (0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    widths = sorted({max(2, round(step * plan.max_length)) for step in steps})
+    widths = sorted({max(2, round(step * plan.encoder.max_length)) for step in steps})
     training = Sequences.from_rows(split.training * plan.passes)
-    return ArrayFeed(training, Sequences.from_rows(split.validation), widths, plan.training.tokens_per_batch, plan.seed)
+    return ArrayFeed(
+        training, Sequences.from_rows(split.validation), widths, plan.encoder.training.tokens_per_batch, plan.seed
+    )
 
 
-def score_last_items(model: Bert4Rec, rows: list[np.ndarray], max_length: int, device: torch.device) -> dict[str, Any]:
+def score_last_items(
+    encoder: SequenceEncoder, settings: EncoderSettings, rows: list[np.ndarray], device: torch.device
+) -> dict[str, Any]:
     """The metrics of the rows' last items, among all items and among those that the user did not have yet."""
-    model = model.to(device)
+    encoder, objective = encoder.to(device), build_objective(settings, encoder.vocabulary)
     sequences = Sequences.from_rows(rows)
     by_length = np.argsort([len(row) for row in rows], kind="stable")
     sums = {"with seen items": np.zeros(4), "without seen items": np.zeros(4)}
     for start in range(0, len(rows), ROWS_PER_TEST_BATCH):
         numbers = by_length[start : start + ROWS_PER_TEST_BATCH]
-        width = min(max_length, len(rows[numbers[-1]]))
-        token_ids = torch.from_numpy(sequences.padded(numbers, width)).long().to(device)
+        width = min(settings.max_length, len(rows[numbers[-1]]))
+        batch = SequenceBatch(sequences.padded(numbers, width)).tensors(device)
         for (name, so_far), remove_seen in zip(sums.items(), (False, True), strict=True):
-            sums[name] = so_far + ranking_sums(rank_last_items(model, token_ids, remove_seen=remove_seen))
+            ranks = rank_last_items(encoder, objective, batch, remove_seen=remove_seen)
+            sums[name] = so_far + ranking_sums(ranks)
     return {name: asdict(RankingMetrics.from_sums(total)) for name, total in sums.items()}
 
 
 def changed(settings: Any, key: str, value: str) -> Any:
-    """The settings with one value, named as ``model.hidden_size``, replaced by another, as JSON."""
+    """The settings with one value, named as ``encoder.hidden_size``, replaced by another, as JSON."""
     name, _, rest = key.partition(".")
     if name not in {of.name for of in fields(settings)}:
         raise SystemExit(f"no setting {name!r}; known are {sorted(of.name for of in fields(settings))}")
@@ -187,10 +195,11 @@ def changed(settings: Any, key: str, value: str) -> Any:
 
 def train(plan: Plan, histories: Histories, split: Split, name: str, out: Path, minutes: float) -> bool:
     """Train until the end, or until the time is up; whether it is the end."""
-    card = ModelCard(name, plan.model, FIRST_ITEM + histories.n_items, plan.max_length, "by falling count", 0)
+    vocabulary = VocabularyDescription(FIRST_ITEM + histories.n_items)
+    card = ModelCard(name, plan.encoder, vocabulary, "by falling count", 0)
     data = json.dumps([name, plan.passes, plan.whole_histories, plan.validation_users])
     checkpoints = out / "checkpoints"
-    job = TrainingJob(card, out / "model", checkpoints, plan.seed, plan.training, plan.masking, plan.loss, data)
+    job = TrainingJob(card, out / "model", checkpoints, plan.seed, data)
     checkpoints.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
 
@@ -211,7 +220,7 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     plan = RECIPES[arguments.recipe]
-    plan = replace(plan, loss=replace(plan.loss, name=arguments.loss))
+    plan = changed(plan, "encoder.loss.name", arguments.loss)
     for assignment in arguments.set:
         key, _, value = assignment.partition("=")
         plan = changed(plan, key, value)
@@ -226,9 +235,9 @@ def main() -> None:
     if not folder.is_dir():
         print("no epoch is done yet; the same command goes on")
         return
-    model, _ = load_model(folder)
-    device = OneProcess().device(plan.training.device)
-    scores = score_last_items(model, split.test, plan.max_length, device)
+    encoder, card = load_model(folder)
+    device = OneProcess().device(plan.encoder.training.device)
+    scores = score_last_items(encoder, card.settings, split.test, device)
     validation = json.loads((folder / "metrics.json").read_text())
     result = {"is_finished": is_finished, "validation": validation, "test": scores, "plan": asdict(plan)}
     (arguments.out / "scores.json").write_text(json.dumps(result, indent=2) + "\n")

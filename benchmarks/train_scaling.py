@@ -28,7 +28,6 @@ from ml.training.distributed import ExchangingRanks, HorovodRanks, OneProcess, R
 from ml.training.hardware import timed
 from ml.training.optimizers import RowAdam
 from ml.training.step import Learner
-from schemas.tokens import PAD
 
 INDEX_BYTES, FLOAT_BYTES = 8, 4
 WARM_UP = 3
@@ -58,7 +57,7 @@ def train_on_rank(arguments: argparse.Namespace, ranks: Ranks) -> Figures:
     rows: list[int] = []
     for batch in batches[:WARM_UP]:
         learner.step([batch])
-    for table in learner.model.table_parameters():
+    for table in learner.encoder.row_parameters():
         table.register_hook(lambda gradient: rows.append(gradient._nnz()))
     seconds_of = watch_parts()
     ranks.sum([0])
@@ -67,9 +66,9 @@ def train_on_rank(arguments: argparse.Namespace, ranks: Ranks) -> Figures:
     seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
     cpu_seconds = time.process_time() - cpu_before
     ranks.sum([0])
-    n_dense = sum(parameter.numel() for parameter in learner.model.dense_parameters())
+    n_dense = sum(parameter.numel() for parameter in learner.encoder.dense_parameters())
     return {
-        "tokens": sum(int((batch != PAD).sum()) for batch in batches),
+        "tokens": sum(batch.n_tokens for batch in batches),
         "seconds": seconds,
         "CPU seconds": cpu_seconds,
         "bytes": (loopback_bytes() - bytes_before) / len(batches),

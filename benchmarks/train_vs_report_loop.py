@@ -30,15 +30,16 @@ from measure import measure
 from report_loop import BATCH_SIZE, MAX_LENGTH, PAD, ReportLoop
 from report_loop import FIRST_ITEM as REPORT_FIRST_ITEM
 
-from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import EncoderSettings
 from conf.sequences import SequenceSettings
 from conf.training import TrainingSettings
 from ml.bench import made_sequences
 from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
-from ml.data.sequence_batch import Sequences, Tokens
+from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
+from ml.data.vocabulary import VocabularyDescription
 from ml.training.distributed import HorovodRanks, OneProcess, Ranks
-from ml.training.step import Learner, Recipe
+from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM
 
 N_THREADS = 2
@@ -93,16 +94,10 @@ def train_ubp(run: Run, ranks: Ranks | None = None) -> tuple[int, float]:
     """Our loop on one rank: sequences and seconds of the steps measured."""
     ranks = ranks or OneProcess()
     torch.set_num_threads(N_THREADS // ranks.world_size)
-    recipe = Recipe(
-        model=ModelSettings(),
-        n_tokens=FIRST_ITEM + run.n_items,
-        max_length=MAX_LENGTH,
-        training=TrainingSettings(device="cpu"),
-        masking=MaskingSettings(),
-        loss=LossSettings(),
-    )
-    learner = Learner(recipe, ranks)
-    batches = like_length_batches(run, recipe.training.tokens_per_batch, ranks)
+    training = TrainingSettings(device="cpu")
+    settings = EncoderSettings(behaviours=("made",), max_length=MAX_LENGTH, training=training)
+    learner = Learner(settings, VocabularyDescription(FIRST_ITEM + run.n_items), ranks=ranks)
+    batches = like_length_batches(run, training.tokens_per_batch, ranks)
     for batch in batches[: run.n_warm_up]:
         learner.step([batch])
     ranks.sum([0.0])  # all ranks start together
@@ -112,7 +107,7 @@ def train_ubp(run: Run, ranks: Ranks | None = None) -> tuple[int, float]:
     return sum(map(len, batches[run.n_warm_up :])), time.perf_counter() - started
 
 
-def like_length_batches(run: Run, tokens_per_batch: int, ranks: Ranks) -> list[Tokens]:
+def like_length_batches(run: Run, tokens_per_batch: int, ranks: Ranks) -> list[SequenceBatch[Tokens]]:
     """A rank's first batches of an epoch; the widths are the pipeline's."""
     n_batches = run.n_warm_up + run.n_steps
     n_rows = int(2 * n_batches * tokens_per_batch / MEAN_LENGTH) * ranks.world_size

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import EncoderSettings, LossSettings
 from conf.sequences import SequenceSettings
 from conf.training import TrainingSettings
 from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
-from ml.data.sequence_batch import Sequences, Tokens
+from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
+from ml.data.vocabulary import VocabularyDescription
 from ml.training.distributed import OneProcess, Ranks
 from ml.training.hardware import peak_memory, product_rate, timed
-from ml.training.step import Learner, Recipe
-from schemas.tokens import FIRST_ITEM, PAD
+from ml.training.step import Learner
+from schemas.tokens import FIRST_ITEM
 
 
 def made_sequences(n_rows: int, mean_length: float, max_length: int, n_items: int, seed: int) -> Sequences:
@@ -31,7 +32,7 @@ def made_sequences(n_rows: int, mean_length: float, max_length: int, n_items: in
     return Sequences(tokens.astype(np.int32), np.concatenate([[0], lengths.cumsum()]))
 
 
-def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> list[Tokens]:
+def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> list[SequenceBatch[Tokens]]:
     """So many batches of one rank's share of made sequences; all ranks have the same widths at a time."""
     ranks = ranks or OneProcess()
     n_tokens = arguments.tokens_per_batch * arguments.steps * ranks.world_size
@@ -45,31 +46,32 @@ def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> l
 
 
 def build_learner(arguments: argparse.Namespace, ranks: Ranks | None = None) -> Learner:
-    """A fresh learner of the report's shape but for the arguments."""
-    model = ModelSettings(
+    """A fresh learner of the paper's shape but for the arguments."""
+    settings = EncoderSettings(
+        behaviours=("made",),
         hidden_size=arguments.hidden_size,
         n_layers=arguments.layers,
         n_heads=arguments.heads,
         feed_forward_size=arguments.feed_forward_size or arguments.hidden_size,
+        max_length=arguments.max_length,
+        loss=LossSettings(name=arguments.loss, n_negatives=arguments.negatives),
+        training=TrainingSettings(device=arguments.device, precision=arguments.precision, compile=arguments.compile),
     )
-    training = TrainingSettings(device=arguments.device, precision=arguments.precision, compile=arguments.compile)
-    loss = LossSettings(name=arguments.loss, n_negatives=arguments.negatives)
-    n_tokens, masking = FIRST_ITEM + arguments.items, MaskingSettings()
-    recipe = Recipe(model, n_tokens, arguments.max_length, training, masking, loss, arguments.seed)
-    return Learner(recipe, ranks)
+    vocabulary = VocabularyDescription(FIRST_ITEM + arguments.items)
+    return Learner(settings, vocabulary, arguments.seed, ranks)
 
 
-def measure(learner: Learner, batches: list[Tokens]) -> dict[str, float]:
+def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str, float]:
     """One step per batch, after a warm-up in which operations are counted; key -> figure."""
     warm_up = batches[: len(batches) // 4 + 1]
     with FlopCounterMode(display=False) as counter:
         for batch in warm_up:
             learner.step([batch])
     seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
-    n_positions = sum(batch.size for batch in batches)
-    n_tokens = sum(int((batch != PAD).sum()) for batch in batches)
-    flops = counter.get_total_flops() * n_positions / sum(batch.size for batch in warm_up)
-    rate = product_rate(learner.device, getattr(torch, learner.recipe.training.precision))
+    n_positions = sum(batch.token_ids.size for batch in batches)
+    n_tokens = sum(batch.n_tokens for batch in batches)
+    flops = counter.get_total_flops() * n_positions / sum(batch.token_ids.size for batch in warm_up)
+    rate = product_rate(learner.device, getattr(torch, learner.settings.training.precision))
     return {
         "ms per step": 1000 * seconds / len(batches),
         "positions per step": n_positions / len(batches),
@@ -91,7 +93,7 @@ def main() -> None:
     learner = build_learner(arguments)
     device = learner.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    n_parameters = sum(parameter.numel() for parameter in learner.encoder.parameters())
     print(f"{name}, torch {torch.__version__}, {arguments.precision}, {n_parameters:,} parameters")
     for key, value in measure(learner, draw_batches(arguments)).items():
         print(f"{value:14,.2f} {key}")
@@ -114,7 +116,7 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--feed-forward-size", type=int, default=0, help="0 for the hidden size, as in the report")
+    parser.add_argument("--feed-forward-size", type=int, default=0, help="0 for the hidden size, as in the paper")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

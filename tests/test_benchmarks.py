@@ -57,7 +57,7 @@ def test_batches_of_one_shape_are_batches_of_rows(script: Script) -> None:
     workload = SimpleNamespace(batch_size=2, sequences=lambda: [np.array([item, item]) for item in range(1, 9)])
     batches = list(script("run_ubp").like_length_batches(workload, np.random.default_rng(0)))
     assert [batch.shape for batch in batches] == [(2, 8)] * 4
-    assert len({int(token) for batch in batches for token in batch[:, -1]}) == 8
+    assert len({int(token) for batch in batches for token in batch.token_ids[:, -1]}) == 8
 
 
 def test_data_of_other_sizes_are_not_measured(script: Script, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from jobs.storage.entry_files import rectangle
 from jobs.transforms.clients import rows_of_clients
 from ml.data.sequence_batch import Sequences
 from ml.inference.embed import embed_sequences
-from ml.models.transformer import Bert4Rec
+from ml.models.protocol import SequenceEncoder
 from ml.training.checkpoint import load_model
 from schemas.columns import ACTIVITY, BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION, PRESENT, TOKEN_IDS
 
@@ -34,7 +34,7 @@ class ModelSource:
     folder: Path
     vocabulary_fingerprint: str
 
-    def load(self) -> Bert4Rec:
+    def load(self) -> SequenceEncoder:
         """The model; ModelError if it is damaged or belongs to another vocabulary."""
         return load_model(self.folder, self.vocabulary_fingerprint)[0]
 
@@ -79,7 +79,7 @@ def embed_clients(
 
 
 def _embed_chunk(
-    chunk: pa.RecordBatch, models: dict[str, Bert4Rec], settings: InferenceSettings, n_counts: int
+    chunk: pa.RecordBatch, models: dict[str, SequenceEncoder], settings: InferenceSettings, n_counts: int
 ) -> pa.RecordBatch:
     blocks = [_embed_column(chunk.column(name), model, settings, n_counts) for name, model in models.items()]
     vectors = np.concatenate(blocks, axis=1)
@@ -98,7 +98,7 @@ def _embed_chunk(
 
 
 def _embed_column(
-    column: pa.StructArray, model: Bert4Rec, settings: InferenceSettings, n_counts: int
+    column: pa.StructArray, model: SequenceEncoder, settings: InferenceSettings, n_counts: int
 ) -> NDArray[np.float32]:
     """One behaviour's vectors, float32 [rows, hidden size and counts]; zeros where the client is absent."""
     rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))

@@ -1,10 +1,10 @@
-"""Train: one BERT4Rec per behaviour, data-parallel on Spark's executors (jobs/runtime/rank_launcher.py)."""
+"""Train: the encoders of the configuration, data-parallel on Spark's executors (jobs/runtime/rank_launcher.py)."""
 
 import logging
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.encoders import ModelSettings
+from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
 from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
@@ -27,6 +27,7 @@ from ml.compat.allocator import keep_freed_memory
 from ml.data.petastorm_feed import PetastormFeed
 from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
+from ml.data.vocabulary import VocabularyDescription
 from ml.training.checkpoint import ModelCard
 from ml.training.distributed import OneProcess, Ranks
 from ml.training.loop import TrainingJob, TrainingResult, train_model
@@ -52,7 +53,7 @@ class PlannedModel:
         return PetastormFeed(
             self.training_files,
             self.validation_files,
-            self.job.training.tokens_per_batch,
+            self.job.settings.training.tokens_per_batch,
             self.feed,
             ranks.rank,
             ranks.world_size,
@@ -61,7 +62,7 @@ class PlannedModel:
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Write one model folder per behaviour that has a sequence to learn from.
+    """Write one model folder per encoder that has a sequence to learn from.
 
     A stage that died goes on: finished models are left alone, and one in the making from its last checkpoint.
     """
@@ -69,10 +70,10 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     plans = plan_training(spark, config, workspace)
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
-    remove_other_models(workspace, {plan.job.card.behaviour for plan in plans})
+    remove_other_models(workspace, {plan.job.card.encoder for plan in plans})
     shutil.rmtree(workspace.checkpoints(""))
     for result in results:
-        log.info("  %s: %d steps, best epoch %d%s", result.behaviour, result.n_steps, result.best_epoch, _score(result))
+        log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, _score(result))
 
 
 def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
@@ -87,7 +88,7 @@ def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
 
 
 def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[PlannedModel]:
-    """One model per behaviour, on exactly the files of the newest version of ``sequences``."""
+    """One model per encoder, on exactly the files of the newest version of ``sequences``."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     version = latest_commit(spark, workspace, SEQUENCES).version
     snapshot = read_as_files(spark, workspace, SEQUENCES, version, config.sequences.row_group_mib)
@@ -102,13 +103,10 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
             continue
         validation = tuple(_feed_file(file, encoder.max_length) for file in own if file.partition[IS_HELD_OUT])
         job = TrainingJob(
-            card=_card(name, config, vocabularies[encoder.behaviours[0]], version),
+            card=_card(name, encoder, vocabularies[encoder.behaviours[0]], version),
             folder=workspace.model(name).resolve(),
             checkpoints=workspace.checkpoints(name).resolve(),
             seed=config.seed,
-            training=encoder.training,
-            masking=encoder.masking,
-            loss=encoder.loss,
             data=repr((training, validation, config.feed)),
         )
         plans.append(PlannedModel(job, training, validation, config.feed))
@@ -146,7 +144,7 @@ def train_all(
     watch: StallWatch | None = None,
 ) -> list[TrainingResult]:
     """Train the models one after the other on this rank; rank 0 logs the figures."""
-    writes_boards = ranks.rank == 0 and plans[0].job.training.tensorboard
+    writes_boards = ranks.rank == 0 and plans[0].job.settings.training.tensorboard
     boards = TensorBoard(metrics.parent / "tensorboard" / run_id.replace(":", "-")) if writes_boards else None
 
     def report(values: Mapping[str, Any]) -> None:
@@ -178,15 +176,9 @@ def remove_other_models(workspace: Workspace, trained: set[str]) -> None:
             shutil.rmtree(folder)
 
 
-def _card(name: str, config: PipelineConfig, vocabulary: VocabularySummary, version: int) -> ModelCard:
-    return ModelCard(
-        behaviour=name,
-        model=ModelSettings(**{each.name: getattr(config.encoders[name], each.name) for each in fields(ModelSettings)}),
-        n_tokens=vocabulary.n_tokens,
-        max_length=config.encoders[name].max_length,
-        vocabulary_fingerprint=vocabulary.fingerprint,
-        sequences_version=version,
-    )
+def _card(name: str, encoder: EncoderSettings, vocabulary: VocabularySummary, version: int) -> ModelCard:
+    description = VocabularyDescription(vocabulary.n_tokens)
+    return ModelCard(name, encoder, description, vocabulary.fingerprint, version)
 
 
 def _feed_file(file: DataFile, max_length: int) -> FeedFile:

@@ -1,1 +1,1 @@
-"""Workarounds for torch: each names what it works around and when it can go."""
+"""Patches of torch, Petastorm and Horovod: each names its upstream issue and the version that ends it."""

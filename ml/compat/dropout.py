@@ -3,6 +3,8 @@
 There torch draws a 64-bit uniform number per element, one after the other: in a transformer of 256 columns that was a
 quarter of a step. Here a random byte decides per element, and eight are drawn at once. On other devices, and
 where torch.compile fuses the draws, torch's own dropout is used.
+
+Upstream: https://github.com/pytorch/pytorch/issues/138199. Ends with: no version of torch yet.
 """
 
 import math

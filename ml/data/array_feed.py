@@ -1,13 +1,13 @@
 """Batches of one rank from sequences in memory, for benchmarks, notebooks, and machines with torch and numpy alone."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.data.batching import rows_per_batch
-from ml.data.sequence_batch import Sequences, Tokens
+from ml.data.sequence_batch import Batches, SequenceBatch, Sequences
 from ml.data.sharding import width_schedule
 from schemas.errors import TrainingError
 
@@ -52,8 +52,8 @@ class ArrayFeed:
         """Batches of one epoch, the same number on every rank and in every epoch."""
         return sum(self._steps().values())
 
-    def training(self, epoch: int, skip: int = 0) -> Generator[Tokens, None, None]:
-        """The batches of an epoch, int32 [B, width], but for the first ``skip``; of these no row is touched."""
+    def training(self, epoch: int, skip: int = 0) -> Batches:
+        """The batches of an epoch, but for the first ``skip``; of these no row is touched."""
         batches = {
             width: iter(self._cut(self._shuffled_share(rows, (self._seed, epoch, width)), width))
             for width, rows in self._training_rows.items()
@@ -62,13 +62,13 @@ class ArrayFeed:
         for number, width in enumerate(schedule.tolist()):
             rows = next(batches[width])
             if number >= skip:
-                yield self._training.padded(rows, width)
+                yield SequenceBatch(self._training.padded(rows, width))
 
-    def validation(self) -> Generator[Tokens, None, None]:
-        """Every row of the rank's share once, in rising width, int32 [B, width]."""
+    def validation(self) -> Batches:
+        """Every row of the rank's share once, in rising width."""
         for width, rows in self._validation_rows.items():
             for batch in self._cut(rows[self._rank :: self._world_size], width):
-                yield self._validation.padded(batch, width)
+                yield SequenceBatch(self._validation.padded(batch, width))
 
     def _steps(self) -> dict[int, int]:
         return {
@@ -78,8 +78,8 @@ class ArrayFeed:
 
     def _shuffled_share(self, rows: NDArray[np.int64], seed: tuple[int, ...]) -> NDArray[np.int64]:
         """Each ``world_size``-th row of a permutation that all ranks draw alike; as many rows on every rank."""
-        places = np.arange(ceil(len(rows) / self._world_size)) * self._world_size + self._rank
-        return np.random.default_rng(seed).permutation(rows)[places % len(rows)]
+        numbers = np.arange(ceil(len(rows) / self._world_size)) * self._world_size + self._rank
+        return np.random.default_rng(seed).permutation(rows)[numbers % len(rows)]
 
     def _cut(self, rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
         n_rows = rows_per_batch(self._tokens_per_batch, width)
@@ -89,6 +89,6 @@ class ArrayFeed:
 def _rows_by_width(sequences: Sequences, widths: Sequence[int]) -> dict[int, NDArray[np.int64]]:
     """Width -> the numbers of its learnable rows, in rising width; only widths that have one."""
     is_learnable = sequences.is_learnable
-    places = np.searchsorted(widths[:-1], sequences.lengths)
-    rows = {width: np.flatnonzero(is_learnable & (places == place)) for place, width in enumerate(widths)}
-    return {width: numbers for width, numbers in rows.items() if len(numbers)}
+    numbers = np.searchsorted(widths[:-1], sequences.lengths)
+    rows = {width: np.flatnonzero(is_learnable & (numbers == number)) for number, width in enumerate(widths)}
+    return {width: own for width, own in rows.items() if len(own)}

@@ -1,10 +1,9 @@
 """Batches of one rank, read by Petastorm from exactly the files it is given."""
 
 import contextlib
-import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
@@ -15,8 +14,9 @@ from petastorm import make_batch_reader
 from petastorm.workers_pool import EmptyResultError
 
 from conf.training import FeedSettings
+from ml.compat.petastorm_race import wait_until_all_is_handed_out
 from ml.data.batching import rows_per_batch
-from ml.data.sequence_batch import Sequences, Tokens
+from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
     FeedFile,
     Shard,
@@ -28,8 +28,6 @@ from ml.data.sharding import (
 )
 from schemas.columns import TOKEN_IDS
 from schemas.errors import TrainingError
-
-Batches = Generator[Tokens, None, None]
 
 
 class PetastormFeed:
@@ -124,7 +122,7 @@ class PetastormFeed:
             shard = shard_files(files, self._rank, self._world_size)
             with contextlib.closing(read_shard(shard)) as chunks:
                 for chunk in chunks:
-                    yield from (chunk[start : start + n_rows] for start in range(0, len(chunk), n_rows))
+                    yield from _cut(chunk, n_rows)
 
 
 def keep_learnable(files: Mapping[int, Sequence[FeedFile]]) -> dict[int, Sequence[FeedFile]]:
@@ -174,7 +172,7 @@ def read_ahead(batches: Batches, n_ahead: int) -> Batches:
 
 
 def read_shard(shard: Shard, seed: int | None = None) -> Batches:
-    """The shard's learnable rows, one array per row group, int32 [rows, width].
+    """The shard's learnable rows, one batch per row group.
 
     Row groups come in an order drawn from ``seed``, or in file order without one.
 
@@ -189,33 +187,36 @@ def read_shard(shard: Shard, seed: int | None = None) -> Batches:
     for rows in _read_row_groups(shard, seed):
         mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
         n_seen += len(rows)
-        yield rows.padded(mine[rows.is_learnable[mine]], width)
+        yield SequenceBatch(rows.padded(mine[rows.is_learnable[mine]], width))
     n_rows = sum(file.n_rows for file in shard.files)
     if n_seen != n_rows:
         raise TrainingError(f"read {n_seen} of {n_rows} rows of {len(shard.files)} files; was the table rewritten?")
 
 
 def shuffled_batches(
-    chunks: Iterator[Tokens], n_rows: int, buffer_rows: int, generator: np.random.Generator
-) -> Iterator[Tokens]:
+    chunks: Iterator[SequenceBatch[Tokens]], n_rows: int, buffer_rows: int, generator: np.random.Generator
+) -> Iterator[SequenceBatch[Tokens]]:
     """The rows of all chunks in batches of ``n_rows`` (the last may be less), mixed through a buffer.
 
     Whenever the buffer is full its rows are permuted and half of them leave, so that rows of many row groups
     meet in one batch.
     """
-    pool: list[Tokens] = []
+    pool: list[SequenceBatch[Tokens]] = []
     n_pooled = 0
     for chunk in chunks:
         pool.append(chunk)
         n_pooled += len(chunk)
         if n_pooled >= max(buffer_rows, 2 * n_rows):
-            mixed = generator.permutation(np.concatenate(pool))
+            mixed = concatenate(pool)[generator.permutation(n_pooled)]
             n_leaving = n_pooled // 2 // n_rows * n_rows
-            yield from np.split(mixed[:n_leaving], n_leaving // n_rows)
+            yield from _cut(mixed[:n_leaving], n_rows)
             pool, n_pooled = [mixed[n_leaving:]], n_pooled - n_leaving
     if n_pooled:
-        mixed = generator.permutation(np.concatenate(pool))
-        yield from (mixed[start : start + n_rows] for start in range(0, n_pooled, n_rows))
+        yield from _cut(concatenate(pool)[generator.permutation(n_pooled)], n_rows)
+
+
+def _cut(batch: SequenceBatch[Tokens], n_rows: int) -> Iterator[SequenceBatch[Tokens]]:
+    return (batch[start : start + n_rows] for start in range(0, len(batch), n_rows))
 
 
 def _read_row_groups(shard: Shard, seed: int | None) -> Iterator[Sequences]:
@@ -247,20 +248,8 @@ def _open_reader(shard: Shard, seed: int | None) -> Iterator[Any]:
         num_epochs=1,
     )
     try:
-        _wait_until_all_is_handed_out(reader.ventilator)
+        wait_until_all_is_handed_out(reader.ventilator)
         yield reader
     finally:  # not by Reader's own context manager, which prints
         reader.stop()
         reader.join()
-
-
-def _wait_until_all_is_handed_out(ventilator: Any) -> None:
-    """Close a race of Petastorm 0.12 and 0.13 that loses row groups without a word.
-
-    Its pools ask "is nothing to do?", then "is everything handed out?". When the last row groups are handed out
-    between the two questions, both answers are yes and the pool reports its end before they are read. What is handed
-    out is only the numbers of row groups; nothing is read ahead by it.
-    """
-    ventilator._max_ventilation_queue_size = float("inf")
-    while not ventilator.completed():
-        time.sleep(0.001)

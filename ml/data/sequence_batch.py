@@ -1,37 +1,99 @@
-"""What a training loop reads: a feed of batches; and sequences in memory, as one flat array. Needs numpy only."""
+"""Sequences in batches and in memory, and the feeds that a training loop reads; needs numpy only."""
 
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from schemas.tokens import FIRST_ITEM, PAD
 
+if TYPE_CHECKING:
+    import torch
+
 Tokens = NDArray[np.int32]
-"""Token ids, flat or as a batch [B, width], left-padded with PAD."""
+"""Token ids, flat or [B, L] and left-padded with PAD."""
+Column = TypeVar("Column")
+Other = TypeVar("Other")
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceBatch(Generic[Column]):
+    """Sequences of clients as aligned columns, integers [B, L] each, that end in the last position.
+
+    Columns are numpy arrays where a feed makes them and int64 tensors from there on. All but ``token_ids`` are None
+    where nobody asked for them.
+
+    Attributes
+    ----------
+    token_ids : left-padded with PAD
+    event_types : which behaviour each event is of, 0 at PAD
+    timestamps : seconds, 0 at PAD
+    segments : which positions of a row belong to one client, 0 at PAD; None where each row is one client
+    """
+
+    token_ids: Column
+    event_types: Column | None = None
+    timestamps: Column | None = None
+    segments: Column | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> "SequenceBatch[Column]":
+        return self.map(lambda column: column[rows])  # type: ignore[index]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and positions, (B, L)."""
+        return self.token_ids.shape  # type: ignore[attr-defined]
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that are not PAD."""
+        return int((self.token_ids != PAD).sum())  # type: ignore[attr-defined]
+
+    def map(self, function: Callable[[Column], Other]) -> "SequenceBatch[Other]":
+        """The batch with a function applied to each column that is there."""
+        columns = [getattr(self, field.name) for field in fields(self)]
+        return SequenceBatch(*(None if column is None else function(column) for column in columns))  # type: ignore[arg-type]
+
+    def tensors(self, device: "torch.device | str" = "cpu") -> "SequenceBatch[torch.Tensor]":
+        """The batch as int64 tensors."""
+        import torch  # here, because feeds do without
+
+        return self.map(lambda column: torch.as_tensor(column).to(device, torch.int64))
+
+
+def concatenate(batches: "Sequence[SequenceBatch[Tokens]]") -> "SequenceBatch[Tokens]":
+    """The rows of batches of one width and the same columns, one batch after the other."""
+    columns = [[getattr(batch, field.name) for batch in batches] for field in fields(SequenceBatch)]
+    return SequenceBatch(*(None if parts[0] is None else np.concatenate(parts) for parts in columns))
+
+
+Batches = Generator[SequenceBatch[Tokens], None, None]
 
 
 class Feed(Protocol):
     """The batches of one rank; those of training are drawn from (seed, epoch) alone.
 
-    Both kinds leave out rows with nothing to predict (``Sequences.is_learnable``). A batch is an array of the
-    caller's own, who may write to it. Closing a generator ends the threads behind it; errors are raised by ``next``.
+    Both kinds leave out rows with nothing to predict (``Sequences.is_learnable``). A batch's arrays are the caller's
+    own, who may write to them. Closing a generator ends the threads behind it; errors are raised by ``next``.
     """
 
     @property
     def n_batches(self) -> int:
         """Batches of one epoch, the same number on every rank and in every epoch."""
 
-    def training(self, epoch: int, skip: int = 0) -> Generator[Tokens, None, None]:
-        """The batches of an epoch, int32 [B, width], but for the first ``skip``.
+    def training(self, epoch: int, skip: int = 0) -> Batches:
+        """The batches of an epoch, but for the first ``skip``.
 
         Each row comes to one of the ranks; where ranks have unequal shares, the smaller repeat some of theirs.
         """
 
-    def validation(self) -> Generator[Tokens, None, None]:
-        """Each row of the held-out clients once over all ranks, int32 [B, width]; ranks may have unequal numbers."""
+    def validation(self) -> Batches:
+        """Each row of the held-out clients once over all ranks; ranks may have unequal numbers."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +143,9 @@ class Sequences:
 
         Of a longer row the last ``width`` tokens.
         """
-        places = self.offsets[rows + 1][:, None] + np.arange(-width, 0)
-        is_before_row = places < self.offsets[rows][:, None]
-        places[is_before_row] = self.offsets[0]
-        padded = self.tokens[places]
+        positions = self.offsets[rows + 1][:, None] + np.arange(-width, 0)
+        is_before_row = positions < self.offsets[rows][:, None]
+        positions[is_before_row] = self.offsets[0]
+        padded = self.tokens[positions]
         padded[is_before_row] = PAD
         return padded

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from conf.evaluation import ProbeSettings
 from ml.metrics import challenge
-from ml.training.adamw import PiecewiseAdamW
 from schemas.errors import TrainingError
 from schemas.tasks import PROPENSITY, TaskScore
 
@@ -158,20 +157,19 @@ def _score_epochs(
         yield score_logits(logits, truth, task, popularity)
 
 
-def build_optimizer(network: ProbeNetwork, settings: ProbeSettings) -> torch.optim.AdamW | PiecewiseAdamW:
+def build_optimizer(network: ProbeNetwork, settings: ProbeSettings) -> torch.optim.AdamW:
     """The organisers' AdamW, torch's defaults but for the learning rate.
 
-    On a CPU its weights are theirs to the last bit; on a GPU products round otherwise anyway, and it is the fused one.
+    On a CPU its weights are theirs to the last bit, which the fused one's are not. On a GPU products round otherwise
+    anyway.
     """
     parameters = list(network.parameters())
-    if parameters[0].device.type == "cpu":
-        return PiecewiseAdamW(parameters, settings.learning_rate)
-    return torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True)
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=parameters[0].device.type != "cpu")
 
 
 def train_epoch(
     network: ProbeNetwork,
-    optimizer: torch.optim.AdamW | PiecewiseAdamW,
+    optimizer: torch.optim.AdamW,
     profiles: Profiles,
     labels: Tensor,
     batch_size: int,

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from conf.encoders import InferenceSettings
 from ml.data.batching import like_length_batches
-from ml.data.sequence_batch import Sequences
-from ml.models.transformer import Bert4Rec, evaluating
+from ml.data.sequence_batch import SequenceBatch, Sequences
+from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import MASK, PAD, UNK
 
 
-def embed_sequences(model: Bert4Rec, sequences: Sequences, settings: InferenceSettings) -> NDArray[np.float32]:
+def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: InferenceSettings) -> NDArray[np.float32]:
     """One vector of the last layer per sequence, in the order given.
 
     Of a sequence longer than the model's ``max_length`` the last tokens are read, as in training. What else is in
@@ -35,33 +35,32 @@ def embed_sequences(model: Bert4Rec, sequences: Sequences, settings: InferenceSe
     ValueError
         If a sequence holds no token, or a token id that is no event of this model's vocabulary.
     """
-    _require_known_tokens(sequences, model.n_tokens)
+    _require_known_tokens(sequences, model.vocabulary.n_tokens)
     n_added = int(settings.pooling == "mask")
     lengths = np.minimum(sequences.lengths, model.max_length - n_added)
     vectors = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
     with evaluating(model):
         for rows in like_length_batches(lengths + n_added, settings.tokens_per_batch):
-            batch = sequences.padded(rows, width=int(lengths[rows].max()))
-            token_ids = torch.from_numpy(batch).to(model.device, torch.int64)  # [B, L]
-            vectors[rows] = _pool(model, token_ids, settings).float().cpu().numpy()
+            batch = SequenceBatch(sequences.padded(rows, width=int(lengths[rows].max())))
+            vectors[rows] = _pool(model, batch.tensors(model.device), settings).float().cpu().numpy()
     return vectors
 
 
-def _pool(model: Bert4Rec, token_ids: Tensor, settings: InferenceSettings) -> Tensor:
-    """Float [B, D] of left-padded sequences, int64 [B, L]."""
+def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
+    """Float [B, D] of left-padded sequences."""
     if settings.pooling == "last":
-        return _last_vectors(model, token_ids)
+        return _last_vectors(model, batch)
     if settings.pooling == "mask":
-        return _last_vectors(model, torch.nn.functional.pad(token_ids, (0, 1), value=MASK))
-    age = torch.arange(token_ids.shape[1] - 1, -1, -1, device=token_ids.device)  # [L], 0 is the last token's
+        return _last_vectors(model, SequenceBatch(torch.nn.functional.pad(batch.token_ids, (0, 1), value=MASK)))
+    age = torch.arange(batch.shape[1] - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
     weights = torch.exp2(-age / settings.half_life) if settings.pooling == "recency" else torch.ones_like(age)
-    return _weighted_mean(model.encode(token_ids), token_ids, weights)
+    return _weighted_mean(model.encode(batch), batch.token_ids, weights)
 
 
-def _last_vectors(model: Bert4Rec, token_ids: Tensor) -> Tensor:
-    """The vector of each row's last token, the only one that the last block computes."""
-    height, width = token_ids.shape
-    return model.encode_at(token_ids, torch.arange(1, height + 1, device=token_ids.device) * width - 1)
+def _last_vectors(model: SequenceEncoder, batch: SequenceBatch[Tensor]) -> Tensor:
+    """The vector of each row's last token, the only one that is wanted of the encoder."""
+    height, width = batch.shape
+    return model.encode_at(batch, torch.arange(1, height + 1, device=model.device) * width - 1)
 
 
 def _weighted_mean(vectors: Tensor, token_ids: Tensor, weights: Tensor) -> Tensor:

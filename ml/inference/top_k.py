@@ -1,14 +1,16 @@
-"""The items whose vectors in a trained model's item table are nearest to an item's."""
+"""The items whose vectors are nearest to an item's."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ml.models.transformer import Bert4Rec, evaluating
+from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import FIRST_ITEM
 
 
-def nearest_items(model: Bert4Rec, token_ids: Tensor, k: int = 10, chunk_size: int = 50_000) -> tuple[Tensor, Tensor]:
+def nearest_items(
+    encoder: SequenceEncoder, token_ids: Tensor, k: int = 10, chunk_size: int = 50_000
+) -> tuple[Tensor, Tensor]:
     """The ``k`` items of highest cosine similarity to each of some tokens, the token itself left out.
 
     Parameters
@@ -25,19 +27,20 @@ def nearest_items(model: Bert4Rec, token_ids: Tensor, k: int = 10, chunk_size: i
     Raises
     ------
     ValueError
-        If a token id is not that of an item of the model.
+        If a token id is not that of an item of the encoder's vocabulary.
     """
-    unknown = token_ids[(token_ids < FIRST_ITEM) | (token_ids >= model.n_tokens)]
+    n_tokens = encoder.vocabulary.n_tokens
+    unknown = token_ids[(token_ids < FIRST_ITEM) | (token_ids >= n_tokens)]
     if len(unknown):
-        raise ValueError(f"expected items, {FIRST_ITEM} to {model.n_tokens - 1}, found {int(unknown[0])}")
-    n_others = model.n_tokens - FIRST_ITEM - 1
+        raise ValueError(f"expected items, {FIRST_ITEM} to {n_tokens - 1}, found {int(unknown[0])}")
+    n_others = n_tokens - FIRST_ITEM - 1
     found = torch.empty((len(token_ids), 0), dtype=torch.int64, device=token_ids.device)
     similarity = torch.empty((len(token_ids), 0), device=token_ids.device)
-    with evaluating(model):
-        own = F.normalize(model.item_table.vectors(token_ids), dim=1)  # [N, D]
-        for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
-            items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=token_ids.device)
-            scores = own @ F.normalize(model.item_table.vectors(items), dim=1).T  # [N, chunk]
+    with evaluating(encoder):
+        own = F.normalize(encoder.item_vectors(token_ids), dim=1)  # [N, D]
+        for start in range(FIRST_ITEM, n_tokens, chunk_size):
+            items = torch.arange(start, min(start + chunk_size, n_tokens), device=token_ids.device)
+            scores = own @ F.normalize(encoder.item_vectors(items), dim=1).T  # [N, chunk]
             scores = scores.masked_fill(items == token_ids[:, None], -torch.inf)
             similarity = torch.cat([similarity, scores], dim=1)
             found = torch.cat([found, items.expand(len(token_ids), -1)], dim=1)

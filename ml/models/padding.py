@@ -1,7 +1,7 @@
 """Rows without padding, and the padded grid that attention needs.
 
 On a CPU the encoder computes on the rows of real tokens alone; only attention sees a grid. On other devices, where
-to count tokens would halt the queue of kernels, and under torch.compile, every place of the grid is a row.
+to count tokens would halt the queue of kernels, and under torch.compile, every position of the grid is a row.
 
 Legend of shapes: B batch, W width of the grid, N rows, C columns of a row, H heads, P parts (key and value are two).
 """
@@ -32,57 +32,57 @@ class HeadIndex(NamedTuple):
 
 
 class Grid:
-    """Where N rows stand in a grid of B x W places.
+    """Where N rows stand in a grid of B x W positions.
 
     Parameters
     ----------
-    places : int64 [N], rising, in the flattened grid; None where each place has its row
+    positions : int64 [N], rising, in the flattened grid; None where each position has its row
     """
 
-    def __init__(self, places: Tensor | None, height: int, width: int) -> None:
-        self.places, self.height, self.width = places, height, width
+    def __init__(self, positions: Tensor | None, height: int, width: int) -> None:
+        self.positions, self.height, self.width = positions, height, width
         self._indices: dict[tuple[int, int], HeadIndex] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether each place is known to hold a token; where rows are not packed, nobody looked."""
-        return self.places is not None and len(self.places) == self.height * self.width
+        """Whether each position is known to hold a token; where rows are not packed, nobody looked."""
+        return self.positions is not None and len(self.positions) == self.height * self.width
 
-    def rows_at(self, places: Tensor) -> Tensor:
-        """Int64 [M], the row that stands at each of ``places`` (int64 [M], flat; each must have one)."""
-        return places if self.places is None else torch.searchsorted(self.places, places)
+    def rows_at(self, positions: Tensor) -> Tensor:
+        """Int64 [M], the row that stands at each of ``positions`` (int64 [M], flat; each must have one)."""
+        return positions if self.positions is None else torch.searchsorted(self.positions, positions)
 
     def spread(self, rows: Tensor) -> Tensor:
-        """Float [B, W, C], the rows (float [N, C]) at their places, zeros at the others."""
-        if self.places is not None:
+        """Float [B, W, C], the rows (float [N, C]) at their positions, zeros at the others."""
+        if self.positions is not None:
             empty = rows.new_zeros(self.height * self.width, rows.shape[1])
-            rows = empty.index_copy_(0, self.places, rows)
+            rows = empty.index_copy_(0, self.positions, rows)
         return rows.view(self.height, self.width, -1)
 
     def collect(self, grid: Tensor) -> Tensor:
-        """Float [N, C], what stands at the rows' places of a grid (float [B, W, C])."""
+        """Float [N, C], what stands at the rows' positions of a grid (float [B, W, C])."""
         rows = grid.flatten(0, 1)
-        return rows if self.places is None else rows.index_select(0, self.places)
+        return rows if self.positions is None else rows.index_select(0, self.positions)
 
     def heads(self, rows: Tensor, n_parts: int, n_heads: int) -> Tensor:
-        """Float [P, B, H, W, C / P / H] from rows float [N, C]; zeros at empty places."""
-        if self.places is None or not packs(rows):
+        """Float [P, B, H, W, C / P / H] from rows float [N, C]; zeros at empty positions."""
+        if self.positions is None or not packs(rows):
             return self.spread(rows).unflatten(-1, (n_parts, n_heads, -1)).permute(2, 0, 3, 1, 4)
-        index = self._index(self.places, n_parts, n_heads)
+        index = self._index(self.positions, n_parts, n_heads)
         vectors = rows.reshape(len(index.to_rows), -1)
         return _Spread.apply(vectors, *index).view(n_parts, self.height, n_heads, self.width, -1)
 
     def merge(self, heads: Tensor) -> Tensor:
-        """Float [N, C], the rows of a grid of heads float [B, H, W, C / H]; what stands at empty places is lost."""
-        if self.places is None or not packs(heads):
+        """Float [N, C], the rows of a grid of heads float [B, H, W, C / H]; what stands at empty positions is lost."""
+        if self.positions is None or not packs(heads):
             return self.collect(heads.transpose(1, 2).flatten(2))
-        index = self._index(self.places, 1, heads.shape[1])
-        return _Collect.apply(heads.flatten(0, 2), *index).view(len(self.places), -1)
+        index = self._index(self.positions, 1, heads.shape[1])
+        return _Collect.apply(heads.flatten(0, 2), *index).view(len(self.positions), -1)
 
-    def _index(self, places: Tensor, n_parts: int, n_heads: int) -> HeadIndex:
+    def _index(self, positions: Tensor, n_parts: int, n_heads: int) -> HeadIndex:
         """The index of so many parts and heads, built once."""
         if (n_parts, n_heads) not in self._indices:
-            line, column = places // self.width, places % self.width
+            line, column = positions // self.width, positions % self.width
             part, head = torch.arange(n_parts).unsqueeze(1), torch.arange(n_heads)
             of_part_and_head = (part * self.height * n_heads + head) * self.width  # [P, H]
             to_rows = ((line * n_heads * self.width + column)[:, None, None] + of_part_and_head).flatten()
@@ -120,19 +120,19 @@ def _with_zero(vectors: Tensor) -> Tensor:
 
 def grid_of_tokens(is_token: Tensor) -> Grid:
     """The grid of the tokens in a batch; ``is_token`` is bool [B, W]."""
-    places = is_token.flatten().nonzero().squeeze(1) if packs(is_token) else None
-    return Grid(places, *is_token.shape)
+    positions = is_token.flatten().nonzero().squeeze(1) if packs(is_token) else None
+    return Grid(positions, *is_token.shape)
 
 
-def narrow_grid(places: Tensor, height: int, width: int) -> Grid:
-    """A grid of the rows at ``places`` (int64 [M], rising, flat in B x W); narrow where rows are packed.
+def narrow_grid(positions: Tensor, height: int, width: int) -> Grid:
+    """A grid of the rows at ``positions`` (int64 [M], rising, flat in B x W); narrow where rows are packed.
 
     A row keeps its line there, and lines keep the order of their rows.
     """
-    if not packs(places):
-        return Grid(places, height, width)
-    line = places // width
+    if not packs(positions):
+        return Grid(positions, height, width)
+    line = positions // width
     counts = torch.bincount(line, minlength=height)  # [B]
-    narrow = int(counts.max()) if len(places) else 1
-    number_in_line = torch.arange(len(places)) - (counts.cumsum(0) - counts)[line]
+    narrow = int(counts.max()) if len(positions) else 1
+    number_in_line = torch.arange(len(positions)) - (counts.cumsum(0) - counts)[line]
     return Grid(line * narrow + number_in_line, height, narrow)

@@ -1,6 +1,6 @@
-"""The cloze loss: what is made small at the hidden positions, over every output or over sampled ones.
+"""Losses of logits: over every output, or over the labels of a batch and sampled negatives.
 
-Legend of shapes: M hidden positions of the batch, D hidden, K negatives, U distinct labels of the batch.
+Legend of shapes: M predicted positions of a batch, V outputs, K negatives, U distinct labels of the batch.
 """
 
 import math
@@ -11,12 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conf.encoders import LossSettings
-from ml.models.transformer import Bert4Rec
-from ml.objectives.cloze import HiddenBatch, MaskedBatch, hidden_batch
-from schemas.tokens import FIRST_ITEM, UNK
-
-FIRST_OUTPUT = UNK
-"""The outputs are UNK and the items: PAD and MASK can never be the answer."""
+from schemas.tokens import FIRST_ITEM
 
 
 def chosen_loss(settings: LossSettings, n_items: int) -> Literal["full", "sampled", "gbce"]:
@@ -31,50 +26,12 @@ def draw_negatives(n_tokens: int, n_negatives: int, generator: torch.Generator) 
     return torch.randint(FIRST_ITEM, n_tokens, (n_negatives,), generator=generator, device=generator.device)
 
 
-def cloze_loss(
-    model: Bert4Rec, masked: MaskedBatch, negatives: Tensor | None, settings: LossSettings
-) -> tuple[Tensor, int]:
-    """The summed loss of a batch, float scalar, and M, the number of positions it sums over; see ``hidden_loss``."""
-    batch = hidden_batch(masked)
-    return hidden_loss(model, batch, negatives, settings), len(batch.labels)
+def full_softmax_loss(logits: Tensor, columns: Tensor) -> Tensor:
+    """Summed cross-entropy of logits [M, V] over every output; ``columns`` (int64 [M]) are the right ones."""
+    return F.cross_entropy(logits, columns, reduction="sum")
 
 
-def hidden_loss(model: Bert4Rec, batch: HiddenBatch, negatives: Tensor | None, settings: LossSettings) -> Tensor:
-    """The loss summed over the hidden positions, float scalar; the head and the logits see those only.
-
-    Nothing in it waits for the device.
-
-    Parameters
-    ----------
-    model : gives token vectors and the table
-    batch : of ``ml.objectives.cloze``, on the model's device
-    negatives : int64 [K], of ``draw_negatives``, on the model's device; None for the full softmax
-
-    Raises
-    ------
-    ValueError
-        If the loss that the settings choose needs negatives and has none.
-    """
-    name = chosen_loss(settings, model.n_tokens - FIRST_ITEM)
-    vectors = model.output_vectors(model.encode_at(batch.inputs, batch.positions))  # [M, D]
-    if name == "full":
-        return full_softmax_loss(vectors, batch.labels, model)
-    if negatives is None:
-        raise ValueError(f"loss.name is {name}, which compares with negatives; found none")
-    if name == "sampled":
-        return sampled_softmax_loss(vectors, batch.positives, batch.targets, negatives, model)
-    return gbce_loss(vectors, batch.positives, batch.targets, negatives, model, settings.gbce_t)
-
-
-def full_softmax_loss(vectors: Tensor, labels: Tensor, model: Bert4Rec) -> Tensor:
-    """Summed cross-entropy of ``labels`` (int64 [M]) given output vectors [M, D], over every output."""
-    outputs = torch.arange(FIRST_OUTPUT, model.n_tokens, device=labels.device)
-    return F.cross_entropy(model.logits(vectors, outputs), labels - FIRST_OUTPUT, reduction="sum")
-
-
-def sampled_softmax_loss(
-    vectors: Tensor, positives: Tensor, targets: Tensor, negatives: Tensor, model: Bert4Rec
-) -> Tensor:
+def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int) -> Tensor:
     """Summed cross-entropy over candidates that the whole batch shares, corrected for how they were drawn.
 
     The candidates are the U distinct labels of the batch and the K uniform negatives. Each logit is lowered by
@@ -89,24 +46,19 @@ def sampled_softmax_loss(
 
     Parameters
     ----------
-    vectors : float [M, D], output vectors
+    logits : float [M, U + K], of ``positives`` and then of ``negatives``
+    columns : int64 [M], which of ``positives`` is right
     positives : int64 [U], the distinct labels, rising
-    targets : int64 [M], each hidden item's place among ``positives``
     negatives : int64 [K], of ``draw_negatives``
-    model : gives the table
     """
-    n_items = model.n_tokens - FIRST_ITEM
     nearest = torch.searchsorted(positives, negatives).clamp(max=len(positives) - 1)
     is_hit = positives[nearest] == negatives  # [K]
     log_count = torch.where(is_hit, math.inf, math.log(len(negatives) / n_items))
     log_counts = torch.cat([log_count.new_zeros(len(positives)), log_count])  # [U + K]
-    logits = model.logits(vectors, torch.cat([positives, negatives]))  # [M, U + K]
-    return F.cross_entropy(logits - log_counts, targets, reduction="sum")
+    return F.cross_entropy(logits - log_counts, columns, reduction="sum")
 
 
-def gbce_loss(
-    vectors: Tensor, positives: Tensor, targets: Tensor, negatives: Tensor, model: Bert4Rec, t: float
-) -> Tensor:
+def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int, t: float) -> Tensor:
     """Summed generalised binary cross-entropy (gSASRec, Petrov and Macdonald 2023, arXiv:2308.07192, section 5).
 
     One position's loss is -(beta log sigmoid(s) + sum over negatives of log(1 - sigmoid(s-))) / (K + 1), where
@@ -116,19 +68,15 @@ def gbce_loss(
 
     Parameters
     ----------
-    vectors : float [M, D], output vectors
-    positives : int64 [U], the distinct labels
-    targets : int64 [M], each hidden item's place among ``positives``
-    negatives : int64 [K], of ``draw_negatives``
-    model : gives the table
+    logits, columns, positives, negatives : as for ``sampled_softmax_loss``; the labels in any order
     t : 0 (plain binary cross-entropy) to 1 (scores as of a softmax over all items)
     """
-    alpha = min(1.0, len(negatives) / max(1, model.n_tokens - FIRST_ITEM - 1))
+    alpha = min(1.0, len(negatives) / max(1, n_items - 1))
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
     # to float32: autocast gives bfloat16, and unlike cross_entropy what follows would stay so
-    logits = model.logits(vectors, torch.cat([positives, negatives])).float()  # [M, U + K]
-    own, others = logits[:, : len(positives)].gather(1, targets.unsqueeze(1)), logits[:, len(positives) :]
-    is_hit = positives[targets].unsqueeze(1) == negatives  # [M, K]
+    logits = logits.float()
+    own, others = logits[:, : len(positives)].gather(1, columns.unsqueeze(1)), logits[:, len(positives) :]
+    is_hit = positives[columns].unsqueeze(1) == negatives  # [M, K]
     positive_part = -beta * F.logsigmoid(own).sum()
     negative_part = F.softplus(others.masked_fill(is_hit, -math.inf)).sum()
     return (positive_part + negative_part) / (len(negatives) + 1)

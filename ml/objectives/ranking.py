@@ -1,60 +1,38 @@
-"""Leave-one-out ranking: how high the model ranks the item that came last (Sun et al. 2019, section 4.2).
+"""Leave-one-out ranking: how high an encoder ranks the item that came last (Sun et al. 2019, section 4.2).
 
 Every item is ranked, none sampled: sampled metrics order models otherwise (Krichene and Rendle 2020).
 """
 
-import math
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ml.models.transformer import Bert4Rec, evaluating
-from ml.objectives.cloze import hide_last
+from ml.data.sequence_batch import SequenceBatch
+from ml.models.protocol import SequenceEncoder, evaluating
+from ml.objectives.protocol import Objective
 from schemas.tokens import FIRST_ITEM, PAD
 
-CUTOFF = 10
 ROWS_AT_ONCE = 256
 """Rows whose scores of a chunk of items are held at once, however many a batch has."""
 
 
-@dataclass(frozen=True)
-class RankingMetrics:
-    """Means over the ranked users: hit rate and NDCG at 10, and the reciprocal rank."""
-
-    n_users: int
-    hr_at_10: float
-    ndcg_at_10: float
-    mrr: float
-
-    @classmethod
-    def from_sums(cls, sums: np.ndarray) -> "RankingMetrics":
-        """The metrics of ``ranking_sums``, added over batches and processes.
-
-        Raises
-        ------
-        ValueError
-            If no user was ranked: there is no mean then.
-        """
-        n_users = int(sums[0])
-        if n_users == 0:
-            raise ValueError("no user was ranked; expected one held-out sequence or more")
-        hr, ndcg, mrr = (float(total) / n_users for total in sums[1:])
-        return cls(n_users, hr, ndcg, mrr)
-
-
-def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000, remove_seen: bool = False) -> Tensor:
-    """The rank, among all items, of each row's last item when it is hidden; 1 is best.
+def rank_last_items(
+    encoder: SequenceEncoder,
+    objective: Objective,
+    batch: SequenceBatch[Tensor],
+    chunk_size: int = 50_000,
+    remove_seen: bool = False,
+) -> Tensor:
+    """The rank, among all items, of each row's last item when the encoder does not see it; 1 is best.
 
     Ties count against the item, and so do scores that are not numbers. A last token UNK is no item: it ranks
     after all of them.
 
     Parameters
     ----------
-    model : is left in the mode it is in
-    token_ids : int64 [B, L], left-padded with PAD
+    encoder : is left in the mode it is in
+    objective : says how the last item is asked for
+    batch : tensors on the encoder's device
     chunk_size : items scored at once; memory is ROWS_AT_ONCE x chunk_size scores and four times as many booleans
     remove_seen : leave out of a row's ranking the items that it holds before its last, but for the last item itself
 
@@ -62,27 +40,30 @@ def rank_last_items(model: Bert4Rec, token_ids: Tensor, chunk_size: int = 50_000
     -------
     int64 [B], from 1 to the number of items ranked (one more for UNK)
     """
+    token_ids = batch.token_ids  # [B, L]
     last_items = token_ids[:, -1:]  # [B, 1]
     removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
-    with evaluating(model):
-        vectors = model.output_vectors(model.encode(hide_last(token_ids, model.is_causal).inputs)[:, -1])  # [B, D]
+    with evaluating(encoder):
+        vectors = encoder.output_vectors(encoder.encode(objective.without_last(batch))[:, -1])  # [B, D]
         pieces = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(token_ids), ROWS_AT_ONCE)]
         n_unbeaten = torch.cat(
-            [_count_unbeaten(model, vectors[rows], last_items[rows], removed[rows], chunk_size) for rows in pieces]
+            [_count_unbeaten(encoder, vectors[rows], last_items[rows], removed[rows], chunk_size) for rows in pieces]
         )
     is_item = last_items.squeeze(1) >= FIRST_ITEM
-    n_ranked = model.n_tokens - FIRST_ITEM - (removed >= FIRST_ITEM).sum(dim=1)
+    n_ranked = encoder.vocabulary.n_items - (removed >= FIRST_ITEM).sum(dim=1)
     return torch.where(is_item, n_unbeaten, n_ranked + 1)
 
 
-def _count_unbeaten(model: Bert4Rec, vectors: Tensor, last_items: Tensor, removed: Tensor, chunk_size: int) -> Tensor:
+def _count_unbeaten(
+    encoder: SequenceEncoder, vectors: Tensor, last_items: Tensor, removed: Tensor, chunk_size: int
+) -> Tensor:
     """Int64 [R], the items that score no less than a row's last one ([R, 1]), itself too, ``removed`` ([R, S]) not."""
     # of a product as below: summed in another order, ties of items that share a vector would be broken by chance
-    own_scores = model.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [R, 1]
+    own_scores = encoder.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [R, 1]
     n_unbeaten = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    for start in range(FIRST_ITEM, model.n_tokens, chunk_size):
-        items = torch.arange(start, min(start + chunk_size, model.n_tokens), device=vectors.device)
-        scores = model.logits_between(vectors, start, start + len(items))  # [R, chunk]
+    for start in range(FIRST_ITEM, encoder.vocabulary.n_tokens, chunk_size):
+        items = torch.arange(start, min(start + chunk_size, encoder.vocabulary.n_tokens), device=vectors.device)
+        scores = encoder.logits_between(vectors, start, start + len(items))  # [R, chunk]
         # Rounding may differ from own_scores: the item itself is counted by its id, not by its score.
         is_unbeaten = ~(scores < own_scores) | (items == last_items)  # [R, chunk]
         n_unbeaten += is_unbeaten.sum(dim=1) - _count_at(is_unbeaten, removed - start)
@@ -100,11 +81,3 @@ def _count_at(is_true: Tensor, columns: Tensor) -> Tensor:
     """Int64 [B], how many of ``columns`` (int64 [B, S]; outside those of ``is_true`` none is counted) are true."""
     is_inside = (columns >= 0) & (columns < is_true.shape[1])
     return (is_true.gather(1, columns.clamp(0, is_true.shape[1] - 1)) & is_inside).sum(dim=1)
-
-
-def ranking_sums(ranks: Tensor) -> np.ndarray:
-    """Float64 [4]: number of ranks, and their summed HR@10, NDCG@10 and reciprocals; sums of parts may be added."""
-    rank = ranks.cpu().numpy().astype(np.float64)
-    is_hit = rank <= CUTOFF
-    gain = math.log(2) / np.log1p(rank)  # the one relevant item's NDCG: 1 / log2(rank + 1)
-    return np.array([len(rank), is_hit.sum(), (gain * is_hit).sum(), (1.0 / rank).sum()])

@@ -2,21 +2,22 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.overrides import TorchFunctionMode
 
-from conf.encoders import ModelSettings
+from conf.encoders import EncoderSettings
+from ml.compat.meta_init import NoRandomInit
+from ml.data.vocabulary import VocabularyDescription
 from ml.files.atomic import replace_folder
 from ml.files.tensor_file import write_tensors
-from ml.models.transformer import Bert4Rec
-from schemas.errors import ModelError
+from ml.models.protocol import SequenceEncoder
+from ml.models.registry import build_encoder
+from schemas.errors import ConfigError, ModelError
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
 
@@ -27,23 +28,21 @@ class ModelCard:
 
     Attributes
     ----------
-    behaviour : it was trained on
-    model : its shape
-    n_tokens : rows of its item table
-    max_length : the longest sequence it reads
-    vocabulary_fingerprint : of the vocabulary that its token ids mean items of
+    encoder : its name in the configuration
+    settings : what it is and how it was trained
+    vocabulary : of its token ids
+    vocabulary_fingerprint : of the same; another one means that a token id is another item
     sequences_version : version of the Delta table ``sequences`` that it was trained on
     """
 
-    behaviour: str
-    model: ModelSettings
-    n_tokens: int
-    max_length: int
+    encoder: str
+    settings: EncoderSettings
+    vocabulary: VocabularyDescription
     vocabulary_fingerprint: str
     sequences_version: int
 
 
-def save_model(folder: Path, model: Bert4Rec, card: ModelCard, metrics: dict[str, Any]) -> None:
+def save_model(folder: Path, model: SequenceEncoder, card: ModelCard, metrics: dict[str, Any]) -> None:
     """Replace the model folder by this model.
 
     It is written beside the folder and then renamed: whoever reads the folder finds a whole model or none. One
@@ -58,18 +57,22 @@ def save_model(folder: Path, model: Bert4Rec, card: ModelCard, metrics: dict[str
     replace_folder(new, folder)
 
 
-def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[Bert4Rec, ModelCard]:
+def load_model(
+    folder: Path, expected_fingerprint: str | None = None, encoder: type[SequenceEncoder] | None = None
+) -> tuple[SequenceEncoder, ModelCard]:
     """The model of a folder, for inference, with its weights mapped from the file, and its card.
 
     Parameters
     ----------
     folder : as ``save_model`` wrote it
     expected_fingerprint : of the vocabulary that the caller's token ids come from; None where none are at hand
+    encoder : its class; None for the one that ``ml.models.registry`` has by the name in the card
 
     Raises
     ------
     ModelError
-        If the folder is missing or damaged, or the model belongs to another vocabulary.
+        If the folder is missing or damaged, or the model belongs to another vocabulary or to an architecture that is
+        not registered.
     """
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}; run train first")
@@ -79,8 +82,11 @@ def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[B
             f"{folder}: the model belongs to another vocabulary: it was trained on {card.vocabulary_fingerprint}, "
             f"the tables hold {expected_fingerprint}; its token ids would mean other items: run train again"
         )
-    with torch.device("meta"), _NoRandomStart():
-        model = Bert4Rec(card.model, card.n_tokens, card.max_length)
+    try:
+        with torch.device("meta"), NoRandomInit():
+            model = (encoder or build_encoder)(card.settings, card.vocabulary)
+    except ConfigError as error:
+        raise ModelError(f"{folder / CONFIG}: {error}") from error
     try:
         model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -90,24 +96,19 @@ def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[B
     return model.eval(), card
 
 
-class _NoRandomStart(TorchFunctionMode):
-    """Leaves new weights as they are: a draw on the meta device imports sympy, 2.7 s in each inference process."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def _read_card(path: Path) -> ModelCard:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return ModelCard(**{**fields, "model": ModelSettings(**fields["model"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _rebuilt(ModelCard, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, TypeError, ConfigError) as error:
         raise ModelError(f"{path} is missing or is no model's configuration ({error}); run train again") from error
+
+
+def _rebuilt(kind: Any, values: Any) -> Any:
+    """The dataclass that ``asdict`` and JSON took apart: tuples became lists there."""
+    if not is_dataclass(kind):
+        return tuple(values) if isinstance(values, list) else values
+    kinds = {field.name: field.type for field in fields(kind)}
+    return kind(**{name: _rebuilt(kinds.get(name), value) for name, value in values.items()})  # type: ignore[operator]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

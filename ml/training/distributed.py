@@ -13,13 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.compat.horovod_environment import fix_horovod_environment
 from schemas.errors import TrainingError
 
 BUCKET_BYTES = 64 * 2**20
 """Dense gradients are copied into one tensor up to this size; a larger one is summed where it is."""
-
-CPU_CYCLE_MS = 10
-"""Between two rounds in which Horovod asks all ranks for work; its own 1 ms takes processor time from training."""
 POLL_SECONDS = 0.0005
 
 
@@ -139,7 +137,7 @@ class HorovodRanks(ExchangingRanks):
     def __init__(self) -> None:
         import horovod.torch as hvd
 
-        _settle_environment()
+        fix_horovod_environment()
         hvd.init()
         self._hvd = hvd
         self.rank: int = hvd.rank()
@@ -281,16 +279,3 @@ def unpack_rows(packed: Tensor, shapes: list[torch.Size], n_ranks: int) -> list[
         torch.sparse_coo_tensor(torch.cat(rows).unsqueeze(0), torch.cat(vectors), shape)
         for rows, vectors, shape in zip(indices, values, shapes, strict=True)
     ]
-
-
-def _settle_environment() -> None:
-    """Undo a slip of ``horovod.run`` 0.28.1, and let ranks on CPUs meet less often unless the user says how often.
-
-    What ``run`` was not told it passes on as the text "(None,)". Horovod reads that as 0: its thread would look for
-    work without a pause, a whole core's worth, and cache nothing.
-    """
-    for name in ("HOROVOD_CYCLE_TIME", "HOROVOD_CACHE_CAPACITY"):
-        if not os.environ.get(name, "0").replace(".", "", 1).isdigit():
-            del os.environ[name]
-    if not torch.cuda.is_available():
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", str(CPU_CYCLE_MS))

@@ -1,4 +1,4 @@
-"""Trains one BERT4Rec by the cloze task; the same function runs in one process or as one of several ranks."""
+"""Trains one encoder by its objective; the same function runs in one process or as one of several ranks."""
 
 import contextlib
 import json
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from conf.encoders import LossSettings, MaskingSettings
-from conf.training import TrainingSettings
-from ml.data.sequence_batch import Feed, Tokens
+from conf.encoders import EncoderSettings, InferenceSettings
+from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
 from ml.files.atomic import replace_folder, replace_text
-from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums
+from ml.metrics.ranking import RankingMetrics, ranking_sums
+from ml.objectives.ranking import rank_last_items
+from ml.objectives.registry import require_encoder
 from ml.training.checkpoint import ModelCard, save_model
 from ml.training.distributed import Ranks
 from ml.training.hardware import forget_gpu_peak, peak_memory
 from ml.training.run_state import Position, fingerprint, load_run, save_run
-from ml.training.step import Learner, Recipe, StepSums
+from ml.training.step import Learner, StepSums
 from schemas.errors import TrainingError
-from schemas.tokens import PAD
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +48,17 @@ class TrainingJob:
     folder: Path
     checkpoints: Path
     seed: int
-    training: TrainingSettings
-    masking: MaskingSettings
-    loss: LossSettings
     data: str = ""
 
     @property
-    def recipe(self) -> Recipe:
-        """What a learner is made of."""
-        card = self.card
-        return Recipe(card.model, card.n_tokens, card.max_length, self.training, self.masking, self.loss, self.seed)
+    def settings(self) -> EncoderSettings:
+        """What is trained, and how."""
+        return self.card.settings
 
     def fingerprint(self, world_size: int) -> str:
         """Changes with anything that the weights, or a position in the data, depend on."""
-        training = self.training.of_weights()
-        return fingerprint(replace(self.recipe, training=training), self.card, self.data, world_size)
+        settings = replace(self.settings, training=self.settings.training.of_weights(), inference=InferenceSettings())
+        return fingerprint(replace(self.card, settings=settings), self.seed, self.data, world_size)
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,13 @@ class TrainingResult:
 
     Attributes
     ----------
+    encoder : its name
     best_epoch : whose weights were kept, from 1
     metrics : of that epoch on the held-out clients; None where there was none to rank
     is_finished : False where the caller's time was up first; the same call goes on
     """
 
-    behaviour: str
+    encoder: str
     n_steps: int
     best_epoch: int
     metrics: RankingMetrics | None
@@ -105,15 +102,18 @@ def train_model(
 
     Raises
     ------
+    ConfigError
+        If the encoder and its objective do not go together.
     TrainingError
         If the loss or the weights stop being numbers, a checkpoint is damaged or not seen by all ranks, or what a
         finished job left is damaged.
     """
+    require_encoder(job.card.encoder, job.settings)
     outcome = job.checkpoints / "result.json"
     job_id = job.fingerprint(ranks.world_size)
     finished = _read_outcome(outcome, job_id)
     if finished and job.folder.is_dir():
-        log.info("  %s: was finished, not trained again", job.card.behaviour)
+        log.info("  %s: was finished, not trained again", job.card.encoder)
         return finished
     trainer = Trainer(job, feed, ranks, report, is_time_up)
     result = trainer.run()
@@ -136,8 +136,8 @@ class Trainer:
     ) -> None:
         self.job, self.feed, self.ranks, self.report, self.is_time_up = job, feed, ranks, report, is_time_up
         self.job_id = job.fingerprint(ranks.world_size)
-        self.steps_per_epoch = ceil(feed.n_batches / job.training.batches_per_step)
-        self.learner = Learner(job.recipe, ranks, self.steps_per_epoch)
+        self.steps_per_epoch = ceil(feed.n_batches / job.settings.training.batches_per_step)
+        self.learner = Learner(job.settings, job.card.vocabulary, job.seed, ranks, self.steps_per_epoch)
         forget_gpu_peak(self.learner.device)
         self.run_file, self.best = job.checkpoints / "run.safetensors", job.checkpoints / "best"
         self.position = self._resume()
@@ -155,9 +155,9 @@ class Trainer:
 
     def train_epoch(self) -> bool:
         """The batches of the epoch that are left; False where the time was up before its end."""
-        training, position = self.job.training, self.position
+        training, position = self.job.settings.training, self.position
         meter = Meter()
-        self.learner.model.train()
+        self.learner.encoder.train()
         with contextlib.closing(self.feed.training(position.epoch, skip=position.n_batches)) as batches:
             for group in _groups(meter.timed(batches), training.batches_per_step):
                 meter.add(self.learner.step(group), group)
@@ -174,14 +174,13 @@ class Trainer:
 
     def validate(self) -> RankingMetrics | None:
         """Rank the last item of every held-out client among all items; None where there is none."""
-        learner, training = self.learner, self.job.training
+        learner, training = self.learner, self.job.settings.training
         sums = np.zeros(4)
         with contextlib.closing(self.feed.validation()) as batches:
             for batch in batches:
-                token_ids = torch.from_numpy(batch).long().to(learner.device)
-                sums += ranking_sums(
-                    rank_last_items(learner.model, token_ids, remove_seen=not training.rank_seen_items)
-                )
+                tensors, remove_seen = batch.tensors(learner.device), not training.rank_seen_items
+                ranks = rank_last_items(learner.encoder, learner.objective, tensors, remove_seen=remove_seen)
+                sums += ranking_sums(ranks)
         totals = self.ranks.sum(sums)
         if totals[0] == 0:
             return None
@@ -206,11 +205,11 @@ class Trainer:
             self._require_numbers()
             if self.ranks.rank == 0:
                 figures = {"epoch": epoch, **(asdict(metrics) if metrics else {})}
-                save_model(self.best, self.learner.model, self.job.card, figures)
+                save_model(self.best, self.learner.encoder, self.job.card, figures)
         self._move_to(position)
 
     def _is_over(self) -> bool:
-        position, training = self.position, self.job.training
+        position, training = self.position, self.job.settings.training
         n_without_gain = position.epoch - 1 - position.best_epoch
         is_out_of_patience = training.patience is not None and n_without_gain >= training.patience
         return position.epoch > training.epochs or is_out_of_patience
@@ -220,11 +219,11 @@ class Trainer:
         n_steps = self.learner.n_steps
         if self.ranks.sum([n_steps])[0] != n_steps * self.ranks.world_size:
             raise TrainingError(
-                f"{self.job.card.behaviour}: the ranks read different checkpoints, rank {self.ranks.rank} one of "
+                f"{self.job.card.encoder}: the ranks read different checkpoints, rank {self.ranks.rank} one of "
                 f"{n_steps} steps; {self.job.checkpoints} must be a folder that all of them mount"
             )
         if n_steps and self.ranks.rank == 0:
-            log.info("  %s: going on after step %d", self.job.card.behaviour, n_steps)
+            log.info("  %s: going on after step %d", self.job.card.encoder, n_steps)
         return position
 
     def _move_to(self, position: Position) -> None:
@@ -234,15 +233,15 @@ class Trainer:
             save_run(self.run_file, self.learner, position, self.job_id)
 
     def _require_numbers(self) -> None:
-        weights = self.learner.model.dense_parameters()
+        weights = self.learner.encoder.dense_parameters()
         if not all(bool(torch.isfinite(weight).all()) for weight in weights):
             raise self._diverged("a weight is not a number")
 
     def _diverged(self, what: str) -> TrainingError:
-        rate = self.job.training.learning_rate
+        rate = self.job.settings.training.learning_rate
         kept = f"the checkpoint before it is kept in {self.run_file}" if self.run_file.exists() else "no checkpoint yet"
         return TrainingError(
-            f"{self.job.card.behaviour}: {what} at step {self.learner.n_steps}, epoch {self.position.epoch}; "
+            f"{self.job.card.encoder}: {what} at step {self.learner.n_steps}, epoch {self.position.epoch}; "
             f"lower training.learning_rate (now {rate}); {kept}"
         )
 
@@ -254,7 +253,7 @@ class Trainer:
         seconds = meter.seconds()
         self._report(
             {
-                "steps": self.steps_per_epoch * self.job.training.epochs,
+                "steps": self.steps_per_epoch * self.job.settings.training.epochs,
                 "train/loss": loss,
                 "train/sequences_per_second": sums[2] / seconds,
                 "train/tokens_per_second": sums[3] / seconds,
@@ -265,13 +264,14 @@ class Trainer:
         meter.start_interval()
 
     def _report(self, figures: Mapping[str, Any]) -> None:
-        now = {"behaviour": self.job.card.behaviour, "epoch": self.position.epoch, "step": self.learner.n_steps}
+        # the key under which the report page looks for an encoder's lines
+        now = {"behaviour": self.job.card.encoder, "epoch": self.position.epoch, "step": self.learner.n_steps}
         self.report({**now, **figures})
 
     def _result(self, is_finished: bool) -> TrainingResult:
         position = self.position
         return TrainingResult(
-            self.job.card.behaviour, self.learner.n_steps, position.best_epoch, position.best_metrics, is_finished
+            self.job.card.encoder, self.learner.n_steps, position.best_epoch, position.best_metrics, is_finished
         )
 
 
@@ -285,10 +285,10 @@ class Meter:
     def start_interval(self) -> None:
         """Begin to sum anew."""
         self.loss: torch.Tensor | float = 0.0
-        self.n_positions, self.n_sequences, self.n_tokens = 0, 0, 0
+        self.n_targets, self.n_sequences, self.n_tokens = 0, 0, 0
         self.wait_seconds, self._started = 0.0, time.monotonic()
 
-    def timed(self, batches: Iterator[Tokens]) -> Iterator[Tokens]:
+    def timed(self, batches: Iterator[SequenceBatch[Tokens]]) -> Iterator[SequenceBatch[Tokens]]:
         """The batches, with the time that each was waited for."""
         while True:
             asked = time.monotonic()
@@ -299,24 +299,24 @@ class Meter:
             self.n_batches += 1
             yield batch
 
-    def add(self, sums: StepSums, batches: list[Tokens]) -> None:
+    def add(self, sums: StepSums, batches: list[SequenceBatch[Tokens]]) -> None:
         """Count one step."""
         self.loss = self.loss + sums.loss
-        self.n_positions += sums.n_positions
+        self.n_targets += sums.n_targets
         self.n_sequences += sum(len(batch) for batch in batches)
-        self.n_tokens += sum(int((batch != PAD).sum()) for batch in batches)
+        self.n_tokens += sum(batch.n_tokens for batch in batches)
 
     def sums(self) -> list[float]:
-        """Loss, positions, sequences, real tokens."""
-        return [float(self.loss), self.n_positions, self.n_sequences, self.n_tokens]
+        """Loss, targets, sequences, real tokens."""
+        return [float(self.loss), self.n_targets, self.n_sequences, self.n_tokens]
 
     def seconds(self) -> float:
         """Since the interval began."""
         return time.monotonic() - self._started
 
 
-def _groups(batches: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
-    group: list[Tokens] = []
+def _groups(batches: Iterator[SequenceBatch[Tokens]], size: int) -> Iterator[list[SequenceBatch[Tokens]]]:
+    group: list[SequenceBatch[Tokens]] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from conf.training import TrainingSettings
-from ml.models.transformer import Bert4Rec
+from ml.models.protocol import SequenceEncoder
 
 
 class RowAdam(Optimizer):
@@ -66,16 +66,16 @@ class RowAdam(Optimizer):
         return state
 
 
-def build_optimizers(model: Bert4Rec, settings: TrainingSettings) -> list[Optimizer]:
-    """AdamW for the encoder, and for the tables too unless their gradients are sparse: then RowAdam.
+def build_optimizers(encoder: SequenceEncoder, settings: TrainingSettings) -> list[Optimizer]:
+    """AdamW for the dense parameters, and for the tables too unless their gradients are sparse: then RowAdam.
 
     Weights decay on matrices only: decay on an item's row would pull it to zero at every step in which the
     item does not even occur.
     """
-    decaying = {id(parameter) for parameter in model.decaying_parameters()}
-    tables = {id(parameter) for parameter in model.table_parameters()} if model.has_sparse_table else set()
-    dense = [p for p in model.parameters() if id(p) not in tables]
-    sparse = [p for p in model.parameters() if id(p) in tables]
+    decaying = {id(parameter) for parameter in encoder.decaying_parameters()}
+    tables = {id(parameter) for parameter in encoder.row_parameters()} if encoder.has_sparse_tables else set()
+    dense = [p for p in encoder.parameters() if id(p) not in tables]
+    sparse = [p for p in encoder.parameters() if id(p) in tables]
     groups = [
         {"params": [p for p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
         {"params": [p for p in dense if id(p) not in decaying], "weight_decay": 0.0},

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ml.files.tensor_file import write_tensors
-from ml.objectives.ranking import RankingMetrics
+from ml.metrics.ranking import RankingMetrics
 from ml.training.step import Learner
 from schemas.errors import TrainingError
 
@@ -70,7 +70,7 @@ def save_run(path: Path, learner: Learner, position: Position, job: str) -> None
 
 
 def load_run(path: Path, learner: Learner, job: str) -> Position:
-    """Put the learner where the file's run stood, and tell the position; the start if it has none or is another job's.
+    """Put the learner where the file's run was, and return the position: the start if there is no run of this job.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
-    tensors = {f"{MODEL}/{name}": weight for name, weight in learner.model.state_dict().items()}
+    tensors = {f"{MODEL}/{name}": weight for name, weight in learner.encoder.state_dict().items()}
     for number, optimizer in enumerate(learner.optimizers):
         for parameter, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{OPTIMIZER}/{number}/{parameter}/{name}": value for name, value in state.items()}
@@ -110,6 +110,6 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
         else:
             number, parameter, name = rest
             states[int(number)].setdefault(int(parameter), {})[name] = tensor
-    learner.model.load_state_dict(weights)
+    learner.encoder.load_state_dict(weights)
     for optimizer, state in zip(learner.optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

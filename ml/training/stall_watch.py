@@ -7,11 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 
-from ml.data.sequence_batch import Feed, Tokens
+from ml.data.sequence_batch import Batches, Feed
 
 STALLED = 75
 """Exit code of a rank that ended itself (EX_TEMPFAIL of sysexits.h)."""
@@ -76,15 +75,15 @@ class WatchedFeed:
         """Batches of one epoch."""
         return self._feed.n_batches
 
-    def training(self, epoch: int, skip: int = 0) -> Generator[Tokens, None, None]:
+    def training(self, epoch: int, skip: int = 0) -> Batches:
         """The feed's."""
         return self._watched(self._feed.training(epoch, skip))
 
-    def validation(self) -> Generator[Tokens, None, None]:
+    def validation(self) -> Batches:
         """The feed's."""
         return self._watched(self._feed.validation())
 
-    def _watched(self, batches: Generator[Tokens, None, None]) -> Generator[Tokens, None, None]:
+    def _watched(self, batches: Batches) -> Batches:
         with contextlib.closing(batches):
             for batch in batches:
                 self._watch.note_progress()

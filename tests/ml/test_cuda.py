@@ -9,77 +9,86 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_encoders import settings_of, transformer
 
-from conf.encoders import InferenceSettings, LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import EncoderSettings, InferenceSettings, LossSettings
 from conf.evaluation import ProbeSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
-from ml.data.sequence_batch import Sequences
+from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
+from ml.data.vocabulary import VocabularyDescription
 from ml.evaluation.probe import score_task
 from ml.inference.embed import embed_sequences
-from ml.models.transformer import Bert4Rec
-from ml.objectives.cloze import hidden_batch, mask_tokens
-from ml.objectives.losses import draw_negatives, hidden_loss
+from ml.objectives.cloze import Cloze
 from ml.objectives.ranking import rank_last_items
 from ml.training.checkpoint import ModelCard, load_model
 from ml.training.distributed import OneProcess
 from ml.training.loop import TrainingJob, train_model
-from ml.training.step import Learner, Recipe
+from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM, PAD
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 N_TOKENS, WIDTH = FIRST_ITEM + 500, 16
-MODEL = ModelSettings(
-    hidden_size=64, n_layers=2, n_heads=2, feed_forward_size=64, embedding_dropout=0.0, encoder_dropout=0.0
+VOCABULARY = VocabularyDescription(N_TOKENS)
+SETTINGS = settings_of(
+    hidden_size=64,
+    n_layers=2,
+    n_heads=2,
+    feed_forward_size=64,
+    embedding_dropout=0.0,
+    encoder_dropout=0.0,
+    max_length=WIDTH,
+    loss=LossSettings(name="full"),
+    training=TrainingSettings(n_ranks=1, learning_rate=1e-3),
 )
-TRAINING = TrainingSettings(n_ranks=1, learning_rate=1e-3)
-RECIPE = Recipe(MODEL, N_TOKENS, WIDTH, TRAINING, MaskingSettings(), LossSettings(name="full"))
+OBJECTIVES = {"bidirectional": "cloze", "causal": "next_item"}
 
 
-def on(device: str, recipe: Recipe) -> Recipe:
-    return replace(recipe, training=replace(recipe.training, device=device))  # type: ignore[arg-type]
+def on(device: str, settings: EncoderSettings) -> EncoderSettings:
+    return replace(settings, training=replace(settings.training, device=device))  # type: ignore[arg-type]
 
 
-def rows(n_rows: int = 40, seed: int = 0) -> np.ndarray:
+def rows(n_rows: int = 40, seed: int = 0) -> Tokens:
     """Left-padded rows of 2 to ``WIDTH`` tokens."""
     generator = np.random.default_rng(seed)
     tokens = generator.integers(FIRST_ITEM, N_TOKENS, (n_rows, WIDTH))
     lengths = generator.integers(2, WIDTH + 1, n_rows)
-    return np.where(np.arange(WIDTH) < WIDTH - lengths[:, None], PAD, tokens)
+    return np.where(np.arange(WIDTH) < WIDTH - lengths[:, None], PAD, tokens).astype(np.int32)
 
 
-def losses(recipe: Recipe, n_steps: int = 6) -> list[float]:
-    """Of each step, over its number of hidden positions."""
-    learner = Learner(recipe)
-    sums = [learner.step([rows(seed=step)]) for step in range(n_steps)]
-    return [float(of_step.loss) / of_step.n_positions for of_step in sums]
+def losses(settings: EncoderSettings, n_steps: int = 6) -> list[float]:
+    """Of each step, over its number of targets."""
+    learner = Learner(settings, VOCABULARY)
+    sums = [learner.step([SequenceBatch(rows(seed=step))]) for step in range(n_steps)]
+    return [float(of_step.loss) / of_step.n_targets for of_step in sums]
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 @pytest.mark.parametrize("table", ["full", "hashed", "product"])
 @pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
 def test_steps_lose_what_they_lose_on_a_cpu(name: Any, table: Any, attention: Any) -> None:
-    model = replace(MODEL, table=table, attention=attention, table_rows=200)
-    recipe = replace(RECIPE, model=model, loss=LossSettings(name=name, n_negatives=50))
-    assert losses(on("cuda", recipe)) == pytest.approx(losses(on("cpu", recipe)), rel=1e-3)
+    shape = {"table": table, "attention": attention, "objective": OBJECTIVES[attention], "table_rows": 200}
+    settings = replace(SETTINGS, **shape, loss=LossSettings(name=name, n_negatives=50))
+    assert losses(on("cuda", settings)) == pytest.approx(losses(on("cpu", settings)), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["full", "sampled"])
 def test_half_precision_and_compiling_change_the_loss_little(name: Any) -> None:
-    recipe = on("cuda", replace(RECIPE, loss=LossSettings(name=name, n_negatives=50)))
-    exact = losses(recipe)
-    assert losses(replace(recipe, training=replace(recipe.training, precision="bfloat16"))) == pytest.approx(
-        exact, rel=0.02
+    settings = on("cuda", replace(SETTINGS, loss=LossSettings(name=name, n_negatives=50)))
+    exact = losses(settings)
+    halved, compiled = (
+        replace(settings, training=replace(settings.training, **change))
+        for change in ({"precision": "bfloat16"}, {"compile": True})
     )
-    assert losses(replace(recipe, training=replace(recipe.training, compile=True))) == pytest.approx(exact, rel=1e-3)
+    assert losses(halved) == pytest.approx(exact, rel=0.02)
+    assert losses(compiled) == pytest.approx(exact, rel=1e-3)
 
 
 def test_with_dropout_two_runs_of_one_seed_lose_the_same() -> None:
-    model = replace(MODEL, embedding_dropout=0.2, encoder_dropout=0.2)
-    recipe = on("cuda", replace(RECIPE, model=model))
-    assert losses(recipe) == pytest.approx(losses(recipe), rel=1e-5)
-    assert losses(recipe) != pytest.approx(losses(on("cuda", RECIPE)), rel=1e-5)
+    settings = on("cuda", replace(SETTINGS, embedding_dropout=0.2, encoder_dropout=0.2))
+    assert losses(settings) == pytest.approx(losses(settings), rel=1e-5)
+    assert losses(settings) != pytest.approx(losses(on("cuda", SETTINGS)), rel=1e-5)
 
 
 @pytest.fixture
@@ -93,39 +102,37 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 @pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
 def test_the_loss_of_a_batch_does_not_wait_for_the_device(name: Any, attention: Any, request: Any) -> None:
-    settings = LossSettings(name=name, n_negatives=50)
-    model = Learner(on("cuda", replace(RECIPE, model=replace(MODEL, attention=attention), loss=settings))).model
+    loss, objective = LossSettings(name=name, n_negatives=50), OBJECTIVES[attention]
+    learner = Learner(on("cuda", replace(SETTINGS, attention=attention, objective=objective, loss=loss)), VOCABULARY)
     generator = torch.Generator().manual_seed(1)
-    batch = hidden_batch(mask_tokens(torch.from_numpy(rows()), N_TOKENS, MaskingSettings(), generator))
-    on_device = batch.to(model.device)
-    negatives = draw_negatives(N_TOKENS, 50, generator).to(model.device)
-    hidden_loss(model, on_device, negatives, settings)  # what is made once may wait
+    batch = learner.objective.prepare(SequenceBatch(rows()).tensors(), generator).to(learner.device)
+    candidates = learner.objective.draw_candidates(generator)
+    candidates = None if candidates is None else candidates.to(learner.device)
+    learner._loss(batch, candidates)  # what is made once may wait
     request.getfixturevalue("no_waiting")
-    hidden_loss(model, on_device, negatives, settings)
+    learner._loss(batch, candidates)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "recency", "last", "mask"])
 def test_vectors_and_ranks_are_those_of_a_cpu(pooling: Any) -> None:
     torch.manual_seed(3)
-    model = Bert4Rec(MODEL, N_TOKENS, WIDTH)
+    model = transformer(SETTINGS, N_TOKENS)
     of_gpu = copy.deepcopy(model).to("cuda")
     sequences = Sequences.from_rows([row[row != PAD] for row in rows()])
     settings = InferenceSettings(pooling=pooling)
     np.testing.assert_allclose(
         embed_sequences(of_gpu, sequences, settings), embed_sequences(model, sequences, settings), atol=1e-4
     )
-    token_ids = torch.from_numpy(rows())
-    ranks = rank_last_items(model, token_ids), rank_last_items(of_gpu, token_ids.to("cuda")).cpu()
+    batch, objective = SequenceBatch(rows()), Cloze(SETTINGS, VOCABULARY)
+    ranks = [rank_last_items(each, objective, batch.tensors(each.device)).cpu() for each in (model, of_gpu)]
     assert (ranks[0] - ranks[1]).abs().max() <= 1  # near ties
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
     def train(folder: Path, is_stopped: bool) -> dict[str, torch.Tensor]:
-        card = ModelCard("page_visit", MODEL, N_TOKENS, WIDTH, "a-fingerprint", 0)
-        training = replace(TRAINING, device="cuda", epochs=2, tokens_per_batch=64, checkpoint_every_steps=3)
-        job = TrainingJob(
-            card, folder / "model", folder / "checkpoints", 1, training, MaskingSettings(), LossSettings()
-        )
+        training = replace(SETTINGS.training, device="cuda", epochs=2, tokens_per_batch=64, checkpoint_every_steps=3)
+        card = ModelCard("page_visit", replace(SETTINGS, training=training), VOCABULARY, "a-fingerprint", 0)
+        job = TrainingJob(card, folder / "model", folder / "checkpoints", seed=1)
         sequences = Sequences.from_rows([row[row != PAD] for row in rows(60)])
         feed = ArrayFeed(sequences, sequences, (4, 8, WIDTH), 64, seed=1)
         while not train_model(job, feed, OneProcess(), lambda figures: None, lambda: is_stopped).is_finished:

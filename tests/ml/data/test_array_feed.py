@@ -16,7 +16,7 @@ NONE = Sequences.from_rows([])
 
 def test_a_row_goes_to_the_smallest_width_that_holds_it_and_longer_ones_keep_their_last_tokens() -> None:
     rows = Sequences.from_rows([[3, 4], [3, 4, 5], [3, 4, 5, 6, 7, 8]])
-    batches = [batch.tolist() for batch in ArrayFeed(rows, rows, (1, 2, 4), 4, seed=0).validation()]
+    batches = [batch.token_ids.tolist() for batch in ArrayFeed(rows, rows, (1, 2, 4), 4, seed=0).validation()]
     assert batches == [[[3, 4]], [[PAD, 3, 4, 5]], [[5, 6, 7, 8]]]
 
 
@@ -24,8 +24,8 @@ def test_rows_with_nothing_to_predict_are_left_out_and_a_feed_of_nothing_else_is
     useless = [[9], [UNK, UNK], []]
     rows = Sequences.from_rows([*useless, [UNK, 9]])
     feed = ArrayFeed(rows, rows, (1, 2), 4, seed=0)
-    assert [batch.tolist() for batch in feed.training(epoch=1)] == [[[UNK, 9]]]
-    assert [batch.tolist() for batch in feed.validation()] == [[[UNK, 9]]]
+    assert [batch.token_ids.tolist() for batch in feed.training(epoch=1)] == [[[UNK, 9]]]
+    assert [batch.token_ids.tolist() for batch in feed.validation()] == [[[UNK, 9]]]
     with pytest.raises(TrainingError, match="none of 3 training sequences"):
         ArrayFeed(Sequences.from_rows(useless), NONE, (1, 2), 4, seed=0)
 
@@ -33,7 +33,7 @@ def test_rows_with_nothing_to_predict_are_left_out_and_a_feed_of_nothing_else_is
 def test_ranks_have_as_many_rows_where_these_are_fewer_than_ranks() -> None:
     rows = Sequences.from_rows([[3, 4], [3, 5]])
     feeds = [ArrayFeed(rows, NONE, (2,), 4, seed=0, rank=rank, world_size=3) for rank in range(3)]
-    seen = [batch[:, -1].tolist() for feed in feeds for batch in feed.training(epoch=1)]
+    seen = [batch.token_ids[:, -1].tolist() for feed in feeds for batch in feed.training(epoch=1)]
     assert [len(tokens) for tokens in seen] == [1, 1, 1]
     assert set(np.ravel(seen)) == {4, 5}
 

@@ -17,7 +17,7 @@ import pytest
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.petastorm_feed import PetastormFeed, _open_reader, read_ahead, read_shard, shuffled_batches
-from ml.data.sequence_batch import Feed, Sequences, Tokens
+from ml.data.sequence_batch import Feed, SequenceBatch, Sequences, Tokens
 from ml.data.sharding import FeedFile, Shard, shard_files
 from schemas.errors import TrainingError
 from schemas.tokens import PAD, UNK
@@ -57,12 +57,12 @@ def petastorm_feed(files: list[FeedFile], settings: FeedSettings = SETTINGS) -> 
     return PetastormFeed(files, [], 16, settings, rank=0, world_size=1, seed=1)
 
 
-def last_tokens(batches: Iterator[Tokens]) -> list[int]:
-    return [int(token) for batch in batches for token in batch[:, -1]]
+def last_tokens(batches: Iterator[SequenceBatch[Tokens]]) -> list[int]:
+    return [int(token) for batch in batches for token in batch.token_ids[:, -1]]
 
 
-def as_lists(batches: Iterator[Tokens]) -> list[list[list[int]]]:
-    return [batch.tolist() for batch in batches]
+def as_lists(batches: Iterator[SequenceBatch[Tokens]]) -> list[list[list[int]]]:
+    return [batch.token_ids.tolist() for batch in batches]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -139,7 +139,7 @@ def test_a_rows_place_in_its_file_tells_nothing_of_its_batch(tmp_path: Path) -> 
     """Row groups of 50 rows, a buffer of about 500: a batch of 40 mixes many groups, and the epoch has no drift."""
     file = write_file(tmp_path, "f.parquet", numbered(100, 2000), 4, row_group=50)
     feed = PetastormFeed([file], [], 160, FeedSettings(shuffle_buffer_mib=0.008), 0, 1, seed=3)
-    groups = [(batch[:, -1] - 100) // 50 for batch in feed.training(epoch=1)]
+    groups = [(batch.token_ids[:, -1] - 100) // 50 for batch in feed.training(epoch=1)]
     assert np.mean([len(np.unique(group)) for group in groups]) > 8
     drift = np.corrcoef(np.concatenate(groups), np.arange(2000))[0, 1]
     assert abs(drift) < 0.4
@@ -148,8 +148,8 @@ def test_a_rows_place_in_its_file_tells_nothing_of_its_batch(tmp_path: Path) -> 
 def test_ragged_sequences_come_padded_on_the_left_to_the_files_width(tmp_path: Path) -> None:
     file = write_file(tmp_path, "f.parquet", [[5, 6], [4, 5, 6], [5, 6, 7, 8]], width=4)
     (rows,) = read_shard(Shard((file,)))
-    assert rows.dtype == np.int32
-    assert rows.tolist() == [[PAD, PAD, 5, 6], [PAD, 4, 5, 6], [5, 6, 7, 8]]
+    assert rows.token_ids.dtype == np.int32
+    assert rows.token_ids.tolist() == [[PAD, PAD, 5, 6], [PAD, 4, 5, 6], [5, 6, 7, 8]]
 
 
 def test_a_folder_may_have_a_name_that_spark_writes_in_other_characters(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_width_without_a_learnable_row_is_left_out_on_all_ranks_alike(tmp_path
 def test_rows_with_nothing_to_predict_are_left_out_and_a_feed_of_nothing_else_is_refused(tmp_path: Path) -> None:
     mixed = write_file(tmp_path, "m.parquet", [[UNK, UNK], [UNK, 9], [9], []], width=2)
     (rows,) = read_shard(Shard((mixed,)))
-    assert rows.tolist() == [[UNK, 9]]
+    assert rows.token_ids.tolist() == [[UNK, 9]]
     empty = write_file(tmp_path, "e.parquet", [[UNK, UNK]], width=2)
     with pytest.raises(TrainingError, match=r"none of 1 training sequences holds .*e\.parquet.*; lower .*min_count"):
         petastorm_feed([empty])
@@ -204,7 +204,7 @@ def test_no_row_group_is_lost_to_petastorms_race(files: list[FeedFile], tmp_path
 
 def test_ranks_that_share_files_keep_different_rows(tmp_path: Path) -> None:
     file = write_file(tmp_path, "f.parquet", numbered(100, 20), 4)
-    kept = [np.concatenate(list(read_shard(shard_files([file], rank, 2), seed=5)))[:, -1].tolist() for rank in range(2)]
+    kept = [last_tokens(read_shard(shard_files([file], rank, 2), seed=5)) for rank in range(2)]
     assert sorted(kept[0] + kept[1]) == list(range(100, 120))
 
 
@@ -227,24 +227,30 @@ def test_a_file_that_is_gone_or_damaged_or_holds_other_rows_is_an_error_of_the_c
 
 
 def test_batches_mix_rows_of_several_row_groups() -> None:
-    chunks = iter([np.full((10, 1), group, np.int32) for group in range(20)])
+    chunks = iter([SequenceBatch(np.full((10, 1), group, np.int32)) for group in range(20)])
     batches = list(shuffled_batches(chunks, 10, buffer_rows=80, generator=np.random.default_rng(0)))
     assert [len(batch) for batch in batches] == [10] * 20
-    groups_per_batch = [len(np.unique(batch)) for batch in batches]
+    groups_per_batch = [len(np.unique(batch.token_ids)) for batch in batches]
     assert np.mean(groups_per_batch) > 5
-    assert sorted(np.concatenate(batches).ravel().tolist()) == sorted(list(range(20)) * 10)
+    assert sorted(last_tokens(iter(batches))) == sorted(list(range(20)) * 10)
+
+
+def test_a_rows_columns_are_mixed_together() -> None:
+    chunk = SequenceBatch(np.arange(40).reshape(40, 1), timestamps=1000 + np.arange(40).reshape(40, 1))
+    for batch in shuffled_batches(iter([chunk, chunk]), 7, buffer_rows=30, generator=np.random.default_rng(0)):
+        assert np.array_equal(batch.timestamps, 1000 + batch.token_ids)
 
 
 def test_so_many_batches_and_no_more_are_made_ahead_by_a_thread_that_closing_ends() -> None:
     made: list[int] = []
 
-    def batches() -> Iterator[Tokens]:
+    def batches() -> Iterator[SequenceBatch[Tokens]]:
         for number in range(100):
             made.append(threading.get_ident())
-            yield np.full((1, 1), number, np.int32)
+            yield SequenceBatch(np.full((1, 1), number, np.int32))
 
     ahead = read_ahead(batches(), 5)
-    assert next(ahead).item() == 0
+    assert next(ahead).token_ids.item() == 0
     deadline = time.monotonic() + 5
     while len(made) < 6 and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -256,8 +262,8 @@ def test_so_many_batches_and_no_more_are_made_ahead_by_a_thread_that_closing_end
 
 
 def test_an_error_of_the_thread_comes_in_its_batchs_place() -> None:
-    def batches() -> Iterator[Tokens]:
-        yield np.zeros((1, 1), np.int32)
+    def batches() -> Iterator[SequenceBatch[Tokens]]:
+        yield SequenceBatch(np.zeros((1, 1), np.int32))
         raise TrainingError("broken")
 
     ahead = read_ahead(batches(), 5)

@@ -1,8 +1,9 @@
-"""Ragged sequences in memory."""
+"""Batches of aligned columns, and ragged sequences in memory."""
 
 import numpy as np
+import torch
 
-from ml.data.sequence_batch import Sequences
+from ml.data.sequence_batch import SequenceBatch, Sequences, concatenate
 from schemas.tokens import PAD, UNK
 
 ROWS = Sequences.from_rows([[5], [3, 4, 6], [], [UNK, UNK], [UNK, 7]])
@@ -32,3 +33,24 @@ def test_offsets_may_begin_within_a_longer_array() -> None:
     part = Sequences(ROWS.tokens, ROWS.offsets[1:3])
     assert part.padded(np.array([0]), width=4).tolist() == [[PAD, 3, 4, 6]]
     assert part.is_learnable.tolist() == [True]
+
+
+BATCH = SequenceBatch(np.array([[PAD, 3, 4], [5, 6, 7]], np.int32), timestamps=np.array([[0, 30, 40], [50, 60, 70]]))
+
+
+def test_columns_stay_aligned_and_those_that_nobody_asked_for_stay_away() -> None:
+    both = concatenate([BATCH, BATCH[:1]])
+    assert both.token_ids.tolist() == [[PAD, 3, 4], [5, 6, 7], [PAD, 3, 4]]
+    assert both.timestamps is not None
+    assert both[np.array([2, 1])].timestamps.tolist() == [[0, 30, 40], [50, 60, 70]]  # type: ignore[union-attr]
+    assert both.event_types is None
+    assert (len(both), both.shape, both.n_tokens) == (3, (3, 3), 7)
+
+
+def test_tensors_are_int64() -> None:
+    tensors = BATCH.tensors()
+    assert tensors.token_ids.dtype == torch.int64
+    assert torch.equal(tensors.token_ids, torch.tensor([[PAD, 3, 4], [5, 6, 7]]))
+    assert tensors.timestamps is not None
+    assert tensors.segments is None
+    assert tensors.n_tokens == 5

@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 import torch
+from small_encoders import batch_of, settings_of, transformer
 
-from conf.encoders import InferenceSettings, ModelSettings
+from conf.encoders import InferenceSettings
 from ml.data.sequence_batch import Sequences
 from ml.inference.embed import embed_sequences
-from ml.models.transformer import Bert4Rec
 from schemas.tokens import MASK
 
-SETTINGS = ModelSettings(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32)
+SETTINGS = settings_of(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32, max_length=4)
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(7)
-    return Bert4Rec(SETTINGS, n_tokens=20, max_length=4)
+    return transformer(SETTINGS, n_tokens=20)
 
 
 def embed(model, rows, **settings):
@@ -24,7 +24,7 @@ def embed(model, rows, **settings):
 def encode(model, *token_ids):
     """The token vectors of one sequence, float32 [L, D]."""
     with torch.no_grad():
-        return model.eval().encode(torch.tensor([token_ids]))[0].numpy()
+        return model.eval().encode(batch_of(token_ids))[0].numpy()
 
 
 def test_an_embedding_is_the_mean_of_the_last_layers_token_vectors(model):

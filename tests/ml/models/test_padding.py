@@ -14,7 +14,7 @@ def expected_grid():
     return grid
 
 
-def test_rows_stand_at_the_tokens_places_and_come_back():
+def test_rows_stand_at_the_tokens_positions_and_come_back():
     grid = grid_of_tokens(IS_TOKEN)
 
     assert torch.equal(grid.spread(ROWS), expected_grid())
@@ -49,7 +49,7 @@ def test_gradients_go_where_the_rows_came_from():
     assert torch.autograd.gradcheck(grid.merge, heads)
 
 
-def test_a_grid_where_every_place_is_a_row_needs_no_index():
+def test_a_grid_where_every_position_is_a_row_needs_no_index():
     grid, rows = Grid(None, 2, 3), torch.randn(6, 4)
 
     assert not grid.is_full  # nobody looked
@@ -61,7 +61,7 @@ def test_a_narrow_grid_keeps_lines_and_their_order():
     grid = narrow_grid(torch.tensor([1, 2, 6, 7, 8, 11]), height=4, width=3)
 
     assert (grid.height, grid.width) == (4, 3)
-    assert grid.places.tolist() == [0, 1, 6, 7, 8, 9]
+    assert grid.positions.tolist() == [0, 1, 6, 7, 8, 9]
 
 
 def test_no_rows_make_an_empty_narrow_grid():

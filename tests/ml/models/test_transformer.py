@@ -3,12 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from small_encoders import batch_of, settings_of, transformer
 
-from conf.encoders import ModelSettings
+from ml.data.sequence_batch import SequenceBatch
 from ml.models import padding
-from ml.models.transformer import Bert4Rec, Block, evaluating
+from ml.models.protocol import evaluating
+from ml.models.transformer import Block
 
-SETTINGS = ModelSettings(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32)
+SETTINGS = settings_of(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32, max_length=8)
 VARIANTS = {
     "report": {},
     "pre-norm": {"norm": "pre", "final_norm": True},
@@ -17,29 +19,30 @@ VARIANTS = {
     "product": {"table": "product", "table_splits": 4},
     "causal": {"attention": "causal"},
 }
-TOKEN_IDS = torch.tensor([[0, 0, 5, 6, 7], [3, 4, 5, 6, 7], [0, 0, 0, 0, 9]])
+BATCH = batch_of([0, 0, 5, 6, 7], [3, 4, 5, 6, 7], [0, 0, 0, 0, 9])
+IS_TOKEN = BATCH.token_ids != 0
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(7)
-    return Bert4Rec(SETTINGS, n_tokens=20, max_length=8).eval()
+    return transformer(SETTINGS, n_tokens=20).eval()
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     torch.manual_seed(7)
-    return Bert4Rec(replace(SETTINGS, **VARIANTS[request.param]), n_tokens=20, max_length=8)
+    return transformer(replace(SETTINGS, **VARIANTS[request.param]), n_tokens=20)
 
 
 @torch.no_grad()
 def test_under_each_switch_padding_does_not_change_a_tokens_vector(variant):
     variant.eval()
-    narrow = variant.encode(TOKEN_IDS)
-    wide = variant.encode(F.pad(TOKEN_IDS, (3, 0)))
-    alone = variant.encode(torch.tensor([[9]]))
+    narrow = variant.encode(BATCH)
+    wide = variant.encode(SequenceBatch(F.pad(BATCH.token_ids, (3, 0))))
+    alone = variant.encode(batch_of([9]))
 
-    torch.testing.assert_close(wide[:, 3:][TOKEN_IDS != 0], narrow[TOKEN_IDS != 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(wide[:, 3:][IS_TOKEN], narrow[IS_TOKEN], atol=1e-6, rtol=0)
     torch.testing.assert_close(alone[0, 0], narrow[2, -1], atol=1e-6, rtol=0)
 
 
@@ -48,8 +51,8 @@ def test_vectors_at_positions_are_those_of_the_whole_and_so_are_their_gradients(
     monkeypatch.setattr(padding, "packs", lambda tensor: packs)
     variant.eval()
     positions = torch.tensor([2, 4, 6, 14])
-    whole = variant.encode(TOKEN_IDS).flatten(0, 1)[positions]
-    part = variant.encode_at(TOKEN_IDS, positions)
+    whole = variant.encode(BATCH).flatten(0, 1)[positions]
+    part = variant.encode_at(BATCH, positions)
     parameters = [p for name, p in variant.named_parameters() if name.startswith(("embedding", "blocks"))]
 
     torch.testing.assert_close(part, whole, atol=1e-6, rtol=0)
@@ -62,17 +65,17 @@ def test_vectors_at_positions_are_those_of_the_whole_and_so_are_their_gradients(
 @torch.no_grad()
 def test_rows_without_padding_give_what_the_padded_grid_gives(variant, monkeypatch):
     variant.eval()
-    packed = variant.encode(TOKEN_IDS)[TOKEN_IDS != 0]
+    packed = variant.encode(BATCH)[IS_TOKEN]
     monkeypatch.setattr(padding, "packs", lambda tensor: False)
 
-    torch.testing.assert_close(variant.encode(TOKEN_IDS)[TOKEN_IDS != 0], packed, atol=1e-6, rtol=0)
+    torch.testing.assert_close(variant.encode(BATCH)[IS_TOKEN], packed, atol=1e-6, rtol=0)
 
 
 def test_in_training_the_seed_decides_the_vectors(variant):
     vectors = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        vectors.append(variant.encode_at(TOKEN_IDS, torch.tensor([3, 9])))
+        vectors.append(variant.encode_at(BATCH, torch.tensor([3, 9])))
 
     assert torch.equal(vectors[0], vectors[1])
     assert not torch.allclose(vectors[0], vectors[2], atol=1e-3)
@@ -84,8 +87,8 @@ def test_each_dropout_can_be_turned_off_alone():
 
     def varies(**on):
         torch.manual_seed(7)
-        model = Bert4Rec(replace(SETTINGS, **{**off, **on}), n_tokens=20, max_length=8)
-        return not torch.equal(model.encode(TOKEN_IDS), model.encode(TOKEN_IDS))
+        model = transformer(replace(SETTINGS, **{**off, **on}), n_tokens=20)
+        return not torch.equal(model.encode(BATCH), model.encode(BATCH))
 
     assert [varies()] + [varies(**{name: 0.5}) for name in names] == [False, True, True, True]
 
@@ -97,12 +100,10 @@ def test_attention_drops_as_the_encoder_does_unless_told():
 def test_under_autocast_the_vectors_are_close_and_gradients_finite(variant):
     variant.eval()
     positions = torch.tensor([3, 9])
-    expected = variant.encode_at(TOKEN_IDS, positions)
+    expected = variant.encode_at(BATCH, positions)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(variant.encode_at(TOKEN_IDS, positions).float(), expected, atol=0.1, rtol=0.1)
-        loss = variant.logits(
-            variant.output_vectors(variant.train().encode_at(TOKEN_IDS, positions)), torch.tensor([4, 5])
-        )
+        torch.testing.assert_close(variant.encode_at(BATCH, positions).float(), expected, atol=0.1, rtol=0.1)
+        loss = variant.logits(variant.output_vectors(variant.train().encode_at(BATCH, positions)), torch.tensor([4, 5]))
     loss.float().sum().backward()
 
     assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in variant.parameters() if p.grad is not None)
@@ -110,37 +111,37 @@ def test_under_autocast_the_vectors_are_close_and_gradients_finite(variant):
 
 @pytest.mark.parametrize("function", ["encode", "encode_at"])
 def test_the_encoder_is_one_graph_for_the_compiler(variant, function):
-    arguments = (TOKEN_IDS,) if function == "encode" else (TOKEN_IDS, torch.tensor([2, 4, 6, 14]))
+    arguments = (BATCH,) if function == "encode" else (BATCH, torch.tensor([2, 4, 6, 14]))
     expected = getattr(variant.eval(), function)(*arguments)
     compiled = torch.compile(getattr(variant, function), backend="eager", fullgraph=True)(*arguments)
 
-    is_token = TOKEN_IDS != 0 if function == "encode" else torch.ones(4, dtype=torch.bool)
+    is_token = IS_TOKEN if function == "encode" else torch.ones(4, dtype=torch.bool)
     torch.testing.assert_close(compiled[is_token], expected[is_token], atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 def test_padding_width_does_not_change_a_tokens_vector(model):
-    narrow = model.encode(torch.tensor([[5, 6, 7]]))
-    wide = model.encode(torch.tensor([[0, 0, 0, 0, 0, 5, 6, 7]]))
+    narrow = model.encode(batch_of([5, 6, 7]))
+    wide = model.encode(batch_of([0, 0, 0, 0, 0, 5, 6, 7]))
 
     torch.testing.assert_close(wide[:, -3:], narrow, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 def test_no_token_sees_what_stands_at_padding(model):
-    token_ids = torch.tensor([[0, 0, 5, 6]])
-    before = model.encode(token_ids)[:, -2:]
+    batch = batch_of([0, 0, 5, 6])
+    before = model.encode(batch)[:, -2:]
     model.item_table.weight[0] = 100.0
 
-    torch.testing.assert_close(model.encode(token_ids)[:, -2:], before, atol=0, rtol=0)
+    torch.testing.assert_close(model.encode(batch)[:, -2:], before, atol=0, rtol=0)
 
 
 @torch.no_grad()
 def test_a_token_sees_those_before_and_after_it(model):
-    base = model.encode(torch.tensor([[5, 6, 7]]))[0, 1]
+    base = model.encode(batch_of([5, 6, 7]))[0, 1]
 
-    assert not torch.allclose(model.encode(torch.tensor([[5, 6, 8]]))[0, 1], base, atol=1e-4)
-    assert not torch.allclose(model.encode(torch.tensor([[8, 6, 7]]))[0, 1], base, atol=1e-4)
+    assert not torch.allclose(model.encode(batch_of([5, 6, 8]))[0, 1], base, atol=1e-4)
+    assert not torch.allclose(model.encode(batch_of([8, 6, 7]))[0, 1], base, atol=1e-4)
 
 
 @torch.no_grad()
@@ -148,8 +149,8 @@ def test_a_token_sees_those_before_and_after_it(model):
 def test_with_causal_attention_a_token_sees_none_after_it(monkeypatch, packs):
     monkeypatch.setattr(padding, "packs", lambda tensor: packs)
     torch.manual_seed(7)
-    model = Bert4Rec(replace(SETTINGS, attention="causal"), n_tokens=20, max_length=8).eval()
-    one, other = (model.encode(torch.tensor([[0, 5, 6, 7, last]])) for last in (8, 9))
+    model = transformer(replace(SETTINGS, attention="causal"), n_tokens=20).eval()
+    one, other = (model.encode(batch_of([0, 5, 6, 7, last])) for last in (8, 9))
 
     torch.testing.assert_close(one[:, 1:4], other[:, 1:4], atol=1e-6, rtol=0)
     assert not torch.allclose(one[:, 4], other[:, 4], atol=1e-3)
@@ -157,13 +158,13 @@ def test_with_causal_attention_a_token_sees_none_after_it(monkeypatch, packs):
 
 @torch.no_grad()
 def test_order_changes_a_tokens_vector(model):
-    in_order, swapped = model.encode(torch.tensor([[5, 6, 7], [6, 5, 7]]))[:, -1]
+    in_order, swapped = model.encode(batch_of([5, 6, 7], [6, 5, 7]))[:, -1]
 
     assert not torch.allclose(in_order, swapped, atol=1e-5)
 
 
 def test_a_row_of_padding_alone_gives_numbers_and_finite_gradients(model):
-    vectors = model.encode(torch.tensor([[0, 0, 0], [0, 5, 6]]))
+    vectors = model.encode(batch_of([0, 0, 0], [0, 5, 6]))
     vectors.sum().backward()
 
     assert vectors.isfinite().all()
@@ -172,23 +173,29 @@ def test_a_row_of_padding_alone_gives_numbers_and_finite_gradients(model):
 
 def test_a_batch_wider_than_the_position_table_is_refused(model):
     with pytest.raises(ValueError, match="width 9 exceeds the model's max_length 8"):
-        model.encode(torch.full((1, 9), 5))
+        model.encode(batch_of([5] * 9))
+
+
+def test_rows_that_several_clients_share_are_refused_until_it_can_part_them(model):
+    token_ids = torch.tensor([[5, 6]])
+    with pytest.raises(ValueError, match=r"rows that several clients share \(segments\)"):
+        model.encode(SequenceBatch(token_ids, segments=torch.tensor([[1, 2]])))
 
 
 def test_an_id_beyond_the_vocabulary_is_an_error_not_another_token(model):
     with pytest.raises(IndexError):
-        model.encode(torch.tensor([[5, 20]]))
+        model.encode(batch_of([5, 20]))
 
 
 def test_the_padding_row_starts_at_zero_and_gets_no_gradient(model):
-    model.encode(torch.tensor([[0, 5, 6]]))[:, -1].sum().backward()
+    model.encode(batch_of([0, 5, 6]))[:, -1].sum().backward()
 
     assert (model.item_table.weight[0] == 0).all()
     assert (model.item_table.weight.grad[0] == 0).all()
 
 
 def test_tables_and_weights_start_with_a_spread_of_two_hundredths():
-    model = Bert4Rec(ModelSettings(), n_tokens=500, max_length=64)
+    model = transformer(settings_of(), n_tokens=500)
 
     for weight in (model.item_table.weight, model.embedding.position_table.weight, model.embedding.projection.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -208,7 +215,7 @@ def test_logits_are_products_with_the_input_table_plus_the_items_bias(model):
 
 def test_tables_and_dense_parameters_part_the_model(model):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tables = [names[id(p)] for p in model.table_parameters()]
+    tables = [names[id(p)] for p in model.row_parameters()]
     dense = [names[id(p)] for p in model.dense_parameters()]
 
     assert tables == ["item_table.weight", "item_table.bias"]
@@ -217,11 +224,11 @@ def test_tables_and_dense_parameters_part_the_model(model):
 
 @pytest.mark.parametrize("table", ["hashed", "product"])
 def test_a_compact_table_is_dense_and_does_not_decay(table):
-    model = Bert4Rec(replace(SETTINGS, table=table, table_splits=4), n_tokens=20, max_length=8, sparse_table=True)
+    model = transformer(replace(SETTINGS, table=table, table_splits=4), n_tokens=20, sparse_tables=True)
     dense, decaying = ({id(p) for p in group} for group in (model.dense_parameters(), model.decaying_parameters()))
 
-    assert list(model.table_parameters()) == []
-    assert not model.has_sparse_table
+    assert list(model.row_parameters()) == []
+    assert not model.has_sparse_tables
     assert id(model.item_table.weight) in dense - decaying
 
 
@@ -235,10 +242,10 @@ def test_only_matrices_decay(model):
 
 def test_evaluating_turns_dropout_off_and_restores_the_mode(model):
     model.train()
-    token_ids = torch.tensor([[5, 6, 7]])
+    batch = batch_of([5, 6, 7])
     with evaluating(model):
-        first, second = model.encode(token_ids), model.encode(token_ids)
+        first, second = model.encode(batch), model.encode(batch)
 
     assert torch.equal(first, second)
     assert model.training
-    assert not torch.equal(model.encode(token_ids), model.encode(token_ids))
+    assert not torch.equal(model.encode(batch), model.encode(batch))

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from small_encoders import batch_of, settings_of
 
 from conf.encoders import MaskingSettings
-from ml.objectives.cloze import IGNORE_INDEX, MaskedBatch, hidden_batch, hide_last, mask_tokens, shift_tokens
+from ml.data.vocabulary import VocabularyDescription
+from ml.objectives.cloze import Cloze, mask_tokens
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 N_TOKENS = 13
@@ -20,81 +22,77 @@ def seeded(seed=7):
 
 
 def mask_many(rows=ROWS, times=2000, **settings):
+    """Token ids, what the encoder reads of them, and where they are masked."""
     token_ids = rows.repeat(times, 1)
-    return token_ids, mask_tokens(token_ids, N_TOKENS, MaskingSettings(**settings), seeded())
-
-
-def is_hidden(batch):
-    return batch.labels != IGNORE_INDEX
+    return token_ids, *mask_tokens(token_ids, N_TOKENS, MaskingSettings(**settings), seeded())
 
 
 @pytest.mark.parametrize("mask_prob", [0.0, 0.15, 0.9, 1.0])
-def test_each_row_hides_a_token_and_keeps_one_in_sight(mask_prob):
-    token_ids, batch = mask_many(mask_prob=mask_prob)
+def test_each_row_has_a_token_masked_and_keeps_one(mask_prob):
+    token_ids, _, is_masked = mask_many(mask_prob=mask_prob)
 
-    assert is_hidden(batch).any(dim=1).all()
-    assert ((token_ids != PAD) & ~is_hidden(batch)).any(dim=1).all()
-
-
-def test_only_items_are_hidden_never_padding_or_unknown_ones():
-    token_ids, batch = mask_many(mask_prob=0.9)
-
-    assert (token_ids[is_hidden(batch)] >= FIRST_ITEM).all()
+    assert is_masked.any(dim=1).all()
+    assert ((token_ids != PAD) & ~is_masked).any(dim=1).all()
 
 
-def test_labels_are_the_hidden_tokens_and_the_others_stay_as_they_are():
-    token_ids, batch = mask_many()
+def test_only_items_are_masked_never_padding_or_unknown_ones():
+    token_ids, _, is_masked = mask_many(mask_prob=0.9)
 
-    assert torch.equal(batch.labels[is_hidden(batch)], token_ids[is_hidden(batch)])
-    assert torch.equal(batch.inputs[~is_hidden(batch)], token_ids[~is_hidden(batch)])
+    assert (token_ids[is_masked] >= FIRST_ITEM).all()
+
+
+def test_tokens_that_are_not_masked_stay_as_they_are():
+    token_ids, inputs, is_masked = mask_many()
+
+    assert torch.equal(inputs[~is_masked], token_ids[~is_masked])
 
 
 def test_random_replacements_are_uniform_items_and_never_special_tokens():
-    _, batch = mask_many(ROWS[2:], times=20_000, mask_share=0.0, random_share=1.0, last_only_share=0.0)
-    drawn = batch.inputs[is_hidden(batch)]
+    _, inputs, is_masked = mask_many(ROWS[2:], times=20_000, mask_share=0.0, random_share=1.0, last_only_share=0.0)
+    drawn = inputs[is_masked]
     share = torch.bincount(drawn, minlength=N_TOKENS) / len(drawn)
 
     assert share[:FIRST_ITEM].tolist() == [0, 0, 0]
     assert share[FIRST_ITEM:].tolist() == pytest.approx([0.1] * 10, abs=0.01)
 
 
-def test_hidden_tokens_are_masked_replaced_and_kept_by_the_given_shares():
-    token_ids, batch = mask_many(
+def test_masked_tokens_become_mask_or_another_item_or_stay_by_the_given_shares():
+    token_ids, inputs, is_masked = mask_many(
         ROWS[2:], times=20_000, mask_prob=0.5, mask_share=0.6, random_share=0.3, last_only_share=0.0
     )
-    shown, true = batch.inputs[is_hidden(batch)], token_ids[is_hidden(batch)]
+    shown, true = inputs[is_masked], token_ids[is_masked]
 
     assert (shown == MASK).float().mean().item() == pytest.approx(0.6, abs=0.01)
     assert (shown == true).float().mean().item() == pytest.approx(0.1 + 0.3 / 10, abs=0.01)
 
 
-def test_the_share_of_hidden_tokens_is_mask_prob():
+def test_the_share_of_masked_tokens_is_mask_prob():
     rows = torch.arange(3, 13).repeat(1, 5)
-    _, batch = mask_many(rows, mask_prob=0.3, last_only_share=0.0)
+    _, _, is_masked = mask_many(rows, mask_prob=0.3, last_only_share=0.0)
 
-    assert is_hidden(batch).float().mean().item() == pytest.approx(0.3, abs=0.01)
-
-
-def test_each_token_of_a_short_row_is_as_likely_to_be_hidden():
-    _, batch = mask_many(ROWS[:1], times=10_000, mask_prob=1.0, last_only_share=0.0)
-
-    assert is_hidden(batch).float().mean(dim=0).tolist() == pytest.approx([0, 0, 0.5, 0.5], abs=0.02)
+    assert is_masked.float().mean().item() == pytest.approx(0.3, abs=0.01)
 
 
-def test_the_given_share_of_rows_hides_its_last_item_alone_by_the_mask():
+def test_each_token_of_a_short_row_is_as_likely_to_be_masked():
+    _, _, is_masked = mask_many(ROWS[:1], times=10_000, mask_prob=1.0, last_only_share=0.0)
+
+    assert is_masked.float().mean(dim=0).tolist() == pytest.approx([0, 0, 0.5, 0.5], abs=0.02)
+
+
+def test_the_given_share_of_rows_has_its_last_item_alone_masked_always_by_mask():
     rows = torch.arange(3, 13).repeat(1, 5)
-    _, batch = mask_many(rows, mask_prob=0.5, mask_share=0.0, random_share=1.0, last_only_share=0.25)
-    is_last_only = batch.inputs[:, -1] == MASK
+    _, inputs, is_masked = mask_many(rows, mask_prob=0.5, mask_share=0.0, random_share=1.0, last_only_share=0.25)
+    is_last_only = inputs[:, -1] == MASK
 
     assert is_last_only.float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert (is_hidden(batch)[is_last_only].sum(dim=1) == 1).all()
-    assert (is_hidden(batch)[~is_last_only].sum(dim=1) > 1).all()
+    assert (is_masked[is_last_only].sum(dim=1) == 1).all()
+    assert (is_masked[~is_last_only].sum(dim=1) > 1).all()
 
 
 def test_a_row_that_ends_in_an_unknown_item_is_masked_elsewhere():
-    _, batch = mask_many(ROWS[1:2], times=1, last_only_share=1.0)
+    _, _, is_masked = mask_many(ROWS[1:2], times=1, last_only_share=1.0)
 
-    assert batch.labels.tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 3, IGNORE_INDEX]]
+    assert is_masked.tolist() == [[False, False, True, False]]
 
 
 def test_the_same_seed_gives_the_same_masks_and_another_seed_others():
@@ -102,9 +100,8 @@ def test_the_same_seed_gives_the_same_masks_and_another_seed_others():
     rows = ROWS.repeat(20, 1)
     first, again, other = (mask_tokens(rows, N_TOKENS, settings, seeded(seed)) for seed in (1, 1, 2))
 
-    assert torch.equal(first.inputs, again.inputs)
-    assert torch.equal(first.labels, again.labels)
-    assert not torch.equal(first.labels, other.labels)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[1], other[1])
 
 
 def test_rows_of_a_single_token_are_refused_with_their_number():
@@ -119,35 +116,26 @@ def test_rows_without_an_item_are_refused_with_their_number():
         mask_tokens(torch.tensor([[UNK, UNK], [3, 4]]), N_TOKENS, MaskingSettings(), seeded())
 
 
-@pytest.mark.parametrize(
-    ("is_causal", "inputs"), [(False, [[PAD, 3, MASK], [5, 6, MASK]]), (True, [[PAD, PAD, 3], [PAD, 5, 6]])]
-)
-def test_validation_hides_the_last_token_alone(is_causal, inputs):
-    batch = hide_last(torch.tensor([[PAD, 3, 4], [5, 6, UNK]]), is_causal)
+OBJECTIVE = Cloze(settings_of(), VocabularyDescription(N_TOKENS))
 
-    assert batch.inputs.tolist() == inputs
-    assert batch.labels.tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 4], [IGNORE_INDEX, IGNORE_INDEX, UNK]]
+
+def test_masked_tokens_are_what_is_to_be_predicted():
+    rows = ROWS.repeat(20, 1)
+    inputs, is_masked = mask_tokens(rows, N_TOKENS, MaskingSettings(), seeded())
+    batch = OBJECTIVE.prepare(batch_of(*rows.tolist()), seeded())
+
+    assert torch.equal(batch.inputs.token_ids, inputs)
+    assert torch.equal(batch.positions, is_masked.flatten().nonzero().squeeze(1))
+    assert torch.equal(batch.targets["labels"], rows[is_masked])
+
+
+def test_validation_masks_the_last_token_alone():
+    assert OBJECTIVE.without_last(batch_of([PAD, 3, 4], [5, 6, UNK])).token_ids.tolist() == [
+        [PAD, 3, MASK],
+        [5, 6, MASK],
+    ]
 
 
 def test_validation_refuses_rows_that_end_in_padding():
     with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
-        hide_last(torch.tensor([[3, PAD], [3, 4]]), is_causal=False)
-
-
-def test_shifted_each_token_is_predicted_where_the_one_before_it_stands():
-    batch = shift_tokens(torch.tensor([[PAD, 3, 4, UNK], [5, 6, 7, 8]]))
-
-    assert batch.inputs.tolist() == [[PAD, PAD, 3, 4], [PAD, 5, 6, 7]]
-    assert batch.labels.tolist() == [[IGNORE_INDEX, IGNORE_INDEX, 4, UNK], [IGNORE_INDEX, 6, 7, 8]]
-
-
-def test_a_hidden_batch_lists_positions_labels_and_the_distinct_ones():
-    inputs = torch.tensor([[0, 3, MASK], [MASK, 4, MASK]])
-    labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 9], [5, IGNORE_INDEX, 9]])
-    batch = hidden_batch(MaskedBatch(inputs, labels))
-
-    assert batch.positions.tolist() == [2, 3, 5]
-    assert batch.labels.tolist() == [9, 5, 9]
-    assert batch.positives.tolist() == [5, 9]
-    assert batch.targets.tolist() == [1, 0, 1]
-    assert batch.to(torch.device("cpu")) is batch
+        OBJECTIVE.without_last(batch_of([3, PAD], [3, 4]))

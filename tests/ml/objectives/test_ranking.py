@@ -1,20 +1,31 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from small_encoders import settings_of, transformer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from conf.encoders import ModelSettings
-from ml.models.transformer import Bert4Rec, evaluating
+from ml.data.sequence_batch import SequenceBatch
+from ml.models.protocol import evaluating
 from ml.objectives import ranking
-from ml.objectives.cloze import hide_last
-from ml.objectives.ranking import RankingMetrics, rank_last_items, ranking_sums
+from ml.objectives.cloze import Cloze
 from schemas.tokens import FIRST_ITEM, UNK
 
-SETTINGS = ModelSettings(hidden_size=4, n_layers=1, n_heads=1, feed_forward_size=4)
+SETTINGS = settings_of(hidden_size=4, n_layers=1, n_heads=1, feed_forward_size=4, max_length=4)
+
+
+def rank_last_items(model, token_ids, *args, **kwargs):
+    return ranking.rank_last_items(model, cloze_of(model), SequenceBatch(token_ids), *args, **kwargs)
+
+
+def cloze_of(model):
+    return Cloze(SETTINGS, model.vocabulary)
+
+
+def hidden_at_last(model, token_ids):
+    return model.encode(cloze_of(model).without_last(SequenceBatch(token_ids)))[:, -1]
 
 
 class LargestResult(TorchFunctionMode):
@@ -31,7 +42,7 @@ class LargestResult(TorchFunctionMode):
 
 def model_that_scores(scores):
     """A model whose score of each token id is given, whatever the sequence."""
-    model = Bert4Rec(SETTINGS, n_tokens=len(scores), max_length=4)
+    model = transformer(SETTINGS, n_tokens=len(scores))
     with torch.no_grad():
         nn.init.zeros_(model.item_table.weight)
         model.item_table.bias.copy_(torch.tensor(scores).unsqueeze(1))
@@ -53,11 +64,11 @@ def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
 def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, chunk_size, rows_at_once):
     monkeypatch.setattr(ranking, "ROWS_AT_ONCE", rows_at_once)
     torch.manual_seed(7)
-    settings = ModelSettings(hidden_size=8, n_layers=1, n_heads=2, table=table, table_rows=999, table_splits=2)
-    model = Bert4Rec(settings, n_tokens=20, max_length=6)
+    settings = settings_of(hidden_size=8, n_layers=1, n_heads=2, table=table, table_rows=999, table_splits=2)
+    model = transformer(settings, n_tokens=20)
     rows = [[0, 0, 4, 5], [7, 8, 7, 9], [5, 4, UNK, 4], [3, 19, 19, 18], [6, 6, 6, 6], [0, 3, 4, UNK]]
     with evaluating(model):
-        hidden = model.encode(hide_last(torch.tensor(rows), is_causal=False).inputs)[:, -1]
+        hidden = hidden_at_last(model, torch.tensor(rows))
         logits = model.logits(model.output_vectors(hidden), torch.arange(20))
     expected = []
     for row, scores in zip(rows, logits.tolist(), strict=True):
@@ -73,7 +84,7 @@ def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, 
 def test_scores_are_held_of_so_many_rows_at_once_however_many_a_batch_has(monkeypatch, table):
     monkeypatch.setattr(ranking, "ROWS_AT_ONCE", 16)
     settings = replace(SETTINGS, table=table, table_rows=99, table_splits=2)
-    model = Bert4Rec(settings, n_tokens=400, max_length=2)
+    model = transformer(settings, n_tokens=400)
     with LargestResult() as largest:
         ranks = rank_last_items(model, torch.randint(FIRST_ITEM, 400, (300, 2)))
 
@@ -96,10 +107,10 @@ def test_ties_count_against_the_item():
 def test_items_that_share_a_vector_count_against_each_other():
     torch.manual_seed(7)
     settings = replace(SETTINGS, hidden_size=64, table="hashed", table_rows=FIRST_ITEM + 4)
-    model = Bert4Rec(settings, n_tokens=500, max_length=2)
+    model = transformer(settings, n_tokens=500)
     token_ids = torch.randint(FIRST_ITEM, 500, (200, 2))
     with evaluating(model):
-        hidden = model.encode(hide_last(token_ids, is_causal=False).inputs)[:, -1]
+        hidden = hidden_at_last(model, token_ids)
         table = model.item_table.vectors(torch.arange(500)).double()
         scores = model.output_vectors(hidden).double() @ table.T
     own = scores.gather(1, token_ids[:, -1:])
@@ -129,9 +140,9 @@ def test_an_unknown_last_item_ranks_after_every_item():
     assert rank_last_items(model, torch.tensor([[3, UNK]])).tolist() == [3]
 
 
-def test_the_last_item_is_hidden_from_the_model():
+def test_the_encoder_does_not_see_the_last_item():
     torch.manual_seed(7)
-    model = Bert4Rec(SETTINGS, n_tokens=30, max_length=4)
+    model = transformer(SETTINGS, n_tokens=30)
     last_items = torch.arange(FIRST_ITEM, 30)
     token_ids = torch.stack([torch.full_like(last_items, 5), last_items], dim=1)
 
@@ -144,27 +155,3 @@ def test_ranking_leaves_the_models_mode_alone():
     rank_last_items(model, torch.tensor([[3, 4]]))
 
     assert model.training
-
-
-def test_sums_of_ranks_are_hits_gains_and_reciprocals():
-    sums = ranking_sums(torch.tensor([1, 3, 10, 11]))
-
-    expected = [4, 3, 1 + 1 / 2 + 1 / math.log2(11), 1 + 1 / 3 + 1 / 10 + 1 / 11]
-    np.testing.assert_allclose(sums, expected)
-    assert sums.dtype == np.float64
-
-
-def test_metrics_of_added_sums_are_those_of_all_ranks():
-    parts = ranking_sums(torch.tensor([1])) + ranking_sums(torch.tensor([3, 20])) + ranking_sums(torch.tensor([]))
-
-    assert RankingMetrics.from_sums(parts) == RankingMetrics(
-        n_users=3,
-        hr_at_10=pytest.approx(2 / 3),
-        ndcg_at_10=pytest.approx(0.5),
-        mrr=pytest.approx((1 + 1 / 3 + 0.05) / 3),
-    )
-
-
-def test_metrics_without_users_are_refused():
-    with pytest.raises(ValueError, match="no user was ranked"):
-        RankingMetrics.from_sums(np.zeros(4))

@@ -5,19 +5,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_encoders import batch_of, settings_of, transformer
 
-from conf.encoders import ModelSettings
-from ml.models.transformer import Bert4Rec
+from conf.encoders import LossSettings
+from conf.training import TrainingSettings
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.transformer import Transformer
 from ml.training.checkpoint import ModelCard, load_model, save_model
 from schemas.errors import ModelError
 
-SETTINGS = ModelSettings(hidden_size=4, n_layers=1, n_heads=2, feed_forward_size=8)
-CARD = ModelCard("product_buy", SETTINGS, n_tokens=10, max_length=6, vocabulary_fingerprint="abc", sequences_version=3)
+SETTINGS = settings_of(
+    hidden_size=4,
+    n_layers=1,
+    n_heads=2,
+    feed_forward_size=8,
+    max_length=6,
+    loss=LossSettings(n_negatives=7),
+    training=TrainingSettings(network_interfaces=("eth0",)),
+)
+CARD = ModelCard("product_buy", SETTINGS, VocabularyDescription(10), vocabulary_fingerprint="abc", sequences_version=3)
 
 
 def fresh_model(seed=7):
     torch.manual_seed(seed)
-    return Bert4Rec(SETTINGS, n_tokens=10, max_length=6)
+    return transformer(SETTINGS, n_tokens=10)
 
 
 @pytest.fixture
@@ -39,14 +50,12 @@ def test_a_saved_model_comes_back_whole_and_ready_for_inference(saved):
     assert_same_weights(model, fresh_model())
     assert card == CARD
     assert not model.training
-    torch.testing.assert_close(
-        model.encode(torch.tensor([[0, 5, 6]])), fresh_model().eval().encode(torch.tensor([[0, 5, 6]]))
-    )
+    torch.testing.assert_close(model.encode(batch_of([0, 5, 6])), fresh_model().eval().encode(batch_of([0, 5, 6])))
 
 
 def test_a_loaded_model_can_be_trained_on(saved):
     model, _ = load_model(saved)
-    model.encode(torch.tensor([[5, 6]])).sum().backward()
+    model.encode(batch_of([5, 6])).sum().backward()
 
     assert model.item_table.weight.grad is not None
 
@@ -109,18 +118,27 @@ def test_missing_weights_are_refused(saved):
 
 def test_weights_of_another_shape_than_the_configuration_are_refused(saved):
     config = json.loads((saved / "config.json").read_text())
-    (saved / "config.json").write_text(json.dumps(config | {"n_tokens": 11}))
+    (saved / "config.json").write_text(json.dumps(config | {"vocabulary": {"n_tokens": 11}}))
 
     with pytest.raises(ModelError, match=r"not of config\.json's shape"):
         load_model(saved)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"behaviour": 1', '{"model": {"hidden_size": -1}}', "[]"])
+@pytest.mark.parametrize("text", ["", "{}", '{"encoder": 1', '{"settings": {"hidden_size": 7}}', "[]"])
 def test_a_configuration_that_is_none_is_refused(saved, text):
     (saved / "config.json").write_text(text)
 
     with pytest.raises(ModelError, match=r"config\.json is missing or is no model's configuration"):
         load_model(saved)
+
+
+def test_an_architecture_that_is_not_registered_needs_its_class(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"settings": {**config["settings"], "architecture": "own"}}))
+
+    with pytest.raises(ModelError, match=r"config\.json: architecture: expected one of .*transformer.*found 'own'"):
+        load_model(saved)
+    assert_same_weights(load_model(saved, encoder=Transformer)[0], fresh_model())
 
 
 def test_loading_draws_no_random_numbers_and_imports_no_compiler(saved):

@@ -1,4 +1,4 @@
-"""What ranks exchange: torch.distributed in two processes, the packing of rows, and Horovod's unreadable settings."""
+"""What ranks exchange: torch.distributed in two processes, and the packing of rows."""
 
 import multiprocessing
 import os
@@ -12,31 +12,14 @@ import torch
 from torch import nn
 
 from ml.training.distributed import (
-    CPU_CYCLE_MS,
     OneProcess,
     TorchRanks,
-    _settle_environment,
     buckets,
     choose_device,
     pack_rows,
     unpack_rows,
 )
 from schemas.errors import TrainingError
-
-
-@pytest.mark.parametrize(("told", "used"), [("(None,)", None), (None, None), ("5", "5"), ("0.5", "0.5"), ("", None)])
-@pytest.mark.parametrize("has_gpu", [False, True])
-def test_horovod_reads_the_users_cycle_time_or_a_sound_one(
-    monkeypatch: pytest.MonkeyPatch, told: str | None, used: str | None, has_gpu: bool
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", told or "")
-    if told is None:
-        monkeypatch.delenv("HOROVOD_CYCLE_TIME")
-    monkeypatch.delenv("HOROVOD_CACHE_CAPACITY", raising=False)
-    _settle_environment()
-    assert os.environ.get("HOROVOD_CYCLE_TIME") == (used or (None if has_gpu else str(CPU_CYCLE_MS)))
-    assert "HOROVOD_CACHE_CAPACITY" not in os.environ
 
 
 def sparse(rows: list[int], values: list[list[float]], shape: tuple[int, int]) -> torch.Tensor:

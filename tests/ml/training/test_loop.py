@@ -1,7 +1,7 @@
 """Training in one process: what is learned, what is kept, what repeats."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,25 +9,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_encoders import settings_of
 
-from conf.encoders import LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import InferenceSettings, LossSettings, MaskingSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
-from ml.data.sequence_batch import Sequences, Tokens
-from ml.objectives.ranking import RankingMetrics
+from ml.data.sequence_batch import Batches, Sequences
+from ml.data.vocabulary import VocabularyDescription
+from ml.metrics.ranking import RankingMetrics
 from ml.training import loop
 from ml.training.checkpoint import ModelCard, load_model
 from ml.training.distributed import OneProcess
 from ml.training.loop import Trainer, TrainingJob, TrainingResult, train_model
 from ml.training.step import Learner
-from schemas.errors import TrainingError
+from schemas.errors import ConfigError, TrainingError
 from schemas.tokens import FIRST_ITEM
 
 N_ITEMS = 12
-MODEL = ModelSettings(
-    hidden_size=32, n_layers=1, n_heads=2, feed_forward_size=32, embedding_dropout=0.0, encoder_dropout=0.0
+SETTINGS = settings_of(
+    hidden_size=32,
+    n_layers=1,
+    n_heads=2,
+    feed_forward_size=32,
+    embedding_dropout=0.0,
+    encoder_dropout=0.0,
+    max_length=8,
+    loss=LossSettings(name="full"),
+    training=TrainingSettings(n_ranks=1, epochs=40, tokens_per_batch=64, learning_rate=3e-3, log_every_steps=5),
 )
-DROPPED = replace(MODEL, embedding_dropout=0.1, encoder_dropout=0.3)
+DROPPED = {"embedding_dropout": 0.1, "encoder_dropout": 0.3}
 Lines = list[Mapping[str, Any]]
 
 
@@ -46,14 +56,21 @@ def feed(n_held_out: int = 40) -> ArrayFeed:
 @pytest.fixture
 def job(tmp_path: Path) -> TrainingJob:
     return TrainingJob(
-        card=ModelCard("page_visit", MODEL, FIRST_ITEM + N_ITEMS, 8, "a-fingerprint", 0),
+        card=ModelCard("page_visit", SETTINGS, VocabularyDescription(FIRST_ITEM + N_ITEMS), "a-fingerprint", 0),
         folder=tmp_path / "models" / "page_visit",
         checkpoints=tmp_path / "checkpoints" / "page_visit",
         seed=1,
-        training=TrainingSettings(n_ranks=1, epochs=40, tokens_per_batch=64, learning_rate=3e-3, log_every_steps=5),
-        masking=MaskingSettings(),
-        loss=LossSettings(name="full"),
     )
+
+
+def changed(job: TrainingJob, **settings: Any) -> TrainingJob:
+    """The job with other settings of its encoder."""
+    return replace(job, card=replace(job.card, settings=replace(job.settings, **settings)))
+
+
+def trained(job: TrainingJob, **training: Any) -> TrainingJob:
+    """The job with other settings of its training."""
+    return changed(job, training=replace(job.settings.training, **training))
 
 
 def train(job: TrainingJob, lines: Lines | None = None, from_feed: Any = None) -> TrainingResult:
@@ -65,14 +82,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("loss", "attention"), [("full", "bidirectional"), ("sampled", "bidirectional"), ("sampled", "causal")]
+    ("loss", "attention", "objective"),
+    [("full", "bidirectional", "cloze"), ("sampled", "bidirectional", "cloze"), ("sampled", "causal", "next_item")],
 )
 def test_the_loss_falls_from_a_uniform_guess_and_the_next_item_is_learned(
-    job: TrainingJob, loss: str, attention: str
+    job: TrainingJob, loss: Any, attention: Any, objective: str
 ) -> None:
     lines: Lines = []
-    card = replace(job.card, model=replace(MODEL, attention=attention))
-    result = train(replace(job, card=card, loss=LossSettings(name=loss, n_negatives=64)), lines)
+    loss = LossSettings(name=loss, n_negatives=64)
+    result = train(changed(job, attention=attention, objective=objective, loss=loss), lines)
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert abs(losses[0] - np.log(N_ITEMS)) < 0.6
     assert losses[-1] < 0.5 * losses[0]
@@ -81,8 +99,24 @@ def test_the_loss_falls_from_a_uniform_guess_and_the_next_item_is_learned(
     assert result.metrics.ndcg_at_10 > 0.6
 
 
+def test_an_encoder_and_an_objective_that_do_not_go_together_are_refused_by_name(job: TrainingJob) -> None:
+    with pytest.raises(ConfigError, match=r"encoders\.page_visit\.objective=cloze: expected a bidirectional encoder"):
+        train(changed(job, attention="causal"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [({"inference": InferenceSettings(pooling="last")}, True), ({"masking": MaskingSettings(mask_prob=0.2)}, False)],
+)
+def test_only_what_the_weights_depend_on_makes_another_job(
+    job: TrainingJob, changes: dict[str, Any], is_same: bool
+) -> None:
+    assert (changed(job, **changes).fingerprint(1) == job.fingerprint(1)) is is_same
+    assert trained(job, log_every_steps=6).fingerprint(1) == job.fingerprint(1)
+
+
 def test_two_runs_of_one_seed_give_the_same_weights(job: TrainingJob, tmp_path: Path) -> None:
-    job = replace(job, card=replace(job.card, model=DROPPED), training=replace(job.training, epochs=2))
+    job = trained(changed(job, **DROPPED), epochs=2)
     other = replace(job, folder=tmp_path / "again", checkpoints=tmp_path / "others")
     for each in (job, other):
         train(each)
@@ -98,11 +132,11 @@ def test_the_epoch_with_the_best_score_over_all_held_out_users_is_kept(
 
     def validate(trainer: Trainer) -> RankingMetrics:
         epoch = trainer.position.epoch
-        kept[epoch] = trainer.learner.model.item_table.weight.detach().clone()
+        kept[epoch] = trainer.learner.encoder.item_table.weight.detach().clone()
         return RankingMetrics(40, 0.0, scores[epoch], 0.0)
 
     monkeypatch.setattr(Trainer, "validate", validate)
-    job = replace(job, training=replace(job.training, epochs=3))
+    job = trained(job, epochs=3)
     assert train(job).best_epoch == 2
     assert torch.equal(weights(job.folder)["item_table.weight"], kept[2])
 
@@ -119,12 +153,12 @@ def test_training_stops_when_no_epoch_is_better_for_so_long(
         return RankingMetrics(40, 0.0, scores[trainer.position.epoch - 1], 0.0)
 
     monkeypatch.setattr(Trainer, "validate", validate)
-    train(replace(job, training=replace(job.training, epochs=6, patience=patience)))
+    train(trained(job, epochs=6, patience=patience))
     assert ran == list(range(1, epochs_run + 1))
 
 
 def test_without_a_held_out_client_the_last_epoch_is_kept(job: TrainingJob) -> None:
-    result = train(replace(job, training=replace(job.training, epochs=2)), from_feed=feed(n_held_out=0))
+    result = train(trained(job, epochs=2), from_feed=feed(n_held_out=0))
     assert (result.best_epoch, result.metrics) == (2, None)
     assert (job.folder / "weights.safetensors").exists()
 
@@ -133,24 +167,24 @@ def test_without_a_held_out_client_the_last_epoch_is_kept(job: TrainingJob) -> N
 def test_a_loss_or_weight_that_is_not_a_number_stops_training_and_keeps_the_former_model(
     job: TrainingJob, log_every_steps: int
 ) -> None:
-    train(replace(job, training=replace(job.training, epochs=1)))
+    train(trained(job, epochs=1))
     before = weights(job.folder)
-    too_fast = replace(job.training, learning_rate=1e30, epochs=2, log_every_steps=log_every_steps)
+    too_fast = trained(job, learning_rate=1e30, epochs=2, log_every_steps=log_every_steps)
     with pytest.raises(TrainingError, match=r"page_visit: .* at step .*; lower training.learning_rate"):
-        train(replace(job, training=too_fast))
+        train(too_fast)
     assert all(torch.equal(weight, before[name]) for name, weight in weights(job.folder).items())
 
 
 def test_training_that_diverges_tells_where_the_checkpoint_before_it_is_and_leaves_it_whole(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = replace(job, training=replace(job.training, epochs=2, checkpoint_every_steps=4))
+    job = trained(job, epochs=2, checkpoint_every_steps=4)
     step = Learner.step
 
     def diverging_step(learner: Learner, batches: Any) -> Any:
         sums = step(learner, batches)
         if learner.n_steps == 6:
-            learner.model.head[0].weight.data.fill_(torch.nan)
+            learner.encoder.head[0].weight.data.fill_(torch.nan)
         return sums
 
     with monkeypatch.context() as patch:
@@ -160,14 +194,14 @@ def test_training_that_diverges_tells_where_the_checkpoint_before_it_is_and_leav
         ):
             train(job)
     lines: Lines = []
-    result = train(replace(job, training=replace(job.training, log_every_steps=1)), lines)
+    result = train(trained(job, log_every_steps=1), lines)
     assert lines[0]["step"] == 5, "it went on from the fourth"
     assert result.is_finished
 
 
 def test_metrics_carry_units_and_rank_0s_view_of_all_ranks(job: TrainingJob) -> None:
     lines: Lines = []
-    train(replace(job, training=replace(job.training, epochs=1)), lines)
+    train(trained(job, epochs=1), lines)
     interval = next(line for line in lines if "train/loss" in line)
     assert {"behaviour", "epoch", "step", "steps", "train/loss", "train/sequences_per_second",
             "train/tokens_per_second", "feed/wait_pct", "memory/peak_gib"} == set(interval)  # fmt: skip
@@ -177,7 +211,7 @@ def test_metrics_carry_units_and_rank_0s_view_of_all_ranks(job: TrainingJob) -> 
 
 def test_gradients_of_several_batches_make_one_step(job: TrainingJob) -> None:
     lines: Lines = []
-    train(replace(job, training=replace(job.training, epochs=1, batches_per_step=4)), lines)
+    train(trained(job, epochs=1, batches_per_step=4), lines)
     n_batches = feed().n_batches
     assert lines[-1]["step"] == -(-n_batches // 4)
 
@@ -193,14 +227,14 @@ class DyingFeed:
         self.feed, self.n_left = feed(), n_left
         self.n_batches = self.feed.n_batches
 
-    def training(self, epoch: int, skip: int = 0) -> Iterator[Tokens]:
+    def training(self, epoch: int, skip: int = 0) -> Batches:
         for batch in self.feed.training(epoch, skip):
             if self.n_left == 0:
                 raise KilledError
             self.n_left -= 1
             yield batch
 
-    def validation(self) -> Iterator[Tokens]:
+    def validation(self) -> Batches:
         return self.feed.validation()
 
 
@@ -210,13 +244,11 @@ class DyingFeed:
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
     job: TrainingJob, tmp_path: Path, loss: Any, batches_per_step: int
 ) -> None:
-    settings = replace(
-        job.training, epochs=3, checkpoint_every_steps=4, batches_per_step=batches_per_step, warmup_steps=5,
-        decay="cosine", decay_factor=0.5,
+    job = trained(
+        changed(job, **DROPPED, loss=LossSettings(name=loss, n_negatives=8)),
+        epochs=3, checkpoint_every_steps=4, batches_per_step=batches_per_step, warmup_steps=5, decay="cosine",
+        decay_factor=0.5,
     )  # fmt: skip
-    job = replace(
-        job, card=replace(job.card, model=DROPPED), training=settings, loss=LossSettings(name=loss, n_negatives=8)
-    )
     undisturbed = train(replace(job, folder=tmp_path / "whole", checkpoints=tmp_path / "wholes"))
     n_deaths = 0
     for n_batches in (3, 17, 1, 29, 40):
@@ -231,7 +263,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
 
 
 def test_no_more_than_one_interval_is_lost(job: TrainingJob) -> None:
-    job = replace(job, training=replace(job.training, epochs=1, checkpoint_every_steps=4, log_every_steps=1))
+    job = trained(job, epochs=1, checkpoint_every_steps=4, log_every_steps=1)
     with pytest.raises(KilledError):
         train(job, from_feed=DyingFeed(19))
     lines: Lines = []
@@ -240,7 +272,7 @@ def test_no_more_than_one_interval_is_lost(job: TrainingJob) -> None:
 
 
 def test_time_that_is_up_stops_at_a_checkpoint_and_the_next_call_goes_on(job: TrainingJob) -> None:
-    job = replace(job, training=replace(job.training, epochs=2, checkpoint_every_steps=4))
+    job = trained(job, epochs=2, checkpoint_every_steps=4)
     first = train_model(job, feed(), OneProcess(), [].append, is_time_up=lambda: True)
     assert (first.n_steps, first.is_finished) == (4, False)
     assert not job.folder.exists()
@@ -249,7 +281,7 @@ def test_time_that_is_up_stops_at_a_checkpoint_and_the_next_call_goes_on(job: Tr
 
 
 def test_a_finished_job_is_not_trained_again_but_another_one_is(job: TrainingJob) -> None:
-    job = replace(job, training=replace(job.training, epochs=1))
+    job = trained(job, epochs=1)
     lines: Lines = []
     first = train(job)
     assert train(job, lines) == first
@@ -265,7 +297,7 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
     def die(*_: object) -> None:
         raise KilledError
 
-    job = replace(job, training=replace(job.training, epochs=1))
+    job = trained(job, epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(loop, step, die)
         with pytest.raises(KilledError):
@@ -278,7 +310,7 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
 
 @pytest.mark.parametrize("text", ["", '{"job": "', "[]", '{"job": JOB, "result": {}}'])
 def test_a_damaged_result_of_a_finished_job_is_told(job: TrainingJob, text: str) -> None:
-    job = replace(job, training=replace(job.training, epochs=1))
+    job = trained(job, epochs=1)
     job.checkpoints.mkdir(parents=True)
     (job.checkpoints / "result.json").write_text(text.replace("JOB", f'"{job.fingerprint(1)}"'))
     with pytest.raises(TrainingError, match=r"result\.json is damaged .*; remove it to train this model again"):
@@ -288,7 +320,7 @@ def test_a_damaged_result_of_a_finished_job_is_told(job: TrainingJob, text: str)
 def test_each_models_training_counts_the_gpus_peak_anew(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten: list[torch.device] = []
     monkeypatch.setattr(loop, "forget_gpu_peak", forgotten.append)
-    train(replace(job, training=replace(job.training, epochs=1)))
+    train(trained(job, epochs=1))
     assert forgotten == [torch.device("cpu")]
 
 
@@ -296,7 +328,7 @@ def test_another_configuration_does_not_go_on_from_this_ones_checkpoint(job: Tra
     with pytest.raises(KilledError):
         train(job, from_feed=DyingFeed(40))
     lines: Lines = []
-    train(replace(job, training=replace(job.training, learning_rate=1e-3, epochs=1)), lines)
+    train(trained(job, learning_rate=1e-3, epochs=1), lines)
     assert lines[0]["step"] == 5
 
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_encoders import settings_of, transformer
 
-from conf.encoders import ModelSettings
 from conf.training import TrainingSettings
-from ml.models.transformer import Bert4Rec
 from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
 
-MODEL = ModelSettings(hidden_size=8, n_layers=1, n_heads=2, feed_forward_size=8)
+SETTINGS = settings_of(hidden_size=8, n_layers=1, n_heads=2, feed_forward_size=8, max_length=8)
 
 
 def sparse_gradient(rows: list[int], values: torch.Tensor, n_rows: int) -> torch.Tensor:
@@ -64,7 +63,7 @@ def test_a_row_met_late_starts_as_one_met_first() -> None:
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_weights_decay_on_matrices_only_and_every_weight_has_one_optimizer(sparse: bool) -> None:
-    model = Bert4Rec(MODEL, 15, 8, sparse_table=sparse)
+    model = transformer(SETTINGS, 15, sparse_tables=sparse)
     optimizers = build_optimizers(model, TrainingSettings(weight_decay=0.1))
     assert len(optimizers) == 1 + sparse
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -67,7 +67,7 @@ def test_every_batch_of_a_watched_feed_is_progress() -> None:
     watched = WatchedFeed(feed, watch)
     assert watched.n_batches == feed.n_batches
     batches, plain = list(watched.training(1)), list(feed.training(1))
-    assert all(np.array_equal(*pair) for pair in zip(batches, plain, strict=True))
+    assert all(np.array_equal(one.token_ids, other.token_ids) for one, other in zip(batches, plain, strict=True))
     assert len(seen) == len(batches)
     assert len(list(watched.validation())) == len(list(feed.validation()))
     assert len(seen) > len(batches)

@@ -1,0 +1,124 @@
+"""What an encoder of sequences is.
+
+Legend of shapes: B batch, L positions of a row, M chosen positions, D hidden, K candidate tokens.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from conf.encoders import EncoderSettings
+from ml.data.sequence_batch import SequenceBatch
+from ml.data.vocabulary import VocabularyDescription
+
+
+class SequenceEncoder(nn.Module, ABC):
+    """A model from a client's sequence to hidden states, and from hidden states to scores of items; it knows no loss.
+
+    It is an abstract class and no ``typing.Protocol`` because every encoder is an ``nn.Module`` too, which Python
+    cannot say of a protocol. A new one must give ``encode`` and ``item_vectors``; all else has a default. Its weights
+    and its dropout are drawn from torch's global generator alone: that is seeded before it is made and before every
+    step, so that a killed training goes on to the same weights. Nobody calls ``forward``.
+
+    Parameters
+    ----------
+    settings : the shape
+    vocabulary : of its token ids
+    sparse_tables : give the parameters with a row per token sparse gradients, of the rows used only, if it can
+
+    Attributes
+    ----------
+    hidden_size : D
+    max_length : the most positions of a batch
+    is_causal : whether a position sees none after it
+    has_sparse_tables : whether ``row_parameters`` get sparse gradients
+    """
+
+    has_sparse_tables = False
+
+    def __init__(
+        self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.hidden_size, self.max_length = settings.hidden_size, settings.max_length
+        self.is_causal = self.reads_causally(settings)
+
+    @classmethod
+    def reads_causally(cls, settings: EncoderSettings) -> bool:
+        """``is_causal`` of an encoder of these settings, before one is made."""
+        return False
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def encode(self, batch: SequenceBatch[Tensor]) -> Tensor:
+        """Hidden states float [B, L, D] of a batch; finite at PAD, where they mean nothing.
+
+        How wide a row is padded and what else is in the batch must not change a token's.
+
+        Raises
+        ------
+        ValueError
+            If the batch is wider than ``max_length``.
+        """
+
+    def encode_at(self, batch: SequenceBatch[Tensor], positions: Tensor) -> Tensor:
+        """Hidden states float [M, D] of some tokens.
+
+        Parameters
+        ----------
+        positions : int64 [M], rising, in the flattened batch; none of them is PAD
+        """
+        return self.encode(batch).flatten(0, 1).index_select(0, positions)
+
+    @abstractmethod
+    def item_vectors(self, token_ids: Tensor) -> Tensor:
+        """Float [..., D], what it knows of tokens (int64 [...]) without a sequence."""
+
+    def output_vectors(self, hidden: Tensor) -> Tensor:
+        """Float [M, D] to compare with items, from hidden states [M, D] (the prediction head)."""
+        return hidden
+
+    def logits(self, vectors: Tensor, candidates: Tensor) -> Tensor:
+        """Float [M, K], how well each token of ``candidates`` (int64 [K]) fits each output vector (float [M, D])."""
+        return vectors @ self.item_vectors(candidates).T
+
+    def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
+        """Float [M, end - first], the ``logits`` of the tokens ``first`` to ``end - 1``."""
+        return self.logits(vectors, torch.arange(first, end, device=vectors.device))
+
+    def row_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters with a row per token."""
+        return iter(())
+
+    def dense_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but ``row_parameters``."""
+        rows = {id(parameter) for parameter in self.row_parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in rows)
+
+    def decaying_parameters(self) -> Iterator[Tensor]:
+        """The dense parameters that weight decay is for: matrices, not tables, norms or biases."""
+        return (module.weight for module in self.modules() if isinstance(module, nn.Linear))
+
+    def compile_encode_at(self) -> None:
+        """Have ``encode_at`` compiled by ``torch.compile`` when it is first called."""
+        self.encode_at = torch.compile(self.encode_at)  # type: ignore[method-assign]
+
+
+@contextmanager
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Run without dropout and gradients; the encoder is then in the mode it was in before."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        encoder.train(was_training)

@@ -1,0 +1,31 @@
+"""Next item: each token is predicted from those before it (Kang and McAuley 2018, section 3.5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ml.data.sequence_batch import SequenceBatch
+from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token
+from ml.objectives.protocol import TrainingBatch
+from schemas.tokens import PAD
+
+
+class NextItem(ItemPrediction):
+    """The task of causal encoders; one that sees what comes after would copy its labels."""
+
+    needs_causal: bool | None = True
+
+    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
+        """Every row moves one position to the right: where a token was, the one before it is seen. UNK is a label."""
+        inputs = moved_right(batch)
+        return predict_tokens(inputs, batch.token_ids, inputs.token_ids != PAD)
+
+    def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
+        """The rows without their last tokens."""
+        require_last_token(batch.token_ids)
+        return moved_right(batch)
+
+
+def moved_right(batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
+    """Each row one position to the right: its last token goes, PAD comes before its first."""
+    return batch.map(lambda column: F.pad(column[:, :-1], (1, 0), value=PAD))

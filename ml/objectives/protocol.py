@@ -1,0 +1,98 @@
+"""What an objective is.
+
+Legend of shapes: B batch, L positions of a row, M positions whose hidden states a loss needs, D hidden, K candidates.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from conf.encoders import EncoderSettings
+from ml.data.sequence_batch import SequenceBatch
+from ml.data.vocabulary import VocabularyDescription
+
+Score = Callable[[Tensor], Tensor]
+"""Token ids of candidates, int64 [K] -> how well each fits each hidden state of a batch, float [M, K]."""
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What an encoder reads, and what is to be learnt of it; made on the CPU, so that no GPU waits to count targets.
+
+    Attributes
+    ----------
+    inputs : tensors [B, L]
+    positions : int64 [M], rising: those of the flattened inputs whose hidden states the loss needs
+    targets : what the objective's loss compares them with; each begins with M or is shared by all
+    n_targets : how many terms the loss sums
+    """
+
+    inputs: SequenceBatch[Tensor]
+    positions: Tensor
+    targets: Mapping[str, Tensor]
+    n_targets: int
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The same on ``device``; to a GPU from pinned memory, which nobody waits for."""
+        if device == self.positions.device:
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            is_cuda = device.type == "cuda"
+            return (tensor.pin_memory() if is_cuda else tensor).to(device, non_blocking=is_cuda)
+
+        targets = {name: moved(target) for name, target in self.targets.items()}
+        return TrainingBatch(self.inputs.map(moved), moved(self.positions), targets, self.n_targets)
+
+
+class Objective(Protocol):
+    """What an encoder is trained on. It takes batches and tensors, never an encoder.
+
+    One step of training calls ``prepare`` once a batch, then ``draw_candidates`` once, then ``loss`` once a batch: what
+    is random is drawn in this order.
+
+    Attributes
+    ----------
+    needs_causal : whether the encoder must be causal; None where it may be or not
+    is_sampled : whether a step scores few of the items; tables with a row per token then get sparse gradients
+    """
+
+    needs_causal: bool | None
+    is_sampled: bool
+
+    def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None: ...
+
+    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
+        """Inputs and targets of a batch of tensors on the CPU; the same seed gives the same ones.
+
+        Raises
+        ------
+        ValueError
+            If a row has nothing to learn; the feed must leave it out.
+        """
+
+    def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
+        """Token ids int64 [K] that all batches of a step are compared with; None where none are drawn."""
+
+    def loss(self, hidden: Tensor, targets: Mapping[str, Tensor], candidates: Tensor | None, score: Score) -> Tensor:
+        """The loss summed over the targets, float scalar; nothing in it waits for the device.
+
+        Parameters
+        ----------
+        hidden : float [M, D], the hidden states at ``TrainingBatch.positions``
+        targets : of ``prepare``, where the hidden states are
+        candidates : of ``draw_candidates``, where the hidden states are
+        score : of candidates at the hidden states, by the encoder's prediction head and items
+        """
+
+    def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
+        """How validation asks for the last item of each row: inputs whose last hidden state is to predict it.
+
+        Raises
+        ------
+        ValueError
+            If a row ends in PAD or MASK.
+        """

@@ -1,0 +1,26 @@
+"""Encoders and batches that tests of ``ml`` are made of."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conf.encoders import EncoderSettings
+from ml.data.sequence_batch import SequenceBatch
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.transformer import Transformer
+
+
+def settings_of(**values: Any) -> EncoderSettings:
+    """Settings of an encoder of page visits."""
+    return EncoderSettings(behaviours=("page_visit",), **values)
+
+
+def transformer(settings: EncoderSettings, n_tokens: int, sparse_tables: bool = False) -> Transformer:
+    """A transformer of random weights."""
+    return Transformer(settings, VocabularyDescription(n_tokens), sparse_tables)
+
+
+def batch_of(*rows: list[int]) -> SequenceBatch[Tensor]:
+    """Rows of token ids, all of one width."""
+    return SequenceBatch(torch.tensor(rows))

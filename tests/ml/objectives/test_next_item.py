@@ -1,0 +1,33 @@
+import pytest
+import torch
+from small_encoders import batch_of, settings_of
+
+from ml.data.sequence_batch import SequenceBatch
+from ml.data.vocabulary import VocabularyDescription
+from ml.objectives.next_item import NextItem
+from schemas.tokens import PAD, UNK
+
+OBJECTIVE = NextItem(settings_of(), VocabularyDescription(13))
+
+
+def test_each_token_is_predicted_where_the_one_before_it_is():
+    batch = OBJECTIVE.prepare(batch_of([PAD, 3, 4, UNK], [5, 6, 7, 8]), torch.Generator())
+
+    assert batch.inputs.token_ids.tolist() == [[PAD, PAD, 3, 4], [PAD, 5, 6, 7]]
+    assert batch.positions.tolist() == [2, 3, 5, 6, 7]
+    assert batch.targets["labels"].tolist() == [4, UNK, 6, 7, 8]
+
+
+def test_every_column_moves_with_the_tokens():
+    batch = SequenceBatch(torch.tensor([[PAD, 3, 4]]), timestamps=torch.tensor([[0, 30, 40]]))
+
+    assert OBJECTIVE.prepare(batch, torch.Generator()).inputs.timestamps.tolist() == [[0, 0, 30]]
+
+
+def test_validation_shows_all_but_the_last_token():
+    assert OBJECTIVE.without_last(batch_of([PAD, 3, 4], [5, 6, UNK])).token_ids.tolist() == [[PAD, PAD, 3], [PAD, 5, 6]]
+
+
+def test_validation_refuses_rows_that_end_in_padding():
+    with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
+        OBJECTIVE.without_last(batch_of([3, PAD], [3, 4]))
