@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 # Databricks Runtime 15.4 LTS ML and requirements.lock; tests run in both.
 PLATFORM = [
     "pyspark>=3.5,<3.6",
+    "py4j>=0.10.9.7,<0.11",
     "delta-spark>=3.2,<3.4",
     "petastorm>=0.12,<0.14",
     "pyarrow>=14,<15",
@@ -25,12 +26,15 @@ setup(
     package_data={"conf": ["*.yaml"], "jobs.reporting.templates": ["*.html"]},
     install_requires=[
         "omegaconf>=2.3,<3",
+        "pyyaml>=6",
         "pydantic>=2.7,<3",
         "safetensors>=0.4",
         "torchmetrics>=1.2,<2",
         "tensorboardX>=2.6",
         "tqdm>=4.60",
+        "psutil>=5.9",
         "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.7",
     ],
     extras_require={

@@ -179,8 +179,8 @@ TARGETS = TableSchema(
 )
 SCORES = TableSchema(
     "scores",
-    "one entry's result on one task; novelty and diversity are null for churn and conversion, mean and std (of the "
-    "score, over seeds and row orders) where n_repeats is 1",
+    "one entry's result on one task; novelty and diversity are null for churn and conversion, mean, std and "
+    "repeats (of the score, over seeds and row orders) where n_repeats is 1",
     "entry string, task string, score double, auroc double, novelty double, diversity double, mean double, std double, "
-    "n_repeats int",
+    "n_repeats int, repeats array<double>",
 )

@@ -30,6 +30,7 @@ class TaskScore:
     score, auroc, novelty, diversity : of the best epoch of the organisers' run: their seed, the entry's row order
     mean, std : of the score over the repeats, which differ in seed and row order; std with n - 1 degrees of freedom;
         None with one repeat
+    repeats : the score of each repeat, the organisers' run first; None with one
     """
 
     score: float
@@ -39,3 +40,4 @@ class TaskScore:
     mean: float | None = None
     std: float | None = None
     n_repeats: int = 1
+    repeats: list[float] | None = None

@@ -1,5 +1,9 @@
-"""The wheel: it holds the four packages with their data files, and runs without the checkout, unpacked or as a zip."""
+"""The wheel: it holds the four packages with their data files, and runs without the checkout, unpacked or as a zip.
 
+What the packages import is declared, and locked.
+"""
+
+import ast
 import re
 import subprocess
 import sys
@@ -23,6 +27,42 @@ from jobs.reporting.page import _environment
 _environment().get_template("report.html")
 print(*known_configs(), len(load_config("demo").behaviours))
 """
+
+
+OTHERWISE_INSTALLED = {"horovod", "mlflow"}
+"""``tools/install_horovod.py`` builds the one; the other is asked for by a setting alone."""
+DISTRIBUTIONS = {"delta": "delta-spark", "yaml": "pyyaml", "mlflow": "mlflow-skinny"}
+"""Of the modules that have another name."""
+
+
+def imported_modules() -> set[str]:
+    """The third-party modules that the four packages import, wherever in a file they do."""
+    trees = [ast.parse(path.read_text()) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.split(".")[0] for name in names} - {*PACKAGES, *sys.stdlib_module_names}
+
+
+def declared(lines: list[str]) -> set[str]:
+    """Distributions that requirements ask for, in lower case."""
+    found = [re.match(r"[A-Za-z0-9_.-]+", line) for line in lines]
+    return {name[0].lower() for name in found if name}
+
+
+def test_every_import_is_declared_and_locked() -> None:
+    modules = imported_modules()
+    assert {"pyspark", "torch", "psutil", "mlflow"} <= modules
+    strings = [
+        node.value for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())) if isinstance(node, ast.Constant)
+    ]
+    asked = declared([text for text in strings if isinstance(text, str) and re.search("[<>=]=", text)])
+    assert {DISTRIBUTIONS.get(name, name).lower() for name in modules} - asked == set()
+    for name in ("requirements", "requirements-dbr"):
+        pinned, locked = (declared((ROOT / f"{name}.{kind}").read_text().splitlines()) for kind in ("in", "lock"))
+        needed = {DISTRIBUTIONS.get(module, module).lower() for module in modules - OTHERWISE_INSTALLED}
+        assert needed - pinned == set(), name
+        assert pinned - locked == set(), name
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,16 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
-from jobs.evaluation.ablation import ALL, WITHOUT, describe, describe_sources, embedded_behaviours, list_variants
-from jobs.evaluation.comparison import Result, compare_results, task_spread
+from jobs.evaluation.ablation import (
+    ALL,
+    WITHOUT,
+    compare_to_whole,
+    describe,
+    describe_sources,
+    embedded_behaviours,
+    list_variants,
+)
+from jobs.evaluation.comparison import SUM, describe_comparisons, mean_score
 from jobs.evaluation.scores import score_entries
 from jobs.profiles.composition import open_blocks, write_profiles
 from jobs.profiles.moments import collect_moments
@@ -49,28 +57,27 @@ def run(
 
 def format_ablation(found: dict[str, Any]) -> str:
     """The table of ``ablation.json`` for a terminal: scores of the blocks alone and of all, and what each adds."""
-    variants = {variant["name"]: variant["scores"] for variant in found["variants"]}
-    whole = variants.pop(ALL)
-    lines = [_line("", [task.removeprefix("propensity_") for task in whole])]
-    for name, scores in [*variants.items(), (ALL, whole)]:
-        lines.append(_line(name, [f"{_mean(scores[task]):.4f}" for task in whole]))
+    comparisons = compare_to_whole(found)
+    levels = {
+        variant["name"]: {task: mean_score(result) for task, result in variant["scores"].items()}
+        for variant in found["variants"]
+    }
+    for of_tasks in levels.values():
+        of_tasks[SUM] = sum(of_tasks.values())
+    whole = levels.pop(ALL)
+    lines = [_line("", [column.removeprefix("propensity_") for column in whole])]
+    for name, level in [*levels.items(), (ALL, whole)]:
+        lines.append(_line(name, [f"{level[column]:.4f}" for column in whole]))
         if name.startswith(WITHOUT):
-            lines.append(_line("", [_change(scores[task], whole[task]) for task in whole]))
-    is_repeated = found["repeats"] > 1
-    of_repeats = f", means of {found['repeats']} repeats" if is_repeated else ""
-    noise = "~ marks what may be noise" if is_repeated else "scored once: how much of it is noise is unknown"
+            marks = {column: "~" if comparisons.tell_apart(column, name, ALL) is False else "" for column in whole}
+            lines.append(_line("", [f"{level[column] - whole[column]:+.4f}{marks[column]}" for column in whole]))
+    of_repeats = f", means of {found['repeats']} repeats" if found["repeats"] > 1 else ""
+    noise = "how much of it is noise is unknown: it takes --repeats, 3 or more"
+    if len(comparisons):
+        noise = f"~ where repeats do not tell it from none: {describe_comparisons(comparisons)}"
     about = f"Scores{of_repeats}; below each score without a block, the difference to all blocks ({noise})."
     return "\n".join([*lines, about]) + "\n"
 
 
-def _change(less: Result, whole: Result) -> str:
-    is_noise = task_spread(less) is not None and compare_results(less, whole) == 0
-    return f"{_mean(less) - _mean(whole):+.4f}{'~' if is_noise else ''}"
-
-
 def _line(name: str, cells: Sequence[str]) -> str:
     return f"{name:<28}" + "".join(f"{cell:>12}" for cell in cells)
-
-
-def _mean(result: Result) -> float:
-    return result.get("mean", result["score"]) or 0.0

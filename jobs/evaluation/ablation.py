@@ -1,5 +1,6 @@
 """What each block of the profile is worth: the variants that are scored, and the file that holds their scores."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
+from jobs.evaluation.comparison import Comparisons, compare_entries
 from jobs.evaluation.probe_units import digest_entry
 from jobs.evaluation.scores import EntryScores, figures
 from jobs.profiles.composition import StoredBlock
@@ -130,6 +132,13 @@ def describe(
             for variant in variants
         ],
     }
+
+
+def compare_to_whole(ablation: Ablation) -> Comparisons:
+    """Each profile without a block against that of all blocks."""
+    variants = ablation["variants"]
+    without, whole = ([each["name"] for each in variants if each["kind"] == kind] for kind in (WITHOUT, ALL))
+    return compare_entries({each["name"]: each["scores"] for each in variants}, itertools.product(without, whole))
 
 
 def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> Ablation | None:

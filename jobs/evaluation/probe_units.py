@@ -20,6 +20,7 @@ from pyspark import SparkContext, inheritable_thread_target
 from pyspark.sql import DataFrame
 
 from conf.evaluation import ProbeSettings
+from jobs.runtime.devices import release_device, task_device
 from jobs.runtime.progress import probe_progress
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
@@ -237,12 +238,14 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
             np.array(unit.popularity) if unit.popularity else None,
             unit.settings,
             rows=None if len(rows) == len(embeddings) else rows,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=task_device(),
             repeat=unit.repeat,
             on_epoch=tell,
         )
     except PipelineError as error:
         return type(error)(f"entry {unit.entry.name}: {error}")
+    finally:
+        release_device()
 
 
 def read_label_rows(paths: tuple[str, ...], n_clients: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:

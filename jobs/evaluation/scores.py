@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
@@ -64,11 +65,19 @@ def score_entries(
     labels, epochs = read_table(spark, workspace, LABELS), workspace.logs / "probe.jsonl"
     units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs)
     results = collect_results(spark, units, UnitResults(workspace.out / "probe_units.json"))
-    repeats = range(config.probe.repeats)
     return {
-        entry.name: {task: over_repeats([results[entry.name, task, r] for r in repeats]) for task in scorable}
+        entry.name: {
+            task: _over_repeats([results[entry.name, task, repeat] for repeat in range(config.probe.repeats)])
+            for task in scorable
+        }
         for entry in entries
     }
+
+
+def _over_repeats(results: Sequence[TaskScore]) -> TaskScore:
+    """One result of all repeats, with the score of each."""
+    scores = [result.score for result in results]
+    return replace(over_repeats(results), repeats=scores if len(scores) > 1 else None)
 
 
 def list_entries(workspace: Workspace, behaviours: list[str]) -> list[Path]:
@@ -177,7 +186,7 @@ def collect_results(
     return {key: result for key, result in results.items() if result is not None}
 
 
-def figures(result: TaskScore) -> dict[str, float]:
+def figures(result: TaskScore) -> dict[str, Any]:
     """What ``scores.json`` holds: no value that is None, and nothing about repeats where there is one."""
     is_repeated = result.n_repeats > 1
     return {

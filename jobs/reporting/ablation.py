@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, Ablation
-from jobs.evaluation.comparison import Result, Scores, Spread, sum_spread, task_spread
+from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, Ablation, compare_to_whole
+from jobs.evaluation.comparison import SUM, Comparisons, Scores, describe_comparisons, mean_score
 from jobs.reporting.tables import MISSING, ScoreRow, build_score_rows
 from schemas.tasks import TASKS
 
@@ -17,7 +17,7 @@ class Change:
     ----------
     text : signed, of repeats between the means; ``MISSING`` where a side has no score
     helps : the block raises the score, None where there is no change to tell of
-    is_in_noise : repeats cannot tell the change from none
+    is_in_noise : repeats do not tell the change from none
     """
 
     text: str
@@ -45,28 +45,33 @@ def rows_without(ablation: Ablation) -> list[ChangeRow]:
     whole = next(iter(_of_kind(ablation, ALL)), None)
     if whole is None:
         return []
-    return [_change_row(variant, whole) for variant in _of_kind(ablation, WITHOUT)]
+    comparisons = compare_to_whole(ablation)
+    return [_change_row(variant, whole, comparisons) for variant in _of_kind(ablation, WITHOUT)]
+
+
+def noise_of_changes(ablation: Ablation) -> str:
+    """Which of the changes of ``rows_without`` may be noise."""
+    comparisons = compare_to_whole(ablation)
+    if not len(comparisons):
+        return "How much of a change is noise is unknown: it takes probe.repeats, 3 or more."
+    return f"Grey: repeats do not tell it from no change ({describe_comparisons(comparisons)})."
 
 
 def _of_kind(ablation: Ablation, kind: str) -> list[dict[str, Any]]:
     return [variant for variant in ablation["variants"] if variant["kind"] == kind]
 
 
-def _change_row(variant: dict[str, Any], whole: dict[str, Any]) -> ChangeRow:
-    shared = [task for task in TASKS if task in variant["scores"] and task in whole["scores"]]
-    less, full = ({task: of["scores"][task] for task in shared} for of in (variant, whole))
-    changes = [_change(less[task], full[task]) if task in shared else Change(MISSING) for task in TASKS]
-    by_score = sum(less[task]["score"] - full[task]["score"] for task in shared)
-    return ChangeRow(variant["block"], (*changes, _signed(sum_spread(less), sum_spread(full), by_score)))
-
-
-def _change(less: Result, whole: Result) -> Change:
-    return _signed(task_spread(less), task_spread(whole), (less["score"] or 0.0) - (whole["score"] or 0.0))
-
-
-def _signed(less: Spread | None, whole: Spread | None, by_score: float) -> Change:
-    """How much a score changes, of repeats the mean, and whether that is within their noise."""
-    shown = round(less.mean - whole.mean if less and whole else by_score, 4) + 0.0  # no negative zero
-    text = f"{shown:+.4f}".replace("-", "\N{MINUS SIGN}")
-    is_in_noise = bool(less and whole and less.is_within_noise_of(whole))
-    return Change(text, shown < 0 if shown else None, is_in_noise)
+def _change_row(variant: dict[str, Any], whole: dict[str, Any], comparisons: Comparisons) -> ChangeRow:
+    less, full = variant["scores"], whole["scores"]
+    by_column = {task: mean_score(less[task]) - mean_score(full[task]) for task in less if task in full}
+    by_column[SUM] = sum(by_column.values())
+    changes = []
+    for column in (*TASKS, SUM):
+        if column not in by_column:
+            changes.append(Change(MISSING))
+            continue
+        shown = round(by_column[column], 4) + 0.0  # no negative zero
+        text = f"{shown:+.4f}".replace("-", "\N{MINUS SIGN}")
+        is_in_noise = comparisons.tell_apart(column, variant["name"], whole["name"]) is False
+        changes.append(Change(text, shown < 0 if shown else None, is_in_noise))
+    return ChangeRow(variant["block"], tuple(changes))

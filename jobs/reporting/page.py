@@ -12,7 +12,7 @@ from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import Ablation
 from jobs.evaluation.comparison import Scores
 from jobs.reporting import figures
-from jobs.reporting.ablation import rows_alone, rows_without
+from jobs.reporting.ablation import noise_of_changes, rows_alone, rows_without
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin, training_histories
 from jobs.reporting.tables import (
@@ -21,6 +21,7 @@ from jobs.reporting.tables import (
     Standing,
     build_detail_rows,
     build_score_rows,
+    has_spreads,
     noise_note,
     probe_note,
     rank_entries,
@@ -89,7 +90,7 @@ class Verdict:
     ----------
     first : the entries with the most Borda points
     total : the first one's sum of scores
-    rivals : entries whose sum repeats cannot tell from the first one's, or is higher
+    rivals : entries whose sum repeats do not tell from the first one's, or is higher
     standing : of the first one to the baseline; None where there is no other first, or nothing to compare
     """
 
@@ -153,6 +154,7 @@ def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
         "sums": {entry: sum_of_scores(scores, entry) for entry in scores},
         "undefined_tasks": [task_title(task) for task in tasks_without_score(scores)],
         "note": probe_note(config.probe),
+        "has_spreads": has_spreads(scores),
         "noise": noise_note(scores),
         "unknown_noise": unknown_noise_note(scores),
     }
@@ -163,6 +165,7 @@ def _ablation_context(ablation: Ablation) -> dict[str, Any]:
         "ablation_columns": score_columns()[:-1],
         "alone_rows": rows_alone(ablation),
         "without_rows": rows_without(ablation),
+        "noise_of_changes": noise_of_changes(ablation),
     }
 
 

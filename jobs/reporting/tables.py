@@ -1,10 +1,19 @@
 """The score table: one row per entry, one column per task, their sum and the Borda points."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from conf.evaluation import ProbeSettings
-from jobs.evaluation.comparison import NOISE, Scores, Spread, compare_results, sum_spread, task_spread
+from jobs.evaluation.comparison import (
+    SUM,
+    Comparisons,
+    Scores,
+    compare_entries,
+    describe_comparisons,
+    mean_score,
+    sum_spread,
+    task_spread,
+)
 from ml.metrics.challenge import borda
 from schemas.tasks import PROPENSITY, TASKS
 
@@ -18,9 +27,8 @@ class Standing:
 
     Attributes
     ----------
-    above, below : tasks on which its score is higher, or lower; of repeats, those where the means differ by more than
-        noise
-    level : tasks on which repeats cannot tell the two apart, or the scores are equal
+    above, below : tasks on which its score is higher, or lower; of repeats, its mean, where they tell the two apart
+    level : tasks on which repeats do not tell the two apart, or the scores are equal
     """
 
     above: int = 0
@@ -41,7 +49,7 @@ class Cell:
     ----------
     is_best : no other number of the column is higher
     spread : ``mean ± standard deviation`` over the repeats, None without repeats
-    is_in_noise : its mean is within the noise of the column's highest, as is another's: they cannot be told apart
+    is_in_noise : it has the column's highest mean and repeats do not tell another from it, or it is such another
     """
 
     text: str
@@ -74,34 +82,25 @@ def task_title(task: str) -> str:
 
 def score_columns() -> list[str]:
     """Heads of the score table's columns, after the entry's."""
-    return [*map(task_title, TASKS), "sum", "Borda"]
+    return [*map(task_title, TASKS), SUM, "Borda"]
 
 
 def build_score_rows(scores: Scores) -> list[ScoreRow]:
-    """The score table, best of each column marked (every one of equals), and those that repeats cannot tell apart."""
-    points = _borda_points(scores)
-    columns = [
-        _column(
-            [task_score(scores, entry, task) for entry in scores],
-            ".4f",
-            [task_spread(scores[entry].get(task, {})) for entry in scores],
-        )
-        for task in TASKS
-    ]
-    sums = [sum_of_scores(scores, entry) for entry in scores]
-    columns.append(_column(sums, ".4f", [sum_spread(scores[entry]) for entry in scores]))
-    columns.append(_column([points[entry] for entry in scores], "d"))
-    return [ScoreRow(entry, cells) for entry, cells in zip(scores, zip(*columns, strict=True), strict=True)]
+    """The score table, best of each column marked (every one of equals), and those that repeats do not tell apart."""
+    comparisons = compare_entries(scores)
+    columns = [_column_of_scores(scores, column, comparisons) for column in (*TASKS, SUM)]
+    columns.append(_column(_borda_points(scores), "d"))
+    return [ScoreRow(entry, tuple(column[entry] for column in columns)) for entry in scores]
 
 
 def build_detail_rows(scores: Scores) -> list[ScoreRow]:
     """AUROC, novelty and diversity of each propensity task, best marked; columns by task, then detail."""
     columns = [
-        _column([scores[entry].get(task, {}).get(detail) for entry in scores], ".4f")
+        _column({entry: scores[entry].get(task, {}).get(detail) for entry in scores}, ".4f")
         for task in PROPENSITY
         for detail in DETAILS
     ]
-    return [ScoreRow(entry, cells) for entry, cells in zip(scores, zip(*columns, strict=True), strict=True)]
+    return [ScoreRow(entry, tuple(column[entry] for column in columns)) for entry in scores]
 
 
 def rank_entries(scores: Scores) -> list[Ranked]:
@@ -118,31 +117,37 @@ def task_score(scores: Scores, entry: str, task: str) -> float | None:
 
 def stand_to(scores: Scores, entry: str, other: str) -> Standing:
     """How an entry stands to another."""
-    shared = [task for task in TASKS if task in scores[entry] and task in scores[other]]
-    differences = [compare_results(scores[entry][task], scores[other][task]) for task in shared]
+    comparisons, differences = compare_entries(scores), []
+    for task in TASKS:
+        if task in scores[entry] and task in scores[other]:
+            is_level = comparisons.tell_apart(task, entry, other) is False
+            differences.append(0.0 if is_level else mean_score(scores[entry][task]) - mean_score(scores[other][task]))
     above, below = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
     return Standing(above, below, len(differences) - above - below)
 
 
 def rivals(scores: Scores, entry: str) -> list[str]:
-    """The entries whose sum of scores repeats cannot tell from an entry's, or is higher; none where noise is unknown.
-
-    Sums over other tasks do not compare.
-    """
-    own, tasks = sum_spread(scores[entry]), scores[entry].keys()
-    others = {other: sum_spread(of) for other, of in scores.items() if other != entry and of.keys() == tasks}
-    return [
-        other
-        for other, spread in others.items()
-        if own and spread and (spread.mean > own.mean or spread.is_within_noise_of(own))
-    ]
+    """The entries whose sum repeats do not tell from an entry's, or is higher; none where the noise is unknown."""
+    comparisons, own = compare_entries(scores), sum_spread(scores[entry])
+    found = []
+    for other, of_other in scores.items():
+        is_apart, spread = comparisons.tell_apart(SUM, entry, other), sum_spread(of_other)
+        if is_apart is False or (is_apart and own and spread and spread.mean > own.mean):
+            found.append(other)
+    return found
 
 
 def unknown_noise_note(scores: Scores) -> str | None:
-    """What to know before results that were not repeated are compared; None where all were, or there is one entry."""
+    """What to know before results whose noise is unknown are compared; None where there are none, or one entry."""
     results = [result for of_entry in scores.values() for result in of_entry.values()]
-    if len(scores) < 2 or all(map(task_spread, results)):
+    unknown = [result for result in results if not result.get("repeats")]
+    if len(scores) < 2 or not unknown:
         return None
+    if any(map(task_spread, unknown)):
+        return (
+            "How much of a difference is noise is unknown: an earlier version wrote these scores without those of each "
+            "repeat. The probe, run again, writes them."
+        )
     return "Scored once: how much of a difference is noise is unknown. Repeats tell (probe.repeats, 3 or more)."
 
 
@@ -174,21 +179,25 @@ def probe_note(probe: ProbeSettings) -> str | None:
 
 
 def noise_note(scores: Scores) -> str | None:
-    """What the marks of noise and the spreads mean; None where no entry was scored more than once."""
-    repeats = sorted({int(result.get("n_repeats") or 1) for tasks in scores.values() for result in tasks.values()})
-    if not repeats or repeats[-1] == 1:
+    """What the marks of noise mean; None where repeats compare no two entries."""
+    comparisons = compare_entries(scores)
+    if not len(comparisons):
         return None
     return (
-        f"over {' or '.join(map(str, repeats))} seeds and row orders, its mean cannot be told from the highest of the "
-        f"column: they differ by less than {NOISE:g} standard errors of the difference. A sum's spread takes the tasks "
-        "as independent."
+        "the repeats, which differ in seed and row order, do not tell it from the highest mean of the column "
+        f"({describe_comparisons(comparisons)})."
     )
+
+
+def has_spreads(scores: Scores) -> bool:
+    """Whether an entry was scored more than once."""
+    return any(task_spread(result) for of_entry in scores.values() for result in of_entry.values())
 
 
 def format_score_table(scores: Scores, note: str | None = None) -> str:
     """The score table as aligned plain text, a star after the best of each column, then the note.
 
-    With repeats, a tilde marks what they cannot tell from the highest mean, and a second table shows the spreads.
+    With repeats, a tilde marks what they do not tell from the highest mean, and a second table shows the spreads.
     """
     rows, noise = build_score_rows(scores), noise_note(scores)
     blank = "  " if noise else " "
@@ -196,9 +205,10 @@ def format_score_table(scores: Scores, note: str | None = None) -> str:
     text = _align_table([heads, *([row.entry, *(_marked(cell, blank) for cell in row.cells)] for row in rows)])
     text += ["", "* best in its column"]
     if noise:
+        text.append(f"~ {noise}")
+    if has_spreads(scores):
         spreads = [[row.entry, *(cell.spread or MISSING for cell in row.cells[:-1])] for row in rows]
-        text += [f"~ {noise}", "", "Mean ± standard deviation:"]
-        text += _align_table([["entry", *score_columns()[:-1]], *spreads])
+        text += ["", "Mean ± standard deviation:", *_align_table([["entry", *score_columns()[:-1]], *spreads])]
     return "\n".join([*text, *filter(None, [unknown_noise_note(scores), note])]) + "\n"
 
 
@@ -230,21 +240,31 @@ def _borda_points(scores: Scores) -> dict[str, int]:
     return borda(plain)
 
 
-def _column(
-    values: Sequence[float | None], spec: str, spreads: Sequence[Spread | None] | None = None
-) -> tuple[Cell, ...]:
-    best = max((value for value in values if value is not None), default=None)
-    spreads = spreads or [None] * len(values)
-    highest = max((spread for spread in spreads if spread), key=lambda spread: spread.mean, default=None)
-    is_close = [bool(spread and highest and spread.is_within_noise_of(highest)) for spread in spreads]
-    return tuple(
-        Cell(MISSING)
-        if value is None
-        else Cell(
-            format(value, spec),
-            is_best=value == best,
-            spread=f"{spread.mean:.4f} ± {spread.std:.4f}" if spread else None,
-            is_in_noise=close and sum(is_close) > 1,
+def _column_of_scores(scores: Scores, column: str, comparisons: Comparisons) -> dict[str, Cell]:
+    """Each entry's cell for a task or the sum."""
+    if column == SUM:
+        values: dict[str, float | None] = {entry: sum_of_scores(scores, entry) for entry in scores}
+        spreads = {entry: sum_spread(scores[entry]) for entry in scores}
+    else:
+        values = {entry: task_score(scores, entry, column) for entry in scores}
+        spreads = {entry: task_spread(scores[entry].get(column, {})) for entry in scores}
+    means = {entry: spread.mean for entry, spread in spreads.items() if spread}
+    highest = max(means, key=lambda entry: means[entry], default="")
+    close = {entry for entry in means if comparisons.tell_apart(column, entry, highest) is False}
+    return {
+        entry: replace(
+            cell,
+            spread=f"{spread.mean:.4f} ± {spread.std:.4f}" if (spread := spreads[entry]) else None,
+            is_in_noise=entry in close or bool(close and entry == highest),
         )
-        for value, spread, close in zip(values, spreads, is_close, strict=True)
-    )
+        for entry, cell in _column(values, ".4f").items()
+    }
+
+
+def _column(values: Mapping[str, float | None], spec: str) -> dict[str, Cell]:
+    """Each entry's cell for a number, the highest marked."""
+    best = max((value for value in values.values() if value is not None), default=None)
+    return {
+        entry: Cell(MISSING) if value is None else Cell(format(value, spec), is_best=value == best)
+        for entry, value in values.items()
+    }

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 PREFIX = "ubp-"
-HELD = ".held"
+LOCK = ".held"  # the name that it had from the first on: leftovers of earlier versions go too
 
 
 @functools.cache
@@ -20,20 +20,23 @@ def scratch_folder() -> Path:
     """
     remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
-    held = (folder / HELD).open("w")
-    fcntl.flock(held, fcntl.LOCK_EX)  # until the process ends, however it does
-    atexit.register(_remove, folder, held)
+    made = folder / f"{LOCK}.new"
+    lock = made.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # until the process ends, however it does
+    # renamed once it is locked: a process that starts meanwhile would take a file without a lock for an abandoned one
+    made.rename(folder / LOCK)
+    atexit.register(_remove, folder, lock)
     return folder
 
 
 def remove_abandoned() -> None:
     """Remove such folders of this user whose process has ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / HELD).open("r+") as held:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError), (folder / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove(folder: Path, held: object) -> None:
-    """``held`` is passed to stay open until now."""
+def _remove(folder: Path, lock: object) -> None:
+    """``lock`` is passed to stay open until now."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -43,7 +43,8 @@ def run(
     scores = score_entries(spark, config, workspace, entries, wanted)
     for entry, of_entry in scores.items():
         for task, result in of_entry.items():
-            named = {f"probe/{task}/{name}": value for name, value in figures(result).items()}
+            # a line of metrics holds numbers alone
+            named = {f"probe/{task}/{name}": value for name, value in figures(result).items() if name != "repeats"}
             append_metrics(workspace.metrics, {"entry": entry, **named})
     _write_scores(spark, scores, workspace)
 

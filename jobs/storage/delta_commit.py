@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from py4j.java_gateway import JavaClass
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-_PACKAGE = "org.apache.spark.sql.delta"
+_PACKAGE, _WRITE = "org.apache.spark.sql.delta", "DeltaOperations$Write"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,13 @@ class FileWriter(Protocol):
 
 
 def can_commit(spark: SparkSession) -> bool:
-    """Whether the session has Delta's transactions where open source has them; Databricks' own Delta has not."""
-    return "JavaClass" in type(_delta(spark).DeltaLog).__name__
+    """Whether the session has the classes that ``replace_by_files`` calls; Databricks' own Delta has others.
+
+    Py4J gives a package for a name under which there is no class.
+    """
+    delta = _delta(spark)
+    classes = (delta.DeltaLog, getattr(delta, _WRITE), delta.actions.Action)
+    return all(isinstance(found, JavaClass) for found in classes)
 
 
 def replace_by_files(
@@ -62,13 +68,13 @@ def replace_by_files(
         added = {"path": file.name, "partitionValues": {}, "size": file.n_bytes, "modificationTime": now}
         actions.add(_action(spark, "add", {**added, "dataChange": True, "stats": stats}))
     overwrite = _jvm(spark).org.apache.spark.sql.SaveMode.Overwrite
-    none, told = scala.Option.empty(), scala.Option.apply(note)
-    operation = getattr(delta, "DeltaOperations$Write")(overwrite, none, none, told)
+    none, noted = scala.Option.empty(), scala.Option.apply(note)
+    operation = getattr(delta, _WRITE)(overwrite, none, none, noted)
     return int(transaction.commit(scala.collection.JavaConverters.asScalaBuffer(actions), operation))
 
 
 def _metrics(spark: SparkSession, files: Sequence[WrittenFile]) -> Any:
-    """What the table's history tells of the commit."""
+    """What the table's history says of the commit."""
     jvm = _jvm(spark)
     metrics = jvm.scala.collection.immutable.HashMap()
     for name, value in {

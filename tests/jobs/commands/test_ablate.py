@@ -86,26 +86,34 @@ def test_without_entries_the_stage_to_run_is_named(spark: SparkSession, workspac
 
 
 def test_the_table_shows_what_is_lost_without_a_block() -> None:
-    def variant(name: str, **scores: float) -> dict[str, object]:
-        repeated = {"score": 0.0, "mean": scores["sku"], "std": 0.1, "n_repeats": 3}
+    def variant(name: str, swing: float = 0.0, **scores: float) -> dict[str, object]:
+        repeats = [scores["sku"] - swing, scores["sku"] + swing]
+        repeated = {"score": 0.0, "mean": scores["sku"], "std": 0.1, "n_repeats": 2, "repeats": repeats}
         of_task = {"churn": {"score": scores["churn"]}, "propensity_sku": repeated}
-        return {"name": name, "scores": of_task}
+        return {"name": name, "kind": name.split()[0], "scores": of_task}
 
     variants = [
         variant("only a", churn=0.5, sku=0.25),
-        variant("without a", churn=0.75, sku=0.5),
+        variant("without a", swing=0.1, churn=0.75, sku=0.5),
+        variant("without b", churn=0.75, sku=0.625),
         variant("all", churn=1.0, sku=0.375),
     ]
-    lines = ablate.format_ablation({"repeats": 3, "variants": variants}).splitlines()
+    lines = ablate.format_ablation({"repeats": 2, "variants": variants}).splitlines()
 
     assert [line.split() for line in lines[:-1]] == [
-        ["churn", "sku"],
-        ["only", "a", "0.5000", "0.2500"],
-        ["without", "a", "0.7500", "0.5000"],
-        ["-0.2500", "+0.1250~"],
-        ["all", "1.0000", "0.3750"],
+        ["churn", "sku", "sum"],
+        ["only", "a", "0.5000", "0.2500", "0.7500"],
+        ["without", "a", "0.7500", "0.5000", "1.2500"],
+        ["-0.2500", "+0.1250~", "-0.1250"],
+        ["without", "b", "0.7500", "0.6250", "1.3750"],
+        ["-0.2500", "+0.2500", "+0.0000"],
+        ["all", "1.0000", "0.3750", "1.3750"],
     ]
-    assert "means of 3 repeats" in lines[-1]
-    assert "(~ marks what may be noise)" in lines[-1]
+    assert lines[-1] == (
+        "Scores, means of 2 repeats; below each score without a block, the difference to all blocks (~ where repeats "
+        "do not tell it from none: paired t-tests, 2 in this table, Holm correction, level 5%)."
+    )
+    for of_variant in variants:
+        del of_variant["scores"]["propensity_sku"]
     once = ablate.format_ablation({"repeats": 1, "variants": variants})
-    assert once.endswith("scored once: how much of it is noise is unknown).\n")
+    assert once.endswith("(how much of it is noise is unknown: it takes --repeats, 3 or more).\n")

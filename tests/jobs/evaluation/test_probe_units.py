@@ -160,3 +160,25 @@ def test_results_that_were_there_when_a_unit_failed_are_given_before_its_error(t
     with pytest.raises(EntryError, match="no numbers"):
         take(units_of(tmp_path, "first", "bad", "second", "slow", "slow", "slow", "slow"))
     assert given == [("first", result), ("second", result)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_unit_is_scored_on_its_tasks_device_and_then_lets_it_go(tmp_path, monkeypatch, fails):
+    np.save(tmp_path / "embeddings.npy", np.zeros((2, 1), dtype=np.float16))
+    labels = np.zeros((2, 2), dtype=np.uint8), np.ones(2, dtype=bool)
+    happened = []
+
+    def score(*_, device, **__):
+        happened.append(device)
+        if fails:
+            raise EntryError("no numbers")
+        return TaskScore(0.5, 0.6)
+
+    monkeypatch.setattr(probe_units, "_entry_positions", lambda unit: np.arange(2))
+    monkeypatch.setattr(probe_units, "read_label_rows", lambda *_: labels)
+    monkeypatch.setattr(probe_units, "score_task", score)
+    monkeypatch.setattr(probe_units, "task_device", lambda: "cuda:3")
+    monkeypatch.setattr(probe_units, "release_device", lambda: happened.append("released"))
+    result = probe_units.score_unit(replace(UNIT, entry=tmp_path))
+    assert isinstance(result, EntryError) == fails
+    assert happened == ["cuda:3", "released"]

@@ -1,13 +1,16 @@
 """Every kind of page header is read; what a page's checksum says is tested with ``typed_files``."""
 
+import mmap
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from damage import damage_pages
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jobs.inputs.page_checksums import PageError, check_pages
+from jobs.inputs.page_checksums import PageError, _check_chunk, check_pages
 
 COLUMNS = ("sku", "timestamp")
 
@@ -36,3 +39,52 @@ def test_a_header_that_is_none_is_told_unless_its_column_or_row_group_is_not_ask
         check_pages(file, str(path), [0], COLUMNS)
     check_pages(file, str(path), [0], ["timestamp"])
     check_pages(file, str(path), [1], COLUMNS)
+
+
+def check_bytes(content: bytes, start: int = 0, end: int | None = None) -> None:
+    with mmap.mmap(-1, len(content)) as file:
+        file.write(content)
+        _check_chunk(file, start, len(content) if end is None else end, "sku")
+
+
+def header(n_bytes: int) -> bytes:
+    """A page's type and its stored bytes, in one byte, in Thrift's compact protocol."""
+    return bytes([0x15, 0, 0x25, (n_bytes << 1) ^ (n_bytes >> 31), 0])
+
+
+def test_a_chunk_is_as_many_pages_as_it_is_long() -> None:
+    check_bytes(header(3) + b"abc" + header(0))
+    check_bytes(b"no page", 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "position"),
+    [
+        (header(-5) + b"abcde", 0),  # read on from here, it would come by the same header again and again
+        (header(-1) + b"abcde", 0),
+        (header(3) + b"abc" + header(60) + b"abc", 8),
+        (header(3) + b"abc" + header(1)[:3], 8),
+        (b"\x15" + b"\xff" * 2000, 0),  # a number without an end
+        (b"\x1c" * 5000, 0),  # structs without an end
+        (b"\x18\xff\xff\xff\xff\x7f" + b"a" * 50, 0),  # a text of 32 GiB
+        (b"\x19" + b"a" * 50, 0),  # a list, of which no page header has one
+    ],
+)
+def test_sizes_that_cannot_be_are_told(content: bytes, position: int) -> None:
+    with pytest.raises(PageError, match=rf"^no page header at byte {position} of column 'sku'$"):
+        check_bytes(content)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 4), (4, 2), (0, 9), (9, 12)])
+def test_a_chunk_beyond_its_file_is_told(start: int, end: int) -> None:
+    with pytest.raises(PageError, match=rf"^column 'sku' at bytes {start} to {end}, of 8$"):
+        check_bytes(header(3) + b"abc", start, end)
+
+
+@given(st.binary(min_size=1, max_size=300))
+@settings(max_examples=500, deadline=2000)
+def test_any_bytes_are_pages_or_are_told(content: bytes) -> None:
+    try:
+        check_bytes(content)
+    except PageError as error:
+        assert "no page header" in str(error) or "does not have its CRC" in str(error)

@@ -4,7 +4,7 @@ import pytest
 from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some_facts, some_metrics, some_scores
 
 from conf.load import load_config
-from jobs.reporting.ablation import Change, rows_alone, rows_without
+from jobs.reporting.ablation import Change, noise_of_changes, rows_alone, rows_without
 from jobs.reporting.history import StageRun, stage_runs, training_histories
 from jobs.reporting.page import Verdict, render_page, tell_verdict
 from jobs.reporting.tables import Standing
@@ -63,7 +63,9 @@ def test_the_spread_and_the_noise_are_shown_only_of_repeats():
     assert "±" not in once
     assert "≈" not in once
     assert "0.6188 ± 0.0034" in thrice
-    assert "≈ over 3 seeds and row orders" in thrice
+    # six pairs of four entries, on six tasks and on the sum
+    assert "≈ the repeats, which differ in seed and row order, do not tell it" in thrice
+    assert "(paired t-tests, 42 in this table, Holm correction, level 5%)" in thrice
 
 
 def test_the_verdict_names_the_first_entry_and_how_it_stands_to_the_baseline():
@@ -89,13 +91,13 @@ def test_entries_that_share_the_first_place_are_all_named_and_the_baseline_is_no
 
 def test_the_verdict_claims_nothing_that_repeats_cannot_tell():
     scores = some_scores(3)
-    noisy = dict.fromkeys(["churn", "conversion"], 0.2) | {"propensity_sku": 0.0001}
-    for tasks in scores.values():
-        for task, std in noisy.items():
-            tasks[task]["std"] = std
+    for place, tasks in enumerate(scores.values()):
+        for task in ("churn", "conversion"):  # each entry moves in a direction of its own
+            mean, swing = tasks[task]["mean"], 0.02 * (place - 1)
+            tasks[task]["repeats"] = [mean - swing, mean + swing, mean]
     text = told(render(some_facts(scores=scores, ablation=some_ablation(3))))
     assert "it is above the organisers' baseline on 4 of 6 tasks, not to be told from it on 2." in text
-    assert "Over the repeats its sum is not above that of product_buy, ensemble by more than noise." in text
+    assert "Over the repeats its sum is not above that of baseline, product_buy, ensemble by more than noise." in text
     assert "Scored once" not in text
 
 
@@ -103,7 +105,7 @@ def test_the_verdict_on_entries_that_were_scored_once_says_that_noise_is_unknown
     text = told(full_page())
     verdict = text[text.index("has the first place") : text.index("clients,")]
     assert "on 6 of 6 tasks. Scored once: how much of a difference is noise is unknown." in verdict
-    assert "how much of a change is noise is unknown" in text
+    assert "How much of a change is noise is unknown" in text
     assert "Scored once" not in told(page(ONE))
 
 
@@ -170,13 +172,15 @@ def test_a_block_whose_loss_lowers_the_score_helps_and_noise_is_told():
     assert once[0].changes[0] == Change(f"{MINUS}0.0300", helps=True)
     assert once[1].changes[0] == Change("+0.0100", helps=False)
     assert once[1].changes[-1] == Change("+0.0600", helps=False)
-    # 0.0100 is 3.6 standard errors of the difference: 0.0034 sqrt(2 / 3)
     assert thrice[1].changes[0] == Change("+0.0100", helps=False)
-    # 8.8 of those of the sum, 0.0034 sqrt(6 * 2 / 3)
     assert thrice[1].changes[-1] == Change("+0.0600", helps=False)
+    assert noise_of_changes(some_ablation()).startswith("How much of a change is noise is unknown")
+    assert "paired t-tests, 14 in this table" in noise_of_changes(some_ablation(3))
     close = some_ablation(3)
     for variant in close["variants"]:
-        variant["scores"]["churn"]["mean"] = 0.61 if variant["kind"] == "all" else 0.6099
+        churn = variant["scores"]["churn"]
+        churn["mean"] = 0.61 if variant["kind"] == "all" else 0.6099
+        churn["repeats"] = [churn["mean"] + shift for shift in (-0.001, 0.0, 0.001)[:: 1 if variant["block"] else -1]]
     assert rows_without(close)[0].changes[0] == Change(f"{MINUS}0.0001", helps=True, is_in_noise=True)
     for variant in close["variants"]:
         variant["scores"] = {"churn": variant["scores"]["churn"]}

@@ -112,13 +112,15 @@ def test_repeats_add_mean_and_deviation_to_the_organisers_score(spark, shop, cap
     run(spark, replace(TINY, probe=replace(TINY.probe, repeats=3)), shop)
     assert "6 units, 2 of them scored before" in caplog.text
     found = figures_of(shop)["ensemble"]["churn"]
-    assert list(found) == ["score", "auroc", "mean", "std", "n_repeats"]
+    assert list(found) == ["score", "auroc", "mean", "std", "n_repeats", "repeats"]
     assert {name: found[name] for name in once} == once
-    assert found["n_repeats"] == 3
+    assert (found["n_repeats"], len(found["repeats"]), found["repeats"][0]) == (3, 3, once["score"])
+    assert found["mean"] == pytest.approx(np.mean(found["repeats"]), abs=1e-4)
     assert found["std"] > 0
     assert abs(found["mean"] - found["score"]) < 2 * found["std"]
     rows = read_table(spark, shop, SCORES).filter("task = 'churn'").collect()
-    assert [(row["mean"], row["std"], row["n_repeats"]) for row in rows] == [(found["mean"], found["std"], 3)]
+    figures = ("mean", "std", "n_repeats", "repeats")
+    assert [[row[name] for name in figures] for row in rows] == [[found[name] for name in figures]]
 
 
 def count_scored(monkeypatch, fail_after=None):
@@ -133,7 +135,7 @@ def count_scored(monkeypatch, fail_after=None):
             scored.append(unit.key)
             yield unit, result
 
-    monkeypatch.setattr("jobs.stages.probe.score_units", counting)
+    monkeypatch.setattr("jobs.evaluation.scores.score_units", counting)
     return scored
 
 

@@ -2,12 +2,15 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
+from jobs.storage import delta_commit
 from jobs.storage.delta_commit import WrittenFile, can_commit, replace_by_files
 from jobs.storage.delta_tables import latest_commit, latest_version, read_history, read_table, write_table
 from jobs.storage.workspace import Workspace
@@ -36,10 +39,24 @@ def urls_of(spark: SparkSession, workspace: Workspace, version: int | None = Non
     return sorted(row["url"] for row in read_table(spark, workspace, VISITS, version).collect())
 
 
+@pytest.mark.parametrize("missing", ["DeltaLog", "DeltaOperations$Write", "actions"])
+def test_files_are_committed_only_where_delta_has_all_the_classes(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    assert can_commit(spark)
+    here = delta_commit._delta(spark)
+
+    class Elsewhere:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(spark._jvm.com.databricks.sql.transaction.tahoe if name == missing else here, name)
+
+    monkeypatch.setattr(delta_commit, "_delta", lambda _: Elsewhere())
+    assert not can_commit(spark)
+
+
 def test_each_commit_replaces_the_rows_and_the_former_version_can_be_read(
     spark: SparkSession, workspace: Workspace
 ) -> None:
-    assert can_commit(spark)
     folder = Path(workspace.table("page_visit"))
     first, second, third = (write_file(folder, f"part-{n}.parquet", *range(10 * n, 10 * n + 3)) for n in range(3))
     write_file(folder, "part-of-a-killed-write.parquet", 99)
