@@ -52,7 +52,7 @@ def pack(out: Path, file: Path, others: dict[str, Path]) -> None:
     from jobs.storage.workspace import Workspace
 
     config, workspace = load_config(str(out / "config.yaml")), Workspace(out)
-    folders = {path.name: path for path in list_entries(workspace, list(config.behaviours))} | others
+    folders = {path.name: path for path in list_entries(workspace, list(config.encoders))} | others
     arrays = read_labels(config, workspace)
     client_ids = arrays.pop("client_ids")
     for name, folder in folders.items():

@@ -12,6 +12,7 @@ from conf.sequences import SequenceSettings
 from conf.spark import SparkSettings
 from conf.training import FeedSettings, TrainingSettings
 from schemas.behaviours import ItemKind
+from schemas.blocks import ACTIVITY, ENSEMBLE, RESERVED
 from schemas.tables import TableSchema, events_table
 
 
@@ -42,9 +43,17 @@ class PipelineConfig(Settings):
             require(is_identifier(name), f"behaviours: a name has letters, digits, _; found {name!r}; rename it")
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
+        taken = [*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else [])]
+        for name, folder in self.ensemble.named_blocks.items():
+            require(
+                name not in (*taken, *(RESERVED if folder else ())),
+                f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
+                "of its own",
+            )
 
     def _check_encoder(self, name: str, encoder: EncoderSettings) -> None:
         require(is_identifier(name), f"encoders: a name has letters, digits, _; found {name!r}; rename it")
+        require(name not in RESERVED, f"encoders: {name!r} is the name of another block or profile; rename it")
         unknown = [behaviour for behaviour in encoder.behaviours if behaviour not in self.behaviours]
         require(
             not unknown,

@@ -16,13 +16,13 @@ MAX_WIDTH = 2048
 
 @dataclass(frozen=True)
 class EnsembleSettings(Settings):
-    """How blocks of vectors, one per behaviour and those of other entries, become one profile."""
+    """How blocks of vectors, one per encoder and others, become one profile."""
 
     composition: Literal["concat", "mean"] = "concat"
-    """``mean`` is over the behaviours that a client has; further entries stand beside it."""
+    """``mean`` is over the encoders' blocks that a client has; ``activity`` and further blocks stand beside it."""
     scaling: Literal["none", "block", "column"] = "none"
-    """Of the behaviours' blocks. ``block``: take away each column's mean, divide by the block's standard deviation;
-    ``column``: by each column's own. Means and deviations are of the clients that have the block."""
+    """Of the encoders' blocks and ``activity``. ``block``: take away each column's mean, divide by the block's standard
+    deviation; ``column``: by each column's own. Means and deviations are of the clients that have the block."""
     absent: Literal["zeros", "mean"] = "zeros"
     """What stands for a block that a client lacks, before scaling: zeros (*paper*) or the block's mean."""
     presence_flags: bool = True
@@ -35,14 +35,15 @@ class EnsembleSettings(Settings):
     activity_days: tuple[PositiveInt, ...] = (7, 14, 28, 90)
     """Lengths of the windows that end at the cutoff."""
     blocks: tuple[str, ...] = ()
-    """Further entries, as ``NAME`` or ``NAME=DIR``: with any, the embed stage also makes ``ensemble+NAME``."""
+    """Further blocks, as ``NAME``, a block of the run, or ``NAME=DIR``, an entry that becomes one, in which all clients
+    count as present: with any, the stage ``profile`` also makes ``ensemble+NAME``."""
     blocks_scaling: Literal["none", "block", "column"] = "column"
-    """As ``scaling``, of the further entries."""
+    """As ``scaling``, of the further blocks."""
     blocks_weight: PositiveFloat = 1.0
-    """Multiplies the further entries' numbers after that: the wider a column's values spread, the more a probe sees of
+    """Multiplies the further blocks' numbers after that: the wider a column's values spread, the more a probe sees of
     it, and hundreds of them drown what else a profile holds."""
     log_blocks: bool = True
-    """Take sign(x) log(1 + |x|) of the further entries' numbers first: counts have heavy tails."""
+    """Take sign(x) log(1 + |x|) of the further blocks' numbers first: counts have heavy tails."""
 
     def __post_init__(self) -> None:
         named = [re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None for name in self.named_blocks]
@@ -54,5 +55,5 @@ class EnsembleSettings(Settings):
 
     @property
     def named_blocks(self) -> dict[str, str]:
-        """Name of each of ``blocks`` -> its folder, empty for an entry of this run."""
+        """Name of each of ``blocks`` -> the folder of its entry, empty for a block of the run."""
         return {name: folder for name, _, folder in (block.partition("=") for block in self.blocks)}

@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=_run_stage, stage=stage)
         if stage.name == "probe":
             _add_probe_flags(command)
-        if stage.name == "embed":
+        if stage.name == "profile":
             _add_block_flag(command)
     _add_ablate(commands)
     _add_validate(commands)
@@ -259,8 +259,8 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
     """Check all that can be checked without Spark before the output directory is touched."""
+    from jobs.blocks.imported import require_blocks
     from jobs.inputs.challenge_directory import check_challenge
-    from jobs.profiles.composition import require_blocks
 
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]

@@ -159,11 +159,24 @@ SEQUENCES = TableSchema(
     "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint",
     ("behaviour", "is_held_out", "width"),
 )
-EMBEDDINGS = TableSchema(
-    "embeddings",
-    "one relevant client; embedding: the behaviours' vectors one after another, zeros where it has no events; present: "
-    "the behaviours in which it has some",
-    "position bigint, client_id bigint, embedding array<float>, present array<string>",
+BLOCKS = TableSchema(
+    "blocks",
+    "one relevant client of one block, as it was before cutoff; vector is null where the client is not present: it has "
+    "nothing there that a vector could be made of",
+    "block string, cutoff timestamp_ntz, client_id bigint, is_present boolean, vector array<float>",
+    ("block", "cutoff"),
+)
+BLOCK_COLUMNS = TableSchema(
+    "block_columns",
+    "one column of one block's vectors; made_from: what the block was made from",
+    "block string, position int, column string, made_from string",
+    ("block",),
+)
+PROFILES = TableSchema(
+    "profiles",
+    "one relevant client of one profile; position is its row in the entry; present: the profile's blocks that it has",
+    "profile string, position bigint, client_id bigint, vector array<float>, present array<string>",
+    ("profile",),
 )
 LABELS = TableSchema(
     "labels",

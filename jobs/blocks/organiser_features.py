@@ -5,24 +5,31 @@ Per behaviour with ids: ``<behaviour>/count``, then ``<behaviour>/<days>d/<colum
 values. Per behaviour with codes: ``<behaviour>/mean_code_<i>``.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from conf.inputs import BehaviourSettings
+from jobs.blocks.table import Block
 from jobs.storage.stored_rows import timestamp_literal
-from jobs.transforms.windows import collect_last_timestamp
+from jobs.transforms.clients import rows_of_clients
+from jobs.transforms.windows import collect_last_timestamp, events_before
 from schemas import columns as c
-from schemas.behaviours import CODES_PER_QUERY
+from schemas.behaviours import CODES_PER_QUERY, ItemKind
+from schemas.blocks import BASELINE
+from schemas.errors import InputError
 
 WINDOW_DAYS = (1, 7, 30)
 TOP_VALUES = 10
-FLOAT16_MAX = 65504.0
-"""Larger counts are clipped to it: the entry's float16 holds none."""
 
 FEATURES = "features"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,42 @@ class BehaviourFeatures:
 
     names: list[str]
     frame: DataFrame
+
+
+def collect_organiser_features(
+    events: Mapping[str, DataFrame], clients: DataFrame, cutoff: datetime, behaviours: Mapping[str, BehaviourSettings]
+) -> tuple[Block, DataFrame]:
+    """The block ``baseline``, and one row per client with an event before the cutoff: ``client_id``, ``vector``.
+
+    A behaviour without such an event is left out. A client without events of a behaviour has zeros there.
+
+    Parameters
+    ----------
+    events : behaviour -> one row per event, with its ``counted_columns``, or its item where that is of kind codes
+
+    Raises
+    ------
+    InputError
+        If no behaviour has such an event.
+    """
+    parts = []
+    for name, frame in events.items():
+        settings, own = behaviours[name], rows_of_clients(events_before(frame, cutoff), clients)
+        if settings.kind == ItemKind.CODES:
+            part = collect_mean_codes(own, name, settings.item)
+        else:
+            part = collect_count_features(own, name, counted_columns(settings.item))
+        if part is None:
+            log.info("  %s: %s is left out: the relevant clients have no input event of it", BASELINE, name)
+        else:
+            parts.append(part)
+    if not parts:
+        raise InputError(
+            f"expected input events of the relevant clients in one of {sorted(events)}, found none; do "
+            "input/relevant_clients.npy and the events belong together?"
+        )
+    columns = tuple(name for part in parts for name in part.names)
+    return Block(BASELINE, columns, f"the organisers' features of {', '.join(events)}"), join_features(parts)
 
 
 def counted_columns(item: str) -> tuple[str, ...]:
@@ -62,8 +105,8 @@ def collect_count_features(events: DataFrame, behaviour: str, columns: Sequence[
         for column in columns:
             for value in top[column]:
                 counts[f"{behaviour}/{days}d/{column}={value}"] = _count_since(last, days, column, value)
-    clipped = [F.least(count.cast("float"), F.lit(FLOAT16_MAX).cast("float")) for count in counts.values()]
-    return BehaviourFeatures(list(counts), events.groupBy(c.CLIENT_ID).agg(F.array(*clipped).alias(FEATURES)))
+    features = F.array(*(count.cast("float") for count in counts.values()))
+    return BehaviourFeatures(list(counts), events.groupBy(c.CLIENT_ID).agg(features.alias(FEATURES)))
 
 
 def collect_top_values(events: DataFrame, column: str) -> list[int]:
@@ -88,16 +131,15 @@ def collect_mean_codes(events: DataFrame, behaviour: str, item: str) -> Behaviou
     return BehaviourFeatures([f"{behaviour}/mean_code_{place}" for place in range(CODES_PER_QUERY)], frame)
 
 
-def join_features(clients: DataFrame, parts: Sequence[BehaviourFeatures]) -> DataFrame:
-    """One row per client: ``position``, ``client_id``, ``features`` array<float>, the parts one after another.
+def join_features(parts: Sequence[BehaviourFeatures]) -> DataFrame:
+    """One row per client with any part: ``client_id``, ``vector`` array<float>, the parts one after another.
 
     A client without events of a behaviour has zeros there.
     """
-    joined = clients.select(c.POSITION, c.CLIENT_ID)
-    columns = []
-    for number, part in enumerate(parts):
-        name = f"part_{number}"
-        joined = joined.join(part.frame.withColumnRenamed(FEATURES, name), on=c.CLIENT_ID, how="left")
-        zeros = F.array_repeat(F.lit(0.0).cast("float"), len(part.names))
-        columns.append(F.coalesce(F.col(name), zeros))
-    return joined.select(c.POSITION, c.CLIENT_ID, F.concat(*columns).alias(FEATURES))
+    named = [part.frame.withColumnRenamed(FEATURES, f"part_{number}") for number, part in enumerate(parts)]
+    joined = reduce(lambda one, other: one.join(other, on=c.CLIENT_ID, how="outer"), named)
+    columns = [
+        F.coalesce(F.col(f"part_{number}"), F.array_repeat(F.lit(0.0).cast("float"), len(part.names)))
+        for number, part in enumerate(parts)
+    ]
+    return joined.select(c.CLIENT_ID, F.concat(*columns).alias(c.VECTOR))

@@ -1,4 +1,4 @@
-"""Sequences and models -> each client's vectors."""
+"""Sequences and encoders -> each client's vectors, one block per encoder."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -7,105 +7,97 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.encoders import InferenceSettings
-from jobs.storage.entry_files import rectangle
+from jobs.blocks.table import Block
+from jobs.runtime.devices import release_device, task_device
 from jobs.transforms.clients import rows_of_clients
 from ml.data.sequence_batch import Sequences
 from ml.inference.embed import embed_sequences
 from ml.models.protocol import SequenceEncoder
 from ml.training.checkpoint import load_model
-from schemas.columns import ACTIVITY, BEHAVIOUR, CLIENT_ID, EMBEDDING, POSITION, PRESENT, TOKEN_IDS
+from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_PRESENT, POSITION, TOKEN_IDS, VECTOR
 
 ROWS_PER_CHUNK = 4096
 """Clients whose vectors one Python worker holds at a time."""
+ROWS_DDL = f"{BLOCK} string, {CLIENT_ID} bigint, {IS_PRESENT} boolean, {VECTOR} array<float>"
 
 Batches = Iterable[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where one behaviour's model lies and the vocabulary that it must belong to."""
+    """Where an encoder's model lies, what it reads, and the vocabulary that it must belong to.
 
-    behaviour: str
+    Attributes
+    ----------
+    name : of the encoder, and of its block
+    stream : the sequences that it reads
+    """
+
+    name: str
+    stream: str
     folder: Path
     vocabulary_fingerprint: str
+    settings: InferenceSettings
 
-    def load(self) -> SequenceEncoder:
-        """The model; ModelError if it is damaged or belongs to another vocabulary."""
-        return load_model(self.folder, self.vocabulary_fingerprint)[0]
+    def load(self, device: str = "cpu") -> SequenceEncoder:
+        """The model on a device; ModelError if it is damaged or belongs to another vocabulary."""
+        return load_model(self.folder, self.vocabulary_fingerprint)[0].to(device)
+
+    def block(self) -> Block:
+        """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
+        columns = tuple(f"{self.name}/{number}" for number in range(self.load().hidden_size))
+        return Block(self.name, columns, f"{self.folder}, vocabulary {self.vocabulary_fingerprint}")
 
 
-def join_sequences(
-    clients: DataFrame, sequences: DataFrame, behaviours: Sequence[str], activity: DataFrame | None = None
-) -> DataFrame:
-    """One row per relevant client: position, client_id and one column per behaviour, null if absent.
+def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[str]) -> DataFrame:
+    """One row per relevant client: position, client_id and one column of token ids per stream, null if absent.
 
-    A behaviour's column holds a struct of token_ids and, where it is given, activity. Tokens are brought to their
-    client before a model sees them: they are a hundred times smaller than vectors.
-
-    Parameters
-    ----------
-    activity : behaviour, client_id, activity array<float>, for each client with a sequence of the behaviour
+    Tokens are brought to their client before a model sees them: they are a hundred times smaller than vectors.
     """
     relevant = rows_of_clients(sequences, clients)
-    if activity is not None:
-        relevant = relevant.join(activity, on=[BEHAVIOUR, CLIENT_ID], how="left")
-    sequence = F.first(F.struct(TOKEN_IDS, *([] if activity is None else [ACTIVITY])))
-    by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(behaviours)).agg(sequence)
-    joined = clients.join(by_client, on=CLIENT_ID, how="left")
-    return joined.select(POSITION, CLIENT_ID, *behaviours)
+    by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(streams)).agg(F.first(TOKEN_IDS))
+    return clients.join(by_client, on=CLIENT_ID, how="left").select(POSITION, CLIENT_ID, *streams)
 
 
-def embed_clients(
-    sources: Sequence[ModelSource], settings: InferenceSettings, n_counts: int = 0
-) -> Callable[[Batches], Batches]:
-    """A ``mapInArrow`` function: rows of ``join_sequences`` -> rows of ``tables/embeddings``.
+def embed_clients(sources: Sequence[ModelSource]) -> Callable[[Batches], Batches]:
+    """A ``mapInArrow`` function: rows of ``join_sequences`` -> a row per block and client, ``ROWS_DDL``.
 
-    Each Python worker loads each model once.
+    Each Python worker loads each model once, onto the GPU of its task where there is one.
     """
 
     def stream(batches: Batches) -> Batches:
         torch.set_num_threads(1)  # one Spark task, one core
-        models = {source.behaviour: source.load() for source in sources}
-        for batch in batches:
-            for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
-                yield _embed_chunk(batch.slice(start, ROWS_PER_CHUNK), models, settings, n_counts)
+        device = task_device()
+        try:
+            models = {source.name: source.load(device) for source in sources}
+            for batch in batches:
+                for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
+                    chunk = batch.slice(start, ROWS_PER_CHUNK)
+                    yield from (_embed_chunk(chunk, source, models[source.name]) for source in sources)
+        finally:
+            release_device()
 
     return stream
 
 
-def _embed_chunk(
-    chunk: pa.RecordBatch, models: dict[str, SequenceEncoder], settings: InferenceSettings, n_counts: int
-) -> pa.RecordBatch:
-    blocks = [_embed_column(chunk.column(name), model, settings, n_counts) for name, model in models.items()]
-    vectors = np.concatenate(blocks, axis=1)
-    offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1]), pa.int32())
-    is_present = np.stack([chunk.column(name).is_valid().to_numpy(zero_copy_only=False) for name in models], axis=1)
-    present = [[name for name, has_it in zip(models, row, strict=True) if has_it] for row in is_present]
+def _embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
+    column = chunk.column(source.stream)
+    is_present = column.is_valid().to_numpy(zero_copy_only=False)
+    token_ids = column.drop_null()
+    sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
+    vectors = embed_sequences(model, sequences, source.settings)  # [present clients, hidden size]
+    offsets = np.concatenate([[0], np.cumsum(is_present * model.hidden_size)])
+    starts = pa.array(offsets, pa.int32(), mask=np.append(~is_present, False))  # a masked start is a null vector
     return pa.RecordBatch.from_arrays(
         [
-            chunk.column(POSITION),
+            pa.array([source.name] * len(column)),
             chunk.column(CLIENT_ID),
-            pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel(), pa.float32())),
-            pa.array(present, pa.list_(pa.string())),
+            pa.array(is_present),
+            pa.ListArray.from_arrays(starts, pa.array(vectors.ravel(), pa.float32())),
         ],
-        names=[POSITION, CLIENT_ID, EMBEDDING, PRESENT],
+        names=[BLOCK, CLIENT_ID, IS_PRESENT, VECTOR],
     )
-
-
-def _embed_column(
-    column: pa.StructArray, model: SequenceEncoder, settings: InferenceSettings, n_counts: int
-) -> NDArray[np.float32]:
-    """One behaviour's vectors, float32 [rows, hidden size and counts]; zeros where the client is absent."""
-    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    token_ids, *activity = column.drop_null().flatten()
-    sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
-    vectors = np.zeros((len(column), model.hidden_size + n_counts), np.float32)
-    vectors[rows, : model.hidden_size] = embed_sequences(model, sequences, settings)
-    if activity and len(rows):
-        vectors[rows, model.hidden_size :] = rectangle(activity[0], np.dtype(np.float32))
-    return vectors

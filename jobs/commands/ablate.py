@@ -1,7 +1,7 @@
 """ablate: what each block of the profile is worth, on the six tasks.
 
 Composes each block alone, all but each, and all, scores them as the probe scores entries, and writes
-``ablation.json``. The composed entries are removed when they are scored.
+``ablation.json``. The composed profiles and their entries are removed when they are scored.
 """
 
 import json
@@ -13,21 +13,19 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
-from jobs.evaluation.ablation import (
-    ALL,
-    WITHOUT,
-    compare_to_whole,
-    describe,
-    describe_sources,
-    embedded_behaviours,
-    list_variants,
-)
+from jobs.blocks.imported import import_blocks
+from jobs.evaluation.ablation import ALL, WITHOUT, compare_to_whole, describe, describe_sources, list_variants
 from jobs.evaluation.comparison import SUM, describe_comparisons, mean_score
 from jobs.evaluation.scores import score_entries
-from jobs.profiles.composition import open_blocks, write_profiles
-from jobs.profiles.moments import collect_moments
+from jobs.profiles.composition import collect_profile_blocks, compose_profiles
+from jobs.profiles.export import export_profiles
+from jobs.storage.delta_tables import read_table
+from jobs.storage.locations import spark_url
 from jobs.storage.workspace import Workspace
+from jobs.transforms.windows import collect_windows
 from ml.files.atomic import replace_text
+from schemas.columns import PROFILE
+from schemas.tables import CLIENTS, PROFILES, WINDOWS
 from schemas.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -37,17 +35,22 @@ def run(
     spark: SparkSession, config: PipelineConfig, workspace: Workspace, wanted: Sequence[str] = TASKS
 ) -> dict[str, Any]:
     """Write ``ablation.json``, the scores of each variant on the wanted tasks, and return its content, ``describe``."""
-    blocks = open_blocks(workspace, embedded_behaviours(config, workspace), config.ensemble)
+    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    clients = read_table(spark, workspace, CLIENTS)
+    import_blocks(config.ensemble, clients, cutoff, workspace)
+    blocks = collect_profile_blocks(spark, config, workspace).all
     variants = list_variants(blocks)
-    moments = collect_moments(spark.sparkContext, blocks)
     sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
     folder = workspace.out / ".ablation"
+    entries = {variant.name: folder / variant.name for variant in variants}
+    composed = spark_url(folder / ".profiles")
     try:
-        widths = {
-            variant.name: write_profiles(variant.parts, moments, folder / variant.name, config.ensemble)
-            for variant in variants
-        }
-        scores = score_entries(spark, config, workspace, [folder / variant.name for variant in variants], wanted)
+        parts = {variant.name: variant.parts for variant in variants}
+        rows = compose_profiles(spark, workspace, parts, cutoff, config.ensemble)
+        rows.write.mode("overwrite").partitionBy(PROFILE).parquet(composed)
+        profiles = spark.read.schema(PROFILES.ddl).parquet(composed)
+        widths = export_profiles(profiles, entries, clients.count())
+        scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources}

@@ -9,14 +9,14 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
+from jobs.blocks.table import Block, collect_blocks, collect_digests
 from jobs.evaluation.comparison import Comparisons, compare_entries
-from jobs.evaluation.probe_units import digest_entry
 from jobs.evaluation.scores import EntryScores, figures
-from jobs.profiles.composition import StoredBlock
+from jobs.profiles.composition import list_own_blocks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import digest, read_json
 from jobs.storage.workspace import Workspace
-from schemas.errors import EntryError
+from jobs.transforms.windows import collect_windows
 from schemas.tables import LABELS, WINDOWS
 from schemas.tasks import TaskScore
 
@@ -69,7 +69,7 @@ class Variant:
 
     kind: str
     block: str | None
-    parts: tuple[StoredBlock, ...]
+    parts: tuple[Block, ...]
 
     @property
     def name(self) -> str:
@@ -77,37 +77,29 @@ class Variant:
         return self.kind if self.block is None else f"{self.kind} {self.block}"
 
 
-def embedded_behaviours(config: PipelineConfig, workspace: Workspace) -> list[str]:
-    """The behaviours that have an entry, in the configuration's order; EntryError if none has."""
-    found = [name for name in config.behaviours if workspace.entry(name).is_dir()]
-    if not found:
-        raise EntryError(f"expected entries of behaviours in {workspace.entry('')}, found none; run embed first")
-    return found
-
-
 def describe_sources(
     spark: SparkSession, config: PipelineConfig, workspace: Workspace, blocks: Sequence[str]
 ) -> dict[str, str]:
     """Digests of all that an ablation of these blocks depends on, by name: a later run that changes one outdates it.
 
-    An entry that is missing has an empty digest. Popularities count the train window's purchases, so they stand for
+    A block that is missing has an empty digest. Popularities count the train window's purchases, so they stand for
     the labels, whose table is large and whose files are others after each write.
     """
-    entries = {f"entry {name}": workspace.entry(name) for name in blocks}
+    windows = read_table(spark, workspace, WINDOWS)
+    found = collect_digests(spark, workspace, blocks, collect_windows(windows).input_end)
     settings = [
         {name: value for name, value in asdict(of).items() if name not in ("blocks", "repeats")}
         for of in (config.ensemble, config.probe)
     ]
     labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()
-    windows = read_table(spark, workspace, WINDOWS).collect()
     return {
-        **{name: digest_entry(folder) if folder.is_dir() else "" for name, folder in entries.items()},
-        "labels": digest([windows, labels]),
+        **{f"block {name}": found.get(name, "") for name in blocks},
+        "labels": digest([windows.collect(), labels]),
         "settings of ensemble and probe": digest(settings),
     }
 
 
-def list_variants(blocks: Sequence[StoredBlock]) -> list[Variant]:
+def list_variants(blocks: Sequence[Block]) -> list[Variant]:
     """Each block alone, all but each, all; of two blocks or fewer, all but each is another alone and is left out."""
     only = [Variant(ONLY, block.name, (block,)) for block in blocks]
     without = [Variant(WITHOUT, block.name, tuple(other for other in blocks if other is not block)) for block in blocks]
@@ -147,7 +139,8 @@ def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     if config.windows.mode == "entry" or not path.exists():
         return None
     ablation: Ablation = read_json(path, AblationFile, RUN_ABLATE)
-    blocks = dict.fromkeys([*embedded_behaviours(config, workspace), *ablation["blocks"]])
+    own = list_own_blocks(config, collect_blocks(spark, workspace))
+    blocks = dict.fromkeys([*own, *ablation["blocks"]])
     now = describe_sources(spark, config, workspace, list(blocks))
     made_of = ablation.get("made_of", {})
     if changed := [name for name, digest in now.items() if made_of.get(name) != digest]:

@@ -22,6 +22,7 @@ from jobs.transforms.windows import ENTRY_MODE, collect_windows
 from ml.evaluation.probe import over_repeats
 from schemas import columns as c
 from schemas import tasks
+from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE
 from schemas.errors import ConfigError, EntryError, InputError
 from schemas.tables import CLIENTS, LABELS, TARGETS, WINDOWS
 from schemas.tasks import TaskScore
@@ -58,7 +59,7 @@ def score_entries(
             "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
             "stages from split with windows.mode=evaluate"
         )
-    entries = entries or list_entries(workspace, list(config.behaviours))
+    entries = entries or list_entries(workspace, list(config.encoders))
     clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
     check_entries(entries, read_client_ids(snapshot_files(clients)))
     scorable = collect_scorable_tasks(targets, wanted)
@@ -80,13 +81,13 @@ def _over_repeats(results: Sequence[TaskScore]) -> TaskScore:
     return replace(over_repeats(results), repeats=scores if len(scores) > 1 else None)
 
 
-def list_entries(workspace: Workspace, behaviours: list[str]) -> list[Path]:
-    """The entries' folders: baseline, the behaviours in order, ensemble, then any other by name."""
-    order = ["baseline", *behaviours, "ensemble"]
+def list_entries(workspace: Workspace, encoders: list[str]) -> list[Path]:
+    """The entries' folders: baseline, activity, the encoders in order, ensemble, then any other by name."""
+    order = [BASELINE, ACTIVITY, *encoders, ENSEMBLE]
     folders = [path for path in (workspace.out / "entries").glob("*") if path.is_dir() and path.name[0] != "."]
     if not folders:
         raise EntryError(
-            f"expected entries to score, found none in {workspace.out / 'entries'}; run embed or baseline first"
+            f"expected entries to score, found none in {workspace.out / 'entries'}; run the stage profile first"
         )
     return sorted(folders, key=lambda path: (order.index(path.name) if path.name in order else len(order), path.name))
 

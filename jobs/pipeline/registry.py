@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline: ``jobs/stages/<name>.py`` has ``run(spark, config, workspace)``."""
+    """One step of the pipeline: its file has ``run(spark, config, workspace)``."""
 
     name: str
     about: str
@@ -34,6 +34,13 @@ class Stage:
     """Reads the tables that ingest wrote: takes ``--as-of``."""
     saves_config: bool = True
     """Its settings become ``config.yaml``; not where it works beside the run that ``--out`` holds."""
+    file: str = ""
+    """Name of its file in ``jobs/stages``, where that is not its own."""
+
+    @property
+    def module(self) -> str:
+        """Of its file, as it is imported."""
+        return f"jobs.stages.{self.file or self.name}"
 
     @property
     def all_needs(self) -> list[str]:
@@ -63,7 +70,7 @@ class Stage:
         log.info("%s: %s", self.name, self.about)
         started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
-            importlib.import_module(f"jobs.stages.{self.name}").run(spark, config, workspace, **options)
+            importlib.import_module(self.module).run(spark, config, workspace, **options)
         seconds = time.monotonic() - started
         note_end(workspace, self.name, config)
         own = [line for line in read_metrics(workspace.metrics)[n_lines:] if line.get("stage") == self.name]
@@ -100,15 +107,22 @@ STAGES = (
     Stage("train", "one BERT4Rec per behaviour", needs=("vocabulary", "sequences")),
     Stage(
         "baseline",
-        "the organisers' aggregated features as an entry",
+        "the organisers' aggregated features as a block",
         needs=("ingest", "split"),
         reads_ingested=True,
     ),
     Stage(
-        "embed",
-        "profiles and their entries",
-        needs=("ingest", "split", "vocabulary", "sequences", "train", "baseline"),
+        "counters",
+        "how much each client did, and how recently, as a block",
+        needs=("ingest", "split"),
         reads_ingested=True,
+    ),
+    Stage("embed", "each client's vectors, a block per encoder", needs=("split", "vocabulary", "sequences", "train")),
+    Stage(
+        "profile",
+        "profiles composed of blocks, and their entries",
+        needs=("split", "baseline", "counters", "embed"),
+        file="profiles",
     ),
     Stage(
         "targets",
@@ -120,13 +134,24 @@ STAGES = (
     Stage(
         "probe",
         "scores of every entry on the six tasks",
-        needs=("split", "baseline", "embed", "targets"),
+        needs=("split", "profile", "targets"),
         needs_targets=True,
     ),
     Stage(
         "report",
         "score table and report.html",
-        needs=("ingest", "split", "vocabulary", "sequences", "train", "embed", "probe"),
+        needs=(
+            "ingest",
+            "split",
+            "vocabulary",
+            "sequences",
+            "train",
+            "baseline",
+            "counters",
+            "embed",
+            "profile",
+            "probe",
+        ),
     ),
 )
 STAGE_NAMES = [stage.name for stage in STAGES]

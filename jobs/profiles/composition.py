@@ -1,169 +1,184 @@
-"""Blocks in entry form: entries that lie in the order of one another, and the entry composed of them."""
+"""Profiles: the blocks that each is composed of, the fit to their moments, and the Spark job that composes them."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
+from conf.pipeline import PipelineConfig
 from conf.profile import EnsembleSettings
-from jobs.storage.entry_files import BATCH_ROWS, EntryWriter
-from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
-from jobs.storage.locations import mounted_path
+from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients
+from jobs.profiles.moments import collect_moments
+from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from ml.profiles.composition import Block, Composition, fit_composition
-from ml.profiles.moments import Moments
+from ml.profiles.composition import BlockRows, Composition, fit_composition, prepare_vectors
+from schemas import columns as c
+from schemas.blocks import ACTIVITY
 from schemas.errors import EntryError
+from schemas.tables import CLIENTS, PROFILES
 
 log = logging.getLogger(__name__)
 
-ENSEMBLE, BASELINE = "ensemble", "baseline"
-IMPORTED = "imported_from.txt"
-"""In the folder of an entry that is a copy: where the original lies."""
+CLIENTS_PER_PARTITION = 20_000
+_PLACE = "place"
+
+Batches = Iterable[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
-class StoredBlock:
-    """An entry of this run that profiles are composed of; it holds paths, and opens its files where it is used.
+class ProfileBlocks:
+    """The blocks of a run's profiles, in the profiles' order.
 
     Attributes
     ----------
-    name : of the block
-    folder : the entry; a client without events has zeros there
-    is_logarithmic : as in ``Block.of_entry``
+    own : of ``ensemble``
+    further : that ``ensemble.blocks`` names
     """
 
-    name: str
-    folder: Path
-    is_logarithmic: bool = False
+    own: tuple[Block, ...]
+    further: tuple[Block, ...]
 
     @property
-    def rows(self) -> NDArray[np.float16]:
-        """The vectors, memory-mapped, [N, d]."""
-        return np.load(self.folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-
-    @property
-    def client_ids(self) -> NDArray[np.int64]:
-        """The clients, memory-mapped, [N]."""
-        return np.load(self.folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False)
-
-    def stream(self, part: slice) -> Iterator[Block]:
-        """Some of the rows, ``BATCH_ROWS`` at a time."""
-        for start in range(part.start, part.stop, BATCH_ROWS):
-            rows = self.rows[start : min(start + BATCH_ROWS, part.stop)]  # mapped anew: what was read is let go
-            yield Block.of_entry(self.name, rows, self.is_logarithmic)
+    def all(self) -> tuple[Block, ...]:
+        """Own blocks, then further ones."""
+        return self.own + self.further
 
 
-def require_blocks(settings: EnsembleSettings, workspace: Workspace | None = None) -> None:
-    """Look for the entries that ``settings.blocks`` names, before hours are spent on others.
+def list_own_blocks(config: PipelineConfig, found: Container[str]) -> list[str]:
+    """The blocks of ``ensemble``: of the encoders that have one, and ``activity`` where it is asked for."""
+    encoders = [name for name in config.encoders if name in found]
+    return [*encoders, *([ACTIVITY] if config.ensemble.activity else [])]
 
-    Parameters
-    ----------
-    workspace : look for the run's own entries too, those without a folder of their own
+
+def collect_profile_blocks(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> ProfileBlocks:
+    """The blocks of ``ensemble`` and the further ones that the configuration names.
+
+    An encoder without a block is left out: it had nothing to train on.
 
     Raises
     ------
     EntryError
-        If one is not there.
+        If another block is missing, or no encoder has one.
+    """
+    found = collect_blocks(spark, workspace)
+    own, further = list_own_blocks(config, found), list(config.ensemble.named_blocks)
+    if not config.encoders.keys() & found.keys():
+        raise EntryError(
+            f"expected blocks of the encoders {', '.join(config.encoders)}, found {', '.join(found) or 'none'}; run "
+            "embed first"
+        )
+    for name in (*own, *further):
+        if name not in found:
+            raise EntryError(
+                f"block {name!r}: expected it in the table blocks, found {', '.join(found)}; run the stage that writes "
+                "it first, import an entry by --block NAME=DIR, or take the name out of ensemble.blocks"
+            )
+    return ProfileBlocks(tuple(found[name] for name in own), tuple(found[name] for name in further))
+
+
+def compose_profiles(
+    spark: SparkSession,
+    workspace: Workspace,
+    profiles: Mapping[str, Sequence[Block]],
+    cutoff: datetime,
+    settings: EnsembleSettings,
+) -> DataFrame:
+    """Fit profiles of some blocks each, and compose them: rows of ``tables/profiles``.
+
+    Raises
+    ------
+    EntryError
+        If a block lacks clients, has others, or holds a number that is not finite.
     ConfigError
-        If a folder is on an object store.
+        As ``fit_composition``.
     """
-    for name, folder in settings.named_blocks.items():
-        place = mounted_path(folder) if folder else workspace and workspace.entry(name)
-        if place and not all((place / file).is_file() for file in (CLIENT_IDS, EMBEDDINGS)):
-            raise EntryError(
-                f"block {name!r}: expected {CLIENT_IDS} and {EMBEDDINGS} in {place}, found none; run the stage that "
-                "writes them first, name another folder by --block NAME=DIR, or take the name out of ensemble.blocks"
-            )
+    widths = {block.name: len(block.columns) for blocks in profiles.values() for block in blocks}
+    require_clients(spark, workspace, list(widths), cutoff)
+    rows = read_rows(spark, workspace, list(widths), cutoff)
+    moments = collect_moments(rows, widths, settings)
+    compositions = {
+        name: fit_composition({block.name: moments[block.name] for block in blocks}, settings)
+        for name, blocks in profiles.items()
+    }
+    for name, composition in compositions.items():
+        log.info("  profile %s: %d columns of %s", name, composition.width, _describe(composition))
+    clients = read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID)
+    n_parts = max(spark.sparkContext.defaultParallelism, -(-clients.count() // CLIENTS_PER_PARTITION))
+    places = F.create_map(*(F.lit(each) for place, name in enumerate(widths) for each in (name, place)))
+    ordered = (
+        rows.join(clients, on=c.CLIENT_ID)
+        .select(c.POSITION, places[F.col(c.BLOCK)].alias(_PLACE), c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
+        .repartitionByRange(n_parts, c.POSITION)
+        .sortWithinPartitions(c.POSITION, _PLACE)
+    )
+
+    def stream(batches: Batches) -> Batches:
+        for batch in whole_clients(batches, len(widths)):
+            blocks = [
+                _rows_of(batch, name, place, len(widths), width, settings)
+                for place, (name, width) in enumerate(widths.items())
+            ]
+            first = batch.take(pa.array(range(0, batch.num_rows, len(widths))))
+            for name, composition in compositions.items():
+                yield _compose(name, composition, blocks, first)
+
+    return ordered.mapInArrow(stream, PROFILES.ddl)
 
 
-def open_blocks(workspace: Workspace, behaviours: Sequence[str], settings: EnsembleSettings) -> list[StoredBlock]:
-    """The behaviours' entries and those that ``settings.blocks`` names, all of the same clients in the same order.
-
-    An entry from outside (``NAME=DIR``) is copied to this run's entries first, in their order, as float16.
-
-    Raises
-    ------
-    EntryError
-        If an entry is missing, breaks a rule of the format, has a behaviour's name, or is of other clients.
-    """
-    require_blocks(settings, workspace)
-    blocks = [StoredBlock(name, workspace.entry(name)) for name in behaviours]
-    for name, folder in settings.named_blocks.items():
-        if name in (*behaviours, ENSEMBLE, *([BASELINE] if folder else [])):
-            raise EntryError(
-                f"block {name!r}: another entry of the run has this name; give the block a name of its own"
-            )
-        if folder:
-            import_entry(mounted_path(folder), workspace.entry(name), blocks[0])
-        blocks.append(StoredBlock(name, workspace.entry(name), settings.log_blocks))
-    for block in blocks:
-        _require_same_clients(block, blocks[0])
-    return blocks
+def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches that end with a client's last row, of ``n_rows`` that each client has."""
+    rest: list[pa.RecordBatch] = []
+    for batch in batches:
+        (joined,) = pa.Table.from_batches([*rest, batch]).combine_chunks().to_batches() or [batch]
+        n_whole = joined.num_rows - joined.num_rows % n_rows
+        rest = [joined.slice(n_whole)]
+        if n_whole:
+            yield joined.slice(0, n_whole)
 
 
-def import_entry(source: Path, folder: Path, reference: StoredBlock) -> None:
-    """Copy an entry, its rows in the order of ``reference``, and note that it is a copy.
-
-    Raises
-    ------
-    EntryError
-        If it breaks a rule or has other clients.
-    """
-    if source.resolve() == folder.resolve():
-        return
-    width = validate_entry(source, reference.client_ids).width
-    foreign, own_ids = StoredBlock(folder.name, source), reference.client_ids
-    rows, ids, by_id = foreign.rows, foreign.client_ids, np.argsort(own_ids)
-    with EntryWriter(folder, len(ids), width) as writer:
-        (writer.staging / IMPORTED).write_text(f"{source}\n")
-        for start in range(0, len(ids), BATCH_ROWS):
-            batch = slice(start, start + BATCH_ROWS)
-            positions = by_id[np.searchsorted(own_ids, ids[batch], sorter=by_id)]
-            writer.write(positions, ids[batch], rows[batch].astype(np.float32))
+def _rows_of(
+    batch: pa.RecordBatch, name: str, place: int, n_blocks: int, width: int, settings: EnsembleSettings
+) -> BlockRows:
+    own = batch.take(pa.array(range(place, batch.num_rows, n_blocks)))
+    is_present = own.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
+    vectors = dense_vectors(own.column(c.VECTOR), is_present, width)
+    return BlockRows(name, prepare_vectors(name, vectors, settings), is_present)
 
 
-def imported_entries(workspace: Workspace) -> set[str]:
-    """Names of the entries that are copies of others, made by this run or an earlier one."""
-    return {note.parent.name for note in workspace.entry("").glob(f"*/{IMPORTED}")}
-
-
-def write_profiles(
-    blocks: Sequence[StoredBlock], moments: Mapping[str, Moments], folder: Path, settings: EnsembleSettings
-) -> int:
-    """Compose one entry of some blocks; its width.
+def _compose(
+    profile: str, composition: Composition, blocks: Sequence[BlockRows], clients: pa.RecordBatch
+) -> pa.RecordBatch:
+    """Rows of one profile.
 
     Parameters
     ----------
-    moments : of each of the blocks, and maybe of others
+    blocks : those of the composition, in its order, and maybe others
+    clients : ``position`` and ``client_id`` of the blocks' rows
     """
-    composition = fit_composition({block.name: moments[block.name] for block in blocks}, settings)
-    client_ids = blocks[0].client_ids
-    n_clients = len(client_ids)
-    with EntryWriter(folder, n_clients, composition.width) as writer:
-        batches = zip(*(block.stream(slice(0, n_clients)) for block in blocks), strict=True)
-        for start, batch in zip(range(0, n_clients, BATCH_ROWS), batches, strict=True):
-            positions = np.arange(start, min(start + BATCH_ROWS, n_clients))
-            writer.write(positions, client_ids[positions], composition.compose(batch))
-    log.info("  entry %s: %s clients x %d%s", folder.name, f"{n_clients:,}", composition.width, _axes(composition))
-    return composition.width
+    own = [block for block in blocks if block.name in composition.transforms]
+    vectors = composition.compose(own)
+    is_present = np.stack([block.is_present for block in own], axis=1)  # [n, blocks]
+    names = pa.array([block.name for block in own]).take(pa.array(np.nonzero(is_present)[1]))
+    n_present = np.concatenate([[0], is_present.sum(axis=1).cumsum()])
+    offsets = np.arange(0, vectors.size + 1, composition.width)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([profile] * len(vectors)),
+            clients.column(c.POSITION),
+            clients.column(c.CLIENT_ID),
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(vectors.ravel(), pa.float32())),
+            pa.ListArray.from_arrays(pa.array(n_present, pa.int32()), names),
+        ],
+        names=[c.PROFILE, c.POSITION, c.CLIENT_ID, c.VECTOR, c.PRESENT],
+    )
 
 
-def _axes(composition: Composition) -> str:
+def _describe(composition: Composition) -> str:
     reduced = {name: of_block for name, of_block in composition.transforms.items() if of_block.axes is not None}
     kept = [f"{name} {of_block.width}" for name, of_block in reduced.items()]
-    return f", principal axes of {', '.join(kept)}" if kept else ""
-
-
-def _require_same_clients(block: StoredBlock, reference: StoredBlock) -> None:
-    if np.array_equal(block.client_ids, reference.client_ids):
-        return
-    n_foreign = len(np.setdiff1d(block.client_ids, reference.client_ids))
-    n_missing = len(np.setdiff1d(reference.client_ids, block.client_ids))
-    raise EntryError(
-        f"block {block.name!r}: expected the clients of {reference.name!r} in the same order, found {n_missing:,} of "
-        f"{len(reference.client_ids):,} missing and {n_foreign:,} others in {block.folder}; run the stage that writes "
-        "it again"
-    )
+    return f"principal axes of {', '.join(kept)}" if kept else ", ".join(composition.transforms)

@@ -1,17 +1,16 @@
 """Small aggregates of a run's tables: all that the report collects from Spark."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from conf.inputs import BehaviourSettings
-from schemas.columns import BEHAVIOUR, CLIENT_ID, IS_ACTIVE, N_EVENTS, POSITION, PRESENT, TOKEN_ID
+from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_ACTIVE, IS_PRESENT, N_EVENTS, POSITION, TOKEN_ID, VECTOR
 from schemas.tokens import FIRST_ITEM
 
 MAX_REASONS = 100
@@ -106,13 +105,16 @@ def collect_vocabulary_facts(
     }
 
 
-def collect_absent_shares(embeddings: DataFrame, behaviours: dict[str, BehaviourSettings]) -> dict[str, float]:
-    """Share of the relevant clients without an event, per behaviour."""
-    counts = [_count_absent(name).alias(str(place)) for place, name in enumerate(behaviours)]
-    row = embeddings.agg(F.count("*").alias("n_clients"), *counts).first()
-    assert row is not None
-    n_clients = max(row["n_clients"], 1)
-    return {name: row[str(place)] / n_clients for place, name in enumerate(behaviours)}
+def collect_absent_shares(rows: DataFrame, names: Sequence[str]) -> dict[str, float]:
+    """Share of the clients that are not present, of each of the named blocks that has rows.
+
+    Parameters
+    ----------
+    rows : of the table ``blocks``, at one cutoff
+    """
+    share = F.avg((~F.col(IS_PRESENT)).cast("double")).alias("absent")
+    shares = {row[BLOCK]: row["absent"] for row in rows.groupBy(BLOCK).agg(share).collect()}
+    return {name: shares[name] for name in names if name in shares}
 
 
 def collect_client_counts(clients: DataFrame) -> tuple[int, int]:
@@ -129,22 +131,26 @@ def collect_quarantine(quarantine: DataFrame) -> list[tuple[str, str, int]]:
     return [(row["source"], row["reason"], row["n_rows"]) for row in ordered.collect()]
 
 
-def collect_profile_map(embeddings: DataFrame, sequences: DataFrame, entry_file: Path) -> ProfileMap | None:
-    """Every k-th profile of an entry, at most ``MAX_MAPPED_CLIENTS``, on their first two principal axes.
+def collect_profile_map(profiles: DataFrame, sequences: DataFrame, n_clients: int) -> ProfileMap | None:
+    """Every k-th client's profile, at most ``MAX_MAPPED_CLIENTS``, on their first two principal axes.
 
     None where there are too few profiles to span a plane.
+
+    Parameters
+    ----------
+    profiles : one row per client: position, client_id, vector
     """
-    profiles = np.load(entry_file, mmap_mode="r", allow_pickle=False)
-    n_clients, size = profiles.shape
-    if min(n_clients, size) < 3:
+    step = max(1, -(-n_clients // MAX_MAPPED_CLIENTS))
+    sampled = profiles.where(F.col(POSITION) % step == 0)
+    rows = sampled.select(POSITION, VECTOR).orderBy(POSITION).collect()
+    vectors = np.array([row[VECTOR] for row in rows], dtype=np.float64)
+    if vectors.ndim != 2 or min(vectors.shape) < 3:
         return None
-    step = -(-n_clients // MAX_MAPPED_CLIENTS)
-    sampled = embeddings.where(F.col(POSITION) % step == 0).select(POSITION, CLIENT_ID)
     n_events = F.coalesce(F.sum(N_EVENTS), F.lit(0)).alias(N_EVENTS)
-    activity = F.broadcast(sampled).join(sequences, CLIENT_ID).groupBy(POSITION).agg(n_events).collect()
-    events_at = {row[POSITION]: row[N_EVENTS] for row in activity}
-    points, explained = principal_plane(np.asarray(profiles[::step], dtype=np.float64))
-    counts = np.array([events_at.get(position, 0) for position in range(0, n_clients, step)], dtype=np.int64)
+    of_client = F.broadcast(sampled.select(POSITION, CLIENT_ID)).join(sequences, CLIENT_ID)
+    events_at = {row[POSITION]: row[N_EVENTS] for row in of_client.groupBy(POSITION).agg(n_events).collect()}
+    points, explained = principal_plane(vectors)
+    counts = np.array([events_at.get(row[POSITION], 0) for row in rows], dtype=np.int64)
     return ProfileMap(points, explained, counts)
 
 
@@ -159,10 +165,6 @@ def principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
     turn = np.where(axes[[0, 1], largest] < 0, -1.0, 1.0)
     shares = spread**2 / max(float((spread**2).sum()), 1e-12)
     return centred @ (axes[:2] * turn[:, None]).T, (float(shares[0]), float(shares[1]))
-
-
-def _count_absent(behaviour: str) -> Column:
-    return F.count_if(~F.array_contains(PRESENT, behaviour))
 
 
 def _by_behaviour(frame: DataFrame) -> dict[str, Row]:

@@ -52,7 +52,7 @@ class RunFacts:
     ----------
     metrics : the lines of ``metrics.jsonl``
     windows : the one row of ``tables/windows``
-    absent : behaviour -> share of relevant clients without an event
+    absent : encoder -> share of relevant clients that it has no vector of
     quarantine : (source, reason, rows)
     ablation : ``ablation.json``, None where there is none
     """
@@ -76,7 +76,7 @@ class BehaviourRow:
 
     name: str
     max_length: int
-    absent: float
+    absent: float | None
     sequences: SequenceFacts | None
     vocabulary: VocabularyFacts | None
     training: TrainingHistory | None
@@ -176,7 +176,7 @@ def _behaviour_rows(
         BehaviourRow(
             name,
             config.encoders[name].max_length if name in config.encoders else 0,
-            facts.absent[name],
+            facts.absent.get(name),
             facts.sequences.get(name),
             facts.vocabularies.get(name),
             histories.get(name),
@@ -189,7 +189,7 @@ def _draw(facts: RunFacts, config: PipelineConfig, histories: Mapping[str, Train
     """The figures that there are data for; several of one kind by name."""
     colours = figures.palette(config.behaviours)
     drawn: dict[str, Any] = {
-        "absent": figures.draw_absent_shares("Absent clients", facts.absent, colours),
+        "absent": figures.draw_absent_shares("Absent clients", facts.absent, figures.palette(config.encoders)),
         "scores": figures.draw_scores(facts.scores),
         "training": draw_training(histories, colours),
         "lengths": draw_lengths(facts.sequences, config),

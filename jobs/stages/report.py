@@ -2,8 +2,10 @@
 
 import logging
 import sys
+from dataclasses import asdict
 
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from tqdm import tqdm
 
 from conf.pipeline import PipelineConfig
@@ -24,14 +26,15 @@ from jobs.reporting.tables import format_score_table, probe_note
 from jobs.storage.delta_tables import read_table
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.provenance import made_stages
+from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
+from jobs.transforms.windows import collect_windows
 from ml.files.atomic import replace_text
-from schemas.tables import CLIENTS, EMBEDDINGS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.blocks import ENSEMBLE
+from schemas.columns import CUTOFF, PROFILE
+from schemas.tables import BLOCKS, CLIENTS, PROFILES, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
 
 log = logging.getLogger(__name__)
-
-ENTRY = "ensemble"
-"""The entry whose profiles are mapped."""
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
@@ -62,21 +65,21 @@ def stages_before(workspace: Workspace) -> list[str]:
 def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Workspace, scores: Scores) -> RunFacts:
     """The small aggregates that the page shows."""
     sequences = read_table(spark, workspace, SEQUENCES)
-    embeddings = read_table(spark, workspace, EMBEDDINGS)
-    windows = read_table(spark, workspace, WINDOWS).first()
-    assert windows is not None
+    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    blocks = read_table(spark, workspace, BLOCKS).where(F.col(CUTOFF) == timestamp_literal(windows.input_end))
+    profiles = read_table(spark, workspace, PROFILES).where(F.col(PROFILE) == ENSEMBLE)
     n_clients, n_active = collect_client_counts(read_table(spark, workspace, CLIENTS))
     return RunFacts(
         scores=scores,
         metrics=read_metrics(workspace.metrics),
-        windows=windows.asDict(),
+        windows=asdict(windows),
         n_clients=n_clients,
         n_active=n_active,
         sequences=collect_sequence_facts(sequences, config.streams()),
         vocabularies=collect_vocabulary_facts(read_table(spark, workspace, VOCABULARIES), config.behaviours),
-        absent=collect_absent_shares(embeddings, config.behaviours),
+        absent=collect_absent_shares(blocks, list(config.encoders)),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
-        profile_map=collect_profile_map(embeddings, sequences, workspace.entry(ENTRY) / "embeddings.npy"),
+        profile_map=collect_profile_map(profiles, sequences, n_clients),
         ablation=read_ablation(spark, config, workspace),
     )
 

@@ -179,8 +179,9 @@ def write_table(
     keep_partitions: bool = False,
     ingest: int | None = None,
     files: FileWriter | None = None,
+    where: str | None = None,
 ) -> TableCommit:
-    """Replace a table by ``frame`` in one atomic commit and log its rows.
+    """Replace a table, or its rows of ``where``, by ``frame`` in one atomic commit and log the rows.
 
     By default Delta gathers the rows of each table partition before it writes them: without that, each Spark task
     writes a file of its own into each of them, thousands of a few rows for a table of many partitions. It does not
@@ -198,6 +199,8 @@ def write_table(
     ingest : number of the ingest that writes, kept in the commit
     files : writes the frame's rows as Parquet files by itself, which are then committed; used where the table lies
         under a mount and Delta takes such files
+    where : a condition on partition columns, as SQL; the other rows stay, and each row of the frame must fulfil it.
+        Such writes may run at once, where their conditions exclude each other
 
     Raises
     ------
@@ -217,12 +220,15 @@ def write_table(
         is_gathered = not keep_partitions and rows_per_file is None
         settings["spark.databricks.delta.optimizeWrite.enabled"] = str(is_gathered).lower()
         settings["spark.sql.files.maxRecordsPerFile"] = str(rows_per_file or 0)
-        if rows_per_file:
+        if not is_gathered:
             settings["spark.sql.maxConcurrentOutputFileWriters"] = str(OPEN_FILES)
+        if where:
+            # without statistics of the files, a commit that replaces a part does not know its rows
+            settings["spark.databricks.delta.stats.collect"] = "true"
         if note is not None:
             settings["spark.databricks.delta.commitInfo.userMetadata"] = note
         with session_settings(spark, settings):
-            _replace(place, frame, table)
+            _replace(place, frame, table, where)
         commit = latest_commit(spark, workspace, table)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
@@ -419,8 +425,15 @@ def _identity(spark: SparkSession, place: str) -> str:
     return digest([place, row["id"]])[:16]
 
 
-def _replace(place: str, frame: DataFrame, table: TableSchema) -> None:
-    if not is_name(place):
+def _replace(place: str, frame: DataFrame, table: TableSchema, where: str | None) -> None:
+    if where:
+        # first: of two writes that both make the table, Delta refuses the one that ends last
+        _create_empty(frame.sparkSession, place, table)
+    if where and is_name(place):
+        frame.writeTo(place).overwrite(F.expr(where))
+    elif where:
+        frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(_url(place))
+    elif not is_name(place):
         writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         writer.partitionBy(*table.partition_by).save(_url(place))
     elif not frame.sparkSession.catalog.tableExists(place):
@@ -430,6 +443,12 @@ def _replace(place: str, frame: DataFrame, table: TableSchema) -> None:
     else:
         # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
         frame.writeTo(place).overwrite(F.lit(True))
+
+
+def _create_empty(spark: SparkSession, place: str, table: TableSchema) -> None:
+    builder = DeltaTable.createIfNotExists(spark)
+    builder = builder.tableName(place) if is_name(place) else builder.location(_url(place))
+    builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
 
 
 def _create(name: str, frame: DataFrame, table: TableSchema) -> None:

@@ -72,14 +72,19 @@ def collect_last_timestamp(events: DataFrame) -> datetime | None:
     return row[c.TIMESTAMP] if row else None
 
 
+def events_before(events: DataFrame, cutoff: datetime) -> DataFrame:
+    """The events before a time; grain and columns unchanged."""
+    return events.filter(F.col(c.TIMESTAMP) < timestamp_literal(cutoff))
+
+
 def input_events(events: DataFrame, windows: Windows) -> DataFrame:
     """The events that a profile may see; grain and columns unchanged."""
-    return events.filter(F.col(c.TIMESTAMP) < timestamp_literal(windows.input_end))
+    return events_before(events, windows.input_end)
 
 
 def events_before_targets(events: DataFrame, windows: Windows) -> DataFrame:
     """The events before both target windows, whatever the mode; grain and columns unchanged."""
-    return events.filter(F.col(c.TIMESTAMP) < timestamp_literal(windows.train_start))
+    return events_before(events, windows.train_start)
 
 
 def target_events(events: DataFrame, windows: Windows) -> DataFrame:

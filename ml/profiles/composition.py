@@ -1,9 +1,8 @@
-"""One profile per client from blocks of vectors: the behaviours' embeddings, and other entries.
+"""One profile per client from blocks of vectors: those of encoders, counters, and others.
 
 Legend of shapes: n clients, d columns of a block, k columns that it becomes in the profile.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,40 +11,27 @@ from numpy.typing import NDArray
 
 from conf.profile import EnsembleSettings
 from ml.profiles.moments import Moments
-from schemas.errors import ConfigError, EntryError
-
-FLOAT16_MAX = float(np.finfo(np.float16).max)
+from schemas.blocks import ACTIVITY
+from schemas.errors import ConfigError
 
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 """A column whose standard deviation is at most this share of its mean is a constant with rounding errors."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """One source's vectors of some clients.
+class BlockRows:
+    """Some clients' rows of one block.
 
     Attributes
     ----------
-    name : of the behaviour or entry
+    name : of the block
     vectors : float [n, d]; what stands in an absent client's row means nothing
-    is_present : bool [n], whether the client has events there
+    is_present : bool [n], whether the client has the block
     """
 
     name: str
     vectors: NDArray[np.floating]
     is_present: NDArray[np.bool_]
-
-    @classmethod
-    def of_entry(cls, name: str, rows: NDArray[np.floating], is_logarithmic: bool = False) -> "Block":
-        """Rows of an entry, where a client without events has zeros.
-
-        Parameters
-        ----------
-        is_logarithmic : take sign(x) log(1 + |x|) of each number, for counts with heavy tails
-        """
-        vectors = rows.astype(np.float32)
-        is_present = vectors.any(axis=1)
-        return cls(name, np.copysign(np.log1p(np.abs(vectors)), vectors) if is_logarithmic else vectors, is_present)
 
     @property
     def present(self) -> NDArray[np.floating]:
@@ -75,7 +61,7 @@ class BlockTransform:
         """Columns of the profile, k."""
         return len(self.center) if self.axes is None else self.axes.shape[1]
 
-    def apply(self, block: Block) -> NDArray[np.float32]:
+    def apply(self, block: BlockRows) -> NDArray[np.float32]:
         """The block as it stands in the profile, float32 [n, k]."""
         vectors = np.where(block.is_present[:, None], block.vectors, self.fill)
         standard = ((vectors - self.center) / self.scale).astype(np.float32)
@@ -89,7 +75,7 @@ class Composition:
     Attributes
     ----------
     transforms : block -> what is done to it, in the profile's order
-    averaged : blocks of one width that become one, their mean over those that a client has; it comes first
+    averaged : encoders' blocks of one width that become one, their mean over those that a client has; it comes first
     has_flags : whether one column per block says who has it
     """
 
@@ -103,7 +89,7 @@ class Composition:
         widths = [transform.width for name, transform in self.transforms.items() if name not in self.averaged[1:]]
         return sum(widths) + len(self.transforms) * self.has_flags
 
-    def compose(self, blocks: Sequence[Block]) -> NDArray[np.float32]:
+    def compose(self, blocks: Sequence[BlockRows]) -> NDArray[np.float32]:
         """The profiles of the blocks' clients, float32 [n, ``width``]; flags come last, 1 for a block one has."""
         parts = [self.transforms[block.name].apply(block) for block in blocks if block.name not in self.averaged]
         if self.averaged:
@@ -111,11 +97,18 @@ class Composition:
         flags = [block.is_present[:, None].astype(np.float32) for block in blocks if self.has_flags]
         return np.concatenate([*parts, *flags], axis=1)
 
-    def _mean(self, blocks: Sequence[Block]) -> NDArray[np.float32]:
+    def _mean(self, blocks: Sequence[BlockRows]) -> NDArray[np.float32]:
         is_present = np.stack([block.is_present for block in blocks])[..., None]  # [blocks, n, 1]
         vectors = np.stack([self.transforms[block.name].apply(block) for block in blocks])  # [blocks, n, k]
         total = vectors.sum(axis=0, where=is_present)
         return total / np.maximum(1, is_present.sum(axis=0)).astype(np.float32)
+
+
+def prepare_vectors(name: str, vectors: NDArray[np.float32], settings: EnsembleSettings) -> NDArray[np.float32]:
+    """A block's vectors as moments and compositions take them: of the further blocks sign(x) log(1 + |x|), if asked."""
+    if name in settings.named_blocks and settings.log_blocks:
+        return np.copysign(np.log1p(np.abs(vectors)), vectors)
+    return vectors
 
 
 def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) -> Composition:
@@ -128,16 +121,14 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
     Raises
     ------
     ConfigError
-        If behaviours of unequal widths are to be averaged, or a mean or a flag leaves no room for the rest.
+        If encoders of unequal widths are to be averaged, or a mean or a flag leaves no room for the rest.
     """
     further = settings.named_blocks
     transforms = {name: _fit_block(of_block, settings, name in further) for name, of_block in moments.items()}
     is_mean = settings.composition == "mean"
-    averaged = tuple(name for name in moments if is_mean and name not in settings.named_blocks)
+    averaged = tuple(name for name in moments if is_mean and name not in (*further, ACTIVITY))
     if len(widths := {transforms[name].width for name in averaged}) > 1:
-        raise ConfigError(
-            f"ensemble.composition=mean needs behaviours of one width, found {sorted(widths)}; use concat"
-        )
+        raise ConfigError(f"ensemble.composition=mean needs encoders of one width, found {sorted(widths)}; use concat")
     whole = Composition(transforms, averaged, settings.presence_flags)
     if whole.width <= settings.max_width:
         return whole
@@ -189,34 +180,3 @@ def _fix_signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each axis turned so that its largest component is positive: either way round is an axis."""
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
     return axes * np.where(largest < 0, -1.0, 1.0)
-
-
-def float16_exponent(vectors: NDArray[np.floating]) -> int:
-    """The smallest e >= 0 for which all finite numbers divided by 2^e are within float16's range."""
-    finite = np.abs(vectors, where=np.isfinite(vectors), out=np.zeros_like(vectors))
-    mantissa, exponent = math.frexp(float(finite.max(initial=0.0)) / FLOAT16_MAX)
-    return max(0, exponent - (mantissa == 0.5))
-
-
-def to_float16(vectors: NDArray[np.floating]) -> NDArray[np.float16]:
-    """The vectors in the format of an entry.
-
-    Parameters
-    ----------
-    vectors : float [N, D]
-
-    Raises
-    ------
-    EntryError
-        If a number is not finite, or is beyond float16's range, where it would silently become infinite.
-    """
-    with np.errstate(over="ignore"):
-        halves = vectors.astype(np.float16)
-    is_bad = ~np.isfinite(halves)
-    if is_bad.any():
-        where = tuple(int(place) for place in np.argwhere(is_bad)[0])
-        raise EntryError(
-            f"an entry holds finite numbers up to {FLOAT16_MAX:.0f}; found {vectors[where]} at "
-            f"{list(where)}, {is_bad.sum()} such in all; look at the training loss"
-        )
-    return halves

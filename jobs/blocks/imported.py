@@ -1,0 +1,93 @@
+"""Entries from elsewhere (``ensemble.blocks`` NAME=DIR) -> blocks.
+
+An entry does not say which clients are present: all are, and a row of zeros is a vector like any other.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from conf.profile import EnsembleSettings
+from jobs.blocks.table import Block, write_block
+from jobs.storage.entry_files import COLUMN_EXPONENTS
+from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
+from jobs.storage.locations import mounted_path
+from jobs.storage.workspace import Workspace
+from schemas.columns import CLIENT_ID, VECTOR
+from schemas.errors import EntryError
+
+ROWS_PER_BATCH = 8192
+
+
+def require_blocks(settings: EnsembleSettings) -> None:
+    """Look for the folders that ``settings.blocks`` names, before hours are spent on others.
+
+    Raises
+    ------
+    EntryError
+        If one holds no entry.
+    ConfigError
+        If a folder is on an object store.
+    """
+    for name, folder in settings.named_blocks.items():
+        if not folder:
+            continue
+        place = mounted_path(folder)
+        if not all((place / file).is_file() for file in (CLIENT_IDS, EMBEDDINGS)):
+            raise EntryError(
+                f"block {name!r}: expected {CLIENT_IDS} and {EMBEDDINGS} in {place}, found none; name another folder "
+                "by --block NAME=DIR, or take the name out of ensemble.blocks"
+            )
+
+
+def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: datetime, workspace: Workspace) -> None:
+    """Write a block of each entry that ``settings.blocks`` names with its folder; executors open the folders too.
+
+    Parameters
+    ----------
+    clients : the clients table
+
+    Raises
+    ------
+    EntryError
+        If an entry breaks a rule of the format, or is not of these clients.
+    """
+    folders = {name: mounted_path(folder) for name, folder in settings.named_blocks.items() if folder}
+    if not folders:
+        return
+    require_blocks(settings)
+    client_ids = np.array([row[CLIENT_ID] for row in clients.select(CLIENT_ID).collect()], dtype=np.int64)
+    for name, folder in folders.items():
+        width = validate_entry(folder, client_ids).width
+        block = Block(name, tuple(f"{name}/{number}" for number in range(width)), str(folder))
+        write_block(block, read_entry(folder, clients), clients, cutoff, workspace)
+
+
+def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
+    """One row per client of an entry: ``client_id``, ``vector``, as it was before it was cast to float16.
+
+    Parameters
+    ----------
+    clients : of whose session
+    """
+    n_rows = len(np.load(folder / CLIENT_IDS, mmap_mode="r"))
+    exponents = folder / COLUMN_EXPONENTS
+    factors = np.exp2(np.float32(json.loads(exponents.read_text()) if exponents.exists() else 0.0))
+
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        ids = np.load(folder / CLIENT_IDS, mmap_mode="r")
+        vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
+        for start in (start for batch in batches for start in batch.column(0).to_pylist()):
+            rows = vectors[start : start + ROWS_PER_BATCH].astype(np.float32) * factors
+            offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1]), pa.int32())
+            lists = pa.ListArray.from_arrays(offsets, pa.array(rows.ravel()))
+            own = pa.array(np.asarray(ids[start : start + ROWS_PER_BATCH], dtype=np.int64))
+            yield pa.RecordBatch.from_arrays([own, lists], names=[CLIENT_ID, VECTOR])
+
+    starts = clients.sparkSession.range(0, n_rows, ROWS_PER_BATCH)
+    return starts.mapInArrow(read, f"{CLIENT_ID} bigint, {VECTOR} array<float>")

@@ -1,0 +1,158 @@
+"""Profiles and blocks -> entries: the only place where vectors become float16.
+
+A column that holds a number beyond float16's range is divided by the smallest power of two that brings it in; the other
+columns stay as they are. The driver reads the files of the tables itself, twice, some rows at a time: first for the
+largest number of each column, then to write.
+"""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import partial, reduce
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+
+from jobs.blocks.table import Block, dense_vectors
+from jobs.storage.delta_tables import list_files
+from jobs.storage.entry_files import (
+    COLUMN_EXPONENTS,
+    EntryWriter,
+    rectangle,
+    snapshot_files,
+    stream_batches,
+)
+from jobs.storage.locations import local_path
+from schemas import columns as c
+from schemas.errors import EntryError
+
+log = logging.getLogger(__name__)
+
+FEATURE_NAMES = "feature_names.json"
+"""In the folder of a block's entry: the names of its columns."""
+
+Rows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+"""Some rows of an entry: positions [n], client ids [n], vectors [n, d]."""
+
+
+def export_profiles(profiles: DataFrame, folders: Mapping[str, Path], n_clients: int) -> dict[str, int]:
+    """Write the entry of each profile; the widths by name.
+
+    Parameters
+    ----------
+    profiles : snapshot of ``tables/profiles``, or files of the same columns and partitions, that Python can read
+    folders : profile -> folder of its entry
+    """
+    files = _files_by(profiles, c.PROFILE)
+
+    def read(name: str) -> Iterator[Rows]:
+        for batch in _stream(files[name,], [c.POSITION]):
+            vectors = rectangle(batch.column(c.VECTOR), np.dtype(np.float32))
+            yield batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy(), vectors
+
+    return {name: _export(partial(read, name), folder, n_clients) for name, folder in folders.items()}
+
+
+def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks: Mapping[Path, Block]) -> None:
+    """Write the entry of each block: its vectors at the cutoff, zeros for clients that are not present.
+
+    Parameters
+    ----------
+    rows : snapshot of ``tables/blocks`` whose files Python can read
+    clients : snapshot of the clients table, likewise
+    blocks : folder of an entry -> its block
+    """
+    client_ids, positions = read_positions(clients)
+    files = _files_by(rows, c.BLOCK, c.CUTOFF)
+
+    def read(block: Block) -> Iterator[Rows]:
+        for batch in _stream(files[block.name, cutoff], [c.IS_PRESENT]):
+            own = batch.column(c.CLIENT_ID).to_numpy()
+            is_present = batch.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
+            vectors = dense_vectors(batch.column(c.VECTOR), is_present, len(block.columns))
+            yield positions[np.searchsorted(client_ids, own)], own, vectors
+
+    for folder, block in blocks.items():
+        names = {FEATURE_NAMES: json.dumps(block.columns, indent=1)}
+        _export(partial(read, block), folder, len(client_ids), names)
+
+
+def read_positions(clients: DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ids of the clients table, rising, and the position of each."""
+    batches = [
+        (batch.column(c.CLIENT_ID).to_numpy(), batch.column(c.POSITION).to_numpy())
+        for batch in stream_batches(snapshot_files(clients), [c.CLIENT_ID, c.POSITION])
+    ]
+    client_ids, positions = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    order = np.argsort(client_ids)
+    return client_ids[order], positions[order]
+
+
+def column_exponents(peaks: NDArray[np.floating]) -> NDArray[np.int32]:
+    """The smallest e >= 0 of each column for which its numbers divided by 2^e are within float16's range.
+
+    Parameters
+    ----------
+    peaks : float [d], the largest magnitude of each column
+    """
+    mantissas, exponents = np.frexp(peaks.astype(np.float64) / float(np.finfo(np.float16).max))
+    return np.maximum(0, exponents - (mantissas == 0.5)).astype(np.int32)
+
+
+def to_float16(vectors: NDArray[np.floating]) -> NDArray[np.float16]:
+    """The vectors [n, d] in the format of an entry; EntryError if a number is not finite, or beyond float16's range."""
+    with np.errstate(over="ignore"):
+        halves = vectors.astype(np.float16)
+    is_bad = ~np.isfinite(halves)
+    if is_bad.any():
+        where = tuple(int(index) for index in np.argwhere(is_bad)[0])
+        raise EntryError(
+            f"an entry holds finite numbers up to {np.finfo(np.float16).max:.0f}; found {vectors[where]} at "
+            f"{list(where)}, {is_bad.sum()} such in all; look at the training loss"
+        )
+    return halves
+
+
+def _export(
+    read: Callable[[], Iterator[Rows]], folder: Path, n_clients: int, extra_files: Mapping[str, str] | None = None
+) -> int:
+    """Write an entry of the rows that ``read`` gives, the same ones each time; its width.
+
+    Parameters
+    ----------
+    extra_files : name -> text, written beside the arrays
+    """
+    peaks = reduce(np.maximum, (np.abs(vectors).max(axis=0) for _, _, vectors in read()))
+    exponents = column_exponents(peaks)
+    files = dict(extra_files or {})
+    if exponents.any():
+        files[COLUMN_EXPONENTS] = json.dumps(exponents.tolist())
+    with EntryWriter(folder, n_clients, len(peaks)) as writer:
+        for name, text in files.items():
+            (writer.staging / name).write_text(text)
+        for positions, client_ids, vectors in read():
+            writer.write(positions, client_ids, to_float16(np.ldexp(vectors, -exponents)))
+    log.info("  entry %s: %s clients x %d", folder.name, f"{n_clients:,}", len(peaks))
+    if n_divided := int((exponents > 0).sum()):
+        log.info(
+            "  entry %s: %d of %d columns divided by powers of two to fit into float16, see %s",
+            *(folder.name, n_divided, len(peaks), COLUMN_EXPONENTS),
+        )
+    return len(peaks)
+
+
+def _files_by(snapshot: DataFrame, *partition_by: str) -> dict[tuple[object, ...], list[str]]:
+    """Partition values -> paths of the files."""
+    files: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for file in list_files(snapshot, partition_by):
+        files[tuple(file.partition[name] for name in partition_by)].append(local_path(file.url))
+    return files
+
+
+def _stream(paths: list[str], more: list[str]) -> Iterator[pa.RecordBatch]:
+    return stream_batches(paths, [c.CLIENT_ID, c.VECTOR, *more])

@@ -1,0 +1,76 @@
+"""profile: profiles composed of blocks, and the entries.
+
+Reads ``blocks``, ``block_columns``, ``windows``, ``clients`` and the entries that ``ensemble.blocks`` names by their
+folders, which become blocks; writes ``profiles`` and, in ``entries``, one folder per profile and per block.
+
+The file is not ``profile.py``: beside a script that spark-submit runs, that would hide the standard library's module of
+the name, which pyspark imports.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Collection
+
+from pyspark.sql import SparkSession
+
+from conf.pipeline import PipelineConfig
+from jobs.blocks.imported import import_blocks
+from jobs.blocks.table import collect_blocks
+from jobs.profiles.composition import collect_profile_blocks, compose_profiles
+from jobs.profiles.export import export_blocks, export_profiles
+from jobs.storage.delta_tables import exists, read_as_files, read_table, write_table
+from jobs.storage.workspace import Workspace
+from jobs.transforms.windows import collect_windows
+from schemas.blocks import BASELINE, ENSEMBLE
+from schemas.columns import PROFILE
+from schemas.tables import BLOCKS, CLIENTS, PROFILES, WINDOWS
+
+log = logging.getLogger(__name__)
+
+
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+    """Write the table of profiles: ``ensemble`` and, with further blocks, ``ensemble+NAME``; then the entries."""
+    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    clients = read_table(spark, workspace, CLIENTS)
+    import_blocks(config.ensemble, clients, cutoff, workspace)
+    blocks = collect_profile_blocks(spark, config, workspace)
+    profiles = {ENSEMBLE: blocks.own}
+    if blocks.further:
+        profiles["+".join([ENSEMBLE, *(block.name for block in blocks.further)])] = blocks.all
+    former = collect_profile_names(spark, workspace)
+    rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble)
+    write_table(rows, workspace, PROFILES, keep_partitions=True, is_log=True)
+    export_profiles(
+        read_as_files(spark, workspace, PROFILES), {name: workspace.entry(name) for name in profiles}, clients.count()
+    )
+    made = collect_blocks(spark, workspace)
+    exported = {block.name: block for block in blocks.all} | {name: made[name] for name in [BASELINE] if name in made}
+    export_blocks(
+        read_as_files(spark, workspace, BLOCKS),
+        read_as_files(spark, workspace, CLIENTS),
+        cutoff,
+        {workspace.entry(name): block for name, block in exported.items()},
+    )
+    remove_entries(workspace, {*made, *former} - {*profiles, *exported})
+
+
+def collect_profile_names(spark: SparkSession, workspace: Workspace) -> set[str]:
+    """The profiles of an earlier run of this stage."""
+    if not exists(spark, workspace.table(PROFILES.name)):
+        return set()
+    return {row[PROFILE] for row in read_table(spark, workspace, PROFILES).select(PROFILE).distinct().collect()}
+
+
+def remove_entries(workspace: Workspace, names: Collection[str]) -> None:
+    """Remove the entries of these blocks and profiles, which an earlier run made: they would be scored too."""
+    for name in sorted(names):
+        if workspace.entry(name).is_dir():
+            log.info("  entry %s: removed: the configuration does not name it any more", name)
+            shutil.rmtree(workspace.entry(name))
+
+
+if __name__ == "__main__":
+    from jobs.cli import main_stage
+
+    sys.exit(main_stage("profile"))

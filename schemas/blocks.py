@@ -1,0 +1,10 @@
+"""Names of blocks and profiles that the pipeline gives itself: no encoder and no imported block may have one."""
+
+BASELINE = "baseline"
+"""The organisers' aggregated features."""
+ACTIVITY = "activity"
+"""How much each client did, and how recently."""
+ENSEMBLE = "ensemble"
+"""The profile of the encoders' blocks, and of ``activity`` where it is asked for."""
+
+RESERVED = (BASELINE, ACTIVITY, ENSEMBLE)
