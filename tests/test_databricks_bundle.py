@@ -36,8 +36,8 @@ def test_a_task_per_stage_with_the_pipelines_graph() -> None:
 def test_the_pipelines_graph_is_what_its_stages_read() -> None:
     """From the code: who passes which table to read_table, read_as_files, read_ingested and write_table."""
     names = {name for name, value in vars(tables).items() if isinstance(value, tables.TableSchema)}
-    reads = {stage.name: table_arguments(stage.module, "read_", names) for stage in STAGES}
-    writers = {table: stage.name for stage in STAGES for table in table_arguments(stage.module, "write_table", names)}
+    reads = {stage.name: table_arguments(stage.name, "read_", names) for stage in STAGES}
+    writers = {table: stage.name for stage in STAGES for table in table_arguments(stage.name, "write_table", names)}
     writers |= dict.fromkeys(("PRODUCT_PROPERTIES", "events"), "ingest")
     for stage in STAGES:
         if stage.reads_ingested:
@@ -53,9 +53,10 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
         assert {(stage.name, need) for need in unread} <= by_files, stage.name
 
 
-def table_arguments(module: str, prefix: str, names: set[str]) -> set[str]:
-    tree = ast.parse((ROOT / "jobs" / f"{module}.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+def table_arguments(stage: str, prefix: str, names: set[str]) -> set[str]:
+    files = [f"stages/{stage}.py", *(["evaluation/scores.py"] if stage == "probe" else [])]
+    nodes = [node for file in files for node in ast.walk(ast.parse((ROOT / "jobs" / file).read_text()))]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     arguments = [each for call in calls if call.func.id.startswith(prefix) for each in call.args]  # type: ignore[attr-defined]
     return {each.id for each in arguments if isinstance(each, ast.Name) and each.id in names}
 

@@ -66,7 +66,7 @@ def check_scores(shop: Path, out: Path) -> None:
     assert list(scores) == ["baseline", *BEHAVIOURS, *COMPOSED]
     for entry, by_task in scores.items():
         validate_entry(out / "entries" / entry, relevant)
-        assert set(by_task) <= set(TASKS)
+        assert list(by_task) == list(TASKS), entry
 
 
 def check_that_validation_ranks_every_held_out_client(spark: SparkSession, out: Path) -> None:
@@ -103,7 +103,9 @@ def test_real_purchases_run_end_to_end_without_the_other_behaviours(
     assert main(["run", *flags, "--set", *told]) == 0
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores) == ["baseline", "product_buy", *COMPOSED]
-    assert all(0 <= result["score"] <= 1 for by_task in scores.values() for result in by_task.values())
+    for entry, by_task in scores.items():
+        assert list(by_task) == list(TASKS), entry
+        assert [task for task, result in by_task.items() if not 0 <= result["score"] <= 1] == [], entry
     left_out = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert sum("page_visit" in message for message in left_out) >= 1
     assert rows_of(spark, out, "quarantine") == []

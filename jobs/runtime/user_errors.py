@@ -8,7 +8,7 @@ _UNWRITABLE = {
     r"No space left on device|ENOSPC": "a full disk: make room",
     r"Disk quota exceeded": "a used-up disk quota: make room",
     r"Read-only file system": "a read-only file system: mount it for writing",
-    r"Permission denied|AccessDeniedException": "a file or folder that may not be written: mend its permissions",
+    r"Permission denied|AccessDeniedException": "a file or folder that may not be written: fix its permissions",
     r"File too large": "a limit on the size of files (`ulimit -f`): raise it",
 }
 _UNREADABLE = (
@@ -21,7 +21,7 @@ _DATA_FILE = re.compile(r"[\w:/.%=+@~-]*\.parquet")
 
 
 def explain(error: BaseException) -> PipelineError | None:
-    """The error as one that the user can mend; None where it is not known to be one."""
+    """The error as one that the user can act on; None where it is not known to be one."""
     text = "\n".join(_told(error))
     for pattern, found in _UNWRITABLE.items():
         if re.search(pattern, text):

@@ -15,10 +15,21 @@ Caused by: {0}
 """
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
-def test_what_the_system_refuses_to_write_is_an_output_error(number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "what_to_do"),
+    [
+        (errno.ENOSPC, "a full disk: make room"),
+        (errno.EROFS, "a read-only file system: mount it for writing"),
+        (errno.EACCES, "a file or folder that may not be written: fix its permissions"),
+        (errno.EDQUOT, "a used-up disk quota: make room"),
+        (errno.EFBIG, "a limit on the size of files (`ulimit -f`): raise it"),
+    ],
+)
+def test_what_the_system_refuses_to_write_is_an_output_error(number: int, what_to_do: str) -> None:
     error = OSError(number, os.strerror(number), "/somewhere/run.safetensors")
-    assert isinstance(explain(error), OutputError)
+    found = explain(error)
+    assert isinstance(found, OutputError)
+    assert f"found {what_to_do}, then run again" in str(found)
     outer = RuntimeError("training stopped")
     outer.__cause__ = error
     assert "run.safetensors" in str(explain(outer))

@@ -106,7 +106,9 @@ def test_under_autocast_the_vectors_are_close_and_gradients_finite(variant):
         loss = variant.logits(variant.output_vectors(variant.train().encode_at(BATCH, positions)), torch.tensor([4, 5]))
     loss.float().sum().backward()
 
-    assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in variant.parameters() if p.grad is not None)
+    trained = [p for p in variant.parameters() if p.grad is not None]
+    assert trained
+    assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in trained)
 
 
 @pytest.mark.parametrize("function", ["encode", "encode_at"])
@@ -168,7 +170,9 @@ def test_a_row_of_padding_alone_gives_numbers_and_finite_gradients(model):
     vectors.sum().backward()
 
     assert vectors.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_a_batch_wider_than_the_position_table_is_refused(model):
@@ -200,6 +204,7 @@ def test_tables_and_weights_start_with_a_spread_of_two_hundredths():
     for weight in (model.item_table.weight, model.embedding.position_table.weight, model.embedding.projection.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    assert biases
     assert all((bias == 0).all() for bias in biases)
     assert (model.item_table.bias == 0).all()
 
