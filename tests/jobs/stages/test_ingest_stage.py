@@ -3,6 +3,7 @@
 import datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from jobs.stages.ingest import Counts, Source
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.workspace import Workspace
+from jobs.transforms import duplicates
 from schemas.errors import ConfigError, InputError
 from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE
 
@@ -129,6 +131,20 @@ def buys(spark: SparkSession, data: Path) -> Source:
     )  # fmt: skip
     typed = good.withColumn("timestamp", F.col("timestamp").cast("timestamp_ntz"))
     return Source(data / "product_buy.parquet", CONFIG.events_table("product_buy"), typed, bad)
+
+
+def test_rows_that_share_a_hash_do_not_disturb_the_balance_of_rows(
+    spark: SparkSession,
+    data: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(duplicates, "F", SimpleNamespace(**vars(F) | {"xxhash64": lambda *_: F.lit(7).cast("bigint")}))
+    write(data / "product_buy.parquet", client_id=[1, 2, 3, 3], timestamp=[NOON] * 4, sku=[1] * 4)
+    ingest(spark, data, workspace, "ingest.drop_duplicates=true")
+    assert "product_buy: 4 rows = 3 kept + 0 quarantined + 1 exact duplicates removed" in caplog.text
 
 
 @pytest.mark.parametrize(
