@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli import _claims, _parser
+from jobs.cli import locked_stages
+from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import STAGES
 from schemas import tables
 
@@ -36,8 +37,10 @@ def test_a_task_per_stage_with_the_pipelines_graph() -> None:
 def test_the_pipelines_graph_is_what_its_stages_read() -> None:
     """From the code: who passes which table to read_table, read_as_files, read_ingested and write_table."""
     names = {name for name, value in vars(tables).items() if isinstance(value, tables.TableSchema)}
-    reads = {stage.name: table_arguments(stage.module, "read_", names) for stage in STAGES}
-    writers = {table: stage.name for stage in STAGES for table in table_arguments(stage.module, "write_table", names)}
+    files = {stage.name: ROOT / "jobs" / "stages" / f"{stage.name}.py" for stage in STAGES}
+    reads = {stage: table_arguments(file, "read_", names) for stage, file in files.items()}
+    reads["probe"] |= table_arguments(ROOT / "jobs" / "evaluation" / "scores.py", "read_", names)
+    writers = {table: stage for stage, file in files.items() for table in table_arguments(file, "write_table", names)}
     writers |= dict.fromkeys(("PRODUCT_PROPERTIES", "events"), "ingest")
     for stage in STAGES:
         if stage.reads_ingested:
@@ -53,8 +56,8 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
         assert {(stage.name, need) for need in unread} <= by_files, stage.name
 
 
-def table_arguments(module: str, prefix: str, names: set[str]) -> set[str]:
-    tree = ast.parse((ROOT / "jobs" / f"{module}.py").read_text())
+def table_arguments(file: Path, prefix: str, names: set[str]) -> set[str]:
+    tree = ast.parse(file.read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     arguments = [each for call in calls if call.func.id.startswith(prefix) for each in call.args]  # type: ignore[attr-defined]
     return {each.id for each in arguments if isinstance(each, ast.Name) and each.id in names}
@@ -67,7 +70,7 @@ def test_every_task_is_a_command_line_that_the_wheel_takes(name: str) -> None:
     assert f'name="{wheel["package_name"]}"' in setup
     assert f'"{wheel["entry_point"]} = jobs.cli:main_task"' in setup
     parameters = [substitute(text) for text in wheel["parameters"]]
-    arguments = _parser().parse_args(parameters)
+    arguments = build_parser().parse_args(parameters)
     assert arguments.stage.name == name
     given = {key: getattr(arguments, key) for key in EXAMPLE}
     places = {"data": Path("/Volumes/c/s/v/data"), "out": Path("/dbfs/x")}
@@ -80,14 +83,14 @@ def substitute(text: str) -> str:
     return re.sub(r"\$\{var\.(\w+)\}", lambda match: str(BUNDLE["variables"][match[1]].get("default", "x")), text)
 
 
-def test_tasks_that_may_run_at_once_do_not_claim_the_output_directory_from_each_other() -> None:
-    claims = {name: _claims(_parser().parse_args([name, "--out", "x"])) for name in TASKS}
-    assert claims == {name: [name] for name in TASKS}
-    assert _claims(_parser().parse_args(["run", "--out", "x"])) == list(TASKS)
+def test_tasks_that_may_run_at_once_do_not_lock_each_other_out() -> None:
+    locks = {name: locked_stages(build_parser().parse_args([name, "--out", "x"])) for name in TASKS}
+    assert locks == {name: [name] for name in TASKS}
+    assert locked_stages(build_parser().parse_args(["run", "--out", "x"])) == list(TASKS)
 
 
 def test_an_empty_catalog_means_tables_in_out() -> None:
-    arguments = _parser().parse_args(["embed", "--out=x", "--catalog=", "--schema="])
+    arguments = build_parser().parse_args(["embed", "--out=x", "--catalog=", "--schema="])
     assert (arguments.catalog or None, arguments.schema or None) == (None, None)
 
 
