@@ -21,6 +21,10 @@ class TableError(PipelineError):
     """A table of ``--out`` that is missing or whose schema is not the one in ``schemas/tables.py``."""
 
 
+class OutdatedError(PipelineError):
+    """Outputs that disagree: with one another, with the configuration, or with what the call names."""
+
+
 class EntryError(PipelineError):
     """An entry (``client_ids.npy``, ``embeddings.npy``) that breaks a rule of the competition's format."""
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli import _claims, _parser
-from jobs.pipeline.registry import STAGES
+from jobs.cli import locked_stages
+from jobs.commands.flags import build_parser
+from jobs.pipeline.registry import STAGES, Stage
 from schemas import tables
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +37,8 @@ def test_a_task_per_stage_with_the_pipelines_graph() -> None:
 def test_the_pipelines_graph_is_what_its_stages_read() -> None:
     """From the code: who passes which table to read_table, read_as_files, read_ingested and write_table."""
     names = {name for name, value in vars(tables).items() if isinstance(value, tables.TableSchema)}
-    reads = {stage.name: table_arguments(stage.name, "read_", names) for stage in STAGES}
-    writers = {table: stage.name for stage in STAGES for table in table_arguments(stage.name, "write_table", names)}
+    reads = {stage.name: table_arguments(stage, "read_", names) for stage in STAGES}
+    writers = {table: stage.name for stage in STAGES for table in table_arguments(stage, "write_table", names)}
     writers |= dict.fromkeys(("PRODUCT_PROPERTIES", "events"), "ingest")
     for stage in STAGES:
         if stage.reads_ingested:
@@ -53,8 +54,9 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
         assert {(stage.name, need) for need in unread} <= by_files, stage.name
 
 
-def table_arguments(stage: str, prefix: str, names: set[str]) -> set[str]:
-    files = [f"stages/{stage}.py", *(["evaluation/scores.py"] if stage == "probe" else [])]
+def table_arguments(stage: Stage, prefix: str, names: set[str]) -> set[str]:
+    files = [f"{stage.module.replace('.', '/')}.py".removeprefix("jobs/")]
+    files += ["evaluation/scores.py"] if stage.name == "probe" else []
     nodes = [node for file in files for node in ast.walk(ast.parse((ROOT / "jobs" / file).read_text()))]
     calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     arguments = [each for call in calls if call.func.id.startswith(prefix) for each in call.args]  # type: ignore[attr-defined]
@@ -68,7 +70,7 @@ def test_every_task_is_a_command_line_that_the_wheel_takes(name: str) -> None:
     assert f'name="{wheel["package_name"]}"' in setup
     assert f'"{wheel["entry_point"]} = jobs.cli:main_task"' in setup
     parameters = [substitute(text) for text in wheel["parameters"]]
-    arguments = _parser().parse_args(parameters)
+    arguments = build_parser().parse_args(parameters)
     assert arguments.stage.name == name
     given = {key: getattr(arguments, key) for key in EXAMPLE}
     places = {"data": Path("/Volumes/c/s/v/data"), "out": Path("/dbfs/x")}
@@ -81,14 +83,14 @@ def substitute(text: str) -> str:
     return re.sub(r"\$\{var\.(\w+)\}", lambda match: str(BUNDLE["variables"][match[1]].get("default", "x")), text)
 
 
-def test_tasks_that_may_run_at_once_do_not_claim_the_output_directory_from_each_other() -> None:
-    claims = {name: _claims(_parser().parse_args([name, "--out", "x"])) for name in TASKS}
-    assert claims == {name: [name] for name in TASKS}
-    assert _claims(_parser().parse_args(["run", "--out", "x"])) == list(TASKS)
+def test_tasks_that_may_run_at_once_do_not_lock_each_other_out() -> None:
+    locks = {name: locked_stages(build_parser().parse_args([name, "--out", "x"])) for name in TASKS}
+    assert locks == {name: [name] for name in TASKS}
+    assert locked_stages(build_parser().parse_args(["run", "--out", "x"])) == list(TASKS)
 
 
 def test_an_empty_catalog_means_tables_in_out() -> None:
-    arguments = _parser().parse_args(["embed", "--out=x", "--catalog=", "--schema="])
+    arguments = build_parser().parse_args(["embed", "--out=x", "--catalog=", "--schema="])
     assert (arguments.catalog or None, arguments.schema or None) == (None, None)
 
 

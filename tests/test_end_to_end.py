@@ -79,8 +79,8 @@ def check_that_validation_ranks_every_held_out_client(spark: SparkSession, out: 
 
 def check_files_and_losses(out: Path) -> None:
     assert {path.name for path in out.iterdir()} == {
-        "config.yaml", "entries", "logs", "metrics.jsonl", "models", "probe_units.json", "progress.json", "report.html",
-        "scores.json", "tables",
+        "config.yaml", "entries", "logs", "metrics.jsonl", "models", "probe_units.json", "provenance.json",
+        "report.html", "scores.json", "tables",
     }  # fmt: skip
     assert {path.name for path in (out / "models").iterdir()} == set(BEHAVIOURS)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -7,8 +7,9 @@ from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge
-from jobs.pipeline.registry import Stage, find_stage
-from jobs.storage.provenance import made_stages
+from jobs.pipeline.out_of_date import find_reasons
+from jobs.pipeline.registry import Stage, describe_call, find_stage
+from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import InputError
@@ -29,7 +30,7 @@ def prepare_tables(spark: SparkSession, config: PipelineConfig, workspace: Works
     InputError
         If the workspace holds tables of another challenge directory than it names.
     """
-    missing = list_unmade_stages(workspace)
+    missing = list_unmade_stages(config, workspace)
     if not missing:
         return
     log.info("%s lacks what %s make: running them on %s", workspace.out, ", ".join(missing), workspace.data)
@@ -40,17 +41,17 @@ def prepare_tables(spark: SparkSession, config: PipelineConfig, workspace: Works
         beside_run(find_stage(name)).run(spark, config, workspace)
 
 
-def list_unmade_stages(workspace: Workspace) -> list[str]:
+def list_unmade_stages(config: PipelineConfig, workspace: Workspace) -> list[str]:
     """Those of ``PREPARED_BY`` that must run; InputError where one ran on another challenge directory."""
-    made = made_stages(workspace)
-    others = {made[name] for name in PREPARED_BY if name in made} - {None, workspace.resolved_data}
-    if others and workspace.resolved_data:
+    records, call = read_records(workspace), describe_call(config, workspace, reads_ingested=False)
+    reasons = {name: [each.kind for each in find_reasons(name, records, call)] for name in PREPARED_BY}
+    if others := {str(records[name].data) for name, kinds in reasons.items() if "data" in kinds}:
         raise InputError(
             f"--data {workspace.resolved_data}: expected the challenge directory that the tables of {workspace.out} "
-            f"were made from, {', '.join(sorted(map(str, others)))}; leave --data out to score on those, or choose "
-            "another --out"
+            f"were made from, {', '.join(sorted(others))}; leave --data out to score on those, or choose another --out"
         )
-    return [name for name in PREPARED_BY if name not in made]
+    # other settings are the stages' own to refuse
+    return [name for name, kinds in reasons.items() if set(kinds) - {"settings"}]
 
 
 def beside_run(stage: Stage) -> Stage:

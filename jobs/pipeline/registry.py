@@ -1,23 +1,50 @@
 """The stages in the order they run, and how one of them is run."""
 
+import fnmatch
 import importlib
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import SparkSession
-
-from conf.load import to_yaml
+from conf.load import flat_settings, to_yaml
 from conf.pipeline import PipelineConfig
+from conf.training import WITHOUT_EFFECT_ON_WEIGHTS
+from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, read_metrics
-from jobs.storage.provenance import FINISHED, PROGRESS, changed_progress, check_settings, forget_stages, note_end
+from jobs.storage.provenance import MODELS, Record, Records, changed_records, new_record_id, read_records, utc_now
 from jobs.storage.workspace import Workspace
 from ml.files.atomic import replace_text
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 log = logging.getLogger(__name__)
+
+SETTINGS = {
+    "ingest": ("ingest.*", "behaviours.*.item", "behaviours.*.kind"),
+    "split": ("windows.*",),
+    "vocabulary": ("behaviours.*.min_count",),
+    "sequences": ("seed", "sequences.*", "streams.*", "behaviours.*.keep_rare_as_unk"),
+    "train": ("encoders.{encoder}.*",),
+    "counters": ("ensemble.activity", "ensemble.activity_days"),
+    "embed": ("encoders.*.inference.*",),
+    "profile": ("ensemble.*",),
+    "probe": ("probe.*",),
+}
+"""Stage -> the settings that its output depends on, and not by what it reads. ``streams.<name>.max_length`` is what the
+encoders of a stream make of their own ``max_length``. What completes encoders (``model``, ``training``, ...) is theirs.
+"""
+WITHOUT_EFFECT = (
+    "ingest.count_duplicates",
+    "*.inference.tokens_per_batch",
+    "*.inference.clients_per_partition",
+    *(f"*.training.{name}" for name in WITHOUT_EFFECT_ON_WEIGHTS),
+)
+"""Settings that no output depends on."""
 
 
 @dataclass(frozen=True)
@@ -42,51 +69,104 @@ class Stage:
         """Of its file, as it is imported."""
         return f"jobs.stages.{self.file or self.name}"
 
-    @property
-    def all_needs(self) -> list[str]:
-        """Its needs, what these need, and so on, in the order of the stages."""
-        found = set(self.needs)
-        for stage in reversed(STAGES):  # each needs earlier ones only
-            if stage.name in found:
-                found.update(stage.needs)
-        return [name for name in STAGE_NAMES if name in found]
+    def is_left_out(self, config: PipelineConfig) -> bool:
+        """Whether the mode of the windows has no use for it."""
+        return self.needs_targets and config.windows.mode == "entry"
 
-    @property
-    def outdates(self) -> list[str]:
-        """Itself and the stages whose output is made of its own: what is done again after it."""
-        return [stage.name for stage in STAGES if self.name == stage.name or self.name in stage.all_needs]
+    def outputs(self, config: PipelineConfig, only: Sequence[str] = ()) -> list[str]:
+        """What it makes, as ``provenance.json`` names it.
 
-    def run(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
-        """Do the stage's work and log how long it took.
+        Parameters
+        ----------
+        only : some encoders; all where none is named
+        """
+        return [MODELS + name for name in only or config.encoders] if self.name == rule.TRAIN else [self.name]
 
-        Until it ends well, neither its own output nor what is made of it counts as done.
+    def inputs(self, config: PipelineConfig) -> list[str]:
+        """The outputs that it reads."""
+        needed = [stage for stage in STAGES if stage.name in self.needs and not stage.is_left_out(config)]
+        return [output for stage in needed for output in stage.outputs(config)]
+
+    def check_inputs(self, config: PipelineConfig, workspace: Workspace, fresh: Collection[str] = ()) -> None:
+        """Stop, before anything is written, where what the stage reads disagrees with itself or with the call.
+
+        Parameters
+        ----------
+        fresh : outputs that are made before this stage begins
+
+        Raises
+        ------
+        OutdatedError
+            Naming what is out of date, by what, and what to do.
+        """
+        call = describe_call(config, workspace, self.reads_ingested)
+        rule.require_up_to_date(self.name, self.inputs(config), read_records(workspace), call, fresh)
+
+    def run(self, spark: "SparkSession", config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
+        """Do the stage's work, record what its output was made from, and log how long it took.
+
+        Until it ends well, neither its own output nor what is made of it counts as made.
 
         Parameters
         ----------
         options : what the stage's own ``run`` takes beyond the three
         """
-        check_settings(workspace.out / PROGRESS, self.all_needs, self.name, config)
-        self._begin(config, workspace)
+        begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())))
         log.info("%s: %s", self.name, self.about)
         started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             importlib.import_module(self.module).run(spark, config, workspace, **options)
         seconds = time.monotonic() - started
-        note_end(workspace, self.name, config)
         own = [line for line in read_metrics(workspace.metrics)[n_lines:] if line.get("stage") == self.name]
+        _end(workspace, begun, own)
         n_rows = sum(line.get("table/rows", 0) for line in own)
         figures = {"stage": self.name, "stage/seconds": round(seconds, 2), "stage/rows": n_rows}
         append_metrics(workspace.metrics, figures)
-        told = {"stage": self.name, "seconds": round(seconds, 2), "rows": n_rows}
-        log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=told)
+        extra = {"stage": self.name, "seconds": round(seconds, 2), "rows": n_rows}
+        log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=extra)
 
-    def _begin(self, config: PipelineConfig, workspace: Workspace) -> None:
-        with changed_progress(workspace.out / PROGRESS) as saved:
-            if set(STAGE_NAMES) <= set(saved.get(FINISHED, [])):
-                saved[FINISHED] = []  # a complete run begins anew, whatever was run alone since
-            forget_stages(saved, self.outdates)
+    def _begin(self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str]) -> Records:
+        """Refuse inputs that disagree, or record the outputs as begun."""
+        with changed_records(workspace) as records:
+            self.check_inputs(config, workspace)
             if self.saves_config:
-                _save_config(config, workspace.out / "config.yaml")
+                self._save_config(config, workspace, records, outputs)
+            inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
+            begun = Record(
+                self.name,
+                inputs=inputs,
+                data=workspace.resolved_data,
+                tables=workspace.named_tables,
+                read={table: version for name in inputs for table, version in records[name].written.items()},
+            )
+            if self.reads_ingested:
+                newest = records[rule.INGEST].ingest if rule.INGEST in records else None
+                as_of = workspace.as_of
+                begun = replace(begun, as_of=as_of, ingest=newest if as_of is None else as_of)
+            own = {
+                output: replace(begun, id=new_record_id(), settings=settings)
+                for output, settings in settings_of(outputs, config).items()
+            }
+            records.update(own)
+        return own
+
+    def _save_config(
+        self, config: PipelineConfig, workspace: Workspace, records: Records, outputs: Sequence[str]
+    ) -> None:
+        """Write ``config.yaml``, which must show what every output was made with that stays up to date."""
+        call = describe_call(config, workspace, reads_ingested=False)
+        differing: dict[str, list[rule.Reason]] = {}
+        for output in records:
+            if not rule.depends_on(output, outputs, records, call):
+                outdated = rule.find_outdated([output], records, call)
+                if {reason.kind for reasons in outdated.values() for reason in reasons} == {"settings"}:
+                    differing |= outdated
+        if not differing:
+            _replace_if_changed(workspace.out / "config.yaml", to_yaml(config))
+        elif self.name in SETTINGS:
+            raise rule.refusal(self.name, differing)
+        else:
+            log.info("config.yaml stays as it is, with the settings of %s", ", ".join(differing))
 
 
 STAGES = (
@@ -104,7 +184,7 @@ STAGES = (
         needs=("ingest", "split", "vocabulary"),
         reads_ingested=True,
     ),
-    Stage("train", "one BERT4Rec per behaviour", needs=("vocabulary", "sequences")),
+    Stage("train", "the encoders of the configuration", needs=("vocabulary", "sequences")),
     Stage(
         "baseline",
         "the organisers' aggregated features as a block",
@@ -155,14 +235,45 @@ STAGES = (
     ),
 )
 STAGE_NAMES = [stage.name for stage in STAGES]
-INGEST = STAGE_NAMES[0]
 
 
-def _save_config(config: PipelineConfig, path: Path) -> None:
-    text = to_yaml(config)
-    # stages that start at once have an earlier one's before them, and need not write the same file
-    if not path.exists() or path.read_bytes() != text.encode():
-        replace_text(path, text)
+def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dict[str, Any]]:
+    """Output -> dotted setting -> value, of those that it depends on, see ``SETTINGS``."""
+    values = dict(flat_settings(asdict(config)))
+    values |= {f"streams.{name}.max_length": length for name, length in config.streams().items()}
+    effective = {key: value for key, value in values.items() if not _matches(key, WITHOUT_EFFECT)}
+    settings = {}
+    for output in outputs:
+        stage, encoder = rule.stage_of(output), output.removeprefix(MODELS)
+        patterns = [pattern.format(encoder=encoder) for pattern in SETTINGS.get(stage, ())]
+        left_out = ["encoders.*.inference.*"] if stage == rule.TRAIN else []
+        settings[output] = {
+            key: value for key, value in effective.items() if _matches(key, patterns) and not _matches(key, left_out)
+        }
+    return settings
+
+
+def describe_call(config: PipelineConfig, workspace: Workspace, reads_ingested: bool) -> rule.Call:
+    """What the records of an output directory are compared with.
+
+    Parameters
+    ----------
+    reads_ingested : as in ``Call``
+    """
+    needs = {
+        output: stage.inputs(config)
+        for stage in STAGES
+        if not stage.is_left_out(config)
+        for output in stage.outputs(config)
+    }
+    return rule.Call(
+        needs,
+        settings_of(needs, config),
+        workspace.resolved_data,
+        workspace.named_tables,
+        workspace.as_of,
+        reads_ingested,
+    )
 
 
 def find_stage(name: str) -> Stage:
@@ -170,6 +281,33 @@ def find_stage(name: str) -> Stage:
     return STAGES[STAGE_NAMES.index(name)]
 
 
-def run_stage(name: str, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+def run_stage(name: str, spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> None:
     """Run one stage by its name."""
     find_stage(name).run(spark, config, workspace)
+
+
+def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Record that outputs are made, and the tables that the stage's lines of ``metrics.jsonl`` tell of."""
+    read = {line["read"]: line["read/version"] for line in lines if "read" in line}
+    tables = [line for line in lines if "table/version" in line]
+    ingests = [line["table/ingest"] for line in tables if line.get("table/ingest") is not None]
+    with changed_records(workspace) as records:
+        for output, record in begun.items():
+            records[output] = replace(
+                record,
+                made=utc_now(),
+                ingest=max(ingests, default=record.ingest),
+                read=record.read | read,
+                written={line["table"]: line["table/version"] for line in tables},
+                rows={line["table"]: line["table/rows"] for line in tables},
+            )
+
+
+def _replace_if_changed(path: Path, text: str) -> None:
+    # stages that start at once have an earlier one's before them, and need not write the same file
+    if not path.exists() or path.read_bytes() != text.encode():
+        replace_text(path, text)
+
+
+def _matches(key: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)

@@ -1,84 +1,83 @@
-"""A run of all stages, which goes on from the last finished one."""
+"""A run of all stages, which goes on after the last one that is up to date."""
 
-import hashlib
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pyspark.sql import SparkSession
-
-from conf.load import to_yaml
 from conf.pipeline import PipelineConfig
-from jobs.pipeline.registry import INGEST, STAGE_NAMES, STAGES, Stage
-from jobs.storage.provenance import FINISHED, PROGRESS, changed_progress, check_settings, read_progress
+from jobs.pipeline.out_of_date import INGEST, find_outdated
+from jobs.pipeline.registry import STAGE_NAMES, STAGES, Stage, describe_call
+from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
 
 
 def run_stages(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, first: str | None = None, last: str | None = None
+    spark: "SparkSession",
+    config: PipelineConfig,
+    workspace: Workspace,
+    first: str | None = None,
+    last: str | None = None,
 ) -> None:
     """Run the stages from ``first`` to ``last``.
 
-    Without ``first``, a run of the same configuration and data that died goes on after its last finished
-    stage; a complete one starts over. With ``workspace.as_of`` ingest is left out.
+    Without ``first``, the first is the one whose output is missing or out of date, for this configuration, data and
+    ingest; where none is, the run begins anew. With ``workspace.as_of`` ingest is left out.
+
+    Raises
+    ------
+    OutdatedError
+        If a stage reads what no stage of this run makes and what is out of date, before the first one begins.
     """
-    progress = RunProgress.load(workspace, config)
-    start = STAGE_NAMES.index(first) if first else progress.next_stage()
-    stop = STAGE_NAMES.index(last) + 1 if last else len(STAGES)
-    reasons = {stage: _reason_to_leave_out(stage, config, workspace) for stage in STAGES[start:stop]}
-    _check_settings_of_others(progress.path, [stage for stage, reason in reasons.items() if not reason], config)
-    if start and not first:
+    plan = plan_run(config, workspace, first, last)
+    if not plan:
+        log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last)
+    elif not first and (start := STAGES.index(plan[0][0])):
         log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
-    for stage, reason in reasons.items():
+    for stage, reason in plan:
         if reason:
             log.info("%s: left out: %s", stage.name, reason)
         else:
             stage.run(spark, config, workspace)
-        progress.finish(stage.name)
+
+
+def plan_run(
+    config: PipelineConfig, workspace: Workspace, first: str | None = None, last: str | None = None
+) -> list[tuple[Stage, str | None]]:
+    """The stages that ``run_stages`` comes to, each with the reason to leave it out, None where it runs.
+
+    Raises
+    ------
+    OutdatedError
+        If a stage reads what no stage of this run makes and what is out of date.
+    """
+    start = STAGE_NAMES.index(first) if first else find_start(config, workspace)
+    stop = STAGE_NAMES.index(last) + 1 if last else len(STAGES)
+    plan = [(stage, _reason_to_leave_out(stage, config, workspace)) for stage in STAGES[start:stop]]
+    running = [stage for stage, reason in plan if not reason]
+    fresh = [output for stage in running for output in stage.outputs(config)]
+    for stage in running:
+        stage.check_inputs(config, workspace, fresh)
+    return plan
+
+
+def find_start(config: PipelineConfig, workspace: Workspace) -> int:
+    """Index of the first stage whose output is not up to date; 0 where each is."""
+    records, call = read_records(workspace), describe_call(config, workspace, reads_ingested=True)
+    for index, stage in enumerate(STAGES):
+        outputs = stage.outputs(config)
+        is_made = records.keys() >= set(outputs) and not find_outdated(outputs, records, call)
+        if not is_made and not _reason_to_leave_out(stage, config, workspace):
+            return index
+    return 0
 
 
 def _reason_to_leave_out(stage: Stage, config: PipelineConfig, workspace: Workspace) -> str | None:
-    if stage.needs_targets and config.windows.mode == "entry":
+    if stage.is_left_out(config):
         return "in mode entry the profiles have seen the target windows"
     if stage.name == INGEST and workspace.as_of is not None:
         return f"the stages after it read ingest {workspace.as_of} (--as-of)"
     return None
-
-
-def _check_settings_of_others(progress: Path, running: Sequence[Stage], config: PipelineConfig) -> None:
-    """Refuse a run before its first stage where a later one would be refused for what no stage of the run makes."""
-    names = [stage.name for stage in running]
-    for stage in running:
-        check_settings(progress, [name for name in stage.all_needs if name not in names], stage.name, config)
-
-
-class RunProgress:
-    """Which stages of a run are finished, kept in ``OUT/progress.json``."""
-
-    def __init__(self, path: Path, fingerprint: str, finished: list[str]) -> None:
-        self.path, self.fingerprint, self.finished = path, fingerprint, finished
-
-    @classmethod
-    def load(cls, workspace: Workspace, config: PipelineConfig) -> "RunProgress":
-        """Progress of this very run: another configuration, data directory or ingest starts from nothing."""
-        path = workspace.out / PROGRESS
-        told = f"{workspace.resolved_data}\n{workspace.as_of}\n{workspace.named_tables}{to_yaml(config)}"
-        fingerprint = hashlib.sha256(told.encode()).hexdigest()
-        saved = read_progress(path)
-        return cls(path, fingerprint, saved["finished"] if saved.get("fingerprint") == fingerprint else [])
-
-    def next_stage(self) -> int:
-        """Index of the first stage that is not finished; 0 after a complete run."""
-        for index, name in enumerate(STAGE_NAMES):
-            if name not in self.finished:
-                return index
-        return 0
-
-    def finish(self, name: str) -> None:
-        """Note a stage as finished; those after it must run again."""
-        before = STAGE_NAMES[: STAGE_NAMES.index(name)]
-        self.finished = [other for other in self.finished if other in before] + [name]
-        with changed_progress(self.path) as saved:
-            saved.update({"fingerprint": self.fingerprint, FINISHED: self.finished})

@@ -1,4 +1,4 @@
-"""One run at a time on one output directory."""
+"""Lock files: one run at a time on one output directory."""
 
 import contextlib
 import fcntl
@@ -17,8 +17,8 @@ from schemas.errors import OutputError
 
 
 @dataclass(frozen=True)
-class Owner:
-    """The process that works in an output directory.
+class Holder:
+    """The process that holds a lock.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Owner:
     since: str
 
     @classmethod
-    def this(cls, command: str) -> "Owner":
+    def this(cls, command: str) -> "Holder":
         """The process that calls."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time(), command, now)
@@ -50,24 +50,25 @@ class Owner:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, command: str) -> Iterator[None]:
-    """Work in an output directory until the block ends, alone.
+def locked(path: Path, command: str) -> Iterator[None]:
+    """Keep every other process from what a lock file stands for until the block ends.
 
-    The file holds the owner; an owner that died without a word is replaced if it was of this machine. The file's lock
-    is held only while it is read and written: the claim itself needs nothing of a mounted file system but that files
-    written on one host are read on another. Without file locks, two runs that begin in the same instant both go on.
+    The file names who holds the lock; a process of this machine that died without a word holds it no more. The file
+    system's own lock is held only while the file is read and written: ours needs nothing of a mounted file system but
+    that files written on one host are read on another. Without file locks, two runs that begin in the same instant
+    both go on.
 
     Raises
     ------
     OutputError
-        If another process works there.
+        If another process holds the lock.
     """
-    me = Owner.this(command)
-    with path.open("a+") as file, _locked(file):
+    me = Holder.this(command)
+    with taking_turns(path) as file:
         other = _read(file)
         if other and not other.is_gone():
             raise OutputError(
-                f"expected to work in {path.parent.parent} alone, found `{other.command}` there since {other.since}, "
+                f"expected no other run in {path.parent.parent}, found `{other.command}` there since {other.since}, "
                 f"process {other.pid} on {other.host}; wait for its end, choose another --out, or, if it surely runs "
                 f"no more, remove {path}"
             )
@@ -75,9 +76,22 @@ def claimed(path: Path, command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError), path.open("r+") as file, _locked(file):
+        with contextlib.suppress(OSError), taking_turns(path) as file:
             if _read(file) == me:
                 _write(file, "")
+
+
+@contextlib.contextmanager
+def taking_turns(path: Path) -> Iterator[TextIO]:
+    """A file, made if need be, that no other process opens this way until the block ends.
+
+    Not so on file systems without locks: there nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file  # closing it gives the lock back
 
 
 def _machine() -> str:
@@ -89,18 +103,11 @@ def _machine() -> str:
     return " ".join(parts)
 
 
-@contextlib.contextmanager
-def _locked(file: TextIO) -> Iterator[None]:
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_EX)
-    yield  # closing the file gives the lock back
-
-
-def _read(file: TextIO) -> Owner | None:
-    """The owner; None where there is none, or its process died while it wrote this."""
+def _read(file: TextIO) -> Holder | None:
+    """Who holds the lock; None if nobody does, or its process died while it wrote this."""
     file.seek(0)
     try:
-        return Owner(**json.loads(file.read()))
+        return Holder(**json.loads(file.read()))
     except (ValueError, TypeError):
         return None
 

@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from pyspark import SparkContext
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ def is_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def spark_progress(context: SparkContext, title: str) -> Iterator[None]:
+def spark_progress(context: "SparkContext", title: str) -> Iterator[None]:
     """Show finished and known tasks of the running Spark stages until the block ends.
 
     The job description is set to ``title`` too, so that the Spark UI tells stages apart.

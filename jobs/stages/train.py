@@ -1,10 +1,11 @@
 """Train: the encoders of the configuration, data-parallel on Spark's executors (jobs/runtime/rank_launcher.py)."""
 
+import json
 import logging
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jobs.runtime.rank_launcher import run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
 from jobs.storage.locations import file_url
 from jobs.storage.metrics_log import TensorBoard, append_metrics
+from jobs.storage.provenance import MODELS, changed_records, read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms.vocabulary import VocabularySummary, collect_summaries
 from ml.compat.allocator import keep_freed_memory
@@ -28,7 +30,7 @@ from ml.data.petastorm_feed import PetastormFeed
 from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
-from ml.training.checkpoint import ModelCard
+from ml.training.checkpoint import CONFIG, ModelCard
 from ml.training.distributed import OneProcess, Ranks
 from ml.training.loop import TrainingJob, TrainingResult, train_model
 from ml.training.stall_watch import StallWatch, WatchedFeed
@@ -61,19 +63,39 @@ class PlannedModel:
         )
 
 
-def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+def run(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, only: Sequence[str] = (), prune: bool = False
+) -> None:
     """Write one model folder per encoder that has a sequence to learn from.
 
     A stage that died goes on: finished models are left alone, and one in the making from its last checkpoint.
+
+    Parameters
+    ----------
+    only : the encoders to train, whose names the configuration has; all where none is named
+    prune : remove the models of earlier runs that the configuration does not name
     """
     require_task_slots(spark, config.training.n_ranks)
-    plans = plan_training(spark, config, workspace)
+    chosen = {name: encoder for name, encoder in config.encoders.items() if name in only or not only}
+    plans = plan_training(spark, replace(config, encoders=chosen), workspace)
+    require_no_old_model(workspace, chosen.keys() - {plan.job.card.encoder for plan in plans})
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
-    remove_other_models(workspace, {plan.job.card.encoder for plan in plans})
-    shutil.rmtree(workspace.checkpoints(""))
+    remove_other_models(workspace, config.encoders, prune)
+    for name in only or [""]:  # all of them, or those of the encoders that were trained
+        shutil.rmtree(workspace.checkpoints(name), ignore_errors=True)
     for result in results:
         log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, _score(result))
+
+
+def require_no_old_model(workspace: Workspace, left_out: Collection[str]) -> None:
+    """Raise TrainingError where an encoder that cannot be trained now has a model: later stages would read it."""
+    for name in left_out:
+        if workspace.model(name).is_dir():
+            raise TrainingError(
+                f"encoder {name}: expected clients with two items or more, found none, but a model of an earlier run "
+                f"in {workspace.model(name)}; remove that folder, or leave the encoder out (--set encoders.{name}=null)"
+            )
 
 
 def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
@@ -169,11 +191,29 @@ def watched_feed(feed: Feed, watch: StallWatch | None) -> Feed:
     return WatchedFeed(feed, watch) if watch else feed
 
 
-def remove_other_models(workspace: Workspace, trained: set[str]) -> None:
-    """Delete the models of an earlier run that this one did not train, so that none is taken for its own."""
-    for folder in workspace.model("").iterdir():
-        if folder.name not in trained:
-            shutil.rmtree(folder)
+def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: bool) -> None:
+    """Remove the models of earlier runs that no encoder of the configuration has, if ``prune`` is set; else name them.
+
+    A folder that is no model of ours, by its ``config.json`` or our records, is left alone.
+    """
+    recorded = read_records(workspace)
+    for folder in sorted(workspace.model("").glob("[!.]*/")):
+        if folder.name in encoders or not (MODELS + folder.name in recorded or _is_model(folder)):
+            continue
+        if not prune:
+            log.warning("  model %s is kept, and no stage reads it: no encoder has its name (--prune)", folder.name)
+            continue
+        log.info("  model %s is removed: no encoder has its name (--prune)", folder.name)
+        shutil.rmtree(folder)
+        with changed_records(workspace) as records:
+            records.pop(MODELS + folder.name, None)
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return "sequences_version" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _card(name: str, encoder: EncoderSettings, vocabulary: VocabularySummary, version: int) -> ModelCard:

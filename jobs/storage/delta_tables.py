@@ -232,7 +232,8 @@ def write_table(
         commit = latest_commit(spark, workspace, table)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
-    append_metrics(workspace.metrics, {"table": table.name, "table/rows": commit.n_rows, "table/seconds": seconds})
+    figures = {"rows": commit.n_rows, "seconds": seconds, "version": commit.version, "ingest": ingest}
+    append_metrics(workspace.metrics, {"table": table.name, **{f"table/{key}": of for key, of in figures.items()}})
     return commit
 
 

@@ -89,9 +89,9 @@ def test_a_model_of_another_vocabulary_is_refused(refuse: Refuse, finished: Path
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (["embed", "--set", "model.hidden_size=32"], "train had model.hidden_size=16 (now 32)"),
-        (["run", "--from", "embed", "--set", "model.n_layers=2"], "train had model.n_layers=1 (now 2)"),
-        (["train", "--set", "encoders.page_visit.max_length=4"], "sequences had encoders.page_visit."),
+        (["embed", "--set", "model.hidden_size=32"], "train had encoders.product_buy.hidden_size=16 (now 32)"),
+        (["run", "--from", "embed", "--set", "model.n_layers=2"], "train had encoders.product_buy.n_layers=1 (now 2)"),
+        (["train", "--set", "encoders.page_visit.max_length=4"], "sequences had streams.page_visit."),
         (["embed", "--set", "behaviours.add_to_cart.item=sku"],
          "ingest had behaviours.add_to_cart.item=none"),
     ],
@@ -100,7 +100,7 @@ def test_settings_other_than_the_earlier_stages_are_refused(
     refuse: Refuse, finished: Path, call: list[str], told: str
 ) -> None:
     message = refuse(finished, *call)
-    assert "ConfigError" in message
+    assert "OutdatedError" in message
     assert told in message
 
 

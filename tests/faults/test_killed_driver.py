@@ -4,9 +4,9 @@ Each killed run is followed by the next, which must go on where it stood; the la
 a run that nothing happened to.
 """
 
-import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -27,6 +27,8 @@ from fault_runs import (
 
 from jobs.pipeline.registry import STAGE_NAMES, STAGES
 from jobs.storage.metrics_log import read_metrics
+from jobs.storage.provenance import changed_records
+from jobs.storage.workspace import Workspace
 
 pytestmark = pytest.mark.faults
 
@@ -100,10 +102,10 @@ def test_runs_that_are_killed_in_every_stage_end_as_one_that_was_not(
 
 
 def _forget(out: Path, stage: str) -> None:
-    path = out / "progress.json"
-    saved = json.loads(path.read_text())
-    saved["finished"].remove(stage)
-    path.write_text(json.dumps(saved))
+    with changed_records(Workspace(out)) as records:
+        for output, record in list(records.items()):
+            if record.stage == stage:
+                records[output] = replace(record, made=None)
 
 
 def test_a_driver_killed_while_two_ranks_train_leaves_none_of_them_and_the_next_run_goes_on(

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ from urllib.parse import unquote
 import psutil
 import pyarrow.parquet as pq
 
-from jobs.storage.provenance import PROGRESS, read_progress
+from jobs.pipeline.registry import STAGE_NAMES
+from jobs.storage.provenance import PROVENANCE, read_records
+from jobs.storage.workspace import Workspace
 
 SETTINGS = """
 behaviours:
@@ -41,9 +44,9 @@ Found = TypeVar("Found")
 
 
 def unfinished_copy(undisturbed: Path, out: Path) -> Path:
-    """The tables and files of a run that does not know which of its stages finished."""
+    """The tables and files of a run without a record of what they were made from."""
     shutil.copytree(undisturbed, out)
-    (out / "progress.json").unlink()
+    (out / PROVENANCE).unlink()
     return out
 
 
@@ -135,9 +138,10 @@ def newest(paths: Iterator[Path]) -> int:
 
 
 def finished_stages(out: Path) -> list[str]:
-    """As the run has noted."""
-    path = out / "progress.json"
-    return list(json.loads(path.read_text()).get("finished", [])) if path.exists() else []
+    """The first stages, whose output is recorded as made."""
+    records = read_records(Workspace(out)).values()
+    made = {record.stage for record in records} - {record.stage for record in records if not record.made}
+    return list(itertools.takewhile(made.__contains__, STAGE_NAMES))
 
 
 def table_rows(out: Path, table: str) -> list[str]:
@@ -188,10 +192,11 @@ def digest(path: Path) -> str:
 
 
 def contents(out: Path) -> dict[str, str]:
-    """Every file but logs, and its digest; of the progress, which forgets a stage that began, the settings noted."""
+    """Every file but logs, and its digest; of the records, which tell of a stage that began, the settings."""
     files = [path for path in out.rglob("*") if path.is_file()]
     names = {str(path.relative_to(out)): path for path in files}
     found = {name: digest(path) for name, path in names.items() if not name.startswith(LOGS)}
-    if PROGRESS in found:
-        found[PROGRESS] = json.dumps(read_progress(out / PROGRESS).get("settings"))
+    if PROVENANCE in found:
+        settings = {output: record.settings for output, record in read_records(Workspace(out)).items()}
+        found[PROVENANCE] = json.dumps(settings)
     return found

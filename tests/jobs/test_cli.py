@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import _claims, _parser, main
+from conf.load import load_config
+from jobs import cli
+from jobs.cli import locked_stages, main
+from jobs.commands.flags import build_parser
+from jobs.pipeline.registry import settings_of
+from jobs.storage.provenance import Record, changed_records
+from jobs.storage.workspace import Workspace
 
 EVENTS = {"client_id": [1, 2], "timestamp": ["2022-06-01 00:00:00"] * 2}
 CODES = "[" + " ".join(["7"] * 16) + "]"
@@ -132,18 +140,18 @@ def test_a_configuration_without_purchases_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_command_claims_every_stage_that_it_may_run() -> None:
-    def claims(*call: str) -> list[str]:
-        return _claims(_parser().parse_args([*call, "--out", "x"]))
+def test_a_command_locks_every_stage_that_it_may_run() -> None:
+    def locks(*call: str) -> list[str]:
+        return locked_stages(build_parser().parse_args([*call, "--out", "x"]))
 
-    assert claims("probe") == ["probe"]
-    assert claims("probe", "--entry", "mine") == ["ingest", "split", "targets", "probe"]
-    assert claims("compact") == claims("vacuum") == claims("run")
-    assert claims("vacuum", "--dry-run") == []
+    assert locks("probe") == ["probe"]
+    assert locks("probe", "--entry", "mine") == ["ingest", "split", "targets", "probe"]
+    assert locks("compact") == locks("vacuum") == locks("run")
+    assert locks("vacuum", "--dry-run") == []
 
 
 def test_tasks_given_several_times_add_up() -> None:
-    arguments = _parser().parse_args(["ablate", "--out", "x", "--tasks", "churn", "--tasks", "conversion"])
+    arguments = build_parser().parse_args(["ablate", "--out", "x", "--tasks", "churn", "--tasks", "conversion"])
     assert arguments.tasks == ["churn", "conversion"]
 
 
@@ -178,3 +186,49 @@ def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest
         flags = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
         assert {"--data", "--out", "--config", "--set", "--verbose"} - flags == set(), stage.name
         assert f'sys.exit(main_stage("{stage.name}"))' in (root / "jobs" / "stages" / f"{stage.name}.py").read_text()
+
+
+def test_help_and_a_refused_flag_import_neither_spark_nor_torch() -> None:
+    code = """
+import sys
+from jobs.cli import main
+for call in (["--help"], ["train", "--help"], ["run"], ["run", "--out", "x", "--from", "nowhere"], ["dance"]):
+    try:
+        main(call)
+    except SystemExit:
+        pass
+sys.exit(str(found) if (found := {"pyspark", "delta", "torch", "pyarrow"} & set(sys.modules)) else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (["train", "--only", "page_visit", "search", "cart"], "found search, cart; correct them"),
+        (["train", "--only", "search"], "--only: expected names of encoders, product_buy, add_to_cart, "),
+    ],
+)
+def test_encoders_that_do_not_exist_are_refused_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, call: list[str], expected: str
+) -> None:
+    assert main([*call, "--out", str(tmp_path / "out"), "--config", "demo"]) == 2
+    assert expected in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("call", [["sequences"], ["probe"], ["ablate"], ["run", "--from", "sequences"]])
+def test_outputs_that_are_out_of_date_are_refused_before_spark_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, call: list[str]
+) -> None:
+    place = Workspace(tmp_path / "out")
+    with changed_records(place) as records:
+        for output, inputs in {"ingest": {}, "split": {"ingest": "of an earlier one"}}.items():
+            settings = settings_of([output], load_config())
+            records[output] = Record(output, made="today", inputs=inputs, settings=settings[output])
+    monkeypatch.setattr(cli, "_session", None)
+    assert main([*call, "--out", str(place.out)]) == 2
+    assert "OutdatedError" in caplog.text
+    assert "expected split made from the newest ingest, found that it was made from an earlier one" in caplog.text
+    assert "run again from split (`ubp run --from split`)" in caplog.text

@@ -18,6 +18,7 @@ from schemas.errors import InputError
 
 CODES = "[" + " ".join(["7"] * 16) + "]"
 CLIENTS = np.arange(1, 13)
+CONFIG = load_config("demo")
 SMALL = ["--config", "demo", "--set", "probe.hidden_size=8", "probe.batch_size=4"]
 
 
@@ -122,29 +123,28 @@ def break_off(*_):
 
 
 def test_a_stage_that_ended_with_an_error_runs_again(place, monkeypatch):
-    config = load_config("demo")
     leave_out_work(monkeypatch, break_off)
     with pytest.raises(InputError):
-        prepare_tables(NoWork(), config, place)
+        prepare_tables(NoWork(), CONFIG, place)
     ran = leave_out_work(monkeypatch)
     for _ in range(2):
-        prepare_tables(NoWork(), config, place)
-        assert ran == ["ingest_events", "split_windows", "build_targets"]
+        prepare_tables(NoWork(), CONFIG, place)
+        assert ran == ["ingest", "split", "targets"]
     leave_out_work(monkeypatch, break_off)
     with pytest.raises(InputError):
-        run_stage("split", NoWork(), config, place)
-    assert list_unmade_stages(place) == ["split", "targets"]
+        run_stage("split", NoWork(), CONFIG, place)
+    assert list_unmade_stages(CONFIG, place) == ["split", "targets"]
 
 
 def test_tables_count_as_made_only_where_they_lie_and_of_the_data_that_is_named(place, tmp_path, monkeypatch):
     leave_out_work(monkeypatch)
-    prepare_tables(NoWork(), load_config("demo"), place)
-    assert list_unmade_stages(Workspace(place.out)) == []
-    assert list_unmade_stages(Workspace(place.out, place.data, tables_url="s3://bucket/x")) == [
+    prepare_tables(NoWork(), CONFIG, place)
+    assert list_unmade_stages(CONFIG, Workspace(place.out)) == []
+    assert list_unmade_stages(CONFIG, Workspace(place.out, place.data, tables_url="s3://bucket/x")) == [
         "ingest", "split", "targets",
     ]  # fmt: skip
     with pytest.raises(InputError, match="leave --data out to score on those, or choose another --out"):
-        list_unmade_stages(Workspace(place.out, tmp_path / "other"))
+        list_unmade_stages(CONFIG, Workspace(place.out, tmp_path / "other"))
 
 
 def test_a_task_that_does_not_exist_is_refused(entry, data, tmp_path, capsys):

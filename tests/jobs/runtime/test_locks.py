@@ -1,4 +1,4 @@
-"""Two runs on one output directory: one works, the other is told; a dead one's claim is taken over."""
+"""Two runs on one output directory: one works, the other is told; a dead one's lock is taken over."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.runtime.locks import Owner, claimed
+from jobs.runtime.locks import Holder, locked
 from schemas.errors import OutputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from jobs.runtime.locks import claimed
-with claimed(Path(sys.argv[1]), "ubp run"):
+from jobs.runtime.locks import locked
+with locked(Path(sys.argv[1]), "ubp run"):
     print("holds", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -37,30 +37,30 @@ def holder(path: Path, seconds: float) -> "subprocess.Popen[str]":
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     (tmp_path / "out" / "logs").mkdir(parents=True)
-    return tmp_path / "out" / "logs" / "owner-sequences.json"
+    return tmp_path / "out" / "logs" / "lock-sequences.json"
 
 
 def test_the_second_run_is_told_who_works_there_and_may_when_that_one_ended(path: Path) -> None:
     with holder(path, 60) as other:
         with (
             pytest.raises(OutputError, match=rf"`ubp run` there since .*, process {other.pid} on "),
-            claimed(path, "x"),
+            locked(path, "x"),
         ):
             pass
         assert json.loads(path.read_text())["pid"] == other.pid
         other.terminate()
         other.wait()
-    with claimed(path, "x"):
+    with locked(path, "x"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert path.read_text() == ""
 
 
-def test_the_claim_of_a_killed_process_is_taken_over(path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over(path: Path) -> None:
     with holder(path, 60) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
     assert json.loads(path.read_text())["pid"] == other.pid
-    with claimed(path, "x"):
+    with locked(path, "x"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -72,23 +72,23 @@ def test_the_claim_of_a_killed_process_is_taken_over(path: Path) -> None:
     ],
     ids=["alive", "number used again", "another machine", "perhaps dead on another machine"],
 )  # fmt: skip
-def test_only_an_owner_of_this_machine_that_is_surely_gone_is_replaced(
+def test_only_a_holder_of_this_machine_that_is_surely_gone_is_replaced(
     path: Path, change: dict[str, object], is_free: bool
 ) -> None:
-    owner = replace(Owner.this("ubp run"), **change)
-    path.write_text(json.dumps(asdict(owner)))
+    other = replace(Holder.this("ubp run"), **change)
+    path.write_text(json.dumps(asdict(other)))
     if is_free:
-        with claimed(path, "x"):
+        with locked(path, "x"):
             pass
         return
-    with pytest.raises(OutputError, match="if it surely runs no more, remove"), claimed(path, "x"):
+    with pytest.raises(OutputError, match="if it surely runs no more, remove"), locked(path, "x"):
         pass
-    assert json.loads(path.read_text()) == asdict(owner), "another's claim is left as it was"
+    assert json.loads(path.read_text()) == asdict(other), "another's lock is left as it was"
 
 
-def test_a_claim_cut_short_by_a_kill_holds_nobody_up(path: Path) -> None:
+def test_a_lock_file_cut_short_by_a_kill_holds_nobody_up(path: Path) -> None:
     path.write_text('{"host": "some')
-    with claimed(path, "x"):
+    with locked(path, "x"):
         pass
 
 
@@ -120,5 +120,5 @@ def test_the_command_line_refuses_before_spark_starts(
         assert main([*call, "--out", str(out)]) == 2
         assert f"process {other.pid}" in caplog.text
         assert {file.name for file in out.iterdir()} == {"logs"}
-        assert all(file.name.startswith("owner-") for file in (out / "logs").iterdir())
+        assert all(file.name.startswith("lock-") for file in (out / "logs").iterdir())
         other.kill()

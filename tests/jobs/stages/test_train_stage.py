@@ -16,6 +16,7 @@ from conf.training import TrainingSettings
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.stages import train
 from jobs.storage.delta_tables import read_table
+from jobs.storage.provenance import Record, changed_records, read_records
 from jobs.storage.workspace import Workspace
 from ml.data.sequence_batch import Feed
 from ml.training.checkpoint import load_model
@@ -47,13 +48,43 @@ def test_training_reads_exactly_the_newest_versions_files(spark: SparkSession, w
     assert load_model(workspace.model("page_visit"))[1] == plan.job.card
 
 
-def test_models_of_an_earlier_run_that_this_one_does_not_train_are_removed(
+def test_some_encoders_are_trained_and_other_models_stay_until_they_are_pruned(
+    spark: SparkSession, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_tables(spark, workspace, 40, ["product_buy", "page_visit"])
+    models = workspace.model("")
+    for name in ("former", "recorded", "foreign", "of_another_tool"):
+        (models / name).mkdir(parents=True)
+    (models / "former" / "config.json").write_text('{"sequences_version": 1}')
+    (models / "of_another_tool" / "config.json").write_text('{"hidden_size": 1}')
+    (workspace.checkpoints("product_buy") / "in the making").mkdir(parents=True)
+    with changed_records(workspace) as records:
+        records["models/recorded"] = Record("train")
+
+    train.run(spark, config(), workspace, only=["page_visit"])
+    assert {path.name for path in models.iterdir()} == {
+        "page_visit", "former", "recorded", "foreign", "of_another_tool",
+    }  # fmt: skip
+    assert [path.name for path in workspace.checkpoints("").iterdir() if path.is_dir()] == ["product_buy"]
+    kept = [record.getMessage() for record in caplog.records if "is kept" in record.getMessage()]
+    assert [line.split()[1] for line in kept] == ["former", "recorded"]
+
+    train.run(spark, config(), workspace, only=["page_visit"], prune=True)
+    assert {path.name for path in models.iterdir()} == {"page_visit", "foreign", "of_another_tool"}
+    assert "model former is removed: no encoder has its name" in caplog.text
+    assert read_records(workspace) == {}
+
+
+def test_an_encoder_that_cannot_be_trained_does_not_keep_the_model_of_an_earlier_run(
     spark: SparkSession, workspace: Workspace
 ) -> None:
     write_tables(spark, workspace, 40, ["page_visit"])
-    workspace.model("search_query").mkdir(parents=True)
-    train.run(spark, config(), workspace)
-    assert [folder.name for folder in workspace.model("").iterdir()] == ["page_visit"]
+    workspace.model("product_buy").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"encoder product_buy: expected clients .* remove that folder, or leave"):
+        train.run(spark, config(), workspace)
+    assert workspace.model("product_buy").is_dir()
+    assert not workspace.model("page_visit").exists()
 
 
 def test_nothing_to_learn_from_is_told(spark: SparkSession, workspace: Workspace) -> None:

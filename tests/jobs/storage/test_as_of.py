@@ -10,20 +10,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from no_work import NoWork, leave_out_work
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
 from jobs.cli import main
 from jobs.commands.upkeep import Retention, compact, vacuum
-from jobs.pipeline import runner
-from jobs.pipeline.registry import STAGES
-from jobs.pipeline.runner import RunProgress, run_stages
+from jobs.pipeline.registry import STAGE_NAMES, STAGES, run_stage
+from jobs.pipeline.runner import find_start, run_stages
 from jobs.stages import ingest as ingest_events
 from jobs.stages import split
 from jobs.storage.delta_tables import ingest_versions, latest_version, read_ingested, read_table, write_table
+from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
-from schemas.errors import TableError
+from schemas.errors import OutdatedError, TableError
 from schemas.tables import PRODUCT_PROPERTIES, WINDOWS
 
 ALL = load_config("demo")
@@ -124,15 +125,39 @@ def test_a_table_that_was_made_anew_has_rows_of_no_ingest_until_it_is_written() 
 
 
 def test_a_run_as_of_leaves_ingest_out_and_is_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names: list[str] = []
-    monkeypatch.setattr(runner.Stage, "run", lambda self, *_: names.append(self.name))
+    names = leave_out_work(monkeypatch)
     newest = Workspace(tmp_path / "out", tmp_path)
     newest.prepare()
     earlier = replace(newest, as_of=0)
-    run_stages(None, CONFIG, earlier, last="vocabulary")  # type: ignore[arg-type]
+    run_stages(NoWork(), CONFIG, earlier, last="vocabulary")  # type: ignore[arg-type]
     assert names == ["split", "vocabulary"]
-    assert RunProgress.load(earlier, CONFIG).next_stage() == 3
-    assert RunProgress.load(newest, CONFIG).next_stage() == 0
+    assert STAGE_NAMES[find_start(CONFIG, earlier)] == "sequences"
+    assert STAGE_NAMES[find_start(CONFIG, newest)] == "ingest"
+    run_stage("ingest", NoWork(), CONFIG, newest)  # type: ignore[arg-type]
+    assert STAGE_NAMES[find_start(CONFIG, newest)] == "split", "it was asked to read an earlier ingest"
+    assert STAGE_NAMES[find_start(CONFIG, earlier)] == "sequences"
+
+
+def test_a_stage_records_the_ingest_and_the_versions_that_it_read(spark: SparkSession, ingested: Workspace) -> None:
+    place = replace(ingested, as_of=0)
+    run_stage("split", spark, CONFIG, place)
+    run_stage("ingest", spark, CONFIG, ingested)
+    run_stage("baseline", spark, CONFIG, place)
+    records = read_records(ingested)
+    split, ingest = records["split"], records["ingest"]
+    assert (split.as_of, split.ingest, split.read, split.written) == (
+        0,
+        0,
+        {"product_buy": 2},
+        {"windows": 0, "clients": 0},
+    )
+    assert split.rows["windows"] == 1
+    assert (ingest.ingest, ingest.written["product_buy"]) == (2, 4)
+    assert records["baseline"].read == {"product_buy": 2, "product_properties": 0, "windows": 0, "clients": 0}
+    with pytest.raises(
+        OutdatedError, match="expected split made from the newest ingest, found ingest 0; give --as-of 0"
+    ):
+        run_stage("targets", spark, CONFIG, ingested)
 
 
 def test_only_the_stages_that_read_what_ingest_wrote_take_the_flag(

@@ -1,4 +1,4 @@
-"""A stage refuses what earlier ones made with other settings, and takes what does not concern it."""
+"""A stage refuses what earlier ones made from other inputs or with other settings, and takes what does not matter."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,120 +7,173 @@ import pytest
 from no_work import NoWork, leave_out_work
 
 from conf.load import load_config
-from jobs.pipeline.registry import STAGE_NAMES, STAGES, run_stage
+from conf.pipeline import PipelineConfig
+from jobs.pipeline.registry import SETTINGS, STAGE_NAMES, find_stage, settings_of
 from jobs.pipeline.runner import run_stages
-from jobs.storage.provenance import DECIDED_BY, check_settings, note_end, read_progress, settings_of
+from jobs.storage.provenance import PROVENANCE, Record, changed_records, read_records
 from jobs.storage.workspace import Workspace
-from schemas.errors import ConfigError, TableError
+from schemas.errors import OutdatedError, TableError
 
 BEFORE = load_config("demo")
 
 
 @pytest.fixture
-def progress(tmp_path: Path) -> Path:
-    for stage in STAGE_NAMES[:5]:
-        note_end(Workspace(tmp_path), stage, BEFORE)
-    return tmp_path / "progress.json"
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A complete run whose stages did nothing."""
+    workspace = Workspace(tmp_path / "out", tmp_path)
+    workspace.prepare()
+    leave_out_work(monkeypatch)
+    run_stages(NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
+    return workspace
+
+
+def run(stage: str, place: Workspace, config: PipelineConfig = BEFORE, **options: object) -> None:
+    find_stage(stage).run(NoWork(), config, place, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("stage", "change", "message"),
     [
-        ("model.hidden_size=32", r"embed: .*train had model\.hidden_size=64 \(now 32\)"),
-        ("encoders.page_visit.max_length=9", r"sequences had .*visit\.max_length=64"),
-        ("behaviours.page_visit.min_count=2", r"vocabulary had behaviours\.page_visit\.min_count=5 \(now 2\)"),
-        ("behaviours.product_view.item=sku", r"ingest had behaviours\.product_view\.item=none \(now sku\)"),
-        ("windows.mode=entry", r"split had windows\.mode=evaluate \(now entry\).*ubp run --from split"),
-        ("training.epochs=3", r"train had training\.epochs=25 \(now 3\)"),
-        ("behaviours.page_visit.keep_rare_as_unk=true", r"sequences had .*keep_rare_as_unk=False \(now True\)"),
-        ("seed=1", r"sequences had seed=2025 \(now 1\)"),
+        ("embed", "model.hidden_size=32", r"train had encoders\.product_buy\.hidden_size=64 \(now 32\)"),
+        ("embed", "encoders.page_visit.max_length=9", r"sequences had streams\.page_visit\.max_length=64 \(now 9\)"),
+        ("embed", "behaviours.page_visit.min_count=2", r"vocabulary had behaviours\.page_visit\.min_count=5 \(now 2\)"),
+        ("embed", "behaviours.product_view.item=sku", r"ingest had behaviours\.product_view\.item=none \(now sku\)"),
+        ("embed", "ingest.drop_duplicates=true", r"ingest had ingest\.drop_duplicates=False \(now True\)"),
+        ("embed", "windows.mode=entry", r"split had windows\.mode=evaluate \(now entry\).*ubp run --from split"),
+        ("embed", "training.epochs=3", r"train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"),
+        ("embed", "behaviours.page_visit.keep_rare_as_unk=true", r"sequences had .*_as_unk=False \(now True\)"),
+        ("embed", "seed=1", r"sequences had seed=2025 \(now 1\)"),
+        ("probe", "inference.pooling=last", r"embed had encoders\.product_buy\.inference\.pooling=mean \(now last\)"),
+        ("report", "ensemble.blocks_weight=2", r"report: expected the settings that embed ran with, found others: "
+         r"embed had ensemble\.blocks_weight=.* \(now 2\.0\).*give the same, or run again from embed"),
+        ("report", "probe.epochs=9", r"expected the settings that probe ran with"),
     ],
 )  # fmt: skip
-def test_a_setting_that_an_earlier_stage_decided_by_must_be_the_same(progress: Path, change: str, told: str) -> None:
-    now = load_config("demo", [change])
-    with pytest.raises(ConfigError, match=told):
-        check_settings(progress, STAGE_NAMES[:5], "embed", now)
+def test_a_setting_that_an_earlier_stage_decided_by_must_be_the_same(
+    place: Workspace, stage: str, change: str, message: str
+) -> None:
+    before = {file.name: file.read_bytes() for file in place.out.glob("*.*")}
+    assert before.keys() >= {"config.yaml", PROVENANCE}
+    with pytest.raises(OutdatedError, match=message):
+        run(stage, place, load_config("demo", [change]))
+    assert {file.name: file.read_bytes() for file in place.out.glob("*.*")} == before
 
 
 @pytest.mark.parametrize(
     "change",
     ["training.launcher=torch", "training.log_every_steps=9", "probe.epochs=1", "ensemble.composition=mean",
-     "spark.driver_memory=3g", "feed.batches_ahead=1"],
+     "spark.driver_memory=3g", "feed.batches_ahead=1", "inference.tokens_per_batch=9", "ingest.count_duplicates=false"],
 )  # fmt: skip
-def test_other_settings_may_change(progress: Path, change: str) -> None:
-    check_settings(progress, STAGE_NAMES[:5], "embed", load_config("demo", [change]))
+def test_other_settings_may_change(place: Workspace, change: str) -> None:
+    run("embed", place, load_config("demo", [change]))
 
 
-def test_a_stage_may_itself_run_with_new_settings_and_later_ones_then_need_those(progress: Path) -> None:
+def test_a_stage_may_itself_run_with_new_settings_and_later_ones_then_need_those(place: Workspace) -> None:
     now = load_config("demo", ["model.hidden_size=32"])
-    check_settings(progress, STAGE_NAMES[:4], "train", now)
-    note_end(Workspace(progress.parent), "train", now)
-    check_settings(progress, STAGE_NAMES[:5], "embed", now)
-    with pytest.raises(ConfigError):
-        check_settings(progress, STAGE_NAMES[:5], "embed", BEFORE)
+    run("train", place, now)
+    run("embed", place, now)
+    with pytest.raises(OutdatedError):
+        run("embed", place, BEFORE)
 
 
-@pytest.mark.parametrize(
-    "content", ['{"finished": ["ing', "[]", '{"finished": "ingest"}', '{"settings": {"train": 1}}']
-)
-def test_a_damaged_progress_is_told_with_what_to_do(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "progress.json"
-    path.write_text(content)
-    with pytest.raises(TableError, match=r"progress\.json: expected JSON.*remove it; `ubp run` then begins anew"):
-        check_settings(path, STAGE_NAMES[:5], "embed", BEFORE)
+def test_what_was_made_again_outdates_what_was_made_from_it(place: Workspace) -> None:
+    run("ingest", place)
+    message = (
+        "embed: expected split made from the newest ingest, found that it was made from an earlier one; out of date "
+        "too: vocabulary, sequences, baseline; run again from split"
+    )
+    with pytest.raises(OutdatedError, match=message):
+        run("embed", place)
+    run("split", place)
+    with pytest.raises(OutdatedError, match="expected vocabulary made from the newest ingest"):
+        run("train", place)
+
+
+def test_some_models_are_trained_and_the_others_left_as_they_are(place: Workspace) -> None:
+    before = read_records(place)
+    run("train", place, only=["page_visit"])
+    after = read_records(place)
+    assert {name for name in after if after[name] != before[name]} == {"models/page_visit"}
+    with pytest.raises(OutdatedError, match="expected embed made from the present models/page_visit"):
+        run("probe", place)
+    run("sequences", place)
+    run("train", place, only=["page_visit"])
+    others = " ".join(name for name in BEFORE.encoders if name != "page_visit")
+    with pytest.raises(OutdatedError, match=f"expected models/.* made from the present sequences.*--only {others}`"):
+        run("embed", place)
+
+
+def test_settings_that_another_encoders_model_stays_with_are_not_overwritten(place: Workspace) -> None:
+    epochs = {name: load_config("demo", [f"{name}epochs=3"]) for name in ("training.", "encoders.page_visit.training.")}
+    with pytest.raises(OutdatedError, match=r"train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
+        run("train", place, epochs["training."], only=["page_visit"])
+    run("train", place, epochs["encoders.page_visit.training."], only=["page_visit"])
+
+
+def test_a_stage_that_did_not_end_well_is_not_read(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise TableError("no")
+
+    leave_out_work(monkeypatch, fail)
+    with pytest.raises(TableError):
+        run("split", place)
+    leave_out_work(monkeypatch)
+    with pytest.raises(OutdatedError, match=r"expected split, found that split began to make it at .* and did not end"):
+        run("vocabulary", place)
+
+
+def test_the_ingest_that_was_asked_for_holds_for_the_stages_after_it(place: Workspace) -> None:
+    run("ingest", place)
+    earlier, newest = Workspace(place.out, place.data, as_of=0), place
+    run("split", earlier)
+    with pytest.raises(OutdatedError, match=r"vocabulary: expected split made from the newest ingest, found ingest 0; "
+                       r"give --as-of 0, or run again from split"):  # fmt: skip
+        run("vocabulary", newest)
+    with pytest.raises(OutdatedError, match=r"expected split made from ingest 1 \(--as-of\), found ingest 0"):
+        run("vocabulary", Workspace(place.out, place.data, as_of=1))
+    for stage in ("vocabulary", "sequences", "baseline"):
+        run(stage, earlier)
+    run("train", newest)
+    run("embed", earlier)
+
+
+@pytest.mark.parametrize("content", ['{"ingest": {"sta', "[]", '{"ingest": {"stage": 1}}', '{"ingest": {"made": "x"}}'])
+def test_a_damaged_file_is_told_with_what_to_do(place: Workspace, content: str) -> None:
+    (place.out / PROVENANCE).write_text(content)
+    with pytest.raises(TableError, match=r"provenance\.json: expected JSON.*remove it; `ubp run` then begins anew"):
+        run("embed", place)
+    assert (place.out / PROVENANCE).read_text() == content
 
 
 def test_every_pattern_names_a_setting_and_every_stage_exists() -> None:
-    assert set(DECIDED_BY) <= set(STAGE_NAMES)
-    for stage, patterns in DECIDED_BY.items():
-        assert len(settings_of(stage, BEFORE)) >= len(patterns)
+    assert set(SETTINGS) <= set(STAGE_NAMES)
+    for stage, patterns in SETTINGS.items():
+        output = "models/page_visit" if stage == "train" else stage
+        assert len(settings_of([output], BEFORE)[output]) >= len(patterns)
+    of_model = settings_of(["models/page_visit"], BEFORE)["models/page_visit"]
+    assert "encoders.page_visit.training.epochs" in of_model
+    assert not [key for key in of_model if "inference" in key or "launcher" in key or "page_visit" not in key]
 
 
-def test_a_refused_run_leaves_the_saved_configuration_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace(tmp_path / "out", tmp_path)
-    workspace.prepare()
-    leave_out_work(monkeypatch)
-    run_stages(NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
-    before = {file.name: file.read_bytes() for file in workspace.out.glob("*.*")}
-    assert "config.yaml" in before
-    with pytest.raises(ConfigError, match="train had model"):
-        run_stages(NoWork(), load_config("demo", ["model.hidden_size=32"]), workspace, first="embed")  # type: ignore[arg-type]
-    assert {file.name: file.read_bytes() for file in workspace.out.glob("*.*")} == before
-    assert len(STAGES) == len(STAGE_NAMES)
+def test_a_stage_is_compared_with_what_it_reads_and_nothing_else(place: Workspace) -> None:
+    now = load_config("demo", ["training.epochs=3"])
+    run("targets", place, now)
+    with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
+        run("probe", place, now)
+    before = read_records(place)
+    with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
+        run_stages(NoWork(), now, place, first="targets")  # type: ignore[arg-type]
+    assert read_records(place) == before, "a run that cannot end does not begin"
 
 
-def test_a_stage_is_compared_with_those_that_it_needs_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace(tmp_path / "out", tmp_path)
-    workspace.prepare()
-    ran = leave_out_work(monkeypatch)
-    run_stages(NoWork(), load_config("demo", ["training.epochs=3"]), workspace)  # type: ignore[arg-type]
-    ran.clear()
-    run_stage("targets", NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"probe: .*train had training\.epochs=3 \(now 25\)"):
-        run_stage("probe", NoWork(), BEFORE, workspace)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"probe: .*train had training\.epochs=3 \(now 25\)"):
-        run_stages(NoWork(), BEFORE, workspace, first="targets")  # type: ignore[arg-type]
-    assert ran == ["build_targets"], "a run that cannot end does not begin"
+def test_stages_that_end_at_once_are_all_recorded(tmp_path: Path) -> None:
+    place = Workspace(tmp_path)
 
+    def record(name: str) -> None:
+        with changed_records(place) as records:
+            records[name] = Record(name)
 
-def test_a_stage_needs_also_what_its_needs_do() -> None:
-    needs = {stage.name: stage.all_needs for stage in STAGES}
-    assert needs["baseline"] == needs["targets"] == ["ingest", "split"]
-    assert needs["embed"] == ["ingest", "split", "vocabulary", "sequences", "train", "baseline"]
-    assert needs["probe"] == STAGE_NAMES[:8]
-
-
-def test_stages_that_end_at_once_are_all_noted(tmp_path: Path) -> None:
-    path, stages = tmp_path / "progress.json", list(DECIDED_BY)
-    for number in range(5):
-        now = load_config("demo", [f"seed={number}"])
-        with ThreadPoolExecutor(len(stages)) as pool:
-            list(pool.map(lambda stage: note_end(Workspace(tmp_path), stage, now), stages))  # noqa: B023
-        expected = {stage: settings_of(stage, now) for stage in stages}
-        assert read_progress(path)["settings"].keys() == expected.keys()
-        assert read_progress(path)["settings"]["sequences"]["seed"] == number
-        path.unlink()
+    names = [f"stage {number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(record, names))
+    assert set(read_records(place)) == set(names)
