@@ -5,8 +5,8 @@
 The first call with a DIR makes the data in it, in the JVM that then runs the stage: for the stage's time in a fresh
 one, which the README tells, call it again.
 
-Makes the purchases and products of a crowd of the challenge's size (1.68 million purchases in 140 days), chooses 100
-thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
+Makes the purchases and products of a benchmark log of the challenge's size (1.68 million purchases in 140 days), chooses
+100 thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
 
 - the stage ``targets``, twice in a running session: it derives labels and popularity, and writes both tables;
 - the probe's reading of all those labels, as it does once per task and window;
@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="an empty folder, or that of an earlier run")
     parser.add_argument("--clients", type=int, default=100_000)
-    parser.add_argument("--events", type=int, default=170_000_000, help="of the crowd that the purchases are of")
+    parser.add_argument("--events", type=int, default=170_000_000, help="of the log that the purchases are of")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     made, sizes = arguments.out / "made.json", {"clients": arguments.clients, "events": arguments.events}
