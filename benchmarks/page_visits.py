@@ -92,10 +92,10 @@ def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dic
     with stages("typed events"), _watch(spark, work, "typed events"):
         write_events(events_source(spark, config, workspace, "page_visit"), config.ingest, workspace, write)
     events = stored_rows(read_table(spark, workspace, config.events_table("page_visit")))
-    with stages("vocabulary"), _watch(spark, work, "vocabulary"), ExitStack() as held:
-        write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT, held), workspace, VOCABULARIES)
-    with stages("sequences"), _watch(spark, work, "sequences"), ExitStack() as held:
+    with stages("vocabulary"), _watch(spark, work, "vocabulary"), ExitStack() as cached:
+        write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT, cached), workspace, VOCABULARIES)
+    with stages("sequences"), _watch(spark, work, "sequences"), ExitStack() as cached:
         vocabulary = read_table(spark, workspace, VOCABULARIES)
         words = collect_if_small(vocabulary, collect_n_items(vocabulary)["page_visit"], "page_visit", config)
-        write_sequences(build_sequences(events, words, "page_visit", config, held), config, workspace)
+        write_sequences(build_sequences(events, words, "page_visit", config, cached), config, workspace)
     return work

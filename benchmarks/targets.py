@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="an empty folder, or that of an earlier run")
     parser.add_argument("--clients", type=int, default=100_000)
-    parser.add_argument("--events", type=int, default=170_000_000, help="of the crowd that the purchases are of")
+    parser.add_argument("--events", type=int, default=170_000_000, help="of the log that the purchases are of")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     made, sizes = arguments.out / "made.json", {"clients": arguments.clients, "events": arguments.events}

@@ -59,7 +59,7 @@ class BenchmarkLogSettings(Settings):
     relevant_share: Share = 0.0529
     """Share of clients to embed, chosen by a hash of the id (1,000,000 of 18.9 million in the *challenge*)."""
     clients_per_block: Annotated[int, Range(ge=1, le=10_000_000)] = 50_000
-    """Clients drawn together, the unit of randomness and of parallel work: another size is another crowd."""
+    """Clients drawn together, the unit of randomness and of parallel work: another size is another log."""
 
     @property
     def first_day(self) -> date:

@@ -1,4 +1,4 @@
-"""All stages in one run: on a made shop, on the golden shop, and on real purchases."""
+"""All stages in one run: on a simulated shop, on the golden shop, and on real purchases."""
 
 import json
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Writes made data in the challenge's file format (``ubp generate``): a shop or a crowd."""
+"""Writes data in the challenge's file format (``ubp generate``): a simulated shop or a benchmark log."""
 
 import contextlib
 import json
@@ -52,11 +52,13 @@ def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) 
     with _unfinished(directory) as folder:
         _write_shop(spark, folder, settings)
         _write_targets(spark, folder, settings.seed, settings.relevant_share)
-    log.info("made shop of %s clients in %s, %.1f s", f"{settings.n_clients:,}", directory, time.monotonic() - started)
+    log.info(
+        "simulated shop of %s clients in %s, %.1f s", f"{settings.n_clients:,}", directory, time.monotonic() - started
+    )
 
 
 def generate_crowd(spark: SparkSession, directory: Path, settings: BenchmarkLogSettings) -> None:
-    """Write the crowd into ``directory``, as ``generate_shop`` does, and how near it comes to the published figures.
+    """Write the log into ``directory``, as ``generate_shop`` does, and how near it comes to the published figures.
 
     Raises
     ------
@@ -70,7 +72,9 @@ def generate_crowd(spark: SparkSession, directory: Path, settings: BenchmarkLogS
             _write(behaviour_rows(spark, behaviour, settings), folder, behaviour)
         _write_targets(spark, folder, settings.seed, settings.relevant_share)
         _write_statistics(spark, folder)
-    log.info("made crowd of %s events in %s, %.1f s", f"{settings.n_events:,}", directory, time.monotonic() - started)
+    log.info(
+        "benchmark log of %s events in %s, %.1f s", f"{settings.n_events:,}", directory, time.monotonic() - started
+    )
 
 
 @contextlib.contextmanager
@@ -151,7 +155,7 @@ def _write_clients_and_labels(sources: dict[str, DataFrame], directory: Path, se
     buys = sources[PRODUCT_BUY].withColumn(c.TIMESTAMP, F.to_timestamp_ntz(c.TIMESTAMP))
     last_purchase = collect_last_timestamp(buys)
     if last_purchase is None:
-        raise ConfigError("the made shop sold nothing: raise its n_clients or sessions_per_day")
+        raise ConfigError("the simulated shop sold nothing: raise its n_clients or sessions_per_day")
     windows = derive_windows(last_purchase, WindowSettings())
     input_buys = events_before_targets(buys, windows)
     relevant, active = (_keep_relevant(rows, seed, relevant_share) for rows in (_union_clients(sources), input_buys))

@@ -137,8 +137,8 @@ class UnitResults:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        mend = "remove it; all units are then scored again"
-        self._results: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], mend) if path.exists() else {}
+        fix = "remove it; all units are then scored again"
+        self._results: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], fix) if path.exists() else {}
 
     def get(self, fingerprint: str) -> TaskScore | None:
         """The result, None where there is none yet."""

@@ -70,7 +70,7 @@ class FileGroup:
 
 
 def check_challenge(data: Path, config: PipelineConfig) -> None:
-    """Raise InputError for the first thing that no run could mend: what was expected, found, where, what to do."""
+    """Raise InputError for the first thing that no run could get over: what was expected, found, where, what to do."""
     if not data.is_dir():
         raise InputError(
             f"--data {data}: expected a challenge directory with {PRODUCT_BUY}.parquet and "

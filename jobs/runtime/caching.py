@@ -13,14 +13,14 @@ from pyspark.sql import DataFrame
 T = TypeVar("T")
 
 
-def hold_rows(frame: DataFrame, held: ExitStack) -> DataFrame:
-    """The frame, its rows cached in memory, then on disk, from their first use until ``held`` is closed."""
-    held.callback(frame.unpersist)
+def cache_rows(frame: DataFrame, cached: ExitStack) -> DataFrame:
+    """The frame, its rows cached in memory, then on disk, from their first use until ``cached`` is closed."""
+    cached.callback(frame.unpersist)
     return frame.persist(StorageLevel.MEMORY_AND_DISK)
 
 
-def hold_value(frame: DataFrame, value: T, held: ExitStack) -> Broadcast[T]:
-    """The value on every executor of the frame's session until ``held`` is closed."""
+def broadcast_value(frame: DataFrame, value: T, cached: ExitStack) -> Broadcast[T]:
+    """The value on every executor of the frame's session until ``cached`` is closed."""
     sent = frame.sparkSession.sparkContext.broadcast(value)
-    held.callback(sent.destroy)
+    cached.callback(sent.destroy)
     return sent

@@ -51,7 +51,7 @@ class MeetingPoint:
 
     @property
     def error(self) -> Path:
-        """The error that a rank ended with, if a user can mend it."""
+        """The error that a rank ended with, if a user can act on it."""
         return self.folder / "error.json"
 
     def prepare(self) -> None:

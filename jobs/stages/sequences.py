@@ -23,14 +23,14 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     vocabularies = read_table(spark, workspace, VOCABULARIES)
     n_items = collect_n_items(vocabularies)
-    with ExitStack() as held:
+    with ExitStack() as cached:
         sequences = [
             build_sequences(
                 stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
                 collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
                 name,
                 config,
-                held,
+                cached,
             )
             for name in config.streams()
         ]

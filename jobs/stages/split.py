@@ -34,8 +34,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     )
     inputs = {name: input_events(frame, windows) for name, frame in events.items()}
     write_table(windows_frame(spark, windows), workspace, WINDOWS)
-    with ExitStack() as held:
-        write_table(relevant_clients(spark, inputs, workspace.data, held), workspace, CLIENTS)
+    with ExitStack() as cached:
+        write_table(relevant_clients(spark, inputs, workspace.data, cached), workspace, CLIENTS)
 
 
 def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig) -> Windows:
@@ -50,14 +50,14 @@ def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig) -> 
     return derive_windows(end, config.windows, max([end, *filter(None, others)]))
 
 
-def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Path, held: ExitStack) -> DataFrame:
+def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Path, cached: ExitStack) -> DataFrame:
     """The clients table: in the order of the challenge's file, or every client with an input event, by id.
 
     Parameters
     ----------
     inputs : behaviour -> input events
     data : the challenge directory
-    held : keeps derived clients cached, see ``with_global_rank``
+    cached : keeps derived clients cached, see ``with_global_rank``
 
     Raises
     ------
@@ -67,7 +67,7 @@ def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Pa
     relevant = read_id_array(data / RELEVANT_CLIENTS)
     listed_active = read_id_array(data / ACTIVE_CLIENTS)
     in_order = partial(clients_in_order, spark)
-    clients = clients_with_events(list(inputs.values()), held) if relevant is None else in_order(relevant)
+    clients = clients_with_events(list(inputs.values()), cached) if relevant is None else in_order(relevant)
     if clients.isEmpty():
         raise InputError(
             f"expected events before the train target window, found none in {data}; give a longer history, "

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from conf.pipeline import PipelineConfig
 from jobs.evaluation import labels as t
 from jobs.inputs.challenge_directory import TARGET, read_id_array, read_popularity
-from jobs.runtime.caching import hold_rows
+from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows, events_before_targets, target_events
@@ -37,19 +37,19 @@ ROWS_PER_FILE = 10 * CLIENTS_PER_PART
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per label, and one per task, window and client."""
-    with ExitStack() as held:
-        _write_labels_and_targets(spark, config, workspace, held)
+    with ExitStack() as cached:
+        _write_labels_and_targets(spark, config, workspace, cached)
 
 
 def _write_labels_and_targets(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, held: ExitStack
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, cached: ExitStack
 ) -> None:
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
-    bought = hold_rows(t.purchases_with_properties(target_events(purchases, windows), products), held)
+    bought = cache_rows(t.purchases_with_properties(target_events(purchases, windows), products), cached)
     in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
-    counts = hold_rows(t.count_values(in_train, events_before_targets(purchases, windows)), held)
+    counts = cache_rows(t.count_values(in_train, events_before_targets(purchases, windows)), cached)
     found = read_labels(counts, workspace.data / TARGET)
     check_labels(found.from_files, bought, products, workspace.data / TARGET)
     rows = [

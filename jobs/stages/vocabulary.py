@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per behaviour and item."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
-    with ExitStack() as held:
+    with ExitStack() as cached:
         vocabularies = [
             build_vocabulary(
                 stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
                 name,
                 behaviour.item,
                 behaviour.min_count,
-                held,
+                cached,
             )
             for name, behaviour in config.behaviours.items()
         ]

@@ -18,7 +18,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.runtime.caching import hold_rows
+from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
 from jobs.storage.files import digest
 from jobs.storage.locations import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
@@ -464,7 +464,7 @@ def _replace_columns(name: str, frame: DataFrame, table: TableSchema) -> None:
     """
     partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
     with contextlib.ExitStack() as held:
-        rows = hold_rows(frame, held)
+        rows = cache_rows(frame, held)
         rows.count()
         frame.sparkSession.sql(f"CREATE OR REPLACE TABLE {name} ({table.ddl}) USING delta{partitions}")
         rows.writeTo(name).overwrite(F.lit(True))

@@ -23,15 +23,15 @@ def clients_in_order(spark: SparkSession, client_ids: np.ndarray) -> DataFrame:
     return spark.createDataFrame(pd.DataFrame({c.POSITION: np.arange(len(client_ids)), c.CLIENT_ID: client_ids}))
 
 
-def clients_with_events(events: Sequence[DataFrame], held: ExitStack) -> DataFrame:
+def clients_with_events(events: Sequence[DataFrame], cached: ExitStack) -> DataFrame:
     """One row per client with an event in any of the frames: ``position`` by rising id, ``client_id``.
 
     Parameters
     ----------
-    held : keeps the sorted ids cached, see ``with_global_rank``
+    cached : keeps the sorted ids cached, see ``with_global_rank``
     """
     ids = reduce(DataFrame.unionByName, (frame.select(c.CLIENT_ID) for frame in events)).distinct()
-    return with_global_rank(ids, [F.col(c.CLIENT_ID)], c.POSITION, held).select(c.POSITION, c.CLIENT_ID)
+    return with_global_rank(ids, [F.col(c.CLIENT_ID)], c.POSITION, cached).select(c.POSITION, c.CLIENT_ID)
 
 
 def with_activity(clients: DataFrame, active: DataFrame) -> DataFrame:

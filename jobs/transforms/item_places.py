@@ -1,4 +1,4 @@
-"""A vocabulary of ids held in arrays: items -> their places in key order -> token ids, in numpy."""
+"""A vocabulary of ids in arrays: items -> their places in key order -> token ids, in numpy."""
 
 from dataclasses import dataclass
 from functools import cached_property

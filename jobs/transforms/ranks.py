@@ -6,7 +6,7 @@ from itertools import accumulate
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.runtime.caching import hold_rows
+from jobs.runtime.caching import cache_rows
 
 ROWS_PER_TASK = 2_000_000
 """About how many rows one task sorts."""
@@ -15,7 +15,7 @@ _ROW_BITS = 33
 
 
 def with_global_rank(
-    frame: DataFrame, order_by: list[Column], rank_column: str, held: ExitStack, start: int = 0
+    frame: DataFrame, order_by: list[Column], rank_column: str, cached: ExitStack, start: int = 0
 ) -> DataFrame:
     """Each row with its rank in a total order; the same rows whatever their order or partitions.
 
@@ -26,21 +26,21 @@ def with_global_rank(
     ----------
     order_by : a total order: end with a column that breaks every tie
     rank_column : added, bigint, ``start`` for the first row and up by one
-    held : keeps ``frame`` and the sorted rows cached; close it after the write
+    cached : keeps ``frame`` and the sorted rows cached; close it after the write
 
     Notes
     -----
     Runs ``frame`` at once and caches it and the sorted rows, because the bounds of the ranges are sampled: counts and
     ranks must come from the very same partitions, or two rows get one rank.
     """
-    frame = hold_rows(frame, held)
+    frame = cache_rows(frame, cached)
     n_ranges = 1 + frame.count() // ROWS_PER_TASK
     place = f"{rank_column}__place"
     ranges = frame.repartitionByRange(n_ranges, *order_by).sortWithinPartitions(*order_by)
     placed = ranges.withColumn(place, F.monotonically_increasing_id())
     if n_ranges == 1:
         return placed.withColumn(rank_column, F.col(place) + start).drop(place)
-    placed = hold_rows(placed, held)
+    placed = cache_rows(placed, cached)
     partition = F.shiftright(F.col(place), _ROW_BITS)
     row_in_partition = F.col(place).bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
     firsts = F.array(*(F.lit(first) for first in _first_ranks(placed, partition, n_ranges, start)))

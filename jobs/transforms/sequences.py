@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from conf.inputs import BehaviourSettings
 from conf.pipeline import PipelineConfig
-from jobs.runtime.caching import hold_value
+from jobs.runtime.caching import broadcast_value
 from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.item_places import SLOTS_PER_ITEM, ItemPlaces, collect_item_places
 from jobs.transforms.last_tokens import LastTokens
@@ -26,7 +26,7 @@ def build_sequences(
     vocabulary: DataFrame | ItemPlaces,
     behaviour: str,
     config: PipelineConfig,
-    held: ExitStack,
+    cached: ExitStack,
 ) -> DataFrame:
     """One row per client with at least one event in the vocabulary, in the columns of ``tables/sequences``.
 
@@ -34,7 +34,7 @@ def build_sequences(
     ----------
     events : client_id, timestamp, item of one behaviour, in any row order
     vocabulary : this behaviour's rows of ``tables/vocabularies``, or what ``collect_if_small`` makes of them
-    held : keeps a small vocabulary on the executors; close it after the write
+    cached : keeps a small vocabulary on the executors; close it after the write
 
     Events of rare items are dropped, or kept as UNK where the settings say so. Order is total: time, then item
     (ids as numbers, queries as text); events that tie on both have the same token. The result is the same for
@@ -44,7 +44,7 @@ def build_sequences(
     last = LastTokens(config.streams()[behaviour], config.sequences, config.seed)
     frame = events.frame if isinstance(events, StoredRows) else events
     if isinstance(vocabulary, ItemPlaces):
-        places = hold_value(frame, vocabulary, held)
+        places = broadcast_value(frame, vocabulary, cached)
         last = replace(last, places=places, keep_unknown=settings.keep_rare_as_unk)
         tokens: DataFrame | StoredRows = events.select(CLIENT_ID, TIMESTAMP, settings.item)
     else:

@@ -46,7 +46,7 @@ class VocabularySummary:
 
 
 def build_vocabulary(
-    events: DataFrame | StoredRows, behaviour: str, item: str, min_count: int, held: ExitStack
+    events: DataFrame | StoredRows, behaviour: str, item: str, min_count: int, cached: ExitStack
 ) -> DataFrame:
     """One row per item with at least ``min_count`` events: behaviour, key, token_id, n_events.
 
@@ -55,10 +55,10 @@ def build_vocabulary(
 
     Parameters
     ----------
-    held : keeps the counts cached, see ``with_global_rank``
+    cached : keeps the counts cached, see ``with_global_rank``
     """
     counts = count_items(events, item, min_count)
-    ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, held, FIRST_ITEM)
+    ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, cached, FIRST_ITEM)
     return ranked.select(
         F.lit(behaviour).alias(BEHAVIOUR), F.col(item).cast("string").alias(KEY), F.col(TOKEN_ID).cast("int"), N_EVENTS
     )

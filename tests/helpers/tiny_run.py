@@ -37,7 +37,7 @@ spark: {driver_memory: 1g, shuffle_partitions: 2}
 
 @dataclass(frozen=True)
 class TinyRun:
-    """A made shop of 120 clients, the settings above, and what a run of two ranks in local mode made of them."""
+    """A simulated shop of 120 clients, the settings above, and what a run of two ranks in local mode made of them."""
 
     data: Path
     settings: Path

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 
 @pytest.fixture
-def held() -> Iterator[ExitStack]:
+def cached() -> Iterator[ExitStack]:
     """What a test's frames keep in Spark, until the test ends."""
     with ExitStack() as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""A made crowd: an event log of any size with the published statistics of the challenge's data set.
+"""A benchmark log: events of any number with the published statistics of the challenge's data set.
 
 It measures the stages that move data; nothing can be learnt from it (``jobs/shop`` makes a shop for that).
 

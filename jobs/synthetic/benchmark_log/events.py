@@ -20,7 +20,7 @@ _HOUR_ENDS = np.concatenate([[0.0], np.cumsum(_HOURS) / _HOURS.sum()])
 
 
 @dataclass(frozen=True)
-class Crowd:
+class LogPlan:
     """What all blocks and behaviours share.
 
     Attributes
@@ -57,7 +57,7 @@ class Events:
     ----------
     client_id : int64 [E]
     second : int64 [E], since the first day's midnight
-    number : int64 [E], among all events of the behaviour, each once in the whole crowd; it owns an item
+    number : int64 [E], among all events of the behaviour, each once in the whole log; it owns an item
     """
 
     client_id: np.ndarray
@@ -66,29 +66,29 @@ class Events:
 
 
 @lru_cache(maxsize=2)
-def build_crowd(settings: BenchmarkLogSettings) -> Crowd:
-    """The crowd of the settings; counts every client's events once, about a second for 10 million clients."""
+def plan_log(settings: BenchmarkLogSettings) -> LogPlan:
+    """The log of the settings; counts every client's events once, about a second for 10 million clients."""
     sizes = scale_sizes(settings.n_events)
     clients = client_counts(sizes)
     ranks = draw_permutation(sizes.n_clients, settings.seed, Use.RANK_OF_CLIENT)
     events = draw_permutation(sizes.n_events, settings.seed, Use.NUMBER_OF_EVENT)
     n_blocks = -(-sizes.n_clients // settings.clients_per_block)
     n_events = [clients.count_of(_ranks_of_block(block, ranks, settings)).sum() for block in range(n_blocks)]
-    return Crowd(settings, sizes, clients, ranks, events, np.concatenate([[0], np.cumsum(n_events)]))
+    return LogPlan(settings, sizes, clients, ranks, events, np.concatenate([[0], np.cumsum(n_events)]))
 
 
-def draw_block(block: int, behaviour: str, crowd: Crowd) -> Events:
+def draw_block(block: int, behaviour: str, plan: LogPlan) -> Events:
     """The events of one behaviour of one block; they depend on the settings, the block and the behaviour alone."""
-    settings = crowd.settings
+    settings = plan.settings
     shared, own = (Generator(Philox([settings.seed, block, use])) for use in (0, 1 + BEHAVIOURS.index(behaviour)))
-    rank = _ranks_of_block(block, crowd.ranks, settings)
-    counts = crowd.clients.count_of(rank)
+    rank = _ranks_of_block(block, plan.ranks, settings)
+    counts = plan.clients.count_of(rank)
     n_events = int(counts.sum())
     shuffled = shared.permutation(n_events)
     sessions = _draw_sessions(shared, counts, settings)
 
-    number = crowd.events(crowd.first_event[block] + np.arange(n_events))
-    start, end = crowd.numbers_of(behaviour)
+    number = plan.events(plan.first_event[block] + np.arange(n_events))
+    start, end = plan.numbers_of(behaviour)
     mine = np.flatnonzero((number >= start) & (number < end))
     event = shuffled[mine]
     client = np.repeat(np.arange(len(counts)), counts)[event]

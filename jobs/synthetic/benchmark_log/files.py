@@ -1,4 +1,4 @@
-"""The made crowd as Spark frames in the challenge's columns."""
+"""The benchmark log as Spark frames in the challenge's columns."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.synthetic import BenchmarkLogSettings
-from jobs.synthetic.benchmark_log.events import build_crowd, draw_block
+from jobs.synthetic.benchmark_log.events import plan_log, draw_block
 from jobs.synthetic.benchmark_log.marginals import category_counts, find_n_events, item_counts, scale_sizes
 from jobs.synthetic.benchmark_log.permutations import Use, draw_permutation, hash_to_codes
 from jobs.synthetic.benchmark_log.text import codes_to_text, timestamps_to_text
@@ -24,7 +24,7 @@ _Batches = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def write_behaviour(spark: SparkSession, path: Path, behaviour: str, n_rows: int, seed: int = 7) -> None:
-    """Write one behaviour alone, with so many rows, as part of the crowd of the size that has as many.
+    """Write one behaviour alone, with so many rows, as part of the log of the size that has as many.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def behaviour_rows(spark: SparkSession, behaviour: str, settings: BenchmarkLogSe
     """
     item = ITEM_COLUMNS[behaviour]
     ddl = f"{c.CLIENT_ID} bigint, {c.TIMESTAMP} string, {item} {'string' if item == c.QUERY else 'bigint'}"
-    n_blocks = build_crowd(settings).n_blocks
+    n_blocks = plan_log(settings).n_blocks
     return _blocks(spark, n_blocks).mapInArrow(_event_maker(behaviour, settings), ddl)
 
 
@@ -58,14 +58,14 @@ def _blocks(spark: SparkSession, n_blocks: int) -> DataFrame:
 
 
 def _event_maker(behaviour: str, settings: BenchmarkLogSettings) -> _Batches:
-    crowd = build_crowd(settings)
-    items = item_counts(behaviour, crowd.sizes)
+    plan = plan_log(settings)
+    items = item_counts(behaviour, plan.sizes)
     name_items = _item_namer(behaviour, settings)
     columns = [c.CLIENT_ID, c.TIMESTAMP, ITEM_COLUMNS[behaviour]]
 
     def make(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for block in _numbers(batches):
-            events = draw_block(block, behaviour, crowd)
+            events = draw_block(block, behaviour, plan)
             timestamp = timestamps_to_text(settings.first_day, events.second)
             item = name_items(items.owner_of(events.number))
             yield pa.RecordBatch.from_arrays([pa.array(events.client_id), timestamp, item], names=columns)

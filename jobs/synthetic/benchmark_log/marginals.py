@@ -54,7 +54,7 @@ N_RELEVANT = 1_000_000
 MEDIAN, P90, P99, MAXIMUM = 2, 18, 119, 36_004
 """Events per user."""
 MEAN_AS_STATED = 9.4
-"""Events per user in the published text; the published counts give 8.94, which is what a crowd meets."""
+"""Events per user in the published text; the published counts give 8.94, which is what a log meets."""
 NEVER_BOUGHT, BOUGHT_OVER_10 = 0.576, 0.0188
 """Shares of skus."""
 N_FREQUENT_URLS, FREQUENT = 1_300_000, 5
@@ -90,7 +90,7 @@ def _scale(count: int, ratio: float) -> int:
 
 
 def find_n_events(behaviour: str, n_rows: int) -> int:
-    """The smallest crowd with exactly so many rows of a behaviour."""
+    """The smallest log with exactly so many rows of a behaviour."""
     share = PUBLISHED.n_rows[behaviour] / PUBLISHED.n_events
     margin = round(5 / share)
     around = round(n_rows / share)

@@ -1,4 +1,4 @@
-"""How near a written crowd comes to the published figures."""
+"""How near a written benchmark log comes to the published figures."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from schemas.tables import PRODUCT_PROPERTIES
 
 @dataclass(frozen=True)
 class Statistic:
-    """A figure of the challenge's data set, scaled to the crowd's size if it grows with it, and the crowd's own."""
+    """A figure of the challenge's data set, scaled to the log's size if it grows with it, and the log's own."""
 
     name: str
     target: float

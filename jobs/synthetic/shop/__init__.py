@@ -1,4 +1,4 @@
-"""A made shop: products and clients whose events follow a small generative model.
+"""A simulated shop: products and clients whose events follow a small generative model.
 
 - A category has a next category; a product has a companion, mostly in its own category. Popularity falls by
   Zipf's law. Some products are launched later than the first day.

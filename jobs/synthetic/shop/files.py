@@ -1,4 +1,4 @@
-"""The made shop as Spark frames in the challenge's columns."""
+"""The simulated shop as Spark frames in the challenge's columns."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache

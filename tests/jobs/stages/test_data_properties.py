@@ -134,16 +134,16 @@ def plain_sequences(shop: Shop) -> dict[int, tuple[str, int, list[int], int]]:
 @given(shop=shops())
 def test_token_ids_and_sequences_are_those_of_a_plain_reading(spark: SparkSession, shop: Shop) -> None:
     events = shop.frame(spark)
-    with ExitStack() as held:
-        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, held)
+    with ExitStack() as cached:
+        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, cached)
         words = [tuple(row) for row in vocabulary.collect()]
     expected = plain_vocabulary(shop)
     assert sorted(words, key=lambda row: row[2]) == expected
 
     stored = spark.createDataFrame(expected, VOCABULARIES.ddl)
     for form in (stored, collect_if_small(stored, len(expected), shop.behaviour, shop.config)):
-        with ExitStack() as held:
-            sequences = build_sequences(events, form, shop.behaviour, shop.config, held).collect()
+        with ExitStack() as cached:
+            sequences = build_sequences(events, form, shop.behaviour, shop.config, cached).collect()
         rows = {
             row["client_id"]: (row["behaviour"], row["width"], row["token_ids"], row["n_events"]) for row in sequences
         }
@@ -165,9 +165,9 @@ def many_clients(behaviour: str) -> Shop:
 
 def collect_tables(spark: SparkSession, events: DataFrame, shop: Shop) -> list[list[Row]]:
     """Both tables whole, their rows sorted."""
-    with ExitStack() as held:
-        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, held)
-        sequences = build_sequences(events, vocabulary, shop.behaviour, shop.config, held)
+    with ExitStack() as cached:
+        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, cached)
+        sequences = build_sequences(events, vocabulary, shop.behaviour, shop.config, cached)
         return [sorted(frame.collect()) for frame in (vocabulary, sequences)]
 
 

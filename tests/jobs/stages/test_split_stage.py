@@ -38,17 +38,17 @@ def test_split_derives_clients_and_activity_from_the_input_events(spark, workspa
         assert collect_windows(read_table(spark, workspace, WINDOWS)).input_end == datetime(2022, 9, 1)
 
 
-def test_listed_clients_keep_their_order_and_listed_activity_counts(spark, workspace, held):
+def test_listed_clients_keep_their_order_and_listed_activity_counts(spark, workspace, cached):
     save_ids(workspace, "input/relevant_clients.npy", [9, 7, 3])
     save_ids(workspace, "target/active_clients.npy", [3, 12])
-    clients = relevant_clients(spark, {"product_buy": purchases(spark, BUYS)}, workspace.data, held)
+    clients = relevant_clients(spark, {"product_buy": purchases(spark, BUYS)}, workspace.data, cached)
     expected = [(0, 9, False), (1, 7, False), (2, 3, True)]
     assertDataFrameEqual(clients, spark.createDataFrame(expected, CLIENTS.ddl))
 
 
-def test_a_history_without_input_events_is_an_input_error(spark, tmp_path, held):
+def test_a_history_without_input_events_is_an_input_error(spark, tmp_path, cached):
     with pytest.raises(InputError, match="before the train target window"):
-        relevant_clients(spark, {"product_buy": purchases(spark, [])}, tmp_path, held)
+        relevant_clients(spark, {"product_buy": purchases(spark, [])}, tmp_path, cached)
 
 
 def test_in_mode_entry_the_last_event_of_any_behaviour_is_input(spark):
@@ -64,11 +64,11 @@ def test_a_shop_without_purchases_is_an_input_error(spark, behaviours):
         collect_boundaries(events, SMALL)
 
 
-def test_derived_activity_is_that_of_the_golden_file(spark, workspace, golden, held):
+def test_derived_activity_is_that_of_the_golden_file(spark, workspace, golden, cached):
     relevant = np.load(golden / "challenge/input/relevant_clients.npy")
     save_ids(workspace, "input/relevant_clients.npy", relevant)
     bought = golden_events(spark, golden)["product_buy"].filter("timestamp < '2022-09-01'")
-    clients = relevant_clients(spark, {"product_buy": bought}, workspace.data, held).orderBy("position").collect()
+    clients = relevant_clients(spark, {"product_buy": bought}, workspace.data, cached).orderBy("position").collect()
     assert [row["client_id"] for row in clients] == relevant.tolist()
     active = [row["client_id"] for row in clients if row["is_active"]]
     assert active == np.load(golden / "challenge/target/active_clients.npy").tolist()

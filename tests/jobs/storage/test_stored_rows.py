@@ -95,9 +95,9 @@ def test_the_vocabulary_is_that_of_the_same_rows_read_by_the_jvm(spark: SparkSes
     write_table(visits(spark, 500).withColumn("url", F.col("url") % 40), workspace, VISITS, keep_partitions=True)
     rows = stored_rows(read_table(spark, workspace, VISITS), datetime(2022, 6, 1, 0, 5))
     assert all(Path(path).exists() for path in rows.paths)
-    with ExitStack() as held:
+    with ExitStack() as cached:
         found, expected = (
-            sorted(build_vocabulary(events, "page_visit", "url", 3, held).collect()) for events in (rows, rows.frame)
+            sorted(build_vocabulary(events, "page_visit", "url", 3, cached).collect()) for events in (rows, rows.frame)
         )
     assert len(found) == 40
     assert found == expected

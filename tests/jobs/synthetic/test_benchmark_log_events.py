@@ -5,23 +5,23 @@ import pytest
 
 from conf.load import checked
 from conf.synthetic import BenchmarkLogSettings
-from jobs.synthetic.benchmark_log.events import Events, build_crowd, draw_block
+from jobs.synthetic.benchmark_log.events import Events, plan_log, draw_block
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, find_n_events, scale_sizes
 from schemas.behaviours import PAGE_VISIT, PRODUCT_BUY
 from schemas.errors import ConfigError
 
 SETTINGS = BenchmarkLogSettings(n_events=100_000, clients_per_block=2_500)
-CROWD = build_crowd(SETTINGS)
+LOG = plan_log(SETTINGS)
 _ID_AND_TIME = ("client_id", "second")
 
 
 @pytest.fixture(scope="module")
 def events() -> dict[str, list[Events]]:
-    return {name: [draw_block(block, name, CROWD) for block in range(CROWD.n_blocks)] for name in BEHAVIOURS}
+    return {name: [draw_block(block, name, LOG) for block in range(LOG.n_blocks)] for name in BEHAVIOURS}
 
 
 def test_every_event_of_a_behaviour_is_drawn_once(events: dict[str, list[Events]]):
-    for name, n_rows in CROWD.sizes.n_rows.items():
+    for name, n_rows in LOG.sizes.n_rows.items():
         numbers = np.concatenate([block.number for block in events[name]])
         assert np.array_equal(np.sort(numbers), np.arange(n_rows))
 
@@ -29,7 +29,7 @@ def test_every_event_of_a_behaviour_is_drawn_once(events: dict[str, list[Events]
 def test_behaviours_together_give_each_client_its_count(events: dict[str, list[Events]]):
     ids = np.concatenate([block.client_id for blocks in events.values() for block in blocks])
     _, counts = np.unique(ids, return_counts=True)
-    expected = CROWD.clients.count_of(np.arange(CROWD.sizes.n_clients))
+    expected = LOG.clients.count_of(np.arange(LOG.sizes.n_clients))
     assert np.array_equal(np.sort(counts), np.sort(expected))
 
 
@@ -44,13 +44,13 @@ def test_blocks_share_no_client_and_weigh_about_the_same(events: dict[str, list[
 
 def test_a_block_is_the_same_whichever_was_drawn_before(events: dict[str, list[Events]]):
     for name in BEHAVIOURS:
-        again = draw_block(1, name, CROWD)
+        again = draw_block(1, name, LOG)
         for column, values in vars(events[name][1]).items():
             assert np.array_equal(getattr(again, column), values)
 
 
-def test_another_seed_is_another_crowd(events: dict[str, list[Events]]):
-    other = draw_block(0, PAGE_VISIT, build_crowd(replace(SETTINGS, seed=8)))
+def test_another_seed_is_another_log(events: dict[str, list[Events]]):
+    other = draw_block(0, PAGE_VISIT, plan_log(replace(SETTINGS, seed=8)))
     assert not np.array_equal(other.client_id[:100], events[PAGE_VISIT][0].client_id[:100])
 
 
@@ -91,7 +91,7 @@ def test_rows_sum_to_the_events_asked_for(n_events: int):
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
 @pytest.mark.parametrize("n_rows", [1_003, 20_000_000])
-def test_a_crowd_is_found_for_any_number_of_rows_of_one_behaviour(behaviour: str, n_rows: int):
+def test_a_log_is_found_for_any_number_of_rows_of_one_behaviour(behaviour: str, n_rows: int):
     assert scale_sizes(find_n_events(behaviour, n_rows)).n_rows[behaviour] == n_rows
 
 

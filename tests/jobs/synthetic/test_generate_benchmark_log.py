@@ -30,30 +30,30 @@ AS_STATED = "events per user, mean (as stated)"
 
 
 @pytest.fixture(scope="module")
-def crowd(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("generated") / "crowd"
+def log_folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("generated") / "log_folder"
     generate_crowd(spark, directory, SETTINGS)
     return directory
 
 
-def test_files_have_the_columns_of_the_challenge(crowd: Path):
-    check_challenge(crowd, load_config("demo"))
+def test_files_have_the_columns_of_the_challenge(log_folder: Path):
+    check_challenge(log_folder, load_config("demo"))
     event = {"client_id": "int64", "timestamp": "string"}
     expected = {
         name: {**event, column: "string" if column == "query" else "int64"} for name, column in ITEM_COLUMNS.items()
     }
     expected["product_properties"] = {"sku": "int64", "category": "int64", "price": "int64", "name": "string"}
-    schemas = {path.stem: pq.read_schema(next(path.glob("part-*"))) for path in crowd.glob("*.parquet")}
+    schemas = {path.stem: pq.read_schema(next(path.glob("part-*"))) for path in log_folder.glob("*.parquet")}
     found = {name: {field.name: str(field.type) for field in schema} for name, schema in schemas.items()}
     assert found == expected
 
 
-def test_the_events_are_as_many_as_asked_for(crowd: Path):
-    assert sum(len(pd.read_parquet(crowd / f"{name}.parquet")) for name in BEHAVIOURS) == SETTINGS.n_events
+def test_the_events_are_as_many_as_asked_for(log_folder: Path):
+    assert sum(len(pd.read_parquet(log_folder / f"{name}.parquet")) for name in BEHAVIOURS) == SETTINGS.n_events
 
 
-def test_the_statistics_are_the_published_ones(crowd: Path):
-    statistics = {row.pop("name"): row for row in json.loads((crowd / "statistics.json").read_text())}
+def test_the_statistics_are_the_published_ones(log_folder: Path):
+    statistics = {row.pop("name"): row for row in json.loads((log_folder / "statistics.json").read_text())}
     assert statistics.pop(GROWS_WITH_SIZE)["made"] > 2_000
     assert statistics.pop(AS_STATED)["made"] == pytest.approx(8.94, abs=0.01)
     assert statistics.pop("relevant clients")["ratio"] == pytest.approx(1.0, abs=0.1)
@@ -61,36 +61,36 @@ def test_the_statistics_are_the_published_ones(crowd: Path):
         assert row["ratio"] == pytest.approx(1.0, abs=0.005), name
 
 
-def test_the_statistics_are_those_of_the_files(crowd: Path):
-    made = {row["name"]: row["made"] for row in json.loads((crowd / "statistics.json").read_text())}
-    ids = pd.concat([pd.read_parquet(crowd / f"{name}.parquet", columns=["client_id"]) for name in BEHAVIOURS])
+def test_the_statistics_are_those_of_the_files(log_folder: Path):
+    made = {row["name"]: row["made"] for row in json.loads((log_folder / "statistics.json").read_text())}
+    ids = pd.concat([pd.read_parquet(log_folder / f"{name}.parquet", columns=["client_id"]) for name in BEHAVIOURS])
     counts = ids["client_id"].value_counts()
     assert made["users"] == len(counts)
     assert made["events per user, p99"] == np.quantile(counts, 0.99, method="inverted_cdf")
     assert made[GROWS_WITH_SIZE] == counts.max()
-    urls = pd.read_parquet(crowd / "page_visit.parquet")["url"].value_counts()
+    urls = pd.read_parquet(log_folder / "page_visit.parquet")["url"].value_counts()
     assert made["urls visited >= 5 times"] == (urls >= 5).sum()
 
 
-def test_every_sku_has_one_row_of_properties(crowd: Path):
-    products = pd.read_parquet(crowd / "product_properties.parquet")
+def test_every_sku_has_one_row_of_properties(log_folder: Path):
+    products = pd.read_parquet(log_folder / "product_properties.parquet")
     assert products["sku"].is_unique
     assert products["name"].is_unique
     assert set(products["price"]) == set(range(100))
     for name in BEHAVIOURS[:3]:
-        assert pd.read_parquet(crowd / f"{name}.parquet")["sku"].isin(products["sku"]).all()
+        assert pd.read_parquet(log_folder / f"{name}.parquet")["sku"].isin(products["sku"]).all()
 
 
-def test_a_run_accepts_every_row(spark: SparkSession, crowd: Path, tmp_path: Path):
-    workspace = Workspace(tmp_path / "out", crowd)
+def test_a_run_accepts_every_row(spark: SparkSession, log_folder: Path, tmp_path: Path):
+    workspace = Workspace(tmp_path / "out", log_folder)
     workspace.prepare()
     run(spark, load_config("demo"), workspace)
     assert read_table(spark, workspace, QUARANTINE).isEmpty()
 
 
-def test_relevant_clients_are_a_share_of_all_and_the_active_ones_are_of_them(crowd: Path):
-    relevant = np.load(crowd / "input" / "relevant_clients.npy")
-    active = np.load(crowd / "target" / "active_clients.npy")
+def test_relevant_clients_are_a_share_of_all_and_the_active_ones_are_of_them(log_folder: Path):
+    relevant = np.load(log_folder / "input" / "relevant_clients.npy")
+    active = np.load(log_folder / "target" / "active_clients.npy")
     assert len(np.unique(relevant)) == len(relevant)
     assert 0 < len(active) < len(relevant)
     assert np.isin(active, relevant).all()
@@ -98,7 +98,7 @@ def test_relevant_clients_are_a_share_of_all_and_the_active_ones_are_of_them(cro
 
 @pytest.mark.parametrize("n_tasks", [1, 3])
 def test_rows_are_the_same_for_any_number_of_tasks(
-    spark: SparkSession, crowd: Path, monkeypatch: pytest.MonkeyPatch, n_tasks: int
+    spark: SparkSession, log_folder: Path, monkeypatch: pytest.MonkeyPatch, n_tasks: int
 ):
     monkeypatch.setattr(
         "jobs.synthetic.benchmark_log.files._blocks", lambda spark, n_blocks: spark.range(0, n_blocks, 1, n_tasks)
@@ -107,7 +107,7 @@ def test_rows_are_the_same_for_any_number_of_tasks(
     frames["product_properties"] = product_rows(spark, SETTINGS)
     for name, frame in frames.items():
         assert frame.rdd.getNumPartitions() == n_tasks
-        expected = pd.read_parquet(crowd / f"{name}.parquet")
+        expected = pd.read_parquet(log_folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(_sorted(frame.toPandas()), _sorted(expected))
 
 
@@ -123,8 +123,8 @@ def test_one_behaviour_can_be_written_alone(spark: SparkSession, tmp_path: Path)
     assert (visits.groupby("url").size() >= 5).sum() == pytest.approx(1.3e6 * 50_000 / 150_713_186, rel=0.01)
 
 
-def test_nothing_is_left_beside_the_finished_crowd(crowd: Path):
-    assert [path.name for path in crowd.parent.iterdir()] == ["crowd"]
+def test_nothing_is_left_beside_the_finished_log(log_folder: Path):
+    assert [path.name for path in log_folder.parent.iterdir()] == ["log_folder"]
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSession, tmp_path: Path):

@@ -13,11 +13,11 @@ def test_listed_clients_keep_the_order_of_the_list(spark):
     )
 
 
-def test_derived_clients_are_those_with_an_event_in_any_behaviour_by_id(spark, held):
+def test_derived_clients_are_those_with_an_event_in_any_behaviour_by_id(spark, cached):
     buys = purchases(spark, [(9, "2022-06-01", 1), (9, "2022-06-02", 1)])
     visits = purchases(spark, [(2, "2022-06-01", 1), (9, "2022-06-01", 1)]).withColumnRenamed("sku", "url")
     expected = spark.createDataFrame([(0, 2), (1, 9)], "position bigint, client_id bigint")
-    assertDataFrameEqual(clients_with_events([buys, visits], held), expected)
+    assertDataFrameEqual(clients_with_events([buys, visits], cached), expected)
 
 
 def test_a_client_with_several_purchases_is_active_once(spark):

@@ -6,48 +6,48 @@ from jobs.transforms import ranks
 from jobs.transforms.ranks import with_global_rank
 
 
-def test_ranks_follow_the_given_order_from_start(spark, held):
+def test_ranks_follow_the_given_order_from_start(spark, cached):
     counts = spark.createDataFrame([("b", 2), ("a", 2), ("c", 9)], "key string, n bigint")
-    ranked = with_global_rank(counts, [F.col("n").desc(), F.col("key")], "token_id", held, start=3)
+    ranked = with_global_rank(counts, [F.col("n").desc(), F.col("key")], "token_id", cached, start=3)
     assert ranked.columns == ["key", "n", "token_id"]
     assert {row["key"]: row["token_id"] for row in ranked.collect()} == {"c": 3, "a": 4, "b": 5}
 
 
-def test_ranks_are_consecutive_across_many_partitions(spark, held, monkeypatch):
+def test_ranks_are_consecutive_across_many_partitions(spark, cached, monkeypatch):
     monkeypatch.setattr(ranks, "ROWS_PER_TASK", 700)
     ids = spark.range(0, 5000, numPartitions=5).select(((F.col("id") * 7919) % 5000).alias("id"))
-    ranked = with_global_rank(ids, [F.col("id")], "rank", held, 3)
+    ranked = with_global_rank(ids, [F.col("id")], "rank", cached, 3)
     rows = ranked.select("id", "rank", F.spark_partition_id().alias("part")).collect()
     assert len({row["part"] for row in rows}) > 1
     assert sorted((row["id"], row["rank"]) for row in rows) == [(i, i + 3) for i in range(5000)]
 
 
-def test_ranks_do_not_depend_on_the_order_or_partitions_of_the_rows(spark, held, monkeypatch):
+def test_ranks_do_not_depend_on_the_order_or_partitions_of_the_rows(spark, cached, monkeypatch):
     monkeypatch.setattr(ranks, "ROWS_PER_TASK", 100)
     keys = spark.range(300).select((F.col("id") % 50).alias("n"), F.col("id").cast("string").alias("key"))
     order = [F.col("n").desc(), F.col("key")]
     one, other = (
-        {row["key"]: row["rank"] for row in with_global_rank(frame, order, "rank", held).collect()}
+        {row["key"]: row["rank"] for row in with_global_rank(frame, order, "rank", cached).collect()}
         for frame in (keys, keys.orderBy(F.rand(1)).repartition(5))
     )
     assert one == other
 
 
-def test_an_empty_frame_has_no_ranks(spark, held):
-    assert with_global_rank(spark.range(0), [F.col("id")], "rank", held).count() == 0
+def test_an_empty_frame_has_no_ranks(spark, cached):
+    assert with_global_rank(spark.range(0), [F.col("id")], "rank", cached).count() == 0
 
 
 def test_what_is_cached_for_the_ranks_goes_when_the_stack_is_closed_and_nothing_else_does(spark, monkeypatch):
     monkeypatch.setattr(ranks, "ROWS_PER_TASK", 20)
     spark.catalog.clearCache()
-    cached = spark._jsparkSession.sharedState().cacheManager()
-    with ExitStack() as held:
-        with_global_rank(spark.range(50), [F.col("id")], "rank", held)
-        assert not cached.isEmpty()
-    assert cached.isEmpty()
-    with ExitStack() as held:
+    manager = spark._jsparkSession.sharedState().cacheManager()
+    with ExitStack() as cached:
+        with_global_rank(spark.range(50), [F.col("id")], "rank", cached)
+        assert not manager.isEmpty()
+    assert manager.isEmpty()
+    with ExitStack() as cached:
         others = spark.range(7).persist()
-        with_global_rank(spark.range(50), [F.col("id")], "rank", held)
+        with_global_rank(spark.range(50), [F.col("id")], "rank", cached)
     assert others.storageLevel.useMemory
     others.unpersist()
-    assert cached.isEmpty()
+    assert manager.isEmpty()

@@ -35,46 +35,46 @@ def vocabulary(spark: SparkSession, **token_ids: int) -> DataFrame:
     return spark.createDataFrame(rows, "behaviour string, key string, token_id int, n_events bigint")
 
 
-def test_events_are_ordered_by_time_whatever_their_order_in_the_file(spark: SparkSession, held: ExitStack) -> None:
+def test_events_are_ordered_by_time_whatever_their_order_in_the_file(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, (1, "03", 30), (1, "01", 10), (2, "01", 30), (1, "02", 20))
-    built = build_sequences(events, vocabulary(spark, u10=3, u20=4, u30=5), "page_visit", config(), held)
+    built = build_sequences(events, vocabulary(spark, u10=3, u20=4, u30=5), "page_visit", config(), cached)
     expected = [("page_visit", False, 3, 1, [3, 4, 5], 3), ("page_visit", False, 1, 2, [5], 1)]
     assertDataFrameEqual(built, spark.createDataFrame(expected, SEQUENCE))
 
 
-def test_events_with_equal_timestamps_are_ordered_by_item_as_a_number(spark: SparkSession, held: ExitStack) -> None:
+def test_events_with_equal_timestamps_are_ordered_by_item_as_a_number(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, (1, "01", 10), (1, "01", 9), (1, "01", 100))
-    built = build_sequences(events, vocabulary(spark, u10=3, u9=5, u100=4), "page_visit", config(), held)
+    built = build_sequences(events, vocabulary(spark, u10=3, u9=5, u100=4), "page_visit", config(), cached)
     assertDataFrameEqual(built, spark.createDataFrame([("page_visit", False, 3, 1, [5, 3, 4], 3)], SEQUENCE))
 
 
-def test_a_long_sequence_keeps_its_last_tokens_and_counts_all_events(spark: SparkSession, held: ExitStack) -> None:
+def test_a_long_sequence_keeps_its_last_tokens_and_counts_all_events(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, *((1, f"{second:02d}", second) for second in range(1, 6)))
     tokens = {f"u{item}": item + 2 for item in range(1, 6)}
-    built = build_sequences(events, vocabulary(spark, **tokens), "page_visit", config(max_length=2), held)
+    built = build_sequences(events, vocabulary(spark, **tokens), "page_visit", config(max_length=2), cached)
     assertDataFrameEqual(built, spark.createDataFrame([("page_visit", False, 2, 1, [6, 7], 5)], SEQUENCE))
 
 
-def test_rare_items_are_dropped_or_kept_as_unk(spark: SparkSession, held: ExitStack) -> None:
+def test_rare_items_are_dropped_or_kept_as_unk(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, (1, "01", 10), (1, "02", 99), (2, "01", 99))
     words = vocabulary(spark, u10=3)
-    dropped = build_sequences(events, words, "page_visit", config(), held)
+    dropped = build_sequences(events, words, "page_visit", config(), cached)
     assertDataFrameEqual(dropped, spark.createDataFrame([("page_visit", False, 1, 1, [3], 1)], SEQUENCE))
     as_unk = config(**{"behaviours.page_visit.keep_rare_as_unk": "true"})
-    kept = build_sequences(events, words, "page_visit", as_unk, held)
+    kept = build_sequences(events, words, "page_visit", as_unk, cached)
     expected = [("page_visit", False, 3, 1, [3, 2], 2), ("page_visit", False, 1, 2, [2], 1)]
     assertDataFrameEqual(kept, spark.createDataFrame(expected, SEQUENCE))
 
 
 def test_about_the_asked_share_of_clients_is_held_out_by_a_hash_of_the_seed(
-    spark: SparkSession, held: ExitStack
+    spark: SparkSession, cached: ExitStack
 ) -> None:
     events = visits(spark, *((client, "01", 10) for client in range(1000)))
     words = vocabulary(spark, u10=3)
 
     def held_out(seed: int) -> set[int]:
         told = config(**{"sequences.held_out_share": "0.2", "seed": str(seed)})
-        built = build_sequences(events, words, "page_visit", told, held)
+        built = build_sequences(events, words, "page_visit", told, cached)
         return {row["client_id"] for row in built.filter("is_held_out").collect()}
 
     assert 150 < len(held_out(1)) < 250
@@ -90,11 +90,11 @@ def test_histories_shrunk_piece_by_piece_give_the_sequences_of_whole_ones(piece_
     last = LastTokens(max_length, config().sequences, seed=1)
     pieces = [last.shrink(last.pack(rows.slice(start, piece_rows))) for start in range(0, rows.num_rows, piece_rows)]
     shuffled = [pieces[place] for place in generator.permutation(len(pieces))]
-    held = shuffled[0]
+    gathered = shuffled[0]
     for piece in shuffled[1:]:
-        held = last.shrink(pa.concat_tables([held, piece], promote_options="permissive").combine_chunks())
-    assert held.num_rows <= 12 * max_length
-    assert last.finish(held).to_pylist() == last.finish(last.pack(rows)).to_pylist()
+        gathered = last.shrink(pa.concat_tables([gathered, piece], promote_options="permissive").combine_chunks())
+    assert gathered.num_rows <= 12 * max_length
+    assert last.finish(gathered).to_pylist() == last.finish(last.pack(rows)).to_pylist()
 
 
 def test_a_client_of_many_events_is_shrunk_among_any_number_of_others_and_a_few_repeats_are_left_alone() -> None:
@@ -132,14 +132,14 @@ def test_pieces_packed_in_different_widths_are_one_history() -> None:
         tokens = np.full(len(clients), token, np.int32)
         rows = {"client_id": clients, "timestamp": time, "url": tokens.astype(np.int64), "token_id": tokens}
         pieces.append(last.pack(pa.table(rows)))
-    held = pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
-    found = {row["client_id"]: row["token_ids"] for row in last.finish(held).to_pylist()}
+    gathered = pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
+    found = {row["client_id"]: row["token_ids"] for row in last.finish(gathered).to_pylist()}
     assert found == {1: [2, 1, 0], 2**40: [0]}
 
 
 @pytest.mark.parametrize("keep", ["false", "true"])
 def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
-    spark: SparkSession, held: ExitStack, keep: str
+    spark: SparkSession, cached: ExitStack, keep: str
 ) -> None:
     told = config(max_length=4, **{"behaviours.page_visit.keep_rare_as_unk": keep})
     rows = [
@@ -150,7 +150,7 @@ def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
     assert isinstance(small, ItemPlaces)
     assert collect_if_small(words, 10**9, "page_visit", told) is words
     found, joined = (
-        sorted(build_sequences(events, form, "page_visit", told, held).collect()) for form in (small, words)
+        sorted(build_sequences(events, form, "page_visit", told, cached).collect()) for form in (small, words)
     )
     assert len(found) == 20
     assert found == joined
@@ -158,8 +158,8 @@ def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
 
 def test_a_small_vocabulary_leaves_the_executors_when_the_stack_is_closed(spark: SparkSession) -> None:
     words = collect_if_small(vocabulary(spark, u10=3), 1, "page_visit", config())
-    with ExitStack() as held:
-        built = build_sequences(visits(spark, (1, "01", 10)), words, "page_visit", config(), held)
+    with ExitStack() as cached:
+        built = build_sequences(visits(spark, (1, "01", 10)), words, "page_visit", config(), cached)
         assert built.count() == 1
     with pytest.raises(Py4JJavaError, match="after it was destroyed"):
         built.count()
