@@ -90,14 +90,14 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
 
 def _run_probe(arguments: argparse.Namespace) -> None:
-    from jobs.commands.probe import beside_run, prepare_tables, purchases_only
-    from jobs.evaluation.scores import read_scores
-    from jobs.reporting.tables import format_score_table, probe_note
-
     entries, stage = [entry.resolve() for entry in arguments.entry], arguments.stage
     config, workspace = _prepare(arguments, reads_data=False)
     if not entries:
         stage.check_inputs(config, workspace)
+    from jobs.commands.probe import beside_run, prepare_tables, purchases_only
+    from jobs.evaluation.scores import read_scores
+    from jobs.reporting.tables import format_score_table, probe_note
+
     spark = _session(arguments, config, workspace)
     if entries:
         prepare_tables(spark, config, workspace)
@@ -107,12 +107,12 @@ def _run_probe(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from jobs.commands import ablate
-
     config, workspace = _prepare(arguments, reads_data=False)
     # it composes profiles of its own, so that settings may be others than those of the run
     call = replace(describe_call(config, workspace, reads_ingested=False), settings={})
     require_up_to_date("ablate", find_stage("probe").inputs(config), read_records(workspace), call)
+    from jobs.commands import ablate
+
     found = ablate.run(_session(arguments, config, workspace), config, workspace, arguments.tasks or TASKS)
     sys.stdout.write(ablate.format_ablation(found))
 
@@ -193,6 +193,8 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     from jobs.inputs.challenge_directory import check_challenge
     from ml.objectives.registry import require_encoder
 
+    if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
+        raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]
     config = load_config(arguments.config, [*arguments.set, *repeats])

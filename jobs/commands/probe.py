@@ -2,8 +2,7 @@
 
 import logging
 from dataclasses import replace
-
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge
@@ -14,13 +13,16 @@ from jobs.storage.workspace import Workspace
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import InputError
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 log = logging.getLogger(__name__)
 
 PREPARED_BY = ("ingest", "split", "targets")
 """The stages that make what the probe reads besides entries, in their order."""
 
 
-def prepare_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+def prepare_tables(spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> None:
     """Run the stages whose tables the probe reads, those that have not ended well in the workspace.
 
     Where a file names the relevant clients, purchases are the only events that are read.
