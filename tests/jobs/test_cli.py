@@ -176,4 +176,4 @@ def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest
             main([stage.name, "--help"])
         flags = capsys.readouterr().out
         assert all(flag in flags for flag in ("--data", "--out", "--config", "--set", "--verbose"))
-        assert f'sys.exit(main_stage("{stage.name}"))' in (root / "jobs" / f"{stage.module}.py").read_text()
+        assert f'sys.exit(main_stage("{stage.name}"))' in (root / f"{stage.module.replace('.', '/')}.py").read_text()
