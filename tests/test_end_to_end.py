@@ -22,7 +22,7 @@ TINY = [
 ]  # fmt: skip
 BEHAVIOURS = ["product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query"]
 COMPOSED = ["ensemble", "ensemble+baseline"]
-TABLES = [*BEHAVIOURS, "product_properties", "windows", "clients", "vocabularies", "sequences", "embeddings"]
+TABLES = [*BEHAVIOURS, "product_properties", "windows", "clients", "vocabularies", "sequences", "blocks", "profiles"]
 
 
 def run(data: Path, out: Path, *more: str) -> None:
@@ -52,10 +52,10 @@ def test_a_made_shop_runs_to_its_scores_and_a_second_run_gives_the_same(
     assert "ensemble" in capsys.readouterr().out
     check_files_and_losses(out)
     check_that_validation_ranks_every_held_out_client(spark, out)
-    run(shop, again, "--to", "embed")
+    run(shop, again, "--to", "profile")
     for table in TABLES:
         assert rows_of(spark, out, table) == rows_of(spark, again, table), table
-    for entry in ["baseline", *BEHAVIOURS, *COMPOSED]:
+    for entry in ["baseline", "activity", *BEHAVIOURS, *COMPOSED]:
         first, second = ((each / "entries" / entry / "embeddings.npy").read_bytes() for each in (out, again))
         assert first == second, entry
 
@@ -63,7 +63,7 @@ def test_a_made_shop_runs_to_its_scores_and_a_second_run_gives_the_same(
 def check_scores(shop: Path, out: Path) -> None:
     relevant = np.load(shop / "input" / "relevant_clients.npy")
     scores = json.loads((out / "scores.json").read_text())
-    assert list(scores) == ["baseline", *BEHAVIOURS, *COMPOSED]
+    assert list(scores) == ["baseline", "activity", *BEHAVIOURS, *COMPOSED]
     for entry, by_task in scores.items():
         validate_entry(out / "entries" / entry, relevant)
         assert list(by_task) == list(TASKS), entry
@@ -102,7 +102,7 @@ def test_real_purchases_run_end_to_end_without_the_other_behaviours(
     told = [*TINY, "training.n_ranks=1", "training.epochs=1", "loss.name=sampled", "loss.n_negatives=256"]
     assert main(["run", *flags, "--set", *told]) == 0
     scores = json.loads((out / "scores.json").read_text())
-    assert list(scores) == ["baseline", "product_buy", *COMPOSED]
+    assert list(scores) == ["baseline", "activity", "product_buy", *COMPOSED]
     for entry, by_task in scores.items():
         assert list(by_task) == list(TASKS), entry
         assert [task for task, result in by_task.items() if not 0 <= result["score"] <= 1] == [], entry

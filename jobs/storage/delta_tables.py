@@ -427,8 +427,8 @@ def _identity(spark: SparkSession, place: str) -> str:
 
 
 def _replace(place: str, frame: DataFrame, table: TableSchema, where: str | None) -> None:
-    if where:
-        # first: of two writes that both make the table, Delta refuses the one that ends last
+    if where and not _has_history(frame.sparkSession, place):
+        # before the rows: of two writes that both make the table, Delta refuses the one that ends last
         _create_empty(frame.sparkSession, place, table)
     if where and is_name(place):
         frame.writeTo(place).overwrite(F.expr(where))

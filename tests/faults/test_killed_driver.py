@@ -36,7 +36,8 @@ MODELS, ENTRIES = ("product_buy", "page_visit"), ("product_buy", "page_visit", "
 BEGUN = {
     "ingest": "tables/*/part-*", "split": "tables/windows/part-*", "vocabulary": "tables/vocabularies/**/part-*",
     "sequences": "tables/sequences/**/part-*", "train": "checkpoints/*/*run.safetensors*",
-    "baseline": ".baseline_features/**/part-*", "embed": "tables/embeddings/**/part-*",
+    "baseline": "tables/blocks/block=baseline/**/part-*", "counters": "tables/blocks/block=activity/**/part-*",
+    "embed": "tables/blocks/block=product_buy/**/part-*", "profile": "tables/profiles/**/part-*",
     "targets": "tables/labels/**/part-*", "probe": "tables/scores/**/part-*",
 }  # fmt: skip
 """Stage -> the first of what it writes."""
@@ -46,8 +47,10 @@ WRITTEN = {
     "vocabulary": ["tables/vocabularies/_delta_log/*.json"],
     "sequences": ["tables/sequences/_delta_log/*.json"],
     "train": [f"models/{name}/config.json" for name in MODELS],
-    "baseline": ["entries/baseline/embeddings.npy"],
-    "embed": [f"entries/{name}/embeddings.npy" for name in ENTRIES],
+    "baseline": ["tables/block_columns/block=baseline/part-*"],
+    "counters": ["tables/block_columns/block=activity/part-*"],
+    "embed": [f"tables/block_columns/block={name}/part-*" for name in MODELS],
+    "profile": [f"entries/{name}/embeddings.npy" for name in ENTRIES],
     "targets": ["tables/labels/_delta_log/*.json", "tables/targets/_delta_log/*.json"],
     "probe": ["scores.json"],
     "report": ["report.html"],

@@ -33,12 +33,12 @@ RESTART_SECONDS = STALL_SECONDS + GRACE_SECONDS + 60
 """Longest that lost ranks may go unnoticed (docs/faults.md), and a minute in which executor and ranks start."""
 
 
-@pytest.mark.parametrize("stage", ["sequences", "embed"])
+@pytest.mark.parametrize("stage", ["sequences", "embed", "profile"])
 def test_an_executor_killed_while_it_writes_a_table_leaves_no_trace_in_the_outcome(
     shop: Shop, undisturbed: Path, tmp_path: Path, stage: str
 ) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    table = out / "tables" / {"sequences": "sequences", "embed": "embeddings"}[stage]
+    table = out / "tables" / {"sequences": "sequences", "embed": "blocks", "profile": "profiles"}[stage]
     with started(shop.command(out, "run", "--set", MASTER), log) as process:
         wait_until(lambda: f"{stage}: " in log.read_text(), process, log)
         executors = executors_below(process.pid)

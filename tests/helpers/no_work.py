@@ -26,11 +26,11 @@ class NoWork:
 
 
 def leave_out_work(monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any] = NoWork.run) -> list[str]:
-    """Modules of the stages that ran, filled as they do; ``work`` stands for what each of them does."""
+    """The stages that ran, filled as they do; ``work`` stands for what each of them does."""
     ran: list[str] = []
 
     def load(module: str) -> SimpleNamespace:
-        ran.append(module.removeprefix("jobs.stages."))
+        ran.append(next(stage.name for stage in registry.STAGES if stage.module == module))
         return SimpleNamespace(run=work)
 
     monkeypatch.setattr(registry, "importlib", SimpleNamespace(import_module=load))

@@ -16,6 +16,7 @@ from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from schemas import tables
 from schemas.behaviours import ItemKind
+from schemas.columns import MADE_FROM
 from schemas.tables import TableSchema
 
 BEHAVIOURS = {"product_buy": "sku", "page_visit": "url"}
@@ -60,10 +61,11 @@ def make_tiny_run(spark: SparkSession, folder: Path) -> TinyRun:
 def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str]]:
     """Table -> its rows but for vectors and scores, which ranks may round."""
     shared = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
-    rounded = (tables.EMBEDDINGS, tables.SCORES)
+    rounded = (tables.BLOCKS, tables.PROFILES, tables.SCORES)
     events = [tables.events_table(name, item, ItemKind.ID) for name, item in BEHAVIOURS.items()]
     kept = [*(table for table in shared if table not in rounded), *events]
-    return {table.name: sorted(map(str, read_table(spark, workspace, table).collect())) for table in kept}
+    frames = {table.name: read_table(spark, workspace, table).drop(MADE_FROM) for table in kept}  # it names OUT
+    return {name: sorted(map(str, frame.collect())) for name, frame in frames.items()}
 
 
 def read_numbers(out: Path) -> dict[str, np.ndarray]:

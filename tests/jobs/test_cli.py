@@ -185,7 +185,7 @@ def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest
             main([stage.name, "--help"])
         flags = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
         assert {"--data", "--out", "--config", "--set", "--verbose"} - flags == set(), stage.name
-        assert f'sys.exit(main_stage("{stage.name}"))' in (root / "jobs" / "stages" / f"{stage.name}.py").read_text()
+        assert f'sys.exit(main_stage("{stage.name}"))' in (root / f"{stage.module.replace('.', '/')}.py").read_text()
 
 
 def test_help_and_a_refused_flag_import_neither_spark_nor_torch() -> None:

@@ -1,16 +1,18 @@
+from datetime import datetime
+
 import numpy as np
 import pytest
-from eval_tables import purchases, typed
+from eval_tables import CONFIG, purchases, typed
+from pyspark.sql import functions as F
 
 from jobs.blocks.organiser_features import (
     FEATURES,
     collect_count_features,
     collect_mean_codes,
+    collect_organiser_features,
     collect_top_values,
-    counted_columns,
     join_features,
 )
-from jobs.transforms.clients import rows_of_clients
 from schemas.tables import CLIENTS
 
 
@@ -51,10 +53,10 @@ def test_windows_are_counted_back_from_the_last_event_whatever_the_row_order(spa
     }
 
 
-def test_counts_beyond_float16_are_clipped_to_its_largest_number(spark):
+def test_counts_are_not_cut_to_what_an_entry_can_hold(spark):
     events = spark.range(65_600).selectExpr("1L as client_id", "timestamp_ntz'2022-06-01' as timestamp", "5L as url")
     part = collect_count_features(events, "page_visit", ["url"])
-    assert set(features_of(part)[1].values()) == {65504.0}
+    assert set(features_of(part)[1].values()) == {65_600.0}
 
 
 def test_mean_codes_are_the_mean_of_each_code_over_a_clients_queries(spark):
@@ -72,21 +74,21 @@ def test_a_behaviour_without_events_has_no_features(spark):
     assert collect_mean_codes(nothing, "search_query", "query") is None
 
 
-def test_clients_without_events_have_zeros_and_others_are_left_out(spark):
-    clients = spark.createDataFrame([(0, 30, True), (1, 10, True)], CLIENTS.ddl)
-    events = purchases(spark, [(10, "2022-06-01", 5), (99, "2022-06-01", 6)])
-    part = collect_count_features(rows_of_clients(events, clients), "product_buy", ["sku"])
-    rows = join_features(clients, [part, part]).orderBy("position").collect()
-    assert [(row["client_id"], row[FEATURES]) for row in rows] == [(30, [0.0] * 8), (10, [1.0] * 8)]
+def test_a_client_with_events_of_some_behaviours_has_zeros_for_the_others(spark):
+    buys, visits = (purchases(spark, [(client, "2022-06-01", 5)]) for client in (10, 20))
+    parts = [collect_count_features(events, name, ["sku"]) for name, events in (("buy", buys), ("visit", visits))]
+    rows = join_features(parts).orderBy("client_id").collect()
+    assert [(row["client_id"], row["vector"]) for row in rows] == [
+        (10, [1.0] * 4 + [0.0] * 4),
+        (20, [0.0] * 4 + [1.0] * 4),
+    ]
 
 
-@pytest.mark.parametrize(("item", "columns"), [("sku", ("sku", "category", "price")), ("url", ("url",))])
-def test_only_skus_are_counted_by_category_and_price_too(item, columns):
-    assert counted_columns(item) == columns
-
-
-def test_a_column_of_nulls_gives_no_features(spark):
-    events = purchases(spark, [(1, "2022-06-01", 5)]).selectExpr("*", "cast(null as bigint) as category")
-    part = collect_count_features(events, "product_buy", ["sku", "category"])
-    assert len(part.names) == 4
-    assert np.isfinite(list(features_of(part)[1].values())).all()
+def test_events_from_the_cutoff_on_and_of_others_are_not_seen(spark):
+    clients = spark.createDataFrame([(0, 10, True), (1, 30, True)], CLIENTS.ddl)
+    rows = [(10, "2022-06-01", 5), (10, "2022-06-02", 5), (30, "2022-06-02", 5), (99, "2022-06-01", 6)]
+    events = {"product_buy": purchases(spark, rows).withColumns({"category": F.lit(1), "price": F.lit(2)})}
+    block, vectors = collect_organiser_features(events, clients, datetime(2022, 6, 2), CONFIG.behaviours)
+    assert block.name == "baseline"
+    assert block.columns[:2] == ("product_buy/count", "product_buy/1d/sku=5")
+    assert [(row["client_id"], row["vector"]) for row in vectors.collect()] == [(10, [1.0] * len(block.columns))]

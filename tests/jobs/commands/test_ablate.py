@@ -2,24 +2,22 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime
 
 import numpy as np
 import pytest
+from block_tables import put_blocks, write_clients
 from eval_tables import CONFIG
 from pyspark.sql import SparkSession
 
 from conf.evaluation import ProbeSettings
-from conf.inputs import WindowSettings
 from conf.profile import EnsembleSettings
+from jobs.blocks.table import Block
 from jobs.commands import ablate
 from jobs.evaluation.ablation import read_ablation
-from jobs.profiles.composition import StoredBlock
 from jobs.storage.delta_tables import write_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import derive_windows, windows_frame
 from schemas.errors import EntryError
-from schemas.tables import CLIENTS, LABELS, TARGETS, WINDOWS
+from schemas.tables import LABELS, TARGETS
 
 TINY = replace(
     CONFIG,
@@ -31,30 +29,27 @@ N = 24
 
 @pytest.fixture
 def shop(spark: SparkSession, workspace: Workspace) -> Workspace:
-    """24 active clients; those at odd positions churn, which ``product_buy`` tells and the other blocks do not."""
-    write_table(windows_frame(spark, derive_windows(datetime(2022, 9, 28), WindowSettings())), workspace, WINDOWS)
-    clients = [(position, 100 - position, True) for position in range(N)]
-    write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
+    """24 clients; those at odd positions churn, which ``product_buy`` tells and the other blocks do not."""
+    client_ids = 100 - np.arange(N)
+    write_clients(spark, workspace, client_ids)
     write_table(spark.createDataFrame([], LABELS.ddl), workspace, LABELS)
     rows = [
-        (task, window, position, client, [position % 2])
+        (task, window, position, int(client), [position % 2])
         for task in ("churn", "conversion")
         for window in ("train", "validation")
-        for position, client, _ in clients
+        for position, client in enumerate(client_ids)
     ]
     write_table(spark.createDataFrame(rows, TARGETS.ddl), workspace, TARGETS)
     telling = np.where(np.arange(N) % 2, 4.0, -4.0)[:, None] + np.zeros(4)
-    for name, vectors in {"product_buy": telling, "page_visit": np.ones((N, 4)), "counts": np.ones((N, 4))}.items():
-        workspace.entry(name).mkdir(parents=True)
-        np.save(workspace.entry(name) / "client_ids.npy", 100 - np.arange(N))
-        np.save(workspace.entry(name) / "embeddings.npy", vectors.astype(np.float16))
+    vectors = {"product_buy": telling, "page_visit": np.ones((N, 4)), "counts": np.ones((N, 4))}
+    of_clients = {name: dict(zip(client_ids.tolist(), of, strict=True)) for name, of in vectors.items()}
+    put_blocks(spark, workspace, of_clients)
     return workspace
 
 
 def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_out(
     spark: SparkSession, shop: Workspace
 ) -> None:
-    entries = sorted(path.name for path in (shop.out / "entries").iterdir())
     found = ablate.run(spark, TINY, shop, wanted=["churn"])
 
     assert json.loads((shop.out / "ablation.json").read_text()) == found
@@ -68,19 +63,20 @@ def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_o
     auroc = {variant["name"]: variant["scores"]["churn"]["auroc"] for variant in found["variants"]}
     assert auroc["only product_buy"] == auroc["without page_visit"] == auroc["all"] == 1.0
     assert auroc["only page_visit"] == auroc["only counts"] == auroc["without product_buy"] == 0.5
-    assert sorted(path.name for path in (shop.out / "entries").iterdir()) == entries
+    assert not (shop.out / "entries").exists()
     assert not (shop.out / ".ablation").exists()
     assert not (shop.out / "scores.json").exists()
     assert read_ablation(spark, TINY, shop) == found
 
 
-def test_of_two_blocks_none_is_left_out(workspace: Workspace) -> None:
-    blocks = [StoredBlock(name, workspace.entry(name)) for name in ("a", "b")]
+def test_of_two_blocks_none_is_left_out() -> None:
+    blocks = [Block(name, ("x",), "a test") for name in ("a", "b")]
 
     assert [variant.name for variant in ablate.list_variants(blocks)] == ["only a", "only b", "all"]
 
 
-def test_without_entries_the_stage_to_run_is_named(spark: SparkSession, workspace: Workspace) -> None:
+def test_without_blocks_the_stage_to_run_is_named(spark: SparkSession, workspace: Workspace) -> None:
+    write_clients(spark, workspace, [1])
     with pytest.raises(EntryError, match="found none; run embed first"):
         ablate.run(spark, TINY, workspace)
 

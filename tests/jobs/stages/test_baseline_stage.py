@@ -1,17 +1,23 @@
-import json
+from datetime import datetime
 
 import numpy as np
 import pytest
 from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, purchases, save_ids, write_shop
 from pyspark.sql import functions as F
 
-from jobs.blocks.organiser_features import join_features
+from jobs.blocks.organiser_features import collect_organiser_features
+from jobs.blocks.table import collect_blocks
+from jobs.evaluation.labels import purchases_with_properties
+from jobs.profiles.export import export_blocks
 from jobs.stages import split as split_windows
-from jobs.stages.baseline import collect_features, run
+from jobs.stages.baseline import run
+from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import clients_in_order, rows_of_clients
 from schemas.errors import InputError
-from schemas.tables import PRODUCT_PROPERTIES
+from schemas.tables import BLOCKS, CLIENTS
+
+CUTOFF = datetime(2022, 9, 1)
 
 
 @pytest.fixture
@@ -20,18 +26,23 @@ def workspace(workspace, tmp_path):
     return Workspace(workspace.out, tmp_path / "data")
 
 
-def entry_of(workspace):
-    folder = workspace.entry("baseline")
-    names = json.loads((folder / "feature_names.json").read_text())
-    return np.load(folder / "client_ids.npy"), np.load(folder / "embeddings.npy"), names
+def rows_of(spark, workspace):
+    """The block as client id -> vector, None where not present, in the clients' order; and its columns."""
+    clients = read_table(spark, workspace, CLIENTS)
+    rows = read_table(spark, workspace, BLOCKS).filter("block = 'baseline'").join(clients, "client_id")
+    found = {row["client_id"]: row["vector"] for row in rows.orderBy("position").collect()}
+    return found, collect_blocks(spark, workspace)["baseline"].columns
 
 
 def test_the_entry_equals_the_golden_features_by_name_on_shuffled_events(spark, golden, tmp_path):
     workspace = golden_shop(spark, golden, tmp_path)
     run(spark, CONFIG, workspace)
-    ids, rows, names = entry_of(workspace)
-    assert rows.dtype == np.float16
-    assert_golden(spark, golden, ids, rows, names)
+    block, folder = collect_blocks(spark, workspace)["baseline"], workspace.entry("baseline")
+    rows, clients = read_table(spark, workspace, BLOCKS), read_table(spark, workspace, CLIENTS)
+    export_blocks(rows, clients, CUTOFF, {folder: block})
+    ids, features = np.load(folder / "client_ids.npy"), np.load(folder / "embeddings.npy")
+    assert features.dtype == np.float16
+    assert_golden(spark, golden, ids, features, list(block.columns))
 
 
 @pytest.mark.parametrize(("order", "n_partitions"), [("file", None), (1, 1), (2, 3), (3, 7)])
@@ -45,10 +56,16 @@ def test_features_equal_the_golden_ones_by_name_in_any_order_and_partitioning(sp
             .localCheckpoint()
             for name, rows in events.items()
         }
-    parts = collect_features(events, golden_products(spark, golden), CONFIG)
-    rows = join_features(clients, parts).orderBy("position").collect()
-    ids, features = [row["client_id"] for row in rows], np.array([row["features"] for row in rows], dtype=np.float16)
-    assert_golden(spark, golden, np.array(ids), features, [name for part in parts for name in part.names])
+    products = golden_products(spark, golden)
+    with_columns = {
+        name: purchases_with_properties(rows, products) if CONFIG.behaviours[name].item == "sku" else rows
+        for name, rows in events.items()
+    }
+    block, vectors = collect_organiser_features(with_columns, clients, CUTOFF, CONFIG.behaviours)
+    rows = clients.join(vectors, "client_id", "left").orderBy("position").collect()
+    nothing = [0.0] * len(block.columns)
+    features = np.array([row["vector"] or nothing for row in rows], dtype=np.float16)
+    assert_golden(spark, golden, np.array([row["client_id"] for row in rows]), features, list(block.columns))
 
 
 def golden_inputs(spark, golden):
@@ -85,21 +102,20 @@ def test_behaviours_without_events_are_left_out_and_a_second_run_gives_the_same(
     caplog.set_level("INFO")
     buys = [(1, "2022-08-01", 70), (2, "2022-08-02", 70), (1, "2022-09-28", 70)]
     write_shop(spark, workspace, SMALL, products=[(70, 7, None, None)], product_buy=buys)
-    save_ids(workspace, "input/relevant_clients.npy", [2, 1])
+    save_ids(workspace, "input/relevant_clients.npy", [3, 2, 1])
     split_windows.run(spark, SMALL, workspace)
     for _ in range(2):
         run(spark, SMALL, workspace)
-        ids, rows, names = entry_of(workspace)
+        found, names = rows_of(spark, workspace)
         windows = [f"product_buy/{days}d/{value}" for days in (1, 7, 30) for value in ("sku=70", "category=7")]
-        assert names == ["product_buy/count", *windows]
-        assert ids.tolist() == [2, 1]
-        assert rows.tolist() == [[1] * 7, [1] * 7]
+        assert names == ("product_buy/count", *windows)
+        assert list(found.items()) == [(3, None), (2, [1] * 7), (1, [1] * 7)]
     assert "page_visit is left out" in caplog.text
     assert [path.name for path in workspace.out.glob(".*")] == []
 
 
 def test_clients_without_any_input_event_are_an_input_error(spark):
     events = {"product_buy": purchases(spark, []), "page_visit": purchases(spark, [])}
-    products = spark.createDataFrame([], PRODUCT_PROPERTIES.ddl)
+    clients = spark.createDataFrame([(0, 10, True)], CLIENTS.ddl)
     with pytest.raises(InputError, match="belong together"):
-        collect_features(events, products, SMALL)
+        collect_organiser_features(events, clients, CUTOFF, SMALL.behaviours)

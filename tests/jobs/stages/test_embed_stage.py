@@ -1,19 +1,21 @@
 """Vectors per client: the padding, the order, the absent, and the model they come from."""
 
+import shutil
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from eval_tables import write_shop
+from block_tables import put_blocks
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
+from jobs.blocks.table import collect_blocks
 from jobs.stages import embed
 from jobs.storage.delta_tables import read_table, write_table
-from jobs.storage.entry_rules import validate_entry
 from jobs.storage.workspace import Workspace
 from jobs.transforms.vocabulary import collect_summaries
 from jobs.transforms.windows import derive_windows, windows_frame
@@ -22,28 +24,22 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.inference.embed import embed_sequences
 from ml.models.transformer import Transformer
 from ml.training.checkpoint import ModelCard, save_model
-from schemas.errors import EntryError, ModelError
-from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.errors import ModelError
+from schemas.tables import BLOCKS, CLIENTS, SEQUENCES, VOCABULARIES, WINDOWS
 from schemas.tokens import FIRST_ITEM
 
 BEHAVIOURS = ["product_buy", "page_visit"]
+ENCODERS = [("product_buy", "product_buy", 8), ("page_visit", "page_visit", 8), ("second", "page_visit", 16)]
+"""Name, stream and hidden size."""
+SECOND = ["encoders.second.behaviours=[page_visit]", "encoders.second.inference.pooling=last"]
 N_ITEMS = 9
 CLIENT_IDS = [50, 10, 40, 20]
 TOKENS = {"product_buy": {50: [3, 4], 10: [5]}, "page_visit": {50: [3, 4, 5, 6, 7, 8, 9], 20: [4, 3], 99: [3]}}
 
 
 def config(*overrides: str) -> PipelineConfig:
-    told = ["model.hidden_size=8", "model.n_layers=1", "inference.append_activity=false", "ensemble.blocks=[]"]
+    told = ["model.hidden_size=8", "model.n_layers=1", "ensemble.activity=false", "ensemble.blocks=[]"]
     return load_config("demo", [*told, *overrides])
-
-
-RAW = [
-    "ensemble.blocks_weight=1",
-    "ensemble.blocks_scaling=none",
-    "ensemble.scaling=none",
-    "ensemble.absent=zeros",
-    "ensemble.presence_flags=true",
-]
 
 
 @pytest.fixture
@@ -56,94 +52,60 @@ def models(spark: SparkSession, workspace: Workspace) -> dict[str, Transformer]:
     rows = [(name, False, 8, client, ids, len(ids)) for name, own in TOKENS.items() for client, ids in own.items()]
     write_table(spark.createDataFrame(rows, SEQUENCES.ddl), workspace, SEQUENCES)
     summaries = collect_summaries(read_table(spark, workspace, VOCABULARIES))
+    write_table(windows_frame(spark, derive_windows(datetime(2022, 7, 28), config().windows)), workspace, WINDOWS)
     made = {}
-    for seed, name in enumerate(BEHAVIOURS):
+    for seed, (name, stream, size) in enumerate(ENCODERS):
         torch.manual_seed(seed)
-        settings, vocabulary = config().encoders[name], VocabularyDescription(FIRST_ITEM + N_ITEMS)
+        settings = replace(config(*SECOND).encoders[name], hidden_size=size)
+        vocabulary = VocabularyDescription(FIRST_ITEM + N_ITEMS)
         made[name] = Transformer(settings, vocabulary)
-        card = ModelCard(name, settings, vocabulary, summaries[name].fingerprint, 0)
+        card = ModelCard(name, settings, vocabulary, summaries[stream].fingerprint, 0)
         save_model(workspace.model(name), made[name], card, {})
     return made
 
 
-def load_entry(workspace: Workspace, name: str) -> np.ndarray:
-    validate_entry(workspace.entry(name), np.array(CLIENT_IDS))
-    assert np.load(workspace.entry(name) / "client_ids.npy").tolist() == CLIENT_IDS
-    return np.load(workspace.entry(name) / "embeddings.npy").astype(np.float32)
+def read_vectors(spark: SparkSession, workspace: Workspace) -> dict[str, dict[int, list[float] | None]]:
+    """Block -> client -> vector, None where not present."""
+    rows = read_table(spark, workspace, BLOCKS).collect()
+    assert all(row["is_present"] == (row["vector"] is not None) for row in rows)
+    assert {row["cutoff"] for row in rows} == {datetime(2022, 7, 1)}
+    found: dict[str, dict[int, list[float] | None]] = {row["block"]: {} for row in rows}
+    for row in rows:
+        found[row["block"]][row["client_id"]] = row["vector"]
+    return found
 
 
-def test_entries_hold_each_clients_vectors_in_the_clients_order(
+def test_each_encoder_has_a_block_of_its_own_width_of_the_stream_that_it_reads(
     spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
 ) -> None:
-    embed.run(spark, config(*RAW), workspace)
-    entries = {name: load_entry(workspace, name) for name in (*BEHAVIOURS, "ensemble")}
-    for name, model in models.items():
-        for row, client in enumerate(CLIENT_IDS):
-            ids = TOKENS[name].get(client)
-            # each alone, so that neither batch nor padding can have a part in it
-            expected = embed_sequences(model, Sequences.from_rows([ids]), config().inference)[0] if ids else 0.0
-            np.testing.assert_allclose(entries[name][row], expected, atol=2e-3)
-    flags = [[1, 1], [1, 0], [0, 0], [0, 1]]
-    whole = np.concatenate([entries["product_buy"], entries["page_visit"], np.array(flags)], axis=1)
-    np.testing.assert_array_equal(entries["ensemble"], whole)
+    embed.run(spark, config(*SECOND), workspace)
+    found = read_vectors(spark, workspace)
+    assert found.keys() == models.keys()
+    for name, stream, size in ENCODERS:
+        assert len(collect_blocks(spark, workspace)[name].columns) == size
+        assert found[name].keys() == set(CLIENT_IDS)
+        settings = replace(config().inference, pooling="last" if name == "second" else "mean")
+        for client, vector in found[name].items():
+            ids = TOKENS[stream].get(client)
+            if ids is None:
+                assert vector is None
+            else:  # each alone, so that neither batch nor padding can have a part in it
+                expected = embed_sequences(models[name], Sequences.from_rows([ids]), settings)[0]
+                np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
-def test_the_table_says_which_behaviours_a_client_has(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
+def test_a_block_whose_model_is_gone_goes_with_a_line_and_one_of_another_stage_stays(
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer], caplog: pytest.LogCaptureFixture
 ) -> None:
-    embed.run(spark, config(*RAW, "ensemble.presence_flags=false"), workspace)
-    rows = read_table(spark, workspace, EMBEDDINGS).orderBy("position").collect()
-    assert [row["client_id"] for row in rows] == CLIENT_IDS
-    assert [row["present"] for row in rows] == [BEHAVIOURS, ["product_buy"], [], ["page_visit"]]
-    assert all(len(row["embedding"]) == 16 for row in rows)
-    assert load_entry(workspace, "ensemble").shape == (4, 16)
-
-
-def test_how_much_a_client_did_and_how_recently_may_be_appended(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
-) -> None:
-    settings = config(*RAW, "inference.append_activity=true", "inference.activity_days=[7,14]")
-    times = {
-        50: ["2022-06-29 12:00:00", "2022-06-20", "2022-01-01", "2022-07-01"],
-        10: ["2022-06-24"],
-        77: ["2022-06-24"],
-    }
-    buys = [(client, time, 1) for client, own in times.items() for time in own]
-    visits = [(50, "2022-06-23 23:59:59", 1), (20, "2022-06-30 23:59:59", 1), (40, "2022-06-30", 1)]
-    write_shop(spark, workspace, settings, product_buy=buys, page_visit=visits)
-    windows = derive_windows(datetime(2022, 7, 28), settings.windows)
-    assert windows.input_end == datetime(2022, 7, 1)
-    write_table(windows_frame(spark, windows), workspace, WINDOWS)
-    embed.run(spark, settings, workspace)
-    expected = {
-        "product_buy": [[3, 1, 2], [1, 1, 1], [0] * 3, [0] * 3],
-        "page_visit": [[1, 0, 1], *[[0] * 3] * 2, [1] * 3],
-    }
-    for name, counts in expected.items():  # client 40 visited, but no page that the vocabulary knows
-        entry = load_entry(workspace, name)
-        assert entry.shape == (4, 11)
-        np.testing.assert_allclose(entry[:, 8:], np.log1p(counts), rtol=1e-3)
-    assert load_entry(workspace, "ensemble").shape == (4, 24)
-
-
-def test_further_blocks_make_a_further_entry_which_goes_when_they_go(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
-) -> None:
-    with pytest.raises(EntryError, match=r"block .baseline.: expected .* run the stage that writes them first"):
-        embed.run(spark, config("ensemble.blocks=[baseline]"), workspace)
-    assert not Path(workspace.table("embeddings")).exists()
-    workspace.entry("baseline").mkdir(parents=True)
-    np.save(workspace.entry("baseline") / "client_ids.npy", np.array(CLIENT_IDS))
-    np.save(workspace.entry("baseline") / "embeddings.npy", np.array([[1, 0], [0, 0], [5, 2], [0, 3]], np.float16))
-    embed.run(spark, config(*RAW, "ensemble.blocks=[baseline]"), workspace)
-    assert load_entry(workspace, "ensemble").shape == (4, 18)
-    both = load_entry(workspace, "ensemble+baseline")
-    np.testing.assert_array_equal(both[:, :16], load_entry(workspace, "ensemble")[:, :16])
-    np.testing.assert_allclose(both[:, 16:18], np.log1p([[1, 0], [0, 0], [5, 2], [0, 3]]), rtol=1e-3)
-    assert both[:, -1].tolist() == [1, 0, 1, 1]
-    embed.run(spark, config(), workspace)
-    assert not workspace.entry("ensemble+baseline").exists()
-    assert workspace.entry("baseline").exists()
+    caplog.set_level("INFO")
+    embed.run(spark, config(*SECOND), workspace)
+    put_blocks(spark, workspace, {"baseline": {50: [1]}})
+    shutil.rmtree(workspace.model("second"))
+    embed.run(spark, config(*SECOND), workspace)
+    assert read_vectors(spark, workspace).keys() == {*BEHAVIOURS, "baseline"}
+    assert collect_blocks(spark, workspace).keys() == {*BEHAVIOURS, "baseline"}
+    assert "second: left out: there is no model" in caplog.text
+    assert "second: its rows of an earlier run are removed" in caplog.text
 
 
 def test_a_model_of_another_vocabulary_is_refused(
@@ -153,13 +115,13 @@ def test_a_model_of_another_vocabulary_is_refused(
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
     with pytest.raises(ModelError, match="belongs to another vocabulary"):
         embed.run(spark, config(), workspace)
-    assert not workspace.entry("ensemble").exists()
+    assert not Path(workspace.table("blocks")).exists()
 
 
 def test_without_a_model_the_stage_to_run_is_named(
     spark: SparkSession, workspace: Workspace, models: dict[str, Transformer], tmp_path: Path
 ) -> None:
-    for name in BEHAVIOURS:
+    for name in models:
         workspace.model(name).rename(tmp_path / name)
     with pytest.raises(ModelError, match="run train first"):
         embed.run(spark, config(), workspace)

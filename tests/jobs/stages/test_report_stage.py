@@ -1,9 +1,7 @@
 import json
 import re
-import shutil
 from datetime import datetime
 
-import numpy as np
 import pytest
 from report_facts import some_ablation
 
@@ -20,23 +18,32 @@ from jobs.reporting.facts import (
     collect_sequence_facts,
     collect_vocabulary_facts,
 )
-from jobs.stages.report import run, stages_before
+from jobs.stages.report import run
 from jobs.storage.delta_tables import write_table
 from jobs.storage.metrics_log import append_metrics
 from schemas.errors import TableError
-from schemas.tables import CLIENTS, EMBEDDINGS, LABELS, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.tables import (
+    BLOCK_COLUMNS,
+    BLOCKS,
+    CLIENTS,
+    LABELS,
+    PROFILES,
+    QUARANTINE,
+    SEQUENCES,
+    VOCABULARIES,
+    WINDOWS,
+)
 
 pytestmark = pytest.mark.spark
 
-CONFIG = load_config("demo")
+CONFIG = load_config("demo", ["ensemble.activity=false"])
 SCORES = {
     "baseline": {"churn": {"score": 0.6111, "auroc": 0.6111}, "conversion": {"score": 0.5222, "auroc": 0.5222}},
     "ensemble": {"churn": {"score": 0.6333, "auroc": 0.6333}, "conversion": {"score": 0.5444, "auroc": 0.5444}},
 }
+CUTOFF = datetime(2022, 11, 1)
 ROWS = {
-    WINDOWS: [
-        ("evaluate", datetime(2022, 11, 1), datetime(2022, 11, 1), datetime(2022, 11, 15), datetime(2022, 11, 28))
-    ],
+    WINDOWS: [("evaluate", CUTOFF, CUTOFF, datetime(2022, 11, 15), datetime(2022, 11, 28))],
     CLIENTS: [(0, 70, True), (1, 71, False), (2, 72, False)],
     VOCABULARIES: [("product_buy", "9", 3, 40), ("product_buy", "8", 4, 2), ("page_visit", "5", 3, 1)],
     SEQUENCES: [
@@ -44,10 +51,16 @@ ROWS = {
         ("product_buy", True, 1, 71, [4], 1),
         ("page_visit", False, 64, 70, [3] * 64, 100),
     ],
-    EMBEDDINGS: [
-        (0, 70, [1.0, 0.0, 2.0], ["product_buy", "page_visit"]),
-        (1, 71, [0.0, 1.0, 0.0], ["product_buy"]),
-        (2, 72, [0.0, 0.0, 0.0], []),
+    BLOCKS: [
+        (name, CUTOFF, client, client in present, [float(client)] if client in present else None)
+        for name, present in {"product_buy": (70, 71), "page_visit": (70,), "baseline": (70,)}.items()
+        for client in (70, 71, 72)
+    ],
+    PROFILES: [
+        ("ensemble", 0, 70, [1.0, 0.0, 2.0], ["product_buy", "page_visit"]),
+        ("ensemble", 1, 71, [0.0, 1.0, 0.0], ["product_buy"]),
+        ("ensemble", 2, 72, [0.0, 0.0, 0.0], []),
+        ("ensemble+baseline", 0, 70, [9.0], ["baseline"]),
     ],
     LABELS: [("propensity_sku", 0, 9, 0.5)],
     QUARANTINE: [("page_visit", "no <url>", "{}"), ("page_visit", "no <url>", "{}"), ("product_buy", "no sku", "{}")],
@@ -65,8 +78,7 @@ def finished(spark, tables, workspace):
     """A workspace as the stages before the report leave it."""
     for table, frame in tables.items():
         write_table(frame, workspace, table)
-    for name in ("ensemble", *some_ablation()["blocks"]):
-        write_entry(workspace, name)
+    write_names(spark, workspace)
     (workspace.out / "scores.json").write_text(json.dumps(SCORES))
     write_ablation(spark, workspace)
     append_metrics(workspace.metrics, {"stage": "ingest", "stage/seconds": 12.34})
@@ -76,11 +88,10 @@ def finished(spark, tables, workspace):
     return workspace
 
 
-def write_entry(workspace, name="ensemble", factor=1) -> None:
-    folder = workspace.entry(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "client_ids.npy", np.array([row[1] for row in ROWS[EMBEDDINGS]]))
-    np.save(folder / "embeddings.npy", factor * np.array([row[2] for row in ROWS[EMBEDDINGS]], dtype=np.float16))
+def write_names(spark, workspace) -> None:
+    """The table of the blocks' columns; ``page_visit`` is not one of the run's yet."""
+    names = [(name, 0, "a", "a test") for name in ("product_buy", "baseline")]
+    write_table(spark.createDataFrame(names, BLOCK_COLUMNS.ddl), workspace, BLOCK_COLUMNS)
 
 
 def write_ablation(spark, workspace) -> dict:
@@ -113,10 +124,9 @@ def test_the_page_has_every_section_and_the_terminal_the_scores(spark, finished,
 @pytest.fixture
 def ablated(spark, tables, workspace):
     """A workspace with all that an ablation is made of, and the ablation."""
-    for table in (WINDOWS, LABELS):
+    for table in (WINDOWS, LABELS, BLOCKS):
         write_table(tables[table], workspace, table)
-    for name in some_ablation()["blocks"]:
-        write_entry(workspace, name)
+    write_names(spark, workspace)
     write_ablation(spark, workspace)
     return workspace
 
@@ -127,19 +137,21 @@ def test_in_mode_entry_another_runs_scores_are_not_shown(spark, ablated):
     assert read_scores(config, ablated) == {}
     assert read_ablation(spark, config, ablated) is None
     assert read_ablation(spark, CONFIG, ablated) == write_ablation(spark, ablated)
-    assert stages_before(config)[-2:] == ["baseline", "embed"]
 
 
 def another_model(spark, workspace):
-    write_entry(workspace, "product_buy", factor=2)
+    doubled = [(*row[:4], row[4] and [2 * row[4][0]]) if row[0] == "product_buy" else row for row in ROWS[BLOCKS]]
+    write_table(spark.createDataFrame(doubled, BLOCKS.ddl), workspace, BLOCKS)
 
 
 def another_behaviour(spark, workspace):
-    write_entry(workspace, "page_visit")
+    names = [(name, 0, "a", "a test") for name in ("product_buy", "baseline", "page_visit")]
+    write_table(spark.createDataFrame(names, BLOCK_COLUMNS.ddl), workspace, BLOCK_COLUMNS)
 
 
 def no_such_block(spark, workspace):
-    shutil.rmtree(workspace.entry("baseline"))
+    rows = spark.createDataFrame(ROWS[BLOCKS], BLOCKS.ddl)
+    write_table(rows.where("block != 'baseline'"), workspace, BLOCKS)
 
 
 def other_labels(spark, workspace):
@@ -149,9 +161,9 @@ def other_labels(spark, workspace):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (another_model, "entry product_buy"),
-        (another_behaviour, "entry page_visit"),
-        (no_such_block, "entry baseline"),
+        (another_model, "block product_buy"),
+        (another_behaviour, "block page_visit"),
+        (no_such_block, "block baseline"),
         (other_labels, "labels"),
     ],
 )
@@ -213,7 +225,7 @@ def test_a_file_that_cannot_be_read_is_told(workspace):
 
 
 def test_lengths_are_counted_before_truncation_in_powers_of_two(tables):
-    facts = collect_sequence_facts(tables[SEQUENCES], CONFIG.behaviours)
+    facts = collect_sequence_facts(tables[SEQUENCES], CONFIG.streams())
     assert facts == {
         "product_buy": SequenceFacts(2, 6, 1, 5, 0, [(0, 1), (2, 1)]),
         "page_visit": SequenceFacts(1, 100, 100, 100, 1, [(6, 1)]),
@@ -228,19 +240,17 @@ def test_the_token_id_gives_the_rank_of_an_item(tables):
     }
 
 
-def test_absent_clients_are_counted_for_every_behaviour(tables):
-    shares = collect_absent_shares(tables[EMBEDDINGS], CONFIG.behaviours)
-    assert shares == pytest.approx(dict.fromkeys(CONFIG.behaviours, 1.0) | {"product_buy": 1 / 3, "page_visit": 2 / 3})
+def test_absent_clients_are_counted_for_every_encoder_that_has_a_block(tables):
+    shares = collect_absent_shares(tables[BLOCKS], list(CONFIG.encoders))
+    assert shares == pytest.approx({"product_buy": 1 / 3, "page_visit": 2 / 3})
 
 
 def test_quarantined_rows_are_counted_by_source_and_reason(tables):
     assert collect_quarantine(tables[QUARANTINE]) == [("page_visit", "no <url>", 2), ("product_buy", "no sku", 1)]
 
 
-def test_the_map_counts_the_events_of_the_client_at_each_row(tables, workspace):
-    write_entry(workspace)
-    file = workspace.entry("ensemble") / "embeddings.npy"
-    sample = collect_profile_map(tables[EMBEDDINGS], tables[SEQUENCES], file)
+def test_the_map_counts_the_events_of_the_client_at_each_row(tables):
+    sample = collect_profile_map(tables[PROFILES].where("profile = 'ensemble'"), tables[SEQUENCES], 3)
     assert isinstance(sample, ProfileMap)
     assert sample.points.shape == (3, 2)
     assert sample.n_events.tolist() == [105, 1, 0]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from conf.profile import EnsembleSettings
-from ml.profiles.composition import Block, fit_composition, float16_exponent, to_float16
+from ml.profiles.composition import BlockRows as Block
+from ml.profiles.composition import fit_composition, prepare_vectors
 from ml.profiles.moments import Moments
-from schemas.errors import ConfigError, EntryError
+from schemas.errors import ConfigError
 
 BUYS = Block("product_buy", np.array([[3, 4], [9, 9], [1, 2]], dtype=np.float32), np.array([True, False, True]))
 VISITS = Block("page_visit", np.array([[5, 8], [9, 9], [9, 9]], dtype=np.float32), np.array([True, False, False]))
@@ -72,7 +73,7 @@ def test_further_blocks_stand_beside_the_mean():
 
 
 def test_the_mean_of_blocks_of_unequal_widths_is_refused():
-    with pytest.raises(ConfigError, match="needs behaviours of one width, found"):
+    with pytest.raises(ConfigError, match="needs encoders of one width, found"):
         compose(random_blocks(), composition="mean")
 
 
@@ -170,38 +171,18 @@ def test_the_reports_profile_is_1280_wide():
     assert compose(blocks, presence_flags=False).shape == (1, 1280)
 
 
-def test_of_an_entry_a_row_of_zeros_is_an_absent_client():
-    block = Block.of_entry("a", np.array([[0, 0], [0, 2]], np.float16))
+def test_the_mean_leaves_counters_out():
+    activity = Block("activity", np.array([[1], [0], [3]], np.float32), np.array([True, False, True]))
 
-    assert block.is_present.tolist() == [False, True]
-    assert block.vectors.tolist() == [[0, 0], [0, 2]]
+    profiles = compose([BUYS, VISITS, activity], composition="mean", scaling="none", presence_flags=False)
 
-
-def test_the_logarithm_keeps_signs_and_zeros():
-    block = Block.of_entry("a", np.array([[0, -np.expm1(2), np.expm1(3)]], np.float32), is_logarithmic=True)
-
-    np.testing.assert_allclose(block.vectors, [[0, -2, 3]], rtol=1e-6)
+    assert profiles.tolist() == [[4, 6, 1], [0, 0, 0], [1, 2, 3]]
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 65_520.0, -1e6])
-def test_numbers_that_float16_cannot_hold_are_refused_with_their_place(number):
-    vectors = np.array([[0.0, 1.0], [number, 2.0]], dtype=np.float32)
+def test_the_logarithm_is_of_further_blocks_and_keeps_signs_and_zeros():
+    vectors = np.array([[0, -np.expm1(2), np.expm1(3)]], np.float32)
+    settings = EnsembleSettings(blocks=("a",))
 
-    with pytest.raises(EntryError, match=r"up to 65504; found .* at \[1, 0\], 1 such"):
-        to_float16(vectors)
-
-
-def test_numbers_within_float16_are_rounded():
-    halves = to_float16(np.array([[0.1, -65_504.0]], dtype=np.float32))
-
-    assert halves.dtype == np.float16
-    assert halves.tolist() == [[np.float16(0.1), -65_504.0]]
-
-
-@pytest.mark.parametrize(
-    ("largest", "exponent"), [(0.0, 0), (65_504.0, 0), (65_505.0, 1), (131_008.0, 1), (131_009.0, 2), (-1e6, 4)]
-)
-def test_the_exponent_is_the_smallest_that_brings_numbers_into_float16(largest, exponent):
-    vectors = np.array([[1.0, largest, np.nan, np.inf]], dtype=np.float32)
-
-    assert float16_exponent(vectors) == exponent
+    np.testing.assert_allclose(prepare_vectors("a", vectors, settings), [[0, -2, 3]], rtol=1e-6)
+    np.testing.assert_array_equal(prepare_vectors("product_buy", vectors, settings), vectors)
+    np.testing.assert_array_equal(prepare_vectors("a", vectors, replace(settings, log_blocks=False)), vectors)
