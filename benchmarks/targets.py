@@ -5,8 +5,8 @@
 The first call with a DIR makes the data in it, in the JVM that then runs the stage: for the stage's time in a fresh
 one, which the README tells, call it again.
 
-Makes the purchases and products of a benchmark log of the challenge's size (1.68 million purchases in 140 days), chooses
-100 thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
+Makes the purchases and products of a benchmark log of the challenge's size (1.68 million purchases in 140 days),
+chooses 100 thousand of the buyers, and runs ingest and split. Then it times, in one process on the same purchases:
 
 - the stage ``targets``, twice in a running session: it derives labels and popularity, and writes both tables;
 - the probe's reading of all those labels, as it does once per task and window;

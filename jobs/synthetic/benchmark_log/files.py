@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.synthetic import BenchmarkLogSettings
-from jobs.synthetic.benchmark_log.events import plan_log, draw_block
+from jobs.synthetic.benchmark_log.events import draw_block, plan_log
 from jobs.synthetic.benchmark_log.marginals import category_counts, find_n_events, item_counts, scale_sizes
 from jobs.synthetic.benchmark_log.permutations import Use, draw_permutation, hash_to_codes
 from jobs.synthetic.benchmark_log.text import codes_to_text, timestamps_to_text

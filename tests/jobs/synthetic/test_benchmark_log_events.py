@@ -5,7 +5,7 @@ import pytest
 
 from conf.load import checked
 from conf.synthetic import BenchmarkLogSettings
-from jobs.synthetic.benchmark_log.events import Events, plan_log, draw_block
+from jobs.synthetic.benchmark_log.events import Events, draw_block, plan_log
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, find_n_events, scale_sizes
 from schemas.behaviours import PAGE_VISIT, PRODUCT_BUY
 from schemas.errors import ConfigError
