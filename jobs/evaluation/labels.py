@@ -149,17 +149,14 @@ def _labels_of_row() -> Column:
     """The labels of a row's task and window, from all that its client bought; null for clients without a purchase."""
     is_propensity = F.col(c.TASK).isin(*tasks.PROPENSITY)
     has_purchase = F.coalesce(F.array_contains("windows", F.col(c.WINDOW)), F.lit(False))
-    places = F.transform(F.filter("bought", _is_of_row), lambda one: one[_LABEL])
+    of_row = F.filter("bought", lambda one: (one[c.TASK] == F.col(c.TASK)) & (one[c.WINDOW] == F.col(c.WINDOW)))
+    places = F.transform(of_row, lambda one: one[_LABEL])
     multi_hot = F.transform(_OF_NOTHING, lambda _, place: F.array_contains(places, place).cast("tinyint"))
     return (
         F.when(~has_purchase | (is_propensity & (F.size(places) == 0)), F.col(_OF_NOTHING))
         .when(is_propensity, multi_hot)
         .otherwise(F.array(F.lit(0).cast("tinyint")))
     )
-
-
-def _is_of_row(one: Column) -> Column:
-    return (one[c.TASK] == F.col(c.TASK)) & (one[c.WINDOW] == F.col(c.WINDOW))
 
 
 def _values(of_tasks: Sequence[str]) -> Column:

@@ -109,6 +109,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
     stage_names : the stages whose times are shown, in that order
     """
     histories = training_histories(facts.metrics, config.behaviours)
+    bands = figures.map_bands(facts.profile_map) if facts.profile_map else {}
     context = {
         "facts": facts,
         "config": config,
@@ -118,7 +119,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
         "stages": stage_runs(facts.metrics, stage_names),
         "sources": newest_by(facts.metrics, "source"),
         "figures": _draw(facts, config, histories),
-        "bands": _map_legend(facts.profile_map),
+        "bands": {label: figures.css_variable(colour) for label, colour in bands.items()},
         **(_score_context(facts.scores, config) if facts.scores else {}),
         **(_ablation_context(facts.ablation) if facts.ablation else {}),
     }
@@ -132,14 +133,8 @@ def tell_verdict(scores: Scores) -> Verdict:
     verdict = Verdict(first, ranking[0].points, sum_of_scores(scores, first[0]))
     if len(first) > 1:
         return verdict
-    return replace(verdict, rivals=tuple(rivals(scores, first[0])), standing=_to_baseline(scores, first[0]))
-
-
-def _to_baseline(scores: Scores, entry: str) -> Standing | None:
-    if entry == BASELINE or BASELINE not in scores:
-        return None
-    standing = stand_to(scores, entry, BASELINE)
-    return standing if standing.n_tasks else None
+    standing = stand_to(scores, first[0], BASELINE) if BASELINE in scores and first[0] != BASELINE else Standing()
+    return replace(verdict, rivals=tuple(rivals(scores, first[0])), standing=standing if standing.n_tasks else None)
 
 
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
@@ -229,11 +224,6 @@ def draw_lengths(sequences: Mapping[str, SequenceFacts], config: PipelineConfig)
         name: figures.draw_sequence_lengths(name, fact, config.streams()[name], colours[name], longest)
         for name, fact in sequences.items()
     }
-
-
-def _map_legend(sample: ProfileMap | None) -> dict[str, str]:
-    bands = figures.map_bands(sample) if sample else {}
-    return {label: figures.css_variable(colour) for label, colour in bands.items()}
 
 
 def _environment() -> Environment:
