@@ -66,7 +66,7 @@ class MaskingSettings(Settings):
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """What is made small at the hidden positions: over every item, or over negatives that a step's positions share."""
+    """The loss at the positions to predict: over every item, or over negatives that a step's positions share."""
 
     name: Literal["auto", "full", "sampled", "gbce"] = "auto"
     """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above; ``gbce``: of gSASRec."""

@@ -109,4 +109,4 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "force": _switch("remove also the versions that models were trained on"),
     "idle": _switch("nothing uses --out now: allow --keep-hours below 168"),
 }  # fmt: skip
-"""Flag -> what argparse is told of it; one that several commands take stands here once."""
+"""Flag -> its arguments of argparse; a flag that several commands take stands here once."""

@@ -47,7 +47,7 @@ _MERGED_FILES = {
 
 @dataclass(frozen=True)
 class Retention:
-    """What ``ubp vacuum`` is told.
+    """The flags of ``ubp vacuum``.
 
     Attributes
     ----------

@@ -99,5 +99,5 @@ class Workspace:
         except OSError as error:
             raise OutputError(
                 f"--out {self.out}: expected a folder that can be made and written, found: {error.strerror}; "
-                "choose another folder or mend its permissions"
+                "choose another folder or fix its permissions"
             ) from error
