@@ -7,9 +7,9 @@ take as long as trained ones. Every figure comes from a process of its own.
 
 - ``speed``: clients of one behaviour per second with the paper's model, six layers of 256. The paper's loop is written
   again from its description: batches in the order they come, padded to 128, the mean of the last layer's token vectors;
-  its ids are there from the start, and nothing is written. The job's time is that of its whole stage, from the tables
-  of clients and sequences to the table of vectors and the entries on disk; the JVM's start is measured apart. Both have
-  two threads.
+  its ids are there from the start, and nothing is written. The job's time is that of the stages ``embed`` and
+  ``profile``, from the tables of clients and sequences to the tables of blocks and profiles and the entries on disk;
+  the JVM's start is measured apart. Both have two threads.
 - ``memory``: peaks of the JVM and of all Python processes (pages that they share count once), with a tiny model.
 - ``million``: the time for a million clients of five behaviours with the paper's models, from two measured parts.
 """
@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,17 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from conf.spark import SparkSettings
 from jobs.runtime.session import build_session
-from jobs.stages import embed
+from jobs.stages import embed, profiles
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.vocabulary import collect_summaries
+from jobs.transforms.windows import derive_windows, windows_frame
 from ml.bench import made_sequences
 from ml.compat.allocator import keep_freed_memory
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import build_encoder
 from ml.training.checkpoint import ModelCard, save_model
-from schemas.tables import CLIENTS, SEQUENCES, VOCABULARIES
+from schemas.tables import CLIENTS, SEQUENCES, VOCABULARIES, WINDOWS
 from schemas.tokens import FIRST_ITEM
 
 N_THREADS = 2
@@ -100,7 +102,7 @@ def embed_padded(model: ReportModel, token_ids: torch.Tensor) -> np.ndarray:
 
 
 def embed_ubp(run: Run, folder: Path) -> float:
-    """The job: seconds of its stage, without the JVM's start."""
+    """The job: seconds of its stages, without the JVM's start."""
     workspace = Workspace(folder / "out")
     workspace.prepare()
     config = job_config(run)
@@ -113,6 +115,7 @@ def embed_ubp(run: Run, folder: Path) -> float:
         return 0.0
     started = time.perf_counter()
     embed.run(spark, config, workspace)
+    profiles.run(spark, config, workspace)
     seconds = time.perf_counter() - started
     spark.stop()
     return seconds
@@ -120,7 +123,7 @@ def embed_ubp(run: Run, folder: Path) -> float:
 
 def job_config(run: Run) -> PipelineConfig:
     """The paper's configuration, with the behaviours and the model of the run."""
-    config = load_config("report", ["ensemble.blocks=[]"])
+    config = load_config("report", ["ensemble.blocks=[]", "ensemble.activity=false"])
     shape = TINY if run.is_tiny else {}
     encoder = replace(config.encoders["page_visit"], max_length=MAX_LENGTH, **shape)  # of the longest sequences
     return replace(
@@ -132,7 +135,8 @@ def job_config(run: Run) -> PipelineConfig:
 
 
 def make_tables(spark: SparkSession, config: PipelineConfig, workspace: Workspace, run: Run) -> None:
-    """Write what the job reads: clients, sequences, vocabularies and models of random weights."""
+    """Write what the job reads: windows, clients, sequences, vocabularies and models of random weights."""
+    write_table(windows_frame(spark, derive_windows(datetime(2022, 9, 28), config.windows)), workspace, WINDOWS)
     ids = spark.range(run.n_users, numPartitions=max(2, run.n_users // 50_000))
     clients = ids.select(F.col("id").alias("position"), (F.col("id") * 7 + 1).alias("client_id"), F.lit(True))
     write_table(clients.toDF("position", "client_id", "is_active"), workspace, CLIENTS)

@@ -25,7 +25,7 @@ from schemas.tables import CLIENTS, PROFILES
 log = logging.getLogger(__name__)
 
 CLIENTS_PER_PARTITION = 20_000
-_PLACE = "place"
+_ORDER = "order"
 
 Batches = Iterable[pa.RecordBatch]
 
@@ -72,6 +72,8 @@ def collect_profile_blocks(spark: SparkSession, config: PipelineConfig, workspac
             f"expected blocks of the encoders {', '.join(config.encoders)}, found {', '.join(found) or 'none'}; run "
             "embed first"
         )
+    for name in (name for name in config.encoders if name not in found):
+        log.info("  %s: left out: the encoder has no block", name)
     for name in (*own, *further):
         if name not in found:
             raise EntryError(
@@ -109,20 +111,17 @@ def compose_profiles(
         log.info("  profile %s: %d columns of %s", name, composition.width, _describe(composition))
     clients = read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID)
     n_parts = max(spark.sparkContext.defaultParallelism, -(-clients.count() // CLIENTS_PER_PARTITION))
-    places = F.create_map(*(F.lit(each) for place, name in enumerate(widths) for each in (name, place)))
+    order = F.create_map(*(F.lit(each) for number, name in enumerate(widths) for each in (name, number)))
     ordered = (
         rows.join(clients, on=c.CLIENT_ID)
-        .select(c.POSITION, places[F.col(c.BLOCK)].alias(_PLACE), c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
+        .select(c.POSITION, order[F.col(c.BLOCK)].alias(_ORDER), c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
         .repartitionByRange(n_parts, c.POSITION)
-        .sortWithinPartitions(c.POSITION, _PLACE)
+        .sortWithinPartitions(c.POSITION, _ORDER)
     )
 
     def stream(batches: Batches) -> Batches:
         for batch in whole_clients(batches, len(widths)):
-            blocks = [
-                _rows_of(batch, name, place, len(widths), width, settings)
-                for place, (name, width) in enumerate(widths.items())
-            ]
+            blocks = [_rows_of(batch, name, number, widths, settings) for number, name in enumerate(widths)]
             first = batch.take(pa.array(range(0, batch.num_rows, len(widths))))
             for name, composition in compositions.items():
                 yield _compose(name, composition, blocks, first)
@@ -142,11 +141,12 @@ def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _rows_of(
-    batch: pa.RecordBatch, name: str, place: int, n_blocks: int, width: int, settings: EnsembleSettings
+    batch: pa.RecordBatch, name: str, number: int, widths: Mapping[str, int], settings: EnsembleSettings
 ) -> BlockRows:
-    own = batch.take(pa.array(range(place, batch.num_rows, n_blocks)))
+    """The rows of one block, each of whose clients has one of every block, in the order of ``widths``."""
+    own = batch.take(pa.array(range(number, batch.num_rows, len(widths))))
     is_present = own.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
-    vectors = dense_vectors(own.column(c.VECTOR), is_present, width)
+    vectors = dense_vectors(own.column(c.VECTOR), is_present, widths[name])
     return BlockRows(name, prepare_vectors(name, vectors, settings), is_present)
 
 
