@@ -22,7 +22,6 @@ TINY = [
 ]  # fmt: skip
 BEHAVIOURS = ["product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query"]
 COMPOSED = ["ensemble", "ensemble+baseline"]
-TABLES = [*BEHAVIOURS, "product_properties", "windows", "clients", "vocabularies", "sequences", "blocks", "profiles"]
 
 
 def run(data: Path, out: Path, *more: str) -> None:
@@ -42,22 +41,16 @@ def rows_of(spark: SparkSession, out: Path, table: str) -> list[str]:
     return sorted(str(row) for row in frame.collect())
 
 
-def test_a_made_shop_runs_to_its_scores_and_a_second_run_gives_the_same(
+def test_a_simulated_shop_runs_to_its_scores(
     spark: SparkSession, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two Horovod ranks train all five behaviours. What follows the entries has repeat tests of its own."""
-    out, again = tmp_path / "first", tmp_path / "second"
+    """Two Horovod ranks train all five encoders. That a second run gives the same, the run into a catalog shows."""
+    out = tmp_path / "out"
     run(shop, out)
     check_scores(shop, out)
     assert "ensemble" in capsys.readouterr().out
     check_files_and_losses(out)
     check_that_validation_ranks_every_held_out_client(spark, out)
-    run(shop, again, "--to", "profile")
-    for table in TABLES:
-        assert rows_of(spark, out, table) == rows_of(spark, again, table), table
-    for entry in ["baseline", "activity", *BEHAVIOURS, *COMPOSED]:
-        first, second = ((each / "entries" / entry / "embeddings.npy").read_bytes() for each in (out, again))
-        assert first == second, entry
 
 
 def check_scores(shop: Path, out: Path) -> None:
