@@ -4,9 +4,7 @@ Composes each block alone, all but each, and all, scores them as the probe score
 ``ablation.json``. The composed profiles and their entries are removed when they are scored.
 """
 
-import json
 import logging
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +18,10 @@ from jobs.evaluation.scores import score_entries
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_profiles
 from jobs.storage.delta_tables import read_table
+from jobs.storage.files import remove_folder, write_json
 from jobs.storage.locations import spark_url
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
-from ml.files.atomic import replace_text
 from schemas.columns import PROFILE
 from schemas.tables import CLIENTS, PROFILES, WINDOWS
 from schemas.tasks import TASKS
@@ -52,9 +50,9 @@ def run(
         widths = export_profiles(profiles, entries, clients.count())
         scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources}
-    replace_text(workspace.out / "ablation.json", json.dumps(found, indent=2) + "\n")
+    write_json(workspace.out / "ablation.json", found, indent=2)
     return found
 
 

@@ -3,7 +3,6 @@
 The executors must see ``--out`` and the entries as the driver does.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -25,10 +24,9 @@ from jobs.runtime.progress import probe_progress
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
-from jobs.storage.files import digest, read_json
+from jobs.storage.files import append_line, digest, digest_file, read_json, write_json
 from jobs.storage.locations import local_path
 from ml.evaluation.probe import score_task
-from ml.files.atomic import replace_text
 from schemas import columns as c
 from schemas import tasks
 from schemas.errors import PipelineError
@@ -86,11 +84,7 @@ class ProbeUnit:
 
 def digest_entry(entry: Path) -> str:
     """Of the bytes of an entry's two files."""
-    digests = []
-    for name in (CLIENT_IDS, EMBEDDINGS):
-        with (entry / name).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return " ".join(digests)
+    return " ".join(digest_file(entry / name) for name in (CLIENT_IDS, EMBEDDINGS))
 
 
 def list_units(
@@ -148,7 +142,7 @@ class UnitResults:
     def put(self, fingerprint: str, result: TaskScore) -> None:
         """Keep a result; the file is whole at any time."""
         self._results[fingerprint] = asdict(result)
-        replace_text(self.path, json.dumps(self._results))
+        write_json(self.path, self._results)
 
 
 def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[tuple[ProbeUnit, TaskScore]]:
@@ -225,8 +219,7 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
         nonlocal started
         now = time.monotonic()
         told = {"unit": unit.name, "epoch": epoch, "epochs": unit.settings.epochs, "score": round(score, 4)}
-        with unit.epochs.open("a") as stream:
-            stream.write(json.dumps({**told, "seconds": round(now - started, 1)}) + "\n")
+        append_line(unit.epochs, json.dumps({**told, "seconds": round(now - started, 1)}))
         started = now
 
     try:

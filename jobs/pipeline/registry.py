@@ -14,10 +14,10 @@ from conf.pipeline import PipelineConfig
 from conf.training import WITHOUT_EFFECT_ON_WEIGHTS
 from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
+from jobs.storage.files import write_text
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, read_metrics
 from jobs.storage.provenance import MODELS, Record, Records, changed_records, new_record_id, read_records, utc_now
 from jobs.storage.workspace import Workspace
-from ml.files.atomic import replace_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -306,7 +306,7 @@ def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]
 def _replace_if_changed(path: Path, text: str) -> None:
     # stages that start at once have an earlier one's before them, and need not write the same file
     if not path.exists() or path.read_bytes() != text.encode():
-        replace_text(path, text)
+        write_text(path, text)
 
 
 def _matches(key: str, patterns: Collection[str]) -> bool:

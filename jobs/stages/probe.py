@@ -5,7 +5,6 @@ Reads ``entries/*`` or the entries that it is given, ``targets``, ``labels``, ``
 side on the executors.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from pyspark.sql import SparkSession
 from conf.pipeline import PipelineConfig
 from jobs.evaluation.scores import EntryScores, figures, score_entries
 from jobs.storage.delta_tables import write_table
+from jobs.storage.files import write_json
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
-from ml.files.atomic import replace_text
 from schemas import tasks
 from schemas.tables import SCORES
 
@@ -59,7 +58,7 @@ def _write_scores(spark: SparkSession, scores: EntryScores, workspace: Workspace
     as_json = {
         entry: {task: figures(result) for task, result in of_entry.items()} for entry, of_entry in scores.items()
     }
-    replace_text(workspace.out / "scores.json", json.dumps(as_json, indent=2) + "\n")
+    write_json(workspace.out / "scores.json", as_json, indent=2)
 
 
 if __name__ == "__main__":

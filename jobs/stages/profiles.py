@@ -8,7 +8,6 @@ the name, which pyspark imports.
 """
 
 import logging
-import shutil
 import sys
 from collections.abc import Collection
 
@@ -20,6 +19,7 @@ from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, write_table
+from jobs.storage.files import remove_folder
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import BASELINE, ENSEMBLE
@@ -67,7 +67,7 @@ def remove_entries(workspace: Workspace, names: Collection[str]) -> None:
     for name in sorted(names):
         if workspace.entry(name).is_dir():
             log.info("  entry %s: removed: the configuration does not name it any more", name)
-            shutil.rmtree(workspace.entry(name))
+            remove_folder(workspace.entry(name))
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from jobs.reporting.mlflow_runs import track_run
 from jobs.reporting.page import RunFacts, render_page
 from jobs.reporting.tables import format_score_table, probe_note
 from jobs.storage.delta_tables import read_table
+from jobs.storage.files import write_text
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.provenance import made_stages
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
-from ml.files.atomic import replace_text
 from schemas.blocks import ENSEMBLE
 from schemas.columns import CUTOFF, PROFILE
 from schemas.tables import BLOCKS, CLIENTS, PROFILES, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
@@ -48,7 +48,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     scores = read_scores(config, workspace)
     facts = collect_facts(spark, config, workspace, scores)
     path = workspace.out / "report.html"
-    replace_text(path, render_page(facts, config, stages_before(workspace)))
+    write_text(path, render_page(facts, config, stages_before(workspace)))
     table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
     if config.tracking.mlflow:
         track_run(config, workspace)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
+from jobs.storage.files import remove_folder
 from jobs.storage.locations import file_url
 from jobs.storage.metrics_log import TensorBoard, append_metrics
 from jobs.storage.provenance import MODELS, changed_records, read_records
@@ -83,7 +83,7 @@ def run(
         results = launch(spark, config, workspace, plans)
     remove_other_models(workspace, config.encoders, prune)
     for name in only or [""]:  # all of them, or those of the encoders that were trained
-        shutil.rmtree(workspace.checkpoints(name), ignore_errors=True)
+        remove_folder(workspace.checkpoints(name))
     for result in results:
         log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, _score(result))
 
@@ -204,7 +204,7 @@ def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: 
             log.warning("  model %s is kept, and no stage reads it: no encoder has its name (--prune)", folder.name)
             continue
         log.info("  model %s is removed: no encoder has its name (--prune)", folder.name)
-        shutil.rmtree(folder)
+        remove_folder(folder)
         with changed_records(workspace) as records:
             records.pop(MODELS + folder.name, None)
 

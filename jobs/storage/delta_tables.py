@@ -7,7 +7,6 @@ compacted, and equal versions would then mix two ingests.
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pyspark.sql import functions as F
 
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
-from jobs.storage.files import digest
+from jobs.storage.files import digest, remove_folder
 from jobs.storage.locations import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
@@ -141,7 +140,7 @@ def read_as_files(
     version = _newest(spark, workspace, table) if version is None else version
     folder = workspace.copy(table.name) / _identity(spark, workspace.table(table.name)) / str(version)
     if not (folder / "_SUCCESS").exists():
-        shutil.rmtree(workspace.copy(table.name), ignore_errors=True)
+        remove_folder(workspace.copy(table.name))
         with session_settings(spark, _row_group(row_group_mib)):
             snapshot.write.mode("overwrite").partitionBy(*table.partition_by).parquet(spark_url(folder))
         log.info("  %s: version %d copied to %s, where Python reads its files", table.name, version, folder)

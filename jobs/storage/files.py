@@ -1,12 +1,18 @@
-"""The small JSON files of ``--out``: read with a message that helps where one is missing or damaged."""
+"""The plain files of ``--out``: every write, append and removal of one, and JSON read with a message that helps.
+
+Another kind of storage would be a change of this module, ``ml/files`` and ``jobs/storage/entry_files.py``. Logs, locks
+and what ranks tell the driver are of ``jobs/runtime``.
+"""
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ml.files.atomic import replace_text
 from schemas.errors import TableError
 
 
@@ -44,3 +50,30 @@ def read_json(path: Path, shape: Any, fix: str) -> Any:
             f"version's: {fix}"
         ) from error
     return json.loads(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file, whole: whoever reads it finds the former text or this one."""
+    replace_text(path, text)
+
+
+def write_json(path: Path, value: object, indent: int | None = None) -> None:
+    """``write_text`` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made where there is none."""
+    with path.open("a") as stream:
+        stream.write(line + "\n")
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that it holds; one that is not there is none to remove."""
+    shutil.rmtree(path, ignore_errors=True)

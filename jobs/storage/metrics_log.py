@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.progress import parse_line
+from jobs.storage.files import append_line
 
 _running: ContextVar[str | None] = ContextVar("stage", default=None)
 
@@ -28,8 +29,7 @@ def append_metrics(path: Path, values: Mapping[str, Any]) -> None:
     stage = _running.get()
     stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **({"stage": stage} if stage else {})}
     line = json.dumps(stamp | dict(values))
-    with path.open("a") as stream:
-        stream.write(line + "\n")
+    append_line(path, line)
 
 
 class TensorBoard:

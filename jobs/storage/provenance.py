@@ -15,9 +15,8 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from jobs.runtime.locks import taking_turns
-from jobs.storage.files import read_json
+from jobs.storage.files import read_json, write_text
 from jobs.storage.workspace import Workspace
-from ml.files.atomic import replace_text
 
 PROVENANCE = "provenance.json"
 MODELS = "models/"
@@ -90,7 +89,7 @@ def changed_records(workspace: Workspace) -> Iterator[Records]:
         records = read_records(workspace)
         yield records
         text = json.dumps({output: asdict(record) for output, record in records.items()}, indent=1)
-        replace_text(workspace.out / PROVENANCE, text + "\n")
+        write_text(workspace.out / PROVENANCE, text + "\n")
 
 
 def made_stages(workspace: Workspace) -> set[str]:
