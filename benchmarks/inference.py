@@ -121,10 +121,11 @@ def embed_ubp(run: Run, folder: Path) -> float:
 def job_config(run: Run) -> PipelineConfig:
     """The report's configuration, with the behaviours and the model of the run."""
     config = load_config("report", ["ensemble.blocks=[]"])
-    # of the longest sequences
-    encoder = replace(config.encoders["page_visit"], max_length=MAX_LENGTH, **(TINY if run.is_tiny else {}))
+    shape = TINY if run.is_tiny else {}
+    encoder = replace(config.encoders["page_visit"], max_length=MAX_LENGTH, **shape)  # of the longest sequences
     return replace(
         config,
+        model=replace(config.model, **shape),
         behaviours=dict.fromkeys(run.behaviours, config.behaviours["page_visit"]),
         encoders={name: replace(encoder, behaviours=(name,)) for name in run.behaviours},
     )

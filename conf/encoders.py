@@ -22,8 +22,8 @@ class ModelSettings(Settings):
     feed_forward_size: PositiveInt = 256
     """Width inside the feed-forward; 4 x ``hidden_size`` in BERT."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
-    """``bidirectional``: a token sees all others, hidden ones are learnt (the cloze task); ``causal``: it sees those
-    before it, and each token's next one is learnt (SASRec, Kang and McAuley 2018); ``masking`` is not used then."""
+    """``bidirectional``: a token sees all others, as ``objective: cloze`` needs; ``causal``: it sees those before it,
+    as ``objective: next_item`` needs (SASRec, Kang and McAuley 2018)."""
     norm: Literal["post", "pre"] = "post"
     """``post``: sums are normalised; ``pre``: what a layer reads is, which eases deep models (Xiong et al. 2020)."""
     final_norm: bool = False

@@ -103,7 +103,7 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
             continue
         validation = tuple(_feed_file(file, encoder.max_length) for file in own if file.partition[IS_HELD_OUT])
         job = TrainingJob(
-            card=_card(name, encoder, vocabularies[encoder.behaviours[0]], version),
+            card=_card(name, encoder, vocabularies[config.stream(name)], version),
             folder=workspace.model(name).resolve(),
             checkpoints=workspace.checkpoints(name).resolve(),
             seed=config.seed,

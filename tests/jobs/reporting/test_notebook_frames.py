@@ -6,7 +6,7 @@ import pytest
 import torch
 from report_facts import some_ablation, some_scores
 
-from conf.encoders import ModelSettings
+from conf.encoders import EncoderSettings
 from jobs.reporting.notebook_frames import (
     ablation_frame,
     frequent_items,
@@ -17,7 +17,8 @@ from jobs.reporting.notebook_frames import (
 )
 from jobs.storage.delta_tables import write_table
 from jobs.storage.metrics_log import append_metrics
-from ml.models.transformer import Bert4Rec
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.transformer import Transformer
 from ml.training.checkpoint import ModelCard, save_model
 from schemas.errors import InputError, TableError
 from schemas.tables import PRODUCT_PROPERTIES, VOCABULARIES
@@ -34,11 +35,16 @@ def trained(spark, workspace):
     write_table(spark.createDataFrame(rows, VOCABULARIES.ddl), workspace, VOCABULARIES)
     products = [(8, 1, 2, None), (5, None, 2, None)]
     write_table(spark.createDataFrame(products, PRODUCT_PROPERTIES.ddl), workspace, PRODUCT_PROPERTIES)
-    settings = ModelSettings(hidden_size=2, n_layers=1, n_heads=1, feed_forward_size=2)
-    model = Bert4Rec(settings, n_tokens=6, max_length=4)
+    settings = EncoderSettings(
+        behaviours=("product_buy",), hidden_size=2, n_layers=1, n_heads=1, feed_forward_size=2, max_length=4
+    )
+    vocabulary = VocabularyDescription(6)
+    model = Transformer(settings, vocabulary)
     with torch.no_grad():
         model.item_table.weight[3:] = ITEMS
-    save_model(workspace.model("product_buy"), model, ModelCard("product_buy", settings, 6, 4, "fingerprint", 0), {})
+    save_model(
+        workspace.model("product_buy"), model, ModelCard("product_buy", settings, vocabulary, "fingerprint", 0), {}
+    )
     return workspace
 
 

@@ -18,8 +18,9 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.vocabulary import collect_summaries
 from jobs.transforms.windows import derive_windows, windows_frame
 from ml.data.sequence_batch import Sequences
+from ml.data.vocabulary import VocabularyDescription
 from ml.inference.embed import embed_sequences
-from ml.models.transformer import Bert4Rec
+from ml.models.transformer import Transformer
 from ml.training.checkpoint import ModelCard, save_model
 from schemas.errors import EntryError, ModelError
 from schemas.tables import CLIENTS, EMBEDDINGS, SEQUENCES, VOCABULARIES, WINDOWS
@@ -46,7 +47,7 @@ RAW = [
 
 
 @pytest.fixture
-def models(spark: SparkSession, workspace: Workspace) -> dict[str, Bert4Rec]:
+def models(spark: SparkSession, workspace: Workspace) -> dict[str, Transformer]:
     """Tables of four clients, and one model of random weights per behaviour."""
     words = [(name, str(item), FIRST_ITEM + item, 9) for name in BEHAVIOURS for item in range(N_ITEMS)]
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
@@ -58,8 +59,9 @@ def models(spark: SparkSession, workspace: Workspace) -> dict[str, Bert4Rec]:
     made = {}
     for seed, name in enumerate(BEHAVIOURS):
         torch.manual_seed(seed)
-        made[name] = Bert4Rec(config().model, FIRST_ITEM + N_ITEMS, 64)
-        card = ModelCard(name, config().model, FIRST_ITEM + N_ITEMS, 64, summaries[name].fingerprint, 0)
+        settings, vocabulary = config().encoders[name], VocabularyDescription(FIRST_ITEM + N_ITEMS)
+        made[name] = Transformer(settings, vocabulary)
+        card = ModelCard(name, settings, vocabulary, summaries[name].fingerprint, 0)
         save_model(workspace.model(name), made[name], card, {})
     return made
 
@@ -71,7 +73,7 @@ def load_entry(workspace: Workspace, name: str) -> np.ndarray:
 
 
 def test_entries_hold_each_clients_vectors_in_the_clients_order(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
 ) -> None:
     embed.run(spark, config(*RAW), workspace)
     entries = {name: load_entry(workspace, name) for name in (*BEHAVIOURS, "ensemble")}
@@ -87,7 +89,7 @@ def test_entries_hold_each_clients_vectors_in_the_clients_order(
 
 
 def test_the_table_says_which_behaviours_a_client_has(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
 ) -> None:
     embed.run(spark, config(*RAW, "ensemble.presence_flags=false"), workspace)
     rows = read_table(spark, workspace, EMBEDDINGS).orderBy("position").collect()
@@ -98,7 +100,7 @@ def test_the_table_says_which_behaviours_a_client_has(
 
 
 def test_how_much_a_client_did_and_how_recently_may_be_appended(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
 ) -> None:
     settings = config(*RAW, "inference.append_activity=true", "inference.activity_days=[7,14]")
     times = {
@@ -125,7 +127,7 @@ def test_how_much_a_client_did_and_how_recently_may_be_appended(
 
 
 def test_further_blocks_make_a_further_entry_which_goes_when_they_go(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
 ) -> None:
     with pytest.raises(EntryError, match=r"block .baseline.: expected .* run the stage that writes them first"):
         embed.run(spark, config("ensemble.blocks=[baseline]"), workspace)
@@ -145,7 +147,7 @@ def test_further_blocks_make_a_further_entry_which_goes_when_they_go(
 
 
 def test_a_model_of_another_vocabulary_is_refused(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec]
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer]
 ) -> None:
     words = [(name, str(item), FIRST_ITEM + item, 9) for name in BEHAVIOURS for item in range(N_ITEMS + 1)]
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
@@ -155,7 +157,7 @@ def test_a_model_of_another_vocabulary_is_refused(
 
 
 def test_without_a_model_the_stage_to_run_is_named(
-    spark: SparkSession, workspace: Workspace, models: dict[str, Bert4Rec], tmp_path: Path
+    spark: SparkSession, workspace: Workspace, models: dict[str, Transformer], tmp_path: Path
 ) -> None:
     for name in BEHAVIOURS:
         workspace.model(name).rename(tmp_path / name)

@@ -97,7 +97,7 @@ def fails_on(behaviour: str) -> Callable[[train.PlannedModel, Ranks], Feed]:
     open_feed = train.PlannedModel.open_feed
 
     def opened(plan: train.PlannedModel, ranks: Ranks) -> Feed:
-        if plan.job.card.behaviour == behaviour:
+        if plan.job.card.encoder == behaviour:
             raise KeyboardInterrupt
         return open_feed(plan, ranks)
 
@@ -149,21 +149,26 @@ def steps_on_one_global_batch(plans: dict[str, train.PlannedModel]) -> Callable[
     tokens = torch.randint(FIRST_ITEM, FIRST_ITEM + N_ITEMS, (5, 6, 8), generator=torch.Generator().manual_seed(0))
 
     def weights_after_steps(ranks: Ranks) -> dict[str, Weights]:
-        from ml.objectives.cloze import MaskedBatch, mask_tokens
+        from ml.data.sequence_batch import SequenceBatch
+        from ml.objectives.cloze import mask_tokens
+        from ml.objectives.item_prediction import predict_tokens
         from ml.training.step import Learner
 
         weights = {}
         for loss, plan in plans.items():
-            recipe = plan.job.recipe
-            learner = Learner(recipe, ranks)
+            settings, vocabulary = plan.job.settings, plan.job.card.vocabulary
+            learner = Learner(settings, vocabulary, plan.job.seed, ranks)
             for step, batch in enumerate(tokens):
-                masked = mask_tokens(batch, recipe.n_tokens, recipe.masking, torch.Generator().manual_seed(step))
+                generator = torch.Generator().manual_seed(step)
+                inputs, is_masked = mask_tokens(batch, vocabulary.n_tokens, settings.masking, generator)
                 # unequal shares: rank 0 has four rows of six, so an average of averages would differ
                 mine = slice(None) if ranks.world_size == 1 else [slice(4), slice(4, None)][ranks.rank]
                 # every item is a candidate on every rank, so that the sampled losses are comparable
-                negatives = torch.arange(FIRST_ITEM, recipe.n_tokens) if recipe.is_sampled else None
-                learner.update([MaskedBatch(masked.inputs[mine], masked.labels[mine])], negatives)
-            weights[loss] = {name: weight.detach().numpy() for name, weight in learner.model.state_dict().items()}
+                is_sampled = learner.objective.is_sampled
+                candidates = torch.arange(FIRST_ITEM, vocabulary.n_tokens) if is_sampled else None
+                own = predict_tokens(SequenceBatch(inputs[mine]), batch[mine], is_masked[mine])
+                learner.update([own], candidates)
+            weights[loss] = {name: weight.detach().numpy() for name, weight in learner.encoder.state_dict().items()}
         return weights
 
     return weights_after_steps
@@ -177,8 +182,10 @@ def training_of(plan: train.PlannedModel) -> Callable[[str, Ranks], Weights]:
 
         from ml.training.loop import Trainer
 
-        often = replace(plan.job.training, epochs=2, checkpoint_every_steps=3, tokens_per_batch=16)
-        job = replace(plan.job, training=often, checkpoints=plan.job.checkpoints.with_name(name))
+        settings = plan.job.settings
+        often = replace(settings.training, epochs=2, checkpoint_every_steps=3, tokens_per_batch=16)
+        card = replace(plan.job.card, settings=replace(settings, training=often))
+        job = replace(plan.job, card=card, checkpoints=plan.job.checkpoints.with_name(name))
         own = replace(plan, job=job)
         if name == "killed":
             feed = own.open_feed(ranks)
@@ -190,6 +197,6 @@ def training_of(plan: train.PlannedModel) -> Callable[[str, Ranks], Weights]:
         for _ in range(2):
             trainer.train_epoch()
             trainer.end_epoch(None)
-        return {name: weight.detach().numpy() for name, weight in trainer.learner.model.state_dict().items()}
+        return {name: weight.detach().numpy() for name, weight in trainer.learner.encoder.state_dict().items()}
 
     return weights_after_training
