@@ -75,13 +75,13 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
     ----------
     clients : of whose session
     """
-    n_rows = len(np.load(folder / CLIENT_IDS, mmap_mode="r"))
+    n_rows = len(np.load(folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False))
     exponents = folder / COLUMN_EXPONENTS
     factors = np.exp2(np.float32(json.loads(exponents.read_text()) if exponents.exists() else 0.0))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        ids = np.load(folder / CLIENT_IDS, mmap_mode="r")
-        vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
+        ids = np.load(folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False)
+        vectors = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         for start in (start for batch in batches for start in batch.column(0).to_pylist()):
             rows = vectors[start : start + ROWS_PER_BATCH].astype(np.float32) * factors
             offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1]), pa.int32())

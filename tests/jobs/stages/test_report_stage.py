@@ -36,7 +36,8 @@ from schemas.tables import (
 
 pytestmark = pytest.mark.spark
 
-CONFIG = load_config("demo", ["ensemble.activity=false"])
+PLAIN = "ensemble.activity=false"
+CONFIG = load_config("demo", [PLAIN])
 SCORES = {
     "baseline": {"churn": {"score": 0.6111, "auroc": 0.6111}, "conversion": {"score": 0.5222, "auroc": 0.5222}},
     "ensemble": {"churn": {"score": 0.6333, "auroc": 0.6333}, "conversion": {"score": 0.5444, "auroc": 0.5444}},
@@ -133,7 +134,7 @@ def ablated(spark, tables, workspace):
 
 def test_in_mode_entry_another_runs_scores_are_not_shown(spark, ablated):
     (ablated.out / "scores.json").write_text(json.dumps(SCORES))
-    config = load_config("demo", ["windows.mode=entry"])
+    config = load_config("demo", [PLAIN, "windows.mode=entry"])
     assert read_scores(config, ablated) == {}
     assert read_ablation(spark, config, ablated) is None
     assert read_ablation(spark, CONFIG, ablated) == write_ablation(spark, ablated)
@@ -177,9 +178,9 @@ def test_an_ablation_of_an_earlier_run_is_left_out_once_what_it_was_made_of_chan
 
 def test_an_ablation_of_other_settings_is_left_out_and_one_of_other_repeats_is_not(spark, ablated):
     for setting in ("ensemble.scaling=block", "probe.epochs=1"):
-        assert read_ablation(spark, load_config("demo", [setting]), ablated) is None
+        assert read_ablation(spark, load_config("demo", [PLAIN, setting]), ablated) is None
     for setting in ("probe.repeats=3", "ensemble.blocks=[]"):
-        assert read_ablation(spark, load_config("demo", [setting]), ablated)
+        assert read_ablation(spark, load_config("demo", [PLAIN, setting]), ablated)
 
 
 def test_an_ablation_that_does_not_say_what_it_was_made_of_is_left_out(spark, ablated):
