@@ -125,6 +125,8 @@ def test_an_ingest_that_was_asked_for_is_not_forgotten() -> None:
 def test_the_ingest_that_was_the_newest_can_be_asked_for_when_it_is_no_more() -> None:
     again = RECORDS | {"ingest": replace(RECORDS["ingest"], id="i2", ingest=2)}
     assert causes(["sequences"], again, replace(CALL, as_of=1, reads_ingested=True)) == {}
+    died = again | {"ingest": replace(again["ingest"], made=None)}
+    assert causes(["sequences"], died, replace(CALL, as_of=1, reads_ingested=True)) == {}
 
 
 def test_what_is_made_before_it_is_read_is_not_compared() -> None:
