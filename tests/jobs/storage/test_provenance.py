@@ -44,8 +44,8 @@ def run(stage: str, place: Workspace, config: PipelineConfig = BEFORE, **options
         ("embed", "behaviours.page_visit.keep_rare_as_unk=true", r"sequences had .*_as_unk=False \(now True\)"),
         ("embed", "seed=1", r"sequences had seed=2025 \(now 1\)"),
         ("probe", "inference.pooling=last", r"embed had encoders\.product_buy\.inference\.pooling=mean \(now last\)"),
-        ("report", "ensemble.blocks_weight=2", r"report: expected the settings that embed ran with, found others: "
-         r"embed had ensemble\.blocks_weight=.* \(now 2\.0\).*give the same, or run again from embed"),
+        ("report", "ensemble.blocks_weight=2", r"report: expected the settings that profile ran with, found others: "
+         r"profile had ensemble\.blocks_weight=.* \(now 2\.0\).*give the same, or run again from profile"),
         ("report", "probe.epochs=9", r"expected the settings that probe ran with"),
     ],
 )  # fmt: skip
@@ -80,7 +80,7 @@ def test_what_was_made_again_outdates_what_was_made_from_it(place: Workspace) ->
     run("ingest", place)
     message = (
         "embed: expected split made from the newest ingest, found that it was made from an earlier one; out of date "
-        "too: vocabulary, sequences, baseline; run again from split"
+        "too: vocabulary, sequences; run again from split"
     )
     with pytest.raises(OutdatedError, match=message):
         run("embed", place)
