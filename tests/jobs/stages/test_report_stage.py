@@ -21,6 +21,7 @@ from jobs.reporting.facts import (
 from jobs.stages.report import run
 from jobs.storage.delta_tables import write_table
 from jobs.storage.metrics_log import append_metrics
+from jobs.storage.provenance import Record, changed_records
 from schemas.errors import TableError
 from schemas.tables import (
     BLOCK_COLUMNS,
@@ -83,6 +84,8 @@ def finished(spark, tables, workspace):
     (workspace.out / "scores.json").write_text(json.dumps(SCORES))
     write_ablation(spark, workspace)
     append_metrics(workspace.metrics, {"stage": "ingest", "stage/seconds": 12.34})
+    with changed_records(workspace) as records:
+        records["ingest"] = Record("ingest", made="today")
     training = {"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 50}
     append_metrics(workspace.metrics, {**training, "train/loss": 4.5, "train/sequences_per_second": 100.0})
     append_metrics(workspace.metrics, {**training, "validation/ndcg@10": 0.1357, "validation/users": 3})

@@ -139,7 +139,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSes
     [
         (["--events", "20e3", "--clients", "5"], "--events makes a crowd, --clients and --days make a shop"),
         (["--events", "20e3", "--days", "60"], "--events makes a crowd, --clients and --days make a shop"),
-        (["--events", "5"], "n_events must be at least 10000"),
+        (["--events", "5"], "n_events: Input should be greater than or equal to 10000"),
     ],
 )
 def test_wrong_flags_are_refused(
