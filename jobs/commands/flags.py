@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     about = "what each output was made from, and whether it is up to date; with --config or --set, settings too"
     add("status", about, "out", *_CONFIG).set_defaults(config=None)
     add("generate", "data in the challenge's file format", "out", "clients", "days", "events", "seed", *_LOGS)
-    own = {"train": ["only", "prune"], "embed": ["block"], "probe": ["entry", "tasks", "repeats"]}
+    own = {"train": ["only", "prune"], "profile": ["block"], "probe": ["entry", "tasks", "repeats"]}
     for stage in STAGES:
         as_of = ["as-of"] if stage.reads_ingested else []
         add(stage.name, stage.about, *_RUN, *as_of, *own.get(stage.name, [])).set_defaults(stage=stage)
