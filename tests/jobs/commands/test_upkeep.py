@@ -34,7 +34,7 @@ def data_files(workspace: Workspace, name: str) -> set[Path]:
 
 
 def write_scores(spark: SparkSession, workspace: Workspace, *scores: float) -> None:
-    rows = [("baseline", "churn", score, score, None, None, None, None, 1) for score in scores]
+    rows = [("baseline", "churn", score, score, None, None, None, None, 1, None) for score in scores]
     frame = spark.createDataFrame(rows, SCORES.ddl).repartition(len(rows))
     write_table(frame, workspace, SCORES, keep_partitions=True)
 

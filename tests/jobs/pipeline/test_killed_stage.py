@@ -106,6 +106,6 @@ def test_a_folder_whose_first_write_was_killed_is_told_and_then_written(
     assert main(["vacuum", "--out", str(workspace.out)]) == 2
     assert "expected Delta tables" in caplog.text
 
-    rows = [("baseline", "churn", 0.5, 0.5, None, None, None, None, 1)]
+    rows = [("baseline", "churn", 0.5, 0.5, None, None, None, None, 1, None)]
     write_table(spark.createDataFrame(rows, SCORES.ddl), workspace, SCORES)
     assert [tuple(row) for row in read_table(spark, workspace, SCORES).collect()] == rows

@@ -182,7 +182,7 @@ def test_an_entry_that_breaks_a_rule_is_refused_before_any_training(spark, shop)
 
 
 def test_no_entry_is_an_entry_error(spark, shop):
-    with pytest.raises(EntryError, match="run embed or baseline first"):
+    with pytest.raises(EntryError, match="run the stage profile first"):
         run(spark, TINY, shop)
 
 

@@ -26,7 +26,7 @@ def test_every_schema_round_trips(spark: SparkSession, workspace: Workspace, tab
 
 
 def test_a_frame_of_other_columns_is_refused_and_the_table_kept(spark: SparkSession, workspace: Workspace) -> None:
-    good = spark.createDataFrame([("baseline", "churn", 0.5, 0.5, None, None, None, None, 1)], SCORES.ddl)
+    good = spark.createDataFrame([("baseline", "churn", 0.5, 0.5, None, None, None, None, 1, None)], SCORES.ddl)
     write_table(good, workspace, SCORES)
     with pytest.raises(TableError, match="lacks column 'novelty'"):
         write_table(good.drop("novelty"), workspace, SCORES)

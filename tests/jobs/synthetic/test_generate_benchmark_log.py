@@ -137,8 +137,14 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSes
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--events", "20e3", "--clients", "5"], "--events makes a crowd, --clients and --days make a shop"),
-        (["--events", "20e3", "--days", "60"], "--events makes a crowd, --clients and --days make a shop"),
+        (
+            ["--events", "20e3", "--clients", "5"],
+            "expected --events, which makes a benchmark log, or --clients and --days",
+        ),
+        (
+            ["--events", "20e3", "--days", "60"],
+            "expected --events, which makes a benchmark log, or --clients and --days",
+        ),
         (["--events", "5"], "n_events: Input should be greater than or equal to 10000"),
     ],
 )
