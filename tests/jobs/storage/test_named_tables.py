@@ -184,14 +184,15 @@ def test_a_run_into_a_catalog_gives_what_a_run_into_folders_gives(
     workspace = Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
     flags = [*tiny_run.flags(workspace.out), "--catalog", CATALOG, "--schema", schema]
     assert main(["ingest", *flags]) == 0
-    assert main(["run", *flags]) == 0  # its tables replace those of the first ingest
+    assert main(["run", *flags, "--restart"]) == 0  # its tables replace those of the first ingest
     assert not (workspace.out / "tables").exists()
     assert not (workspace.out / "copies").exists()
     assert read_table(spark, workspace, PRODUCT_PROPERTIES, version=1).count() > 0
     assert differences(read_tables(spark, workspace), read_tables(spark, tiny_run.workspace)) == []
     assert differences(read_numbers(workspace.out), read_numbers(tiny_run.workspace.out)) == []
-    assert main(["vocabulary", *flags, "--as-of", "0"]) == 0
-    assert main(["vocabulary", *flags, "--as-of", "2"]) == 2
+    assert main(["vocabulary", *flags, "--as-of", "0"]) == 2  # the windows are those of the newest ingest
+    assert main(["split", *flags, "--as-of", "0"]) == 0
+    assert main(["split", *flags, "--as-of", "2"]) == 2
 
 
 def test_a_run_into_a_store_that_python_cannot_open_gives_the_same(
