@@ -446,8 +446,11 @@ def _replace(place: str, frame: DataFrame, table: TableSchema, where: str | None
 
 
 def _create_empty(spark: SparkSession, place: str, table: TableSchema) -> None:
-    builder = DeltaTable.createIfNotExists(spark)
-    builder = builder.tableName(place) if is_name(place) else builder.location(_url(place))
+    partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+    if is_name(place):  # Delta's builder takes no catalog in a name
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {place} ({table.ddl}) USING delta{partitions}")
+        return
+    builder = DeltaTable.createIfNotExists(spark).location(_url(place))
     builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
 
 
