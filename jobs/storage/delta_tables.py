@@ -446,9 +446,8 @@ def _replace(place: str, frame: DataFrame, table: TableSchema, where: str | None
 
 
 def _create_empty(spark: SparkSession, place: str, table: TableSchema) -> None:
-    partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
     if is_name(place):  # Delta's builder takes no catalog in a name
-        spark.sql(f"CREATE TABLE IF NOT EXISTS {place} ({table.ddl}) USING delta{partitions}")
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {place} {_definition(table)}")
         return
     builder = DeltaTable.createIfNotExists(spark).location(_url(place))
     builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
@@ -464,12 +463,17 @@ def _replace_columns(name: str, frame: DataFrame, table: TableSchema) -> None:
 
     That takes two commits. The rows are computed before the first, so that the former ones stay if they cannot be.
     """
-    partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
     with contextlib.ExitStack() as held:
         rows = cache_rows(frame, held)
         rows.count()
-        frame.sparkSession.sql(f"CREATE OR REPLACE TABLE {name} ({table.ddl}) USING delta{partitions}")
+        frame.sparkSession.sql(f"CREATE OR REPLACE TABLE {name} {_definition(table)}")
         rows.writeTo(name).overwrite(F.lit(True))
+
+
+def _definition(table: TableSchema) -> str:
+    """Columns, format and partitions of a table, as SQL."""
+    partitions = f" PARTITIONED BY ({', '.join(table.partition_by)})" if table.partition_by else ""
+    return f"({table.ddl}) USING delta{partitions}"
 
 
 def _url(place: str) -> str:
