@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from conf.load import load_config
 from conf.spark import SparkSettings
 from jobs.runtime.session import build_session
-from jobs.stages.ingest import events_source, write_events
+from jobs.stages.ingest import events_source, write_source
 from jobs.stages.sequences import write_sequences
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.stored_rows import stored_rows
@@ -90,7 +90,7 @@ def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dic
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True)
     work: dict[str, SparkWork] = {}
     with stages("typed events"), _watch(spark, work, "typed events"):
-        write_events(events_source(spark, config, workspace, "page_visit"), config.ingest, workspace, write)
+        write_source(events_source(spark, config, workspace, "page_visit"), config.ingest, write)
     events = stored_rows(read_table(spark, workspace, config.events_table("page_visit")))
     with stages("vocabulary"), _watch(spark, work, "vocabulary"), ExitStack() as cached:
         write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT, cached), workspace, VOCABULARIES)

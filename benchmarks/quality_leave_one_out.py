@@ -35,7 +35,7 @@ from ml.models.protocol import SequenceEncoder
 from ml.objectives.ranking import rank_last_items
 from ml.objectives.registry import build_objective
 from ml.training.checkpoint import ModelCard, load_model
-from ml.training.distributed import OneProcess
+from ml.training.distributed import Ranks
 from ml.training.loop import TrainingJob, train_model
 from schemas.tokens import FIRST_ITEM
 
@@ -212,7 +212,7 @@ def train(plan: Plan, histories: Histories, split: Split, name: str, out: Path, 
     def is_time_up() -> bool:
         return time.monotonic() - started > 60 * minutes
 
-    return train_model(job, open_feed(split, plan), OneProcess(), report, is_time_up).is_finished
+    return train_model(job, open_feed(split, plan), Ranks(), report, is_time_up).is_finished
 
 
 def main() -> None:
@@ -236,7 +236,7 @@ def main() -> None:
         print("no epoch is done yet; the same command goes on")
         return
     encoder, card = load_model(folder)
-    device = OneProcess().device(plan.encoder.training.device)
+    device = Ranks().device(plan.encoder.training.device)
     scores = score_last_items(encoder, card.settings, split.test, device)
     validation = json.loads((folder / "metrics.json").read_text())
     result = {"is_finished": is_finished, "validation": validation, "test": scores, "plan": asdict(plan)}

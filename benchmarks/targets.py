@@ -40,7 +40,7 @@ from conf.synthetic import BenchmarkLogSettings
 from jobs.evaluation.labels import build_targets, purchases_with_properties
 from jobs.evaluation.probe_units import read_label_rows
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, source_path
-from jobs.pipeline.registry import run_stage
+from jobs.pipeline.registry import find_stage
 from jobs.runtime.session import build_session
 from jobs.stages import targets
 from jobs.storage.delta_tables import list_files, read_table
@@ -184,7 +184,7 @@ def main() -> None:
     if not made.exists():
         make_data(spark, workspace.data, arguments.clients, BenchmarkLogSettings(n_events=arguments.events))
         for stage in ("ingest", "split"):
-            run_stage(stage, spark, config, workspace)
+            find_stage(stage).run(spark, config, workspace)
         made.write_text(json.dumps(sizes))
     stage = [timed(lambda: targets.run(spark, config, workspace)) for _ in range(2)]
     reading = [timed(lambda: read_for_probe(spark, workspace)) for _ in range(2)][1]

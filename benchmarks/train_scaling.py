@@ -24,7 +24,7 @@ import torch
 
 from ml.bench import build_learner, build_parser, draw_batches
 from ml.compat.allocator import keep_freed_memory
-from ml.training.distributed import ExchangingRanks, HorovodRanks, OneProcess, Ranks, TorchRanks
+from ml.training.distributed import ExchangingRanks, HorovodRanks, Ranks, TorchRanks
 from ml.training.hardware import timed
 from ml.training.optimizers import RowAdam
 from ml.training.step import Learner
@@ -42,7 +42,7 @@ PARTS = {
 Figures = dict[str, float]
 
 
-class Alone(OneProcess):
+class Alone(Ranks):
     """One of two processes that read different rows and exchange nothing."""
 
     def __init__(self, rank: int, world_size: int) -> None:

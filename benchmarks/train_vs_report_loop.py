@@ -38,7 +38,7 @@ from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
 from ml.data.vocabulary import VocabularyDescription
-from ml.training.distributed import HorovodRanks, OneProcess, Ranks
+from ml.training.distributed import HorovodRanks, Ranks
 from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM
 
@@ -92,7 +92,7 @@ def train_report(run: Run) -> tuple[int, float]:
 
 def train_ubp(run: Run, ranks: Ranks | None = None) -> tuple[int, float]:
     """Our loop on one rank: sequences and seconds of the steps measured."""
-    ranks = ranks or OneProcess()
+    ranks = ranks or Ranks()
     torch.set_num_threads(N_THREADS // ranks.world_size)
     training = TrainingSettings(device="cpu")
     settings = EncoderSettings(behaviours=("made",), max_length=MAX_LENGTH, training=training)

@@ -1,1 +1,5 @@
-"""Typed settings and the files that fill them."""
+"""Typed settings and the files that fill them.
+
+Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
+organisers' and change the meaning of a score.
+"""

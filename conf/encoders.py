@@ -1,8 +1,4 @@
-"""Settings of encoders: shape, objective, loss, and how an encoder's vectors are made.
-
-Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
-organisers' and change the meaning of a score.
-"""
+"""Settings of encoders: shape, objective, loss, and how an encoder's vectors are made."""
 
 from dataclasses import dataclass, field
 from typing import Literal

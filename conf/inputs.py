@@ -1,15 +1,12 @@
-"""Settings of what is read: behaviours, the rules of rows, the windows.
-
-Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
-organisers' and change the meaning of a score.
-"""
+"""Settings of what is read: behaviours, the rules of rows, the windows."""
 
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from conf.ranges import PositiveInt, Settings, require
+from conf.ranges import PositiveInt, Settings, Share, require
+from schemas.columns import CLIENT_ID, N_EVENTS, TIMESTAMP, TOKEN_ID
 
 
 def is_identifier(text: str) -> bool:
@@ -42,6 +39,12 @@ class BehaviourSettings(Settings):
 
     def __post_init__(self) -> None:
         require(is_identifier(self.item), f"item must be a column's name of letters, digits, _; found {self.item!r}")
+        ours = (CLIENT_ID, TIMESTAMP, TOKEN_ID, N_EVENTS)
+        require(
+            self.item.lower() not in ours,
+            f"item must be another column than {', '.join(ours)}, which stand beside it; found {self.item!r}; "
+            "name the column of the items",
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class IngestSettings(Settings):
     """Keep one of several equal events; the challenge's data holds them, so they are kept and counted."""
     count_duplicates: bool = True
     """Count the equal events of each behaviour; needs one more look at each written table."""
+    max_quarantined_share: Share = 0.1
+    """Of the rows of one source; with more of them rejected, ingest stops and tells why they were. 1 lets all pass."""
 
     def __post_init__(self) -> None:
         for name, text in (("earliest", self.earliest), ("latest", self.latest)):
@@ -74,3 +79,11 @@ class WindowSettings(Settings):
     """``evaluate``: events before the train target window; ``entry``: all events, as a competition entry."""
     target_days: PositiveInt = 14
     """Days in each of the two target windows (*challenge*)."""
+    end: str | None = None
+    """Where the windows end, ``yyyy-MM-dd HH:mm:ss``, or ``yyyy-MM-dd`` for its midnight: as if the last purchase were
+    at that time. What comes later is neither input nor target. None: at the last purchase, which must then come within
+    28 days of the one before it, so that no slip in a year moves the windows."""
+
+    def __post_init__(self) -> None:
+        is_time = self.end is None or _is_time(self.end)
+        require(is_time, f"windows.end must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found {self.end!r}")

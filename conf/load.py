@@ -1,16 +1,17 @@
 """Reads a configuration: the file, the file it is based on, then ``--set key=value``, into typed settings."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
-from importlib.resources.abc import Traversable
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
-from yaml import YAMLError
 
 from conf.encoders import RUN_WIDE, SECTIONS
 from conf.pipeline import PipelineConfig
@@ -27,6 +28,10 @@ _MOVED = {
 }
 """Keys of earlier versions -> where they are now."""
 
+_REFERENCE = re.compile(r"\$\{\.*\w+(?:\.\w+)*\}")  # to another setting; resolvers would read the environment
+_UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError)
+"""What reading and merging a user's YAML may raise."""
+
 
 def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> PipelineConfig:
     """Settings of ``conf/<name>.yaml`` or of a file of the user's own.
@@ -41,15 +46,18 @@ def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> P
     ------
     ConfigError
         If the file is missing or not YAML, a key is unknown (the known ones are listed), or a value is
-        of another type or out of range.
+        of another type or out of range, or refers to anything but another setting.
     """
+    layers = _read_layers(name_or_path)
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"--set expects key=value, e.g. training.epochs=3; found {override!r}")
-    layers = [*_read_layers(name_or_path), OmegaConf.from_dotlist(list(overrides))]
-    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True))
+        layers.append((f"--set {override}", _parse(f"--set {override}", override, is_setting=True)))
+    values = _merge(layers)
     _refuse_moved_keys(name_or_path, values)
     items, owner = values.get("encoders") or {}, f"configuration {name_or_path!r}"
+    if not isinstance(items, Mapping):
+        raise ConfigError(f"encoders: expected names and their settings, found {items!r}; see conf/report.yaml")
     # without encoders first: a mistake in a section would be found again in every encoder that it completes
     checked(PipelineConfig, values | {"encoders": {}}, owner)
     # ``--set encoders.NAME=null`` leaves one out
@@ -82,8 +90,12 @@ def to_yaml(config: PipelineConfig) -> str:
     As in the shipped files, an item of ``encoders`` holds what differs from the sections that it is completed by.
     """
     values = asdict(config)
-    values["encoders"] = {name: _shorten_encoder(item, values) for name, item in values["encoders"].items()}
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    encoders = {}
+    for name, item in values["encoders"].items():
+        sections = {section: _differing(item[section], values[section]) for section in SECTIONS}
+        own = {key: value for key, value in _differing(item, values["model"]).items() if key not in SECTIONS}
+        encoders[name] = own | {section: changed for section, changed in sections.items() if changed}
+    return OmegaConf.to_yaml(OmegaConf.create(values | {"encoders": encoders}))
 
 
 def known_configs() -> list[str]:
@@ -97,7 +109,7 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
         if isinstance(value, Mapping):
             yield from flat_settings(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def _complete_encoder(name: str, item: Any, values: Mapping[str, Any]) -> Any:
@@ -108,6 +120,9 @@ def _complete_encoder(name: str, item: Any, values: Mapping[str, Any]) -> Any:
             "conf/report.yaml"
         )
     own = {section: item.get(section) or {} for section in SECTIONS}
+    for section, changed in own.items():
+        if not isinstance(changed, Mapping):
+            raise ConfigError(f"encoders.{name}.{section}: expected keys and values, found {changed!r}; correct it")
     shared = [key for key in RUN_WIDE if key in own["training"]]
     if shared:
         raise ConfigError(
@@ -118,12 +133,6 @@ def _complete_encoder(name: str, item: Any, values: Mapping[str, Any]) -> Any:
     return (values.get("model") or {}) | dict(item) | sections
 
 
-def _shorten_encoder(item: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    sections = {section: _differing(item[section], values[section]) for section in SECTIONS}
-    own = {key: value for key, value in _differing(item, values["model"]).items() if key not in SECTIONS}
-    return own | {section: changed for section, changed in sections.items() if changed}
-
-
 def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
@@ -131,53 +140,89 @@ def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 def _refuse_moved_keys(name_or_path: str, values: Mapping[str, Any]) -> None:
     """Raise ConfigError where a configuration is of the form before encoders had names of their own."""
     moved = []
-    for name, behaviour in (values.get("behaviours") or {}).items():
+    sections = {name: section for name, section in values.items() if isinstance(section, Mapping)}
+    for name, behaviour in sections.get("behaviours", {}).items():
         if isinstance(behaviour, Mapping) and "max_sequence_length" in behaviour:
             item = f"{{behaviours: [{name}], max_length: {behaviour['max_sequence_length']}}}"
             moved.append(f"behaviours.{name}.max_sequence_length is now encoders.{name}: {item}")
-    for key, place in _MOVED.items():
+    for key, new_key in _MOVED.items():
         section, _, name = key.partition(".")
-        if name in (values.get(section) or {}):
-            moved.append(f"{key} is now {place}")
+        if name in sections.get(section, {}):
+            moved.append(f"{key} is now {new_key}")
     if moved:
         raise ConfigError(
             f"configuration {name_or_path!r} has the form of an earlier version: {'; '.join(moved)} (CHANGELOG.md)"
         )
 
 
-def _read_layers(name_or_path: str) -> list[DictConfig]:
-    layer = _read_yaml(_find(name_or_path))
-    base = layer.pop("base", None)
-    return [*(_read_layers(base) if base else []), layer]
-
-
-def _find(name_or_path: str) -> Traversable:
-    for path in (Path(name_or_path), FOLDER / f"{name_or_path}.yaml"):
-        if path.is_file():
-            return path
-    raise ConfigError(f"no configuration {name_or_path!r}: give one of {known_configs()} or the path of a YAML file")
-
-
-def _read_yaml(path: Traversable) -> DictConfig:
+def _read_layers(name_or_path: str, seen: tuple[str, ...] = ()) -> list[tuple[str, DictConfig]]:
+    """The name and contents of the file and of those that it is based on, the last base first."""
+    # a plain name is a packaged configuration, whatever lies in the working directory
+    is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+    path = Path(name_or_path) if is_path else FOLDER / f"{name_or_path}.yaml"
     try:
-        layer = OmegaConf.load(StringIO(path.read_text(encoding="utf-8")))
-    except YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(layer, DictConfig):
-        raise ConfigError(f"{path}: expected keys and values at the top level, found a list")
+        name = str(path.resolve()) if isinstance(path, Path) else str(path)
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8, found {error}; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ConfigError(
+            f"no configuration {name_or_path!r} ({error}): give one of {known_configs()} or the path of a YAML file "
+            "(with a / or ending in .yaml)"
+        ) from error
+    if name in seen:
+        raise ConfigError(f"{path}: expected a base that is not based on this file, found {[*seen, name]}; change base")
+    layer = _parse(str(path), text)
+    base = cast(dict[str, Any], OmegaConf.to_container(layer)).get("base")
+    if "base" in layer:
+        del layer["base"]
+    if not isinstance(base, str | None) or base == "" or "${" in (base or ""):
+        raise ConfigError(f"{path}: base: expected the name or path of one configuration, found {base!r}; correct it")
+    return [*(_read_layers(base, (*seen, name)) if base else []), (str(path), layer)]
+
+
+def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
+    try:
+        events = yaml.parse(text.partition("=")[2] if is_setting else text)
+        has_alias = any(isinstance(event, yaml.AliasEvent) for event in events)
+        layer = OmegaConf.from_dotlist([text]) if is_setting else OmegaConf.load(StringIO(text))
+    except _UNREADABLE as error:
+        raise ConfigError(f"{owner} is not YAML that settings can have: {' '.join(str(error).split())}") from error
+    if has_alias:  # a few of them may stand for more values than memory holds, or for themselves
+        raise ConfigError(f"{owner}: expected values, found a YAML alias (*name); write the value out")
+    if not isinstance(layer, DictConfig) or not layer:
+        found = "a list" if layer else "none"
+        raise ConfigError(f"{owner}: expected keys and values at the top level, found {found}")
+    for key, value in flat_settings(cast(dict[str, Any], OmegaConf.to_container(layer))):
+        if "${" in _REFERENCE.sub("", str(value)):
+            raise ConfigError(
+                f"{owner}: {key}: expected a value or a reference to another setting such as ${{training.epochs}}, "
+                f"found {value!r}; write the value itself"
+            )
+        if value == "???":  # OmegaConf takes it for a value to come, and leaves the setting as it was
+            raise ConfigError(f"{owner}: {key}: expected a value, found ???; write one, or leave the setting out")
     return layer
+
+
+def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
+    """All settings as plain values; later layers change earlier ones, key by key."""
+    merged = OmegaConf.create({})
+    owner = "configuration"
+    try:
+        for owner, layer in layers:  # noqa: B007
+            merged = cast(DictConfig, OmegaConf.merge(merged, layer))
+        owner = "a reference between settings"
+        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+    except _UNREADABLE as error:
+        reason, key = str(error).partition("\n")[0], getattr(error, "full_key", None)
+        raise ConfigError(f"{owner}: {f'{key}: ' if key else ''}{reason}; correct it") from error
 
 
 def _describe(settings: type, location: tuple[int | str, ...], kind: str, message: str) -> str:
     key = ".".join(str(part) for part in location)
     if kind != "unexpected_keyword_argument":
         return f"{key}: {message}"
-    return f"unknown key {key!r}, known here are {_known_keys(settings, location[:-1])}"
-
-
-def _known_keys(settings: type, location: tuple[int | str, ...]) -> list[str]:
-    """Keys of the settings at a path; a step through a mapping leads to the class of its values."""
     hint: Any = settings
-    for name in location:
+    for name in location[:-1]:  # a step through a mapping leads to the class of its values
         hint = get_type_hints(hint)[str(name)] if is_dataclass(hint) else get_args(hint)[1]
-    return [field.name for field in fields(hint)]
+    return f"unknown key {key!r}, known here are {[field.name for field in fields(hint)]}"

@@ -1,5 +1,6 @@
 """All settings of a run."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from conf.encoders import EncoderSettings, InferenceSettings, LossSettings, MaskingSettings, ModelSettings
@@ -11,9 +12,12 @@ from conf.report import TrackingSettings
 from conf.sequences import SequenceSettings
 from conf.spark import SparkSettings
 from conf.training import FeedSettings, TrainingSettings
+from schemas import tables
 from schemas.behaviours import ItemKind
 from schemas.blocks import ACTIVITY, ENSEMBLE, RESERVED
 from schemas.tables import TableSchema, events_table
+
+OUR_TABLES = [table.name for table in vars(tables).values() if isinstance(table, TableSchema)]
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,19 @@ class PipelineConfig(Settings):
 
     def __post_init__(self) -> None:
         require(len(self.behaviours) > 0, "behaviours is empty: name at least one, as conf/report.yaml does")
-        for name in self.behaviours:
-            require(is_identifier(name), f"behaviours: a name has letters, digits, _; found {name!r}; rename it")
+        _require_names("behaviours", self.behaviours, (*OUR_TABLES, *RESERVED))
+        _require_names("encoders", self.encoders, RESERVED)
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
-        taken = [*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else [])]
+        taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
         for name, folder in self.ensemble.named_blocks.items():
             require(
-                name not in (*taken, *(RESERVED if folder else ())),
+                name.lower() not in (*taken, *(RESERVED if folder else ())),
                 f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
                 "of its own",
             )
 
     def _check_encoder(self, name: str, encoder: EncoderSettings) -> None:
-        require(is_identifier(name), f"encoders: a name has letters, digits, _; found {name!r}; rename it")
-        require(name not in RESERVED, f"encoders: {name!r} is the name of another block or profile; rename it")
         unknown = [behaviour for behaviour in encoder.behaviours if behaviour not in self.behaviours]
         require(
             not unknown,
@@ -109,3 +111,17 @@ class PipelineConfig(Settings):
         """The table of one behaviour's typed events; ConfigError where the configuration lacks the behaviour."""
         settings = self.behaviour(behaviour)
         return events_table(behaviour, settings.item, ItemKind(settings.kind))
+
+
+def _require_names(section: str, names: Collection[str], ours: Collection[str]) -> None:
+    """Refuse names that are ours or one another's, whatever their case: catalogs and some file systems ignore it."""
+    for name in names:
+        require(is_identifier(name), f"{section}: a name has letters, digits, _; found {name!r}; rename it")
+        require(
+            name.lower() not in ours,
+            f"{section}: {name!r} is the name of a table, a block or a profile of ubp's own; rename it",
+        )
+        alike = [other for other in names if other.lower() == name.lower()]
+        require(
+            len(alike) == 1, f"{section}: {' and '.join(alike)} differ by case alone, which catalogs ignore; rename one"
+        )

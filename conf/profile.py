@@ -1,8 +1,4 @@
-"""Settings of blocks that are counted, and of the profile that blocks become.
-
-Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
-organisers' and change the meaning of a score.
-"""
+"""Settings of blocks that are counted, and of the profile that blocks become."""
 
 import re
 from dataclasses import dataclass

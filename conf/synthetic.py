@@ -9,7 +9,6 @@ from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, Se
 
 FEWEST_DAYS = 3 * WindowSettings().target_days
 """Both target windows, and as long an input window."""
-_FEWEST_PRODUCTS_PER_CATEGORY = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ShopSettings(Settings):
     """Clients simulated together, the unit of randomness and of parallel work: another size is another shop."""
 
     def __post_init__(self) -> None:
-        fewest = _FEWEST_PRODUCTS_PER_CATEGORY * self.n_categories
+        fewest = 3 * self.n_categories  # leaves no category of the catalogue empty
         require(self.n_products >= fewest, f"n_products must be at least {fewest}; found {self.n_products}")
 
     @property

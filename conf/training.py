@@ -1,8 +1,4 @@
-"""Settings of the training run, its optimiser and its feed.
-
-Values marked *paper* are those of "Ensemble BERT4Rec for the RecSys 2025 Challenge"; values marked *challenge* are the
-organisers' and change the meaning of a score.
-"""
+"""Settings of the training run, its optimiser and its feed."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

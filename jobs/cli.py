@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from conf.load import DEFAULT, checked, load_config
 from conf.pipeline import PipelineConfig
@@ -40,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as arguments.locks:
             _COMMANDS.get(arguments.command, _run_stage)(arguments)
-    except PipelineError as error:
-        log.error("%s: %s", type(error).__name__, error, exc_info=arguments.verbose)
-        return BAD_INPUT
     except KeyboardInterrupt:
-        log.error("interrupted; `ubp run` with the same flags goes on after the last finished stage")
-        return 130
+        return _interrupted()
     except Exception as error:
+        if _follows_interrupt(error):
+            return _interrupted()
+        if isinstance(error, PipelineError):
+            log.error("%s: %s", type(error).__name__, error, exc_info=arguments.verbose)
+            return BAD_INPUT
         if known := explain(error):
             log.error("%s: %s", type(known).__name__, known, exc_info=arguments.verbose)
             return BAD_INPUT
@@ -54,6 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("run again with --verbose for the stack trace")
         return 1
     return 0
+
+
+def _interrupted() -> int:
+    log.error("interrupted; `ubp run` with the same flags goes on after the last finished stage")
+    return 130
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether the error came while Ctrl-C was handled: what is released then may find Spark's jobs cancelled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def main_stage(name: str) -> int:
@@ -65,7 +77,7 @@ def main_task() -> None:
     """Entry point of a Databricks wheel task: as ``ubp``, but a task fails by an exception, not by an exit code."""
     try:
         code = main()
-    except SystemExit as exit_:  # argparse's
+    except SystemExit as exit_:  # argparse's: 2 for a refused flag, 0 after --help
         code = int(exit_.code or 0)
     if code:
         raise RuntimeError(f"ubp {' '.join(sys.argv[1:2])} ended with exit code {code}; its last log line says why")
@@ -78,7 +90,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     if first and arguments.last and STAGE_NAMES.index(first) > STAGE_NAMES.index(arguments.last):
         raise PipelineError(f"--from {first} comes after --to {arguments.last}; the order is {STAGE_NAMES}")
     config, workspace = _prepare(arguments, reads_data=first in (None, INGEST) and arguments.as_of is None)
-    plan_run(config, workspace, first, arguments.last)  # refuses before Spark starts
+    plan_run(config, workspace, first, arguments.last)  # for its refusals only: Spark has not started
     run_stages(_session(arguments, config, workspace), config, workspace, first, arguments.last)
 
 
@@ -109,8 +121,9 @@ def _run_probe(arguments: argparse.Namespace) -> None:
 def _ablate(arguments: argparse.Namespace) -> None:
     config, workspace = _prepare(arguments, reads_data=False)
     # it composes profiles of its own, so that settings may be others than those of the run
-    call = replace(describe_call(config, workspace, reads_ingested=False), settings={})
-    require_up_to_date("ablate", find_stage("probe").inputs(config), read_records(workspace), call)
+    records = read_records(workspace)
+    call = replace(describe_call(config, workspace, reads_ingested=False, records=records), settings={})
+    require_up_to_date("ablate", find_stage("probe").inputs(config), records, call)
     from jobs.commands import ablate
 
     found = ablate.run(_session(arguments, config, workspace), config, workspace, arguments.tasks or TASKS)
@@ -130,9 +143,9 @@ def _validate(arguments: argparse.Namespace) -> None:
     from jobs.storage.entry_rules import validate_entry
 
     config = load_config(arguments.config, arguments.set)
-    shape = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
+    n_clients, width = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
     sys.stdout.write(
-        f"{arguments.entry}: {shape.n_clients:,} relevant clients, each once, and as many profiles of {shape.width} "
+        f"{arguments.entry}: {n_clients:,} relevant clients, each once, and as many profiles of {width} "
         "float16 numbers, all finite: the entry keeps the competition's rules\n"
     )
 
@@ -141,37 +154,39 @@ def _vacuum(arguments: argparse.Namespace) -> None:
     from jobs.commands.upkeep import Retention, vacuum
 
     retention = Retention(arguments.keep_hours, arguments.idle, arguments.force, arguments.dry_run)
-    vacuum(*_upkeep_session(arguments), retention)
+    vacuum(*_prepare_upkeep(arguments), retention)
 
 
 def _compact(arguments: argparse.Namespace) -> None:
     from jobs.commands.upkeep import compact
 
-    compact(*_upkeep_session(arguments), arguments.tables)
+    compact(*_prepare_upkeep(arguments), arguments.tables)
 
 
 def _generate(arguments: argparse.Namespace) -> None:
     from conf.spark import SparkSettings
     from conf.synthetic import BenchmarkLogSettings, ShopSettings
-    from jobs.commands.generate import generate_crowd, generate_shop
+    from jobs.commands.generate import generate_benchmark_log, generate_shop
     from jobs.runtime.session import build_session
 
-    if arguments.events is None:
-        given = _given(n_clients=arguments.clients, n_days=arguments.days, seed=arguments.seed)
-        shop = checked(ShopSettings, given, "the simulated shop")
-        generate, n_partitions = partial(generate_shop, settings=shop), 8
-    elif arguments.clients is None and arguments.days is None:
-        given = _given(n_events=arguments.events, seed=arguments.seed)
-        benchmark = checked(BenchmarkLogSettings, given, "the benchmark log")
-        generate, n_partitions = partial(generate_crowd, settings=benchmark), max(8, benchmark.n_events // 2_000_000)
-    else:
+    is_shop = arguments.events is None
+    if not is_shop and (arguments.clients, arguments.days) != (None, None):
         raise ConfigError(
             "expected --events, which makes a benchmark log, or --clients and --days, which make a simulated shop; "
             "found both; leave one out"
         )
-    with tempfile.NamedTemporaryFile(suffix=".log") as spark_log:
+    values = {"n_clients": arguments.clients, "n_days": arguments.days, "n_events": arguments.events}
+    values["seed"] = arguments.seed
+    given = {name: value for name, value in values.items() if value is not None}
+    with tempfile.NamedTemporaryFile(suffix=".log") as spark_log:  # --out must be empty until the data is complete
         log_file = None if arguments.verbose else Path(spark_log.name)
-        generate(build_session(SparkSettings(shuffle_partitions=n_partitions), log_file), arguments.out)
+        if is_shop:
+            shop = checked(ShopSettings, given, "the simulated shop")
+            generate_shop(build_session(SparkSettings(shuffle_partitions=8), log_file), arguments.out, shop)
+        else:
+            events = checked(BenchmarkLogSettings, given, "the benchmark log")
+            spark_settings = SparkSettings(shuffle_partitions=max(8, events.n_events // 2_000_000))
+            generate_benchmark_log(build_session(spark_settings, log_file), arguments.out, events)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -196,32 +211,25 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
     n_repeats = getattr(arguments, "repeats", None)
-    repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]
+    repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]  # the flag is short for the setting
     config = load_config(arguments.config, [*arguments.set, *repeats])
     blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
     config = replace(config, ensemble=replace(config.ensemble, blocks=blocks))
     for name, encoder in config.encoders.items():
         require_encoder(name, encoder)
-    require_names(getattr(arguments, "only", []), config)
+    if unknown := [name for name in getattr(arguments, "only", []) if name not in config.encoders]:
+        known = ", ".join(config.encoders)
+        raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
     require_blocks(config.ensemble)
-    workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *_tables(arguments))
+    # a Databricks job passes a parameter that nobody set as an empty text
+    tables = [value or None for value in (arguments.tables, arguments.catalog, arguments.schema)]
+    workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *tables)
     if reads_data:
         config.behaviour(PRODUCT_BUY)
         check_challenge(workspace.data, config)
     workspace.prepare()
     _lock(arguments, workspace)
     return config, workspace
-
-
-def require_names(only: Sequence[str], config: PipelineConfig) -> None:
-    """Refuse names of ``--only`` that are no encoders; ConfigError."""
-    if unknown := [name for name in only if name not in config.encoders]:
-        known = ", ".join(config.encoders)
-        raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
-
-
-def _tables(arguments: argparse.Namespace) -> list[str | None]:
-    return [value or None for value in (arguments.tables, arguments.catalog, arguments.schema)]
 
 
 def _lock(arguments: argparse.Namespace, workspace: Workspace) -> None:
@@ -251,7 +259,7 @@ def _session(arguments: argparse.Namespace, config: PipelineConfig, workspace: W
     return spark
 
 
-def _upkeep_session(arguments: argparse.Namespace) -> "tuple[SparkSession, Workspace]":
+def _prepare_upkeep(arguments: argparse.Namespace) -> "tuple[SparkSession, Workspace]":
     from conf.spark import SparkSettings
     from jobs.commands.upkeep import list_tables
     from jobs.runtime.session import build_session
@@ -262,11 +270,6 @@ def _upkeep_session(arguments: argparse.Namespace) -> "tuple[SparkSession, Works
     _lock(arguments, workspace)
     settings = SparkSettings(shuffle_partitions=8)
     return build_session(settings, None if arguments.verbose else workspace.logs / "spark.log"), workspace
-
-
-def _given(**values: int | None) -> dict[str, Any]:
-    """The values that were given; settings have defaults for the others."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _configure_logging(verbose: bool, is_json: bool) -> None:

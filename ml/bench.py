@@ -18,7 +18,7 @@ from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
 from ml.data.vocabulary import VocabularyDescription
-from ml.training.distributed import OneProcess, Ranks
+from ml.training.distributed import Ranks
 from ml.training.hardware import peak_memory, product_rate, timed
 from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM
@@ -34,7 +34,7 @@ def made_sequences(n_rows: int, mean_length: float, max_length: int, n_items: in
 
 def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> list[SequenceBatch[Tokens]]:
     """So many batches of one rank's share of made sequences; all ranks have the same widths at a time."""
-    ranks = ranks or OneProcess()
+    ranks = ranks or Ranks()
     n_tokens = arguments.tokens_per_batch * arguments.steps * ranks.world_size
     n_rows = int(2 * n_tokens / arguments.mean_length) + 1000
     rows = made_sequences(n_rows, arguments.mean_length, arguments.max_length, arguments.items, arguments.seed)

@@ -5,14 +5,17 @@ that may really be null say so in a comment.
 
 The contract of a source has two levels. A **column** that is missing or stored as another kind of value (ids as
 text, floats or decimals, say) is refused before anything is read: no row of such a file can be trusted. A **row**
-that breaks a rule goes to ``quarantine`` with the reason of the first rule that it breaks; every other row is in
-its typed table. Columns that the contract does not name are ignored, as is the order of columns.
+that breaks a rule goes to ``quarantine`` with the reason of the first rule that it breaks, in the order of
+``jobs/inputs/event_rules.py``; every other row is in its typed table. Columns that the contract does not name are
+ignored, as is the order of columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.behaviours import CODES_PER_QUERY, ItemKind
 from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
+from schemas.errors import TableError
 
 INTEGERS = "an integer"
 """Any signed or unsigned width; dictionary-encoded or not."""
@@ -59,39 +62,27 @@ class ColumnContract:
 
     Attributes
     ----------
-    column : its name
     kind : ``INTEGERS``, ``TEXT`` or ``TIME``; a column that holds nulls alone passes as any of them
-    reasons : of the rows that are rejected for this column, in the order that the rules are checked
     """
 
     column: str
     kind: str
-    reasons: tuple[str, ...]
 
 
 def events_contract(item_column: str, kind: ItemKind) -> tuple[ColumnContract, ...]:
-    """The contract of a behaviour's source; ``UNKNOWN_SKU`` is a reason only where ingest.unknown_sku is quarantine.
+    """The contract of a behaviour's source.
 
     Exact repeats of an event are no fault: they are kept and counted (ingest.drop_duplicates removes them).
     """
-    by_table = (UNKNOWN_SKU,) if item_column == SKU else ()
-    item = (
-        ColumnContract(item_column, INTEGERS, (is_null(item_column), is_beyond_int64(item_column), *by_table))
-        if kind is ItemKind.ID
-        else ColumnContract(item_column, TEXT, (is_null(item_column), is_no_codes(item_column)))
-    )
-    return (
-        ColumnContract(CLIENT_ID, INTEGERS, (is_null(CLIENT_ID), is_beyond_int64(CLIENT_ID))),
-        ColumnContract(TIMESTAMP, TIME, (is_null(TIMESTAMP), is_no_time(TIMESTAMP), OUT_OF_BOUNDS)),
-        item,
-    )
+    item = ColumnContract(item_column, INTEGERS if kind is ItemKind.ID else TEXT)
+    return ColumnContract(CLIENT_ID, INTEGERS), ColumnContract(TIMESTAMP, TIME), item
 
 
 PRODUCT_CONTRACT = (
-    ColumnContract(SKU, INTEGERS, (is_null(SKU), is_beyond_int64(SKU))),
-    ColumnContract(CATEGORY, INTEGERS, (is_beyond_int64(CATEGORY),)),
-    ColumnContract(PRICE, INTEGERS, (is_beyond_int64(PRICE), NO_SUCH_PRICE)),
-    ColumnContract(NAME, TEXT, (is_no_codes(NAME),)),
+    ColumnContract(SKU, INTEGERS),
+    ColumnContract(CATEGORY, INTEGERS),
+    ColumnContract(PRICE, INTEGERS),
+    ColumnContract(NAME, TEXT),
 )
 """Category, price and name may be null. Of the rows of one sku that keep these rules, the first by category, price
 and name, nulls last, is kept; the others are rejected with ``REPEATS_SKU`` (equal to the one kept) or
@@ -114,6 +105,29 @@ class TableSchema:
     grain: str
     ddl: str
     partition_by: tuple[str, ...] = ()
+
+
+def check_columns(table: TableSchema, found: Sequence[tuple[str, str]], expected: Sequence[tuple[str, str]]) -> None:
+    """Raise TableError naming every missing, unexpected and wrongly typed column, or a wrong order.
+
+    Parameters
+    ----------
+    found, expected : (name, type) pairs in column order
+    """
+    found_types, expected_types = dict(found), dict(expected)
+    problems = [f"lacks column {name!r} ({kind})" for name, kind in expected if name not in found_types]
+    problems += [f"has an unexpected column {name!r}" for name, _ in found if name not in expected_types]
+    problems += [
+        f"column {name!r} is {found_types[name]}, expected {kind}"
+        for name, kind in expected
+        if name in found_types and found_types[name] != kind
+    ]
+    if not problems and list(found) != list(expected):
+        problems = [f"has its columns in the order {[name for name, _ in found]}"]
+    if problems:
+        raise TableError(
+            f"table {table.name!r} {'; '.join(problems)}; was it written by this version and configuration?"
+        )
 
 
 def events_table(behaviour: str, item_column: str, kind: ItemKind) -> TableSchema:
@@ -180,7 +194,7 @@ PROFILES = TableSchema(
 )
 LABELS = TableSchema(
     "labels",
-    "one label of one propensity task; label is its place in the label arrays; popularity: its share of the "
+    "one label of one propensity task; label is its position in the label arrays; popularity: its share of the "
     "train window's purchases",
     "task string, label int, id bigint, popularity double",
 )

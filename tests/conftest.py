@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
     from jobs.storage.workspace import Workspace
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for a session is marked, so that ``-m 'not spark'`` starts none."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from tiny_run import BEHAVIOURS, TinyRun
 
-from conf.synthetic import ShopSettings
 from jobs.cli import main
-from jobs.commands.generate import generate_shop
+from jobs.storage.delta_tables import read_table
 from jobs.storage.entry_rules import validate_entry
+from schemas.tables import SEQUENCES
 from schemas.tasks import TASKS
 
 TINY = [
     "model.hidden_size=16", "model.n_layers=1", "training.epochs=2", "probe.hidden_size=16", "probe.epochs=1",
     "sequences.widths=[1,8,64]",
 ]  # fmt: skip
-BEHAVIOURS = ["product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query"]
 COMPOSED = ["ensemble", "ensemble+baseline"]
 
 
@@ -29,32 +29,28 @@ def run(data: Path, out: Path, *more: str) -> None:
     assert main(["run", *flags, *more, "--set", *TINY]) == 0
 
 
-@pytest.fixture(scope="module")
-def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop") / "shop"
-    generate_shop(spark, folder, ShopSettings(n_clients=250, n_days=70, seed=3))
-    return folder
-
-
 def rows_of(spark: SparkSession, out: Path, table: str) -> list[str]:
     frame = spark.read.format("delta").load(str(out / "tables" / table))
     return sorted(str(row) for row in frame.collect())
 
 
-def test_a_simulated_shop_runs_to_its_scores(
-    spark: SparkSession, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Two Horovod ranks train all five encoders. That a second run gives the same, the run into a catalog shows."""
-    out = tmp_path / "out"
-    run(shop, out)
-    check_scores(shop, out)
-    assert "ensemble" in capsys.readouterr().out
-    check_files_and_losses(out)
-    check_that_validation_ranks_every_held_out_client(spark, out)
+def test_a_simulated_shop_runs_to_its_scores(spark: SparkSession, tiny_run: TinyRun) -> None:
+    """Two Horovod ranks trained its encoders. That another run gives the same, the run into a catalog shows."""
+    out = tiny_run.workspace.out
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml", "entries", "logs", "metrics.jsonl", "models", "probe_units.json", "provenance.json",
+        "report.html", "scores.json", "tables",
+    }  # fmt: skip
+    check_scores(tiny_run.data, out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    check_losses(out, lines)
+    held_out = read_table(spark, tiny_run.workspace, SEQUENCES).filter("is_held_out and width > 1")
+    expected = {row["behaviour"]: row["count"] for row in held_out.groupBy("behaviour").count().collect()}
+    assert expected == {line["behaviour"]: line["validation/users"] for line in lines if "validation/users" in line}
 
 
-def check_scores(shop: Path, out: Path) -> None:
-    relevant = np.load(shop / "input" / "relevant_clients.npy")
+def check_scores(data: Path, out: Path) -> None:
+    relevant = np.load(data / "input" / "relevant_clients.npy")
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores) == ["baseline", "activity", *BEHAVIOURS, *COMPOSED]
     for entry, by_task in scores.items():
@@ -62,26 +58,13 @@ def check_scores(shop: Path, out: Path) -> None:
         assert list(by_task) == list(TASKS), entry
 
 
-def check_that_validation_ranks_every_held_out_client(spark: SparkSession, out: Path) -> None:
-    sequences = spark.read.format("delta").load(str(out / "tables" / "sequences"))
-    held_out = {row["behaviour"]: row["count"] for row in
-                sequences.filter("is_held_out and width > 1").groupBy("behaviour").count().collect()}  # fmt: skip
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert held_out == {line["behaviour"]: line["validation/users"] for line in lines if "validation/users" in line}
-
-
-def check_files_and_losses(out: Path) -> None:
-    assert {path.name for path in out.iterdir()} == {
-        "config.yaml", "entries", "logs", "metrics.jsonl", "models", "probe_units.json", "provenance.json",
-        "report.html", "scores.json", "tables",
-    }  # fmt: skip
+def check_losses(out: Path, lines: list[dict[str, Any]]) -> None:
     assert {path.name for path in (out / "models").iterdir()} == set(BEHAVIOURS)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses: dict[str, list[float]] = defaultdict(list)
     for line in lines:
         if "train/loss" in line:
             losses[line["behaviour"]].append(line["train/loss"])
-    # two epochs of one batch each: a single behaviour's loss may rise by chance, all of them together do not
+    # two epochs of few batches: a single behaviour's loss may rise by chance, all of them together do not
     assert set(losses) == set(BEHAVIOURS)
     assert sum(own[-1] for own in losses.values()) < sum(own[0] for own in losses.values())
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from conf.profile import EnsembleSettings
-from jobs.blocks.table import Block, write_block
+from jobs.blocks.table import Block, vector_lists, write_block
 from jobs.storage.entry_files import COLUMN_EXPONENTS
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
 from jobs.storage.locations import mounted_path
@@ -37,10 +37,10 @@ def require_blocks(settings: EnsembleSettings) -> None:
     for name, folder in settings.named_blocks.items():
         if not folder:
             continue
-        place = mounted_path(folder)
-        if not all((place / file).is_file() for file in (CLIENT_IDS, EMBEDDINGS)):
+        path = mounted_path(folder)
+        if not all((path / file).is_file() for file in (CLIENT_IDS, EMBEDDINGS)):
             raise EntryError(
-                f"block {name!r}: expected {CLIENT_IDS} and {EMBEDDINGS} in {place}, found none; name another folder "
+                f"block {name!r}: expected {CLIENT_IDS} and {EMBEDDINGS} in {path}, found none; name another folder "
                 "by --block NAME=DIR, or take the name out of ensemble.blocks"
             )
 
@@ -63,7 +63,7 @@ def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: dateti
     require_blocks(settings)
     client_ids = np.array([row[CLIENT_ID] for row in clients.select(CLIENT_ID).collect()], dtype=np.int64)
     for name, folder in folders.items():
-        width = validate_entry(folder, client_ids).width
+        _, width = validate_entry(folder, client_ids)
         block = Block(name, tuple(f"{name}/{number}" for number in range(width)), str(folder))
         write_block(block, read_entry(folder, clients), clients, cutoff, workspace)
 
@@ -84,10 +84,8 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
         vectors = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         for start in (start for batch in batches for start in batch.column(0).to_pylist()):
             rows = vectors[start : start + ROWS_PER_BATCH].astype(np.float32) * factors
-            offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1]), pa.int32())
-            lists = pa.ListArray.from_arrays(offsets, pa.array(rows.ravel()))
             own = pa.array(np.asarray(ids[start : start + ROWS_PER_BATCH], dtype=np.int64))
-            yield pa.RecordBatch.from_arrays([own, lists], names=[CLIENT_ID, VECTOR])
+            yield pa.RecordBatch.from_arrays([own, vector_lists(rows)], names=[CLIENT_ID, VECTOR])
 
     starts = clients.sparkSession.range(0, n_rows, ROWS_PER_BATCH)
     return starts.mapInArrow(read, f"{CLIENT_ID} bigint, {VECTOR} array<float>")

@@ -7,15 +7,15 @@ values. Per behaviour with codes: ``<behaviour>/mean_code_<i>``.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import reduce
+from functools import partial, reduce
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.inputs import BehaviourSettings
 from jobs.blocks.table import Block
+from jobs.runtime.side_by_side import run_side_by_side
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.transforms.clients import rows_of_clients
 from jobs.transforms.windows import collect_last_timestamp, events_before
@@ -27,23 +27,11 @@ from schemas.errors import InputError
 WINDOW_DAYS = (1, 7, 30)
 TOP_VALUES = 10
 
-FEATURES = "features"
-
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class BehaviourFeatures:
-    """The features of one behaviour.
-
-    Attributes
-    ----------
-    names : one per feature
-    frame : one row per client with input events: ``client_id``, ``features`` array<float> in the names' order
-    """
-
-    names: list[str]
-    frame: DataFrame
+Features = tuple[list[str], DataFrame]
+"""The features of one behaviour: their names, and one row per client with input events: ``client_id``, ``vector``
+array<float> in the names' order."""
 
 
 def collect_organiser_features(
@@ -55,39 +43,35 @@ def collect_organiser_features(
 
     Parameters
     ----------
-    events : behaviour -> one row per event, with its ``counted_columns``, or its item where that is of kind codes
+    events : behaviour -> one row per event, with its item; where that is a sku, with ``category`` and ``price`` too
 
     Raises
     ------
     InputError
         If no behaviour has such an event.
     """
-    parts = []
-    for name, frame in events.items():
-        settings, own = behaviours[name], rows_of_clients(events_before(frame, cutoff), clients)
-        if settings.kind == ItemKind.CODES:
-            part = collect_mean_codes(own, name, settings.item)
-        else:
-            part = collect_count_features(own, name, counted_columns(settings.item))
+
+    def collect_part(name: str) -> Features | None:
+        item, own = behaviours[name].item, rows_of_clients(events_before(events[name], cutoff), clients)
+        if behaviours[name].kind == ItemKind.CODES:
+            return collect_mean_codes(own, name, item)
+        return collect_count_features(own, name, (c.SKU, c.CATEGORY, c.PRICE) if item == c.SKU else (item,))
+
+    found = run_side_by_side([partial(collect_part, name) for name in events])
+    for name, part in zip(events, found, strict=True):
         if part is None:
             log.info("  %s: %s is left out: the relevant clients have no input event of it", BASELINE, name)
-        else:
-            parts.append(part)
+    parts = [part for part in found if part is not None]
     if not parts:
         raise InputError(
             f"expected input events of the relevant clients in one of {sorted(events)}, found none; do "
             "input/relevant_clients.npy and the events belong together?"
         )
-    columns = tuple(name for part in parts for name in part.names)
-    return Block(BASELINE, columns, f"the organisers' features of {', '.join(events)}"), join_features(parts)
+    all_names = tuple(name for names, _ in parts for name in names)
+    return Block(BASELINE, all_names, f"the organisers' features of {', '.join(events)}"), join_features(parts)
 
 
-def counted_columns(item: str) -> tuple[str, ...]:
-    """The columns whose values are counted: a sku's own, its category and its price; else the item alone."""
-    return (c.SKU, c.CATEGORY, c.PRICE) if item == c.SKU else (item,)
-
-
-def collect_count_features(events: DataFrame, behaviour: str, columns: Sequence[str]) -> BehaviourFeatures | None:
+def collect_count_features(events: DataFrame, behaviour: str, columns: Sequence[str]) -> Features | None:
     """Counts of a behaviour whose items are ids; None where it has no event.
 
     Collects the top values (at most 10 a column) and the last event's time, never a client.
@@ -102,11 +86,13 @@ def collect_count_features(events: DataFrame, behaviour: str, columns: Sequence[
     top = {column: collect_top_values(events, column) for column in columns}
     counts = {f"{behaviour}/count": F.count("*")}
     for days in WINDOW_DAYS:
-        for column in columns:
-            for value in top[column]:
-                counts[f"{behaviour}/{days}d/{column}={value}"] = _count_since(last, days, column, value)
-    features = F.array(*(count.cast("float") for count in counts.values()))
-    return BehaviourFeatures(list(counts), events.groupBy(c.CLIENT_ID).agg(features.alias(FEATURES)))
+        is_recent = F.col(c.TIMESTAMP) >= timestamp_literal(last - timedelta(days=days))
+        for column, values in top.items():
+            for value in values:
+                is_counted = is_recent & (F.col(column) == F.lit(value))
+                counts[f"{behaviour}/{days}d/{column}={value}"] = F.count(F.when(is_counted, F.lit(1)))
+    vector = F.array(*(count.cast("float") for count in counts.values()))
+    return list(counts), events.groupBy(c.CLIENT_ID).agg(vector.alias(c.VECTOR))
 
 
 def collect_top_values(events: DataFrame, column: str) -> list[int]:
@@ -115,31 +101,25 @@ def collect_top_values(events: DataFrame, column: str) -> list[int]:
     return [row[column] for row in counts.orderBy(F.col("n").desc(), F.col(column)).limit(TOP_VALUES).collect()]
 
 
-def _count_since(last: datetime, days: int, column: str, value: int) -> Column:
-    is_recent = F.col(c.TIMESTAMP) >= timestamp_literal(last - timedelta(days=days))
-    is_value = F.col(column) == F.lit(value)
-    return F.count(F.when(is_recent & is_value, F.lit(1)))
-
-
-def collect_mean_codes(events: DataFrame, behaviour: str, item: str) -> BehaviourFeatures | None:
+def collect_mean_codes(events: DataFrame, behaviour: str, item: str) -> Features | None:
     """Mean of each code of a behaviour whose items are codes ``[a b ...]``; None where it has no event."""
     if collect_last_timestamp(events) is None:
         return None
     codes = F.split(F.btrim(F.col(item), F.lit("[]")), " ").cast("array<int>")
-    means = [F.avg(F.col("codes")[place]).cast("float") for place in range(CODES_PER_QUERY)]
-    frame = events.select(c.CLIENT_ID, codes.alias("codes")).groupBy(c.CLIENT_ID).agg(F.array(*means).alias(FEATURES))
-    return BehaviourFeatures([f"{behaviour}/mean_code_{place}" for place in range(CODES_PER_QUERY)], frame)
+    means = [F.avg(F.col("codes")[number]).cast("float") for number in range(CODES_PER_QUERY)]
+    frame = events.select(c.CLIENT_ID, codes.alias("codes")).groupBy(c.CLIENT_ID).agg(F.array(*means).alias(c.VECTOR))
+    return [f"{behaviour}/mean_code_{number}" for number in range(CODES_PER_QUERY)], frame
 
 
-def join_features(parts: Sequence[BehaviourFeatures]) -> DataFrame:
+def join_features(parts: Sequence[Features]) -> DataFrame:
     """One row per client with any part: ``client_id``, ``vector`` array<float>, the parts one after another.
 
     A client without events of a behaviour has zeros there.
     """
-    named = [part.frame.withColumnRenamed(FEATURES, f"part_{number}") for number, part in enumerate(parts)]
+    named = [frame.withColumnRenamed(c.VECTOR, f"part_{number}") for number, (_, frame) in enumerate(parts)]
     joined = reduce(lambda one, other: one.join(other, on=c.CLIENT_ID, how="outer"), named)
     columns = [
-        F.coalesce(F.col(f"part_{number}"), F.array_repeat(F.lit(0.0).cast("float"), len(part.names)))
-        for number, part in enumerate(parts)
+        F.coalesce(F.col(f"part_{number}"), F.array_repeat(F.lit(0.0).cast("float"), len(names)))
+        for number, (names, _) in enumerate(parts)
     ]
     return joined.select(c.CLIENT_ID, F.concat(*columns).alias(c.VECTOR))

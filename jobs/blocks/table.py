@@ -40,7 +40,7 @@ def write_block(block: Block, vectors: DataFrame, clients: DataFrame, cutoff: da
     ----------
     vectors : one row per client that is present: ``client_id``, ``vector`` array<float>, one number per column
     clients : the clients table; vectors of others are left out
-    cutoff : the vectors tell of the time before it
+    cutoff : no event at or after it is in the vectors
     """
     rows = clients.select(c.CLIENT_ID).join(vectors, on=c.CLIENT_ID, how="left").select(
         F.lit(block.name).alias(c.BLOCK), c.CLIENT_ID, F.col(c.VECTOR).isNotNull().alias(c.IS_PRESENT), c.VECTOR
@@ -65,10 +65,10 @@ def write_blocks(
         for block in blocks
         for position, column in enumerate(block.columns)
     ]
-    told = rows.withColumn(c.CUTOFF, timestamp_literal(cutoff)).select(
+    dated = rows.withColumn(c.CUTOFF, timestamp_literal(cutoff)).select(
         c.BLOCK, c.CUTOFF, c.CLIENT_ID, c.IS_PRESENT, c.VECTOR
     )
-    write_table(told, workspace, BLOCKS, keep_partitions=True, is_log=True, where=where)
+    write_table(dated, workspace, BLOCKS, keep_partitions=True, is_log=True, where=where)
     write_table(spark.createDataFrame(columns, BLOCK_COLUMNS.ddl).coalesce(1), workspace, BLOCK_COLUMNS, where=where)
 
 
@@ -115,6 +115,21 @@ def collect_digests(
         F.count("*").alias("n"), F.hex(F.bit_xor(row)).alias("digest")
     )  # fmt: skip
     return {each[c.BLOCK]: f"{each['n']} {each['digest']}" for each in digests.collect()}
+
+
+def vector_lists(vectors: NDArray[np.float32], is_present: NDArray[np.bool_] | None = None) -> pa.ListArray:
+    """The column ``vector`` of n clients, null where a client is not present.
+
+    Parameters
+    ----------
+    vectors : float32 [m, width], of the clients that are present
+    is_present : bool [n]; None where all are
+    """
+    if is_present is None:
+        is_present = np.ones(len(vectors), dtype=bool)
+    offsets = np.concatenate([[0], np.cumsum(is_present * vectors.shape[1])])
+    starts = pa.array(offsets, pa.int32(), mask=np.append(~is_present, False))  # a masked start is a null vector
+    return pa.ListArray.from_arrays(starts, pa.array(vectors.ravel(), pa.float32()))
 
 
 def dense_vectors(vectors: pa.ListArray, is_present: NDArray[np.bool_], width: int) -> NDArray[np.float32]:

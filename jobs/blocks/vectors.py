@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.encoders import InferenceSettings
-from jobs.blocks.table import Block
+from jobs.blocks.table import Block, vector_lists
 from jobs.runtime.devices import release_device, task_device
 from jobs.transforms.clients import rows_of_clients
 from ml.data.sequence_batch import Sequences
@@ -29,13 +28,7 @@ Batches = Iterable[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where an encoder's model lies, what it reads, and the vocabulary that it must belong to.
-
-    Attributes
-    ----------
-    name : of the encoder, and of its block
-    stream : the sequences that it reads
-    """
+    """Where an encoder's model lies, the stream that it reads, and the vocabulary that it must belong to."""
 
     name: str
     stream: str
@@ -90,14 +83,12 @@ def _embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEnco
     token_ids = column.drop_null()
     sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
     vectors = embed_sequences(model, sequences, source.settings)  # [present clients, hidden size]
-    offsets = np.concatenate([[0], np.cumsum(is_present * model.hidden_size)])
-    starts = pa.array(offsets, pa.int32(), mask=np.append(~is_present, False))  # a masked start is a null vector
     return pa.RecordBatch.from_arrays(
         [
             pa.array([source.name] * len(column)),
             chunk.column(CLIENT_ID),
             pa.array(is_present),
-            pa.ListArray.from_arrays(starts, pa.array(vectors.ravel(), pa.float32())),
+            vector_lists(vectors, is_present),
         ],
         names=[BLOCK, CLIENT_ID, IS_PRESENT, VECTOR],
     )

@@ -36,15 +36,15 @@ def run(
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
-    blocks = collect_profile_blocks(spark, config, workspace).all
+    own, further = collect_profile_blocks(spark, config, workspace)
+    blocks = own + further
     variants = list_variants(blocks)
     sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
     folder = workspace.out / ".ablation"
-    entries = {variant.name: folder / variant.name for variant in variants}
+    entries = {name: folder / name for name in variants}
     composed = spark_url(folder / ".profiles")
     try:
-        parts = {variant.name: variant.parts for variant in variants}
-        rows = compose_profiles(spark, workspace, parts, cutoff, config.ensemble)
+        rows = compose_profiles(spark, workspace, variants, cutoff, config.ensemble)
         rows.write.mode("overwrite").partitionBy(PROFILE).parquet(composed)
         profiles = spark.read.schema(PROFILES.ddl).parquet(composed)
         widths = export_profiles(profiles, entries, clients.count())

@@ -71,10 +71,6 @@ def _flag(about: str, metavar: str | None = None, **more: Any) -> dict[str, Any]
     return {"help": about, **({"metavar": metavar} if metavar else {}), **more}
 
 
-def _switch(about: str) -> dict[str, Any]:
-    return {"help": about, "action": "store_true"}
-
-
 _SEVERAL = {"nargs": "+", "action": "extend"}
 _FLAGS: dict[str, dict[str, Any]] = {
     "data": _flag("the challenge directory", "DIR", type=_folder),
@@ -84,16 +80,16 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "schema": _flag("goes with --catalog", "NAME"),
     "config": _flag(f"one of {', '.join(known_configs())}, or a YAML file", "FILE", default=DEFAULT),
     "set": _flag("e.g. training.epochs=3", "KEY=VALUE", default=[], **_SEVERAL),
-    "verbose": _switch("Spark's own log, and stack traces"),
-    "json-logs": _switch("each log line as a JSON object"),
+    "verbose": _flag("Spark's own log, and stack traces", action="store_true"),
+    "json-logs": _flag("each log line as a JSON object", action="store_true"),
     "as-of": _flag("read the tables of the N-th ingest into --out, counted from 0, not the newest", "N", type=int),
     "block": _flag("one more block of the profile, an entry in DIR; may be given several times (ensemble.blocks)",
                    "NAME=DIR", action="append", default=[]),
     "from": _flag("first stage to run", "STAGE", choices=STAGE_NAMES, dest="first"),
     "to": _flag("last stage to run", "STAGE", choices=STAGE_NAMES, dest="last"),
-    "restart": _switch("begin with the first stage, whatever is up to date"),
+    "restart": _flag("begin with the first stage, whatever is up to date", action="store_true"),
     "only": _flag("train these encoders and leave the other models alone", "NAME", default=[], **_SEVERAL),
-    "prune": _switch("remove the models of earlier runs that the configuration does not name"),
+    "prune": _flag("remove the models of earlier runs that the configuration does not name", action="store_true"),
     "entry": _flag("an entry (client_ids.npy, embeddings.npy) instead of OUT/entries/*; may be given several times",
                    "DIR", type=_folder, action="append", default=[]),
     "tasks": _flag("some tasks only", "TASK", choices=TASKS, **_SEVERAL),
@@ -105,8 +101,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
                     "N", type=_count),
     "seed": _flag("the same seed gives the same data", type=int),
     "keep-hours": _flag("what was newest since stays (168)", "N", type=int, default=168),
-    "dry-run": _switch("only list what would go"),
-    "force": _switch("remove also the versions that models were trained on"),
-    "idle": _switch("nothing uses --out now: allow --keep-hours below 168"),
+    "dry-run": _flag("only list what would go", action="store_true"),
+    "force": _flag("remove also the versions that models were trained on", action="store_true"),
+    "idle": _flag("nothing uses --out now: allow --keep-hours below 168", action="store_true"),
 }  # fmt: skip
 """Flag -> its arguments of argparse; a flag that several commands take stands here once."""

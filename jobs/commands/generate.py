@@ -24,7 +24,7 @@ from jobs.storage.locations import spark_url
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.synthetic.benchmark_log.statistics import collect_statistics, format_statistics
 from jobs.synthetic.shop.files import ITEM_COLUMNS, product_properties, select_behaviour, simulate_events
-from jobs.transforms.windows import collect_last_timestamp, derive_windows, events_before_targets, target_events
+from jobs.transforms.windows import collect_last_timestamp, derive_windows, events_before, target_events
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, OutputError
@@ -32,10 +32,6 @@ from schemas.tables import PRODUCT_PROPERTIES
 from schemas.tasks import PROPENSITY, TRAIN
 
 log = logging.getLogger(__name__)
-
-STATISTICS = "statistics.json"
-
-_HASH_STEPS = 10_000
 
 
 def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) -> None:
@@ -48,39 +44,35 @@ def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) 
     ConfigError
         If the settings make a shop without a purchase, which has no windows.
     """
-    started = time.monotonic()
-    with _unfinished(directory) as folder:
-        _write_shop(spark, folder, settings)
+    with _unfinished(directory, f"simulated shop of {settings.n_clients:,} clients") as folder:
+        events = simulate_events(spark, settings).persist(StorageLevel.DISK_ONLY)  # simulated once for all behaviours
+        try:
+            _write(product_properties(spark, settings), folder, PRODUCT_PROPERTIES.name)
+            for behaviour in ITEM_COLUMNS:
+                _write(select_behaviour(events, behaviour), folder, behaviour)
+        finally:
+            events.unpersist()
         _write_targets(spark, folder, settings.seed, settings.relevant_share)
-    log.info(
-        "simulated shop of %s clients in %s, %.1f s", f"{settings.n_clients:,}", directory, time.monotonic() - started
-    )
 
 
-def generate_crowd(spark: SparkSession, directory: Path, settings: BenchmarkLogSettings) -> None:
-    """Write the log into ``directory``, as ``generate_shop`` does, and how near it comes to the published figures.
-
-    Raises
-    ------
-    OutputError
-        If the directory holds something already, or cannot be written.
-    """
-    started = time.monotonic()
-    with _unfinished(directory) as folder:
+def generate_benchmark_log(spark: SparkSession, directory: Path, settings: BenchmarkLogSettings) -> None:
+    """Write the log into ``directory``, as ``generate_shop`` does, and how near it comes to the published figures."""
+    with _unfinished(directory, f"benchmark log of {settings.n_events:,} events") as folder:
         _write(product_rows(spark, settings), folder, PRODUCT_PROPERTIES.name)
         for behaviour in ITEM_COLUMNS:
             _write(behaviour_rows(spark, behaviour, settings), folder, behaviour)
         _write_targets(spark, folder, settings.seed, settings.relevant_share)
         _write_statistics(spark, folder)
-    log.info(
-        "benchmark log of %s events in %s, %.1f s", f"{settings.n_events:,}", directory, time.monotonic() - started
-    )
 
 
 @contextlib.contextmanager
-def _unfinished(directory: Path) -> Iterator[Path]:
-    """A folder beside ``directory`` that takes its place when the block is done, and goes away if that fails."""
-    _require_free(directory)
+def _unfinished(directory: Path, content: str) -> Iterator[Path]:
+    """A folder that becomes ``directory`` when the block is done, with a line in the log, and goes if that fails."""
+    started = time.monotonic()
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise OutputError(
+            f"--out {directory}: expected a new or empty folder, found something there; remove it or choose another"
+        )
     finished = directory.resolve()
     unfinished = finished.with_name(f".{finished.name}.unfinished")
     try:
@@ -92,13 +84,7 @@ def _unfinished(directory: Path) -> Iterator[Path]:
         raise OutputError(f"--out {directory}: cannot write here ({error}); choose another folder") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _require_free(directory: Path) -> None:
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise OutputError(
-            f"--out {directory}: expected a new or empty folder, found something there; remove it or choose another"
-        )
+    log.info("%s in %s, %.1f s", content, directory, time.monotonic() - started)
 
 
 def _write(rows: DataFrame, directory: Path, name: str) -> None:
@@ -107,16 +93,6 @@ def _write(rows: DataFrame, directory: Path, name: str) -> None:
     with spark_progress(rows.sparkSession.sparkContext, f"generate: {name}"):
         rows.write.parquet(spark_url(path))
     log.info("  %s: %s rows, %.1f s", name, f"{count_rows(path):,}", time.monotonic() - started)
-
-
-def _write_shop(spark: SparkSession, directory: Path, settings: ShopSettings) -> None:
-    events = simulate_events(spark, settings).persist(StorageLevel.DISK_ONLY)
-    try:
-        _write(product_properties(spark, settings), directory, PRODUCT_PROPERTIES.name)
-        for behaviour in ITEM_COLUMNS:
-            _write(select_behaviour(events, behaviour), directory, behaviour)
-    finally:
-        events.unpersist()
 
 
 def _read_sources(spark: SparkSession, directory: Path) -> dict[str, DataFrame]:
@@ -140,48 +116,35 @@ def _write_statistics(spark: SparkSession, directory: Path) -> None:
     for line in format_statistics(statistics):
         log.info("  %s", line)
     figures = [{**asdict(statistic), "ratio": statistic.ratio} for statistic in statistics]
-    (directory / STATISTICS).write_text(json.dumps(figures, indent=1))
+    (directory / "statistics.json").write_text(json.dumps(figures, indent=1))
 
 
 def _write_targets(spark: SparkSession, directory: Path, seed: int, relevant_share: float) -> None:
     """Write the relevant clients, the active ones among them, and the labels with their popularity."""
     started = time.monotonic()
     with spark_progress(spark.sparkContext, "generate: clients and labels"):
-        _write_clients_and_labels(_read_sources(spark, directory), directory, seed, relevant_share)
+        sources = _read_sources(spark, directory)
+        buys = sources[PRODUCT_BUY].withColumn(c.TIMESTAMP, F.to_timestamp_ntz(c.TIMESTAMP))
+        last_purchase = collect_last_timestamp(buys)
+        if last_purchase is None:
+            raise ConfigError("the simulated shop sold nothing: raise its n_clients or sessions_per_day")
+        windows = derive_windows(last_purchase, WindowSettings())
+        input_buys = events_before(buys, windows.train_start)
+        # by a hash of the id, so that the choice depends on no other client and on no order of rows
+        hash_share = F.pmod(F.xxhash64(c.CLIENT_ID, F.lit(seed)), F.lit(10_000)) / 10_000
+        for events, name in ((_union_clients(sources), RELEVANT_CLIENTS), (input_buys, ACTIVE_CLIENTS)):
+            clients = events.where(hash_share < relevant_share).select(c.CLIENT_ID).distinct().toPandas()
+            _save(np.sort(np.asarray(clients, dtype=np.int64).ravel()), directory / name)
+
+        bought = target_events(purchases_with_properties(buys, sources[PRODUCT_PROPERTIES.name]), windows)
+        top = collect_top_labels(count_values(bought.where(F.col(c.WINDOW) == TRAIN), input_buys))
+        for task in PROPENSITY:
+            labels = top.get(task, [])
+            ids = np.array([label for label, _ in labels], dtype=np.int64)
+            popularity = np.array([share for _, share in labels], dtype=np.float64)
+            _save(ids, directory / TARGET / f"{task}.npy")
+            _save(popularity, directory / TARGET / f"popularity_{task}.npy")
     log.info("  clients and labels: %.1f s", time.monotonic() - started)
-
-
-def _write_clients_and_labels(sources: dict[str, DataFrame], directory: Path, seed: int, relevant_share: float) -> None:
-    buys = sources[PRODUCT_BUY].withColumn(c.TIMESTAMP, F.to_timestamp_ntz(c.TIMESTAMP))
-    last_purchase = collect_last_timestamp(buys)
-    if last_purchase is None:
-        raise ConfigError("the simulated shop sold nothing: raise its n_clients or sessions_per_day")
-    windows = derive_windows(last_purchase, WindowSettings())
-    input_buys = events_before_targets(buys, windows)
-    relevant, active = (_keep_relevant(rows, seed, relevant_share) for rows in (_union_clients(sources), input_buys))
-    _save(_collect_ids(relevant), directory / RELEVANT_CLIENTS)
-    _save(_collect_ids(active), directory / ACTIVE_CLIENTS)
-
-    bought = target_events(purchases_with_properties(buys, sources[PRODUCT_PROPERTIES.name]), windows)
-    bought = bought.where(F.col(c.WINDOW) == TRAIN)
-    top = collect_top_labels(count_values(bought, input_buys))
-    for task in PROPENSITY:
-        labels = top.get(task, [])
-        ids = np.array([label for label, _ in labels], dtype=np.int64)
-        popularity = np.array([share for _, share in labels], dtype=np.float64)
-        _save(ids, directory / TARGET / f"{task}.npy")
-        _save(popularity, directory / TARGET / f"popularity_{task}.npy")
-
-
-def _keep_relevant(events: DataFrame, seed: int, relevant_share: float) -> DataFrame:
-    share = F.pmod(F.xxhash64(c.CLIENT_ID, F.lit(seed)), F.lit(_HASH_STEPS)) / _HASH_STEPS
-    return events.where(share < relevant_share)
-
-
-def _collect_ids(events: DataFrame) -> np.ndarray:
-    """The events' clients, each once, rising: int64."""
-    ids = np.asarray(events.select(c.CLIENT_ID).distinct().toPandas(), dtype=np.int64)
-    return np.sort(ids.ravel())
 
 
 def _save(values: np.ndarray, path: Path) -> None:

@@ -44,9 +44,13 @@ def prepare_tables(spark: "SparkSession", config: PipelineConfig, workspace: Wor
 
 
 def list_unmade_stages(config: PipelineConfig, workspace: Workspace) -> list[str]:
-    """Those of ``PREPARED_BY`` that must run; InputError where one ran on another challenge directory."""
-    records, call = read_records(workspace), describe_call(config, workspace, reads_ingested=False)
-    reasons = {name: [each.kind for each in find_reasons(name, records, call)] for name in PREPARED_BY}
+    """Those of ``PREPARED_BY`` that must run; InputError where one ran on another challenge directory, or its files."""
+    records = read_records(workspace)
+    call = describe_call(config, workspace, reads_ingested=False, records=records)
+    found = {name: find_reasons(name, records, call) for name in PREPARED_BY}
+    if changed := [each.text for of_stage in found.values() for each in of_stage if each.kind == "files"]:
+        raise InputError(f"{changed[0]}; leave --data out to score on those tables, or choose another --out")
+    reasons = {name: [each.kind for each in of_stage] for name, of_stage in found.items()}
     if others := {str(records[name].data) for name, kinds in reasons.items() if "data" in kinds}:
         raise InputError(
             f"--data {workspace.resolved_data}: expected the challenge directory that the tables of {workspace.out} "

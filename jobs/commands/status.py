@@ -9,8 +9,6 @@ from jobs.storage.provenance import PROVENANCE, Record, Records, read_records
 from jobs.storage.workspace import Workspace
 from schemas.errors import OutputError
 
-_TITLES = ("output", "made (UTC)", "rows", "state", "made from")
-
 
 def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None) -> str:
     """The table of all outputs, as the records tell.
@@ -32,7 +30,8 @@ def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None)
     call = replace(describe_call(config, workspace, reads_ingested=False), tables=None) if config else Call()
     outputs = {**call.needs, **dict.fromkeys(STAGE_NAMES), **records}.keys() - {TRAIN}
     in_order = sorted(outputs, key=lambda output: (STAGE_NAMES.index(stage_of(output)), output))
-    rows = [_TITLES, *(_describe(output, records, call) for output in in_order)]
+    titles = ("output", "made (UTC)", "rows", "state", "made from")
+    rows = [titles, *(_describe(output, records, call) for output in in_order)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -44,16 +43,13 @@ def _describe(output: str, records: Records, call: Call) -> tuple[str, ...]:
         return output, "", "", "not made", ""
     made = (record.made or "").removesuffix("+00:00")
     rows = f"{sum(record.rows.values()):,}" if record.rows else ""
-    return output, made, rows, _state(output, records, call), ", ".join(_sources(output, record, records))
-
-
-def _state(output: str, records: Records, call: Call) -> str:
     outdated = find_outdated([output], records, call)
     own = outdated.pop(output, [])
-    if any(reason.kind == "not made" for reason in own):
-        return own[0].cause
     causes = dict.fromkeys([*(reason.cause for reason in own), *outdated])
-    return f"outdated by {', '.join(causes)}" if causes else "up to date"
+    state = f"outdated by {', '.join(causes)}" if causes else "up to date"
+    if any(reason.kind == "not made" for reason in own):
+        state = own[0].cause  # not finished: what else it is outdated by does not matter
+    return output, made, rows, state, ", ".join(_sources(output, record, records))
 
 
 def _sources(output: str, record: Record, records: Records) -> list[str]:

@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 SAFE_HOURS = 168
 """Delta's default retention, below which it refuses to vacuum."""
 
-_INVENTORY = "vacuum_inventory"
-_INVENTORY_DDL = "path string, length bigint, isDir boolean, modificationTime bigint"
-
 _MERGED_FILES = {
     "spark.databricks.delta.optimize.minFileSize": str(64 * 2**20),  # a larger file is left alone
     "spark.databricks.delta.optimize.maxFileSize": str(256 * 2**20),  # of a merged one
@@ -79,15 +76,6 @@ class Removed:
     n_bytes: int
 
 
-@dataclass(frozen=True)
-class Merged:
-    """The files of one table before and after a compaction, of those that it touched."""
-
-    table: str
-    n_before: int
-    n_after: int
-
-
 def vacuum(spark: SparkSession, workspace: Workspace, retention: Retention) -> list[Removed]:
     """Remove what no kept version needs from every table, and log files and bytes of each.
 
@@ -113,8 +101,10 @@ def vacuum(spark: SparkSession, workspace: Workspace, retention: Retention) -> l
     return done
 
 
-def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()) -> list[Merged]:
-    """Merge the small files of the named tables, or of all, and log what was done; rows and ingests stay the same.
+def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+    """Merge the small files of the named tables, or of all; rows and ingests stay the same.
+
+    Gives, and logs, how many files of each table were merged into how many.
 
     ``sequences`` is never compacted: its files and their row groups are what ranks are dealt.
 
@@ -129,14 +119,22 @@ def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()
             others = ", ".join(table for table in known if table != SEQUENCES.name)
             reason = "its files are laid out for the feed" if name == SEQUENCES.name else "no such table"
             raise TableError(f"table {name!r}: expected one of {others} in {workspace.out}; {reason}")
-    done = []
+    merged = {}
     for name in names or known:
         if name == SEQUENCES.name:
             log.info("  %s: left as it is: its files are laid out for the feed", name)
             continue
-        done.append(_compact_table(spark, workspace, name))
-        log.info("  %s: %s", name, _told(done[-1]))
-    return done
+        with session_settings(spark, _MERGED_FILES):
+            table = DeltaTable.forPath(spark, spark_url(Path(workspace.table(name))))
+            metrics = table.optimize().executeCompaction().select("metrics.*").collect()[0]
+        n_before, n_after = int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
+        if n_before:
+            message = f"{n_before} small files merged into {n_after}; `ubp vacuum` frees their space"
+        else:
+            message = "no small files to merge"
+        log.info("  %s: %s", name, message)
+        merged[name] = (n_before, n_after)
+    return merged
 
 
 def list_tables(workspace: Workspace) -> list[str]:
@@ -151,7 +149,7 @@ def list_tables(workspace: Workspace) -> list[str]:
 def recorded_versions(workspace: Workspace) -> dict[int, list[str]]:
     """Version of ``sequences`` -> the models in ``OUT/models`` that were trained on it; ModelError if one is silent."""
     versions: dict[int, list[str]] = {}
-    for folder in sorted(workspace.model("").glob("*")):
+    for folder in sorted(workspace.model("").glob("[!.]*")):  # hidden ones are what a killed training left
         card = folder / "config.json"
         try:
             versions.setdefault(int(json.loads(card.read_text())["sequences_version"]), []).append(folder.name)
@@ -166,9 +164,14 @@ def recorded_versions(workspace: Workspace) -> dict[int, list[str]]:
 def _vacuum_table(spark: SparkSession, path: str, kept: set[Path], retention: Retention) -> Removed:
     folder = Path(path).resolve()
     start = time.time() - retention.keep_hours * 3600
-    recent = versions_within(read_history(spark, path), start)
-    needed = kept | {file for version in recent for file in _files_if_readable(spark, path, version)}
-    sizes = {file: file.stat().st_size for file in _data_files(folder) - needed if file.stat().st_mtime < start}
+    needed = set(kept)
+    for version in versions_within(read_history(spark, path), start):
+        try:
+            needed |= _files_of_version(spark, path, version)
+        except AnalysisException:
+            log.warning("  %s: version %d cannot be read any more: its log is gone", folder.name, version)
+    data_files = {file for file in folder.rglob("[!._]*") if file.is_file() and "_delta_log" not in file.parts}
+    sizes = {file: file.stat().st_size for file in data_files - needed if file.stat().st_mtime < start}
     # a vacuum of nothing would still make two commits
     gone = _run_vacuum(spark, folder, set(sizes), retention) if sizes else set()
     return Removed(folder.name, len(gone), sum(sizes[file] for file in gone))
@@ -176,11 +179,15 @@ def _vacuum_table(spark: SparkSession, path: str, kept: set[Path], retention: Re
 
 def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: Retention) -> set[Path]:
     """Let Delta choose from the files of a table those that no version needs; what it removed, or would remove."""
-    _make_inventory(spark, folder, files)
-    quoted = spark_url(folder).replace("`", "``")
-    command = (
-        f"VACUUM delta.`{quoted}` USING INVENTORY (SELECT * FROM {_INVENTORY}) RETAIN {retention.keep_hours} HOURS"
-    )
+    stats = {file: file.stat() for file in files}
+    rows = [(spark_url(file), stat.st_size, False, int(stat.st_mtime * 1000)) for file, stat in stats.items()]
+    # a folder is listed with its files, else VACUUM would take it for empty and try to remove it
+    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
+    rows += [(spark_url(parent), 0, True, 0) for parent in folders]
+    inventory = spark.createDataFrame(rows, "path string, length bigint, isDir boolean, modificationTime bigint")
+    view, quoted = "vacuum_inventory", spark_url(folder).replace("`", "``")
+    inventory.createOrReplaceTempView(view)
+    command = f"VACUUM delta.`{quoted}` USING INVENTORY (SELECT * FROM {view}) RETAIN {retention.keep_hours} HOURS"
     check = {"spark.databricks.delta.retentionDurationCheck.enabled": str(not retention.is_idle).lower()}
     try:
         with session_settings(spark, check):
@@ -190,7 +197,7 @@ def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: 
             spark.sql(command)
             return {file for file in files if not file.exists()}
     finally:
-        spark.catalog.dropTempView(_INVENTORY)
+        spark.catalog.dropTempView(view)
 
 
 def versions_within(history: Sequence[Row], start: float) -> set[int]:
@@ -214,48 +221,8 @@ def _files_trained_on(spark: SparkSession, workspace: Workspace, trained_on: Map
     return files
 
 
-def _files_if_readable(spark: SparkSession, path: str, version: int) -> set[Path]:
-    """The data files of a version; none where the log of so old a version is gone, and with it the version."""
-    try:
-        return _files_of_version(spark, path, version)
-    except AnalysisException:
-        log.warning("  %s: version %d cannot be read any more: its log is gone", Path(path).name, version)
-        return set()
-
-
 def _files_of_version(spark: SparkSession, path: str, version: int) -> set[Path]:
     return {Path(plain_path(name)).resolve() for name in read_version(spark, path, version).inputFiles()}
-
-
-def _data_files(folder: Path) -> set[Path]:
-    return {file for file in folder.rglob("[!._]*") if file.is_file() and "_delta_log" not in file.parts}
-
-
-def _make_inventory(spark: SparkSession, folder: Path, files: set[Path]) -> None:
-    """A view of the table's files that VACUUM may remove, as it reads it.
-
-    A folder is listed with its files, else VACUUM would take it for empty and try to remove it.
-    """
-    stats = {file: file.stat() for file in files}
-    rows = [(spark_url(file), stat.st_size, False, int(stat.st_mtime * 1000)) for file, stat in stats.items()]
-    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
-    rows += [(spark_url(parent), 0, True, 0) for parent in folders]
-    spark.createDataFrame(rows, _INVENTORY_DDL).createOrReplaceTempView(_INVENTORY)
-
-
-def _compact_table(spark: SparkSession, workspace: Workspace, name: str) -> Merged:
-    with session_settings(spark, _MERGED_FILES):
-        table = DeltaTable.forPath(spark, spark_url(Path(workspace.table(name))))
-        result = table.optimize().executeCompaction()
-    row = result.select("metrics.numFilesRemoved", "metrics.numFilesAdded").first()
-    assert row is not None
-    return Merged(name, int(row["numFilesRemoved"]), int(row["numFilesAdded"]))
-
-
-def _told(merged: Merged) -> str:
-    if not merged.n_before:
-        return "no small files to merge"
-    return f"{merged.n_before} small files merged into {merged.n_after}; `ubp vacuum` frees their space"
 
 
 def _mib(n_bytes: int) -> str:

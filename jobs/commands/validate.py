@@ -17,11 +17,7 @@ def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = Fa
     """The relevant clients, int64 [N], each once.
 
     Read from ``input/relevant_clients.npy``, without Spark, where it is there. Else the stages ingest and split run
-    in a folder that is removed afterwards.
-
-    Parameters
-    ----------
-    verbose : leave Spark's log on the terminal
+    in a folder that is removed afterwards; with ``verbose`` Spark's log stays on the terminal.
 
     Raises
     ------
@@ -33,20 +29,18 @@ def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = Fa
         return listed
     check_challenge(data, config)
     log.info("%s has no %s: deriving the relevant clients from its events", data, RELEVANT_CLIENTS)
-    with tempfile.TemporaryDirectory(prefix="ubp-clients-") as folder:
-        return _derive(Workspace(Path(folder), data), config, verbose)
-
-
-def _derive(workspace: Workspace, config: PipelineConfig, verbose: bool) -> np.ndarray:
+    # not at the top: a directory that names its clients is answered without Spark
     from jobs.evaluation.probe_units import read_client_ids
-    from jobs.pipeline.registry import run_stage
+    from jobs.pipeline.registry import find_stage
     from jobs.runtime.session import build_session
     from jobs.storage.delta_tables import read_as_files
     from jobs.storage.entry_files import snapshot_files
     from schemas.tables import CLIENTS
 
-    workspace.prepare()
-    spark = build_session(config.spark, None if verbose else workspace.logs / "spark.log")
-    for stage in ("ingest", "split"):
-        run_stage(stage, spark, config, workspace)
-    return read_client_ids(snapshot_files(read_as_files(spark, workspace, CLIENTS)))
+    with tempfile.TemporaryDirectory(prefix="ubp-clients-") as folder:
+        workspace = Workspace(Path(folder), data)
+        workspace.prepare()
+        spark = build_session(config.spark, None if verbose else workspace.logs / "spark.log")
+        for stage in ("ingest", "split"):
+            find_stage(stage).run(spark, config, workspace)
+        return read_client_ids(snapshot_files(read_as_files(spark, workspace, CLIENTS)))

@@ -1,1 +1,1 @@
-"""Labels, the probe's units of work, and what scores tell."""
+"""Labels, the probe's units of work, scores and their comparison."""

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from jobs.profiles.composition import list_own_blocks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import digest, read_json
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import ENTRY_MODE, collect_windows
 from schemas.tables import LABELS, WINDOWS
 from schemas.tasks import TaskScore
 
@@ -56,27 +56,6 @@ class AblationFile:
     made_of: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One composition to score.
-
-    Attributes
-    ----------
-    kind : ``all``, ``only`` or ``without``
-    block : the one that is alone or left out; None for all
-    parts : the blocks that are composed
-    """
-
-    kind: str
-    block: str | None
-    parts: tuple[Block, ...]
-
-    @property
-    def name(self) -> str:
-        """``all``, ``only product_buy`` or ``without product_buy``."""
-        return self.kind if self.block is None else f"{self.kind} {self.block}"
-
-
 def describe_sources(
     spark: SparkSession, config: PipelineConfig, workspace: Workspace, blocks: Sequence[str]
 ) -> dict[str, str]:
@@ -99,31 +78,28 @@ def describe_sources(
     }
 
 
-def list_variants(blocks: Sequence[Block]) -> list[Variant]:
-    """Each block alone, all but each, all; of two blocks or fewer, all but each is another alone and is left out."""
-    only = [Variant(ONLY, block.name, (block,)) for block in blocks]
-    without = [Variant(WITHOUT, block.name, tuple(other for other in blocks if other is not block)) for block in blocks]
-    return [*only, *(without if len(blocks) > 2 else []), Variant(ALL, None, tuple(blocks))]
+def list_variants(blocks: Sequence[Block]) -> dict[str, list[Block]]:
+    """Name of each variant, such as ``only product_buy`` -> its blocks: each alone, all but each, all.
+
+    Of two blocks or fewer, all but each is another alone and is left out.
+    """
+    variants = {f"{ONLY} {block.name}": [block] for block in blocks}
+    if len(blocks) > 2:
+        for block in blocks:
+            variants[f"{WITHOUT} {block.name}"] = [other for other in blocks if other is not block]
+    return {**variants, ALL: list(blocks)}
 
 
 def describe(
-    variants: Sequence[Variant], widths: dict[str, int], scores: EntryScores, n_repeats: int
+    variants: Mapping[str, Sequence[Block]], widths: dict[str, int], scores: EntryScores, n_repeats: int
 ) -> dict[str, Any]:
     """What ``ablation.json`` holds: the blocks, and each variant with its width and scores as in ``scores.json``."""
-    return {
-        "blocks": [block.name for block in variants[-1].parts],
-        "repeats": n_repeats,
-        "variants": [
-            {
-                "name": variant.name,
-                "kind": variant.kind,
-                "block": variant.block,
-                "width": widths[variant.name],
-                "scores": {task: figures(result) for task, result in scores[variant.name].items()},
-            }
-            for variant in variants
-        ],
-    }
+    described = []
+    for name in variants:
+        kind, _, block = name.partition(" ")  # no block has a space in its name
+        results = {task: figures(result) for task, result in scores[name].items()}
+        described.append({"name": name, "kind": kind, "block": block or None, "width": widths[name], "scores": results})
+    return {"blocks": [block.name for block in variants[ALL]], "repeats": n_repeats, "variants": described}
 
 
 def compare_to_whole(ablation: Ablation) -> Comparisons:
@@ -136,7 +112,7 @@ def compare_to_whole(ablation: Ablation) -> Comparisons:
 def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> Ablation | None:
     """``ablation.json`` of ``ubp ablate``; None where there is none, or it is another run's, as in mode ``entry``."""
     path = workspace.out / "ablation.json"
-    if config.windows.mode == "entry" or not path.exists():
+    if config.windows.mode == ENTRY_MODE or not path.exists():
         return None
     ablation: Ablation = read_json(path, AblationFile, RUN_ABLATE)
     own = list_own_blocks(config, collect_blocks(spark, workspace))
@@ -144,7 +120,7 @@ def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     now = describe_sources(spark, config, workspace, list(blocks))
     made_of = ablation.get("made_of", {})
     if changed := [name for name, digest in now.items() if made_of.get(name) != digest]:
-        told = f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}"
-        log.warning("  %s left out: it was made with another %s; run `ubp ablate` again", path.name, told)
+        names = f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}"
+        log.warning("  %s left out: it was made with another %s; run `ubp ablate` again", path.name, names)
         return None
     return ablation

@@ -31,16 +31,9 @@ LEVEL = 0.05
 SUM = "sum"
 """Stands beside the tasks for the sum over them."""
 
+# an error that is uniform over 1e-4 has the variance 1e-8 / 12; a difference has two of them
 ROUNDING = 1e-4 / math.sqrt(6)
 """Standard deviation that rounding gives the difference of two scores: each is rounded to 4 places."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A score over repeats, which differ in seed and row order; ``std`` with n - 1 degrees of freedom."""
-
-    mean: float
-    std: float
 
 
 @dataclass(frozen=True)
@@ -62,34 +55,26 @@ class Comparisons:
         return self.outcomes.get((column, entry, other), self.outcomes.get((column, other, entry)))
 
 
-def task_spread(result: Result) -> Spread | None:
-    """Mean and deviation of one task's result; None where it was scored once."""
-    mean, std = result.get("mean"), result.get("std")
-    return None if mean is None or std is None else Spread(mean, std)
-
-
 def mean_score(result: Result) -> float:
     """The mean over the repeats, or the one score."""
-    spread = task_spread(result)
-    return spread.mean if spread else float(result["score"])
+    return float(result.get("mean", result["score"]))
 
 
-def sum_spread(results: Mapping[str, Result]) -> Spread | None:
-    """Mean and deviation of the sum over tasks; None where the scores of each repeat are not known."""
-    sums = repeated_scores(results, SUM)
-    return Spread(fmean(sums), stdev(sums)) if sums else None
+def result_of(results: Mapping[str, Result], column: str) -> Result:
+    """An entry's result on a task, empty where it has none, or on the sum over its tasks, in the same form.
 
-
-def repeated_scores(results: Mapping[str, Result], column: str) -> list[float] | None:
-    """An entry's score in each repeat on a task, or on the sum over its tasks.
-
-    None where there are not two repeats, or the file is of a version that kept none of them.
+    The sum has mean, std and ``repeats`` where all tasks have as many repeats, two or more. None of its numbers is
+    rounded.
     """
-    of_tasks = [results[task].get("repeats") for task in results if column in (task, SUM)]
-    n_repeats = {len(scores or ()) for scores in of_tasks}
-    if len(n_repeats) != 1 or min(n_repeats) < 2:
-        return None
-    return [sum(scores) for scores in zip(*of_tasks, strict=True)]
+    if column != SUM or not results:
+        return results.get(column, {})
+    total: dict[str, Any] = {"score": sum(results[task]["score"] for task in TASKS if task in results)}
+    of_tasks = [result.get("repeats", ()) for result in results.values()]
+    if len({len(repeats) for repeats in of_tasks}) == 1 and len(of_tasks[0]) > 1:
+        # the tasks of a repeat share its seed: the deviation of their sum is not to be had from their deviations
+        sums = [sum(repeat) for repeat in zip(*of_tasks, strict=True)]
+        total |= {"mean": fmean(sums), "std": stdev(sums), "repeats": sums}
+    return total
 
 
 def compare_entries(scores: Scores, pairs: Iterable[tuple[str, str]] | None = None) -> Comparisons:
@@ -105,8 +90,8 @@ def compare_entries(scores: Scores, pairs: Iterable[tuple[str, str]] | None = No
         if scores[entry].keys() == scores[other].keys():
             columns.append(SUM)
         for column in columns:
-            own, others = (repeated_scores(scores[name], column) for name in (entry, other))
-            if own and others and len(own) == len(others):
+            own, others = (result_of(scores[name], column).get("repeats", ()) for name in (entry, other))
+            if len(own) == len(others) > 1:
                 n_tasks = len(columns) - 1 if column == SUM else 1
                 p_values[column, entry, other] = paired_p_value(own, others, ROUNDING * math.sqrt(n_tasks))
     return Comparisons(reject_by_holm(p_values))

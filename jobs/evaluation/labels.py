@@ -13,7 +13,7 @@ from schemas import tasks
 Label = tuple[int, float]
 """Id of a label and its popularity."""
 
-_ID, _LABEL, _N, _OF_NOTHING = "id", "label", "n", "of_nothing"
+_ID, _LABEL, _N = "id", "label", "n"
 
 
 def purchases_with_properties(purchases: DataFrame, products: DataFrame) -> DataFrame:
@@ -49,9 +49,9 @@ def collect_top_labels(counts: DataFrame, n_labels: int = tasks.MAX_LABELS) -> d
     counts : as ``count_values`` gives them
     """
     totals = _collect_totals(counts)
-    place = F.row_number().over(Window.partitionBy(c.TASK).orderBy(F.col(_N).desc(), F.col(_ID)))
-    rows = counts.withColumn("place", place).filter(F.col("place") <= n_labels).collect()
-    rows.sort(key=lambda row: (row[c.TASK], row["place"]))
+    rank = F.row_number().over(Window.partitionBy(c.TASK).orderBy(F.col(_N).desc(), F.col(_ID)))
+    rows = counts.withColumn("rank", rank).filter(F.col("rank") <= n_labels).collect()
+    rows.sort(key=lambda row: (row[c.TASK], row["rank"]))
     return {
         task: [(row[_ID], row[_N] / totals[task]) for row in rows if row[c.TASK] == task]
         for task in dict.fromkeys(row[c.TASK] for row in rows)
@@ -107,12 +107,17 @@ def build_targets(purchases: DataFrame, labels: DataFrame, clients: DataFrame, n
     n_parts : of the frame; each holds all rows of its share of the clients
     """
     n_labels = Counter(row[c.TASK] for row in labels.select(c.TASK).collect())
-    asked = [
-        F.struct(F.lit(task).alias(c.TASK), F.lit(window).alias(c.WINDOW), _labels_of_nothing(task, n_labels))
-        for task in tasks.TASKS
-        for window in tasks.WINDOWS
-        if task in n_labels or task not in tasks.PROPENSITY
-    ]
+    asked = []
+    for task in tasks.TASKS:
+        is_propensity = task in tasks.PROPENSITY
+        if is_propensity and task not in n_labels:
+            continue
+        # most clients buy nothing: their labels are a constant of the task, which costs nothing a row
+        of_nothing = F.array_repeat(F.lit(0 if is_propensity else 1).cast("tinyint"), n_labels.get(task, 1))
+        asked += [
+            F.struct(F.lit(task).alias(c.TASK), F.lit(window).alias(c.WINDOW), of_nothing.alias("of_nothing"))
+            for window in tasks.WINDOWS
+        ]
     return (
         clients.join(_collect_bought(purchases, labels, clients), on=c.POSITION, how="left")
         .repartition(n_parts, c.POSITION)  # before clients become many wide rows
@@ -139,21 +144,15 @@ def _collect_bought(purchases: DataFrame, labels: DataFrame, clients: DataFrame)
     )
 
 
-def _labels_of_nothing(task: str, n_labels: Mapping[str, int]) -> Column:
-    """The labels of a client without a purchase: a constant, so that most rows cost nothing."""
-    label = F.lit(0 if task in tasks.PROPENSITY else 1).cast("tinyint")
-    return F.array_repeat(label, n_labels.get(task, 1)).alias(_OF_NOTHING)
-
-
 def _labels_of_row() -> Column:
     """The labels of a row's task and window, from all that its client bought; null for clients without a purchase."""
     is_propensity = F.col(c.TASK).isin(*tasks.PROPENSITY)
     has_purchase = F.coalesce(F.array_contains("windows", F.col(c.WINDOW)), F.lit(False))
     of_row = F.filter("bought", lambda one: (one[c.TASK] == F.col(c.TASK)) & (one[c.WINDOW] == F.col(c.WINDOW)))
-    places = F.transform(of_row, lambda one: one[_LABEL])
-    multi_hot = F.transform(_OF_NOTHING, lambda _, place: F.array_contains(places, place).cast("tinyint"))
+    labels = F.transform(of_row, lambda one: one[_LABEL])
+    multi_hot = F.transform("of_nothing", lambda _, label: F.array_contains(labels, label).cast("tinyint"))
     return (
-        F.when(~has_purchase | (is_propensity & (F.size(places) == 0)), F.col(_OF_NOTHING))
+        F.when(~has_purchase | (is_propensity & (F.size(labels) == 0)), F.col("of_nothing"))
         .when(is_propensity, multi_hot)
         .otherwise(F.array(F.lit(0).cast("tinyint")))
     )

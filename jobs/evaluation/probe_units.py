@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from jobs.runtime.progress import probe_progress
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
-from jobs.storage.files import append_line, digest, digest_file, read_json, write_json
+from jobs.storage.files import append_line, digest, digest_file
 from jobs.storage.locations import local_path
 from ml.evaluation.probe import score_task
 from schemas import columns as c
@@ -45,7 +44,6 @@ class ProbeUnit:
 
     Attributes
     ----------
-    entry : folder of the entry
     repeat : see ``ml.evaluation.probe.score_task``
     clients : files of the clients table
     targets : window -> files of the task's labels
@@ -77,9 +75,9 @@ class ProbeUnit:
     def fingerprint(self, entry_digest: str) -> str:
         """Of all that decides the result: the entry's bytes (``digest_entry``), the labels' files, the settings."""
         settings = {name: value for name, value in asdict(self.settings).items() if name != "repeats"}
+        # Delta names each file anew that it writes: names stand for contents, and --out may move
         files = [sorted(Path(file).name for file in of) for of in (self.clients, *self.targets.values())]
-        decides = (entry_digest, self.task, self.repeat, files, self.popularity, settings)
-        return digest(decides)
+        return digest((entry_digest, self.task, self.repeat, files, self.popularity, settings))
 
 
 def digest_entry(entry: Path) -> str:
@@ -108,6 +106,7 @@ def list_units(
     popularity: dict[str, list[float]] = {task: [] for task in tasks.TASKS}
     for row in labels.orderBy(c.TASK, "label").collect():
         popularity[row[c.TASK]].append(row["popularity"])
+    # a task may use the cores that Spark reserves for it, and no more: others run beside it
     n_threads = int(clients.sparkSession.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
     of_task = {
         task: {
@@ -124,25 +123,6 @@ def list_units(
         for task in scorable
         for entry in entries
     ]
-
-
-class UnitResults:
-    """Results by fingerprint, kept in a file: what a killed run has scored is not scored again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        fix = "remove it; all units are then scored again"
-        self._results: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], fix) if path.exists() else {}
-
-    def get(self, fingerprint: str) -> TaskScore | None:
-        """The result, None where there is none yet."""
-        found = self._results.get(fingerprint)
-        return TaskScore(**found) if found else None
-
-    def put(self, fingerprint: str, result: TaskScore) -> None:
-        """Keep a result; the file is whole at any time."""
-        self._results[fingerprint] = asdict(result)
-        write_json(self.path, self._results)
 
 
 def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[tuple[ProbeUnit, TaskScore]]:
@@ -197,9 +177,8 @@ def _stop(
     while running:
         context.cancelJobsWithTag(tag)  # again and again: a job may only be about to start
         running = wait(running, timeout=1.0).not_done
-    ended = {future: unit for future, unit in begun.items() if future.exception() is None}
-    log.info("  stopped: %d other units had no result yet", len(futures) - len(ended))
-    results = [(unit, future.result()[0]) for future, unit in ended.items()]
+    results = [(unit, future.result()[0]) for future, unit in begun.items() if future.exception() is None]
+    log.info("  stopped: %d other units had no result yet", len(futures) - len(results))
     return [(unit, result) for unit, result in results if isinstance(result, TaskScore)]
 
 
@@ -215,11 +194,11 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
     rows = np.flatnonzero(in_train[positions])
     started = time.monotonic()
 
-    def tell(epoch: int, score: float) -> None:
+    def append_epoch(epoch: int, score: float) -> None:
         nonlocal started
         now = time.monotonic()
-        told = {"unit": unit.name, "epoch": epoch, "epochs": unit.settings.epochs, "score": round(score, 4)}
-        append_line(unit.epochs, json.dumps({**told, "seconds": round(now - started, 1)}))
+        line = {"unit": unit.name, "epoch": epoch, "epochs": unit.settings.epochs, "score": round(score, 4)}
+        append_line(unit.epochs, json.dumps({**line, "seconds": round(now - started, 1)}))
         started = now
 
     try:
@@ -233,7 +212,7 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
             rows=None if len(rows) == len(embeddings) else rows,
             device=task_device(),
             repeat=unit.repeat,
-            on_epoch=tell,
+            on_epoch=append_epoch,
         )
     except PipelineError as error:
         return type(error)(f"entry {unit.entry.name}: {error}")
@@ -268,5 +247,5 @@ def _entry_positions(unit: ProbeUnit) -> np.ndarray:
     """Position of each row of the entry, int64 [N]; our own entries have them in order, others need not."""
     client_ids = read_client_ids(unit.clients)
     entry_ids = np.load(unit.entry / CLIENT_IDS, allow_pickle=False)
-    by_id = np.argsort(client_ids)
+    by_id = np.argsort(client_ids)  # searchsorted wants rising ids, and clients stand by position
     return by_id[np.searchsorted(client_ids, entry_ids, sorter=by_id)]

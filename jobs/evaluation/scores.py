@@ -12,11 +12,11 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from jobs.evaluation.comparison import RUN_PROBE, Scores, ScoresFile
-from jobs.evaluation.probe_units import ProbeUnit, UnitResults, digest_entry, list_units, read_client_ids, score_units
+from jobs.evaluation.probe_units import ProbeUnit, digest_entry, list_units, read_client_ids, score_units
 from jobs.storage.delta_tables import read_as_files, read_table
 from jobs.storage.entry_files import snapshot_files
 from jobs.storage.entry_rules import validate_entry
-from jobs.storage.files import read_json
+from jobs.storage.files import read_json, write_json
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import ENTRY_MODE, collect_windows
 from ml.evaluation.probe import over_repeats
@@ -65,7 +65,7 @@ def score_entries(
     scorable = collect_scorable_tasks(targets, wanted)
     labels, epochs = read_table(spark, workspace, LABELS), workspace.logs / "probe.jsonl"
     units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs)
-    results = collect_results(spark, units, UnitResults(workspace.out / "probe_units.json"))
+    results = collect_results(spark, units, workspace.out / "probe_units.json")
     return {
         entry.name: {
             task: _over_repeats([results[entry.name, task, repeat] for repeat in range(config.probe.repeats)])
@@ -116,7 +116,9 @@ def check_entries(entries: Sequence[Path], client_ids: np.ndarray) -> None:
 
 
 def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TASKS) -> list[str]:
-    """The wanted tasks whose validation labels hold both a 0 and a 1: without them AUROC is undefined.
+    """The wanted tasks whose labels of either window hold both a 0 and a 1.
+
+    Without them AUROC is undefined in validation, and there is nothing to learn in train.
 
     Logs a line for each of the others, and for labels of one class, which count 0 in a mean over labels.
 
@@ -128,79 +130,91 @@ def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TAS
     scorable, reasons = [], []
     counts = _collect_ones(targets, wanted)
     for task in (task for task in tasks.TASKS if task in wanted):
-        n_clients, ones = counts.get(task, (0, []))
-        n_values = n_clients * len(ones)
-        if not 0 < sum(ones) < n_values:
-            reasons.append(f"{task}: of {n_values} validation labels {sum(ones)} are 1, so AUROC is undefined")
+        found = []
+        for window in tasks.WINDOWS:
+            n_clients, ones = counts.get((task, window), (0, []))
+            n_values = n_clients * len(ones)
+            if not 0 < sum(ones) < n_values:
+                found.append(f"of {n_values} {window} labels {sum(ones)} are 1")
+        if found:
+            reasons.append(f"{task}: {', '.join(found)}; a score needs both 0 and 1 in each window")
             log.warning("  left out: %s", reasons[-1])
             continue
         scorable.append(task)
+        n_clients, ones = counts[task, tasks.VALIDATION]
         n_empty = sum(n_ones in (0, n_clients) for n_ones in ones)
         if n_empty:
-            told = (task, n_empty, len(ones))
-            log.info("  %s: %d of %d labels are the same for all clients in validation; each counts 0 in AUROC", *told)
+            log.info(
+                "  %s: %d of %d labels are the same for all clients in validation; each counts 0 in AUROC",
+                *(task, n_empty, len(ones)),
+            )
     if not scorable and set(wanted) != set(tasks.TASKS):
         raise InputError(f"expected a task to score, found none: {'; '.join(reasons)}; ask for other --tasks")
     return scorable
 
 
-def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[str, tuple[int, list[int]]]:
-    """Task -> its clients in validation, and how many of them have a 1 at each label."""
-    place = F.transform(c.LABELS, lambda label, place: F.when(label == 1, place))
-    places = F.concat(F.array(F.lit(-1)), F.array_compact(place))  # -1 counts the clients themselves
+def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[tuple[str, str], tuple[int, list[int]]]:
+    """(task, window) -> its clients, and how many of them have a 1 at each label."""
+    number_of_one = F.transform(c.LABELS, lambda label, number: F.when(label == 1, number))
+    numbers = F.concat(F.array(F.lit(-1)), F.array_compact(number_of_one))  # -1 counts the clients themselves
     rows = (
-        targets.filter((F.col(c.WINDOW) == tasks.VALIDATION) & F.col(c.TASK).isin(*wanted))
-        .select(c.TASK, F.size(c.LABELS).alias("n_labels"), F.explode(places).alias("place"))
-        .groupBy(c.TASK, "n_labels", "place")
+        targets.filter(F.col(c.TASK).isin(*wanted))
+        .select(c.TASK, c.WINDOW, F.size(c.LABELS).alias("n_labels"), F.explode(numbers).alias("number"))
+        .groupBy(c.TASK, c.WINDOW, "n_labels", "number")
         .agg(F.count("*").alias("n"))
         .collect()
     )
-    counts: dict[str, tuple[int, list[int]]] = {}
-    for row in sorted(rows, key=lambda row: row["place"]):
-        if row["place"] < 0:
-            counts[row[c.TASK]] = (row["n"], [0] * row["n_labels"])
+    counts: dict[tuple[str, str], tuple[int, list[int]]] = {}
+    for row in sorted(rows, key=lambda row: row["number"]):
+        key = row[c.TASK], row[c.WINDOW]
+        if row["number"] < 0:
+            counts[key] = (row["n"], [0] * row["n_labels"])
         else:
-            counts[row[c.TASK]][1][row["place"]] = row["n"]
+            counts[key][1][row["number"]] = row["n"]
     return counts
 
 
 def collect_results(
-    spark: SparkSession, units: Sequence[ProbeUnit], known: UnitResults
+    spark: SparkSession, units: Sequence[ProbeUnit], path: Path
 ) -> dict[tuple[str, str, int], TaskScore]:
-    """(entry, task, repeat) -> result; units that ``known`` holds are not scored again.
+    """(entry, task, repeat) -> result; what a killed run has scored is not scored again.
 
     Parameters
     ----------
-    known : takes each further result as soon as it is there
+    path : file of results by fingerprint, that takes each further result as soon as it is there
+
+    Raises
+    ------
+    TableError
+        If the file is damaged.
     """
+    fix = "remove it; all units are then scored again"
+    known: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], fix) if path.exists() else {}
     digests = {entry: digest_entry(entry) for entry in {unit.entry for unit in units}}
     fingerprints = {unit.key: unit.fingerprint(digests[unit.entry]) for unit in units}
-    results = {key: known.get(fingerprint) for key, fingerprint in fingerprints.items()}
-    waiting = [unit for unit in units if results[unit.key] is None]
-    n_known = len(units) - len(waiting)
+    results = {key: TaskScore(**known[found]) for key, found in fingerprints.items() if found in known}
+    waiting = [unit for unit in units if unit.key not in results]
     names = ", ".join(dict.fromkeys(unit.entry.name for unit in units))
     of_tasks = ", ".join(dict.fromkeys(unit.task for unit in units))
-    log.info("  entries %s; tasks %s; %d units, %d of them scored before", names, of_tasks, len(units), n_known)
+    log.info("  entries %s; tasks %s; %d units, %d of them scored before", names, of_tasks, len(units), len(results))
     for unit, result in score_units(spark.sparkContext, waiting):
         results[unit.key] = result
-        known.put(fingerprints[unit.key], result)
-    return {key: result for key, result in results.items() if result is not None}
+        known[fingerprints[unit.key]] = asdict(result)
+        write_json(path, known)  # after each: what is there survives a kill
+    return results
 
 
 def figures(result: TaskScore) -> dict[str, Any]:
     """What ``scores.json`` holds: no value that is None, and nothing about repeats where there is one."""
-    is_repeated = result.n_repeats > 1
-    return {
-        name: value
-        for name, value in asdict(result).items()
-        if value is not None and (is_repeated or name != "n_repeats")
-    }
+    found = {name: value for name, value in asdict(result).items() if value is not None}
+    if result.n_repeats == 1:
+        del found["n_repeats"]
+    return found
 
 
 def read_scores(config: PipelineConfig, workspace: Workspace) -> Scores:
     """``scores.json``; empty in mode ``entry``, where a file there is another run's."""
-    path = workspace.out / "scores.json"
-    if config.windows.mode == "entry":
+    if config.windows.mode == ENTRY_MODE:
         return {}
-    scores: Scores = read_json(path, ScoresFile, RUN_PROBE)
+    scores: Scores = read_json(workspace.out / "scores.json", ScoresFile, RUN_PROBE)
     return scores

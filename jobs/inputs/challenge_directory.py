@@ -12,9 +12,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from conf.pipeline import PipelineConfig
+from jobs.inputs.footers import Footer, find_undecodable, read_footer
+from jobs.inputs.listing import parquet_files
+from ml.files.npy import NpyError, open_npy
 from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.errors import InputError
 from schemas.tables import (
@@ -22,7 +24,6 @@ from schemas.tables import (
     PRODUCT_CONTRACT,
     PRODUCT_PROPERTIES,
     TEXT,
-    TIME,
     ColumnContract,
     events_contract,
 )
@@ -32,6 +33,7 @@ TARGET = "target"
 RELEVANT_CLIENTS = "input/relevant_clients.npy"
 ACTIVE_CLIENTS = f"{TARGET}/active_clients.npy"
 
+# the narrowest of Spark's types that holds each; Spark has no unsigned ones
 _SPARK_INTEGERS = {
     "int8": "byte",
     "int16": "short",
@@ -46,14 +48,10 @@ _SPARK_INTEGERS = {
 
 @dataclass(frozen=True)
 class StoredColumn:
-    """How a column lies in a Parquet file.
+    """How a column lies in a Parquet file, and the type that Spark reads it as.
 
-    Attributes
-    ----------
-    name : of the column
-    spark_type : to read it as, by Spark's own name
-    form : ``plain``: the values themselves; ``instant``: a time that is adjusted to UTC; ``nanoseconds`` since 1970,
-        in UTC or in wall time; ``nothing``: the file knows no type for it, every value is null
+    The form ``plain`` is the values themselves; ``instant`` a time that is adjusted to UTC; ``nanoseconds`` those since
+    1970, in UTC or in wall time; ``nothing`` is a column of nulls that the file knows no type for.
     """
 
     name: str
@@ -63,10 +61,14 @@ class StoredColumn:
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Files of one source that store the contract's columns alike, so that one schema reads them all."""
+    """Files of one source that store the contract's columns alike, so that one schema reads them all.
+
+    Where ``is_plain`` is false, pyarrow cannot open them: Spark can.
+    """
 
     files: tuple[Path, ...]
     columns: tuple[StoredColumn, ...]
+    is_plain: bool = True
 
 
 def check_challenge(data: Path, config: PipelineConfig) -> None:
@@ -77,23 +79,21 @@ def check_challenge(data: Path, config: PipelineConfig) -> None:
             f"{PRODUCT_PROPERTIES.name}.parquet in it, found {'a file' if data.exists() else 'nothing'}; "
             "name an existing directory, or make one with `ubp generate`"
         )
-    for name, contract in source_contracts(config).items():
-        if (source := source_path(data, name)).exists():
-            check_columns(source, contract)
+    contracts = {name: events_contract(read.item, ItemKind(read.kind)) for name, read in config.behaviours.items()}
+    for name, contract in {**contracts, PRODUCT_PROPERTIES.name: PRODUCT_CONTRACT}.items():
+        if (source := source_path(data, name)).exists() or source.is_symlink():  # a link to nothing is refused
+            group_files(source, contract)
         elif name in (PRODUCT_BUY, PRODUCT_PROPERTIES.name):
-            found = sorted(path.name for path in data.glob("*.parquet"))
-            raise InputError(f"{source} is missing; found {found or 'no Parquet file'} there; every run needs it")
+            found = sorted(path.name for path in data.iterdir())
+            raise InputError(f"{source} is missing; found {found or 'nothing'} there; every run needs it")
     if count_rows(source_path(data, PRODUCT_BUY)) == 0:
         raise InputError(f"{source_path(data, PRODUCT_BUY)} holds no purchase; windows and labels come from purchases")
-    check_id_files(data)
-
-
-def source_contracts(config: PipelineConfig) -> dict[str, tuple[ColumnContract, ...]]:
-    """Source name -> its columns, for every file that the configuration reads."""
-    events = {
-        name: events_contract(behaviour.item, ItemKind(behaviour.kind)) for name, behaviour in config.behaviours.items()
-    }
-    return {**events, PRODUCT_PROPERTIES.name: PRODUCT_CONTRACT}
+    for name in (RELEVANT_CLIENTS, ACTIVE_CLIENTS):
+        read_id_array(data / name)
+    for task in PROPENSITY:
+        labels = read_id_array(data / TARGET / f"{task}.npy")
+        if labels is not None:
+            read_popularity(data / TARGET / f"popularity_{task}.npy", len(labels))
 
 
 def source_path(data: Path, name: str) -> Path:
@@ -101,60 +101,45 @@ def source_path(data: Path, name: str) -> Path:
     return data / f"{name}.parquet"
 
 
-def parquet_files(source: Path) -> list[Path]:
-    """The Parquet files of a source, in name order; InputError for a folder without any.
-
-    Files and folders whose names start with a dot or underscore are what writers leave behind, not data.
-    """
-    if source.is_file():
-        return [source]
-    files = sorted(path for path in source.rglob("*.parquet") if path.is_file() and _is_data(path.relative_to(source)))
-    if not files:
-        raise InputError(f"{source}: expected Parquet files in this folder, found none; remove it or fill it")
-    return files
-
-
 def count_rows(source: Path) -> int:
     """Rows of a source, from its files' footers."""
-    return sum(_footer(path).metadata.num_rows for path in parquet_files(source))
-
-
-def check_columns(source: Path, contract: Sequence[ColumnContract]) -> None:
-    """Raise InputError unless every file of the source has these columns, each once, with these kinds of value."""
-    for path in parquet_files(source):
-        schema = _footer(path).schema_arrow
-        problems = [
-            f"column {column.column!r}: expected {column.kind}, found {_types_of(schema, column.column)}"
-            for column in contract
-            if _spellings(schema, column.column) != [column.column]
-            or not _is_of_kind(schema.field(column.column).type, column.kind)
-        ]
-        if problems:
-            raise InputError(
-                f"{path}: {'; '.join(problems)}; the columns there are {schema.names}; write the file again"
-            )
+    return sum(read_footer(path).metadata.num_rows for path in parquet_files(source))
 
 
 def group_files(source: Path, contract: Sequence[ColumnContract]) -> list[FileGroup]:
     """The files of a source by how they store the contract's columns, in name order; one group where all are alike.
 
-    The source must have passed ``check_columns``.
+    Raises
+    ------
+    InputError
+        Unless every file has these columns, each once, with these kinds of value, stored as Spark can decode them.
     """
-    groups: dict[tuple[StoredColumn, ...], list[Path]] = {}
+    groups: dict[tuple[tuple[StoredColumn, ...], bool], list[Path]] = {}
     for path in parquet_files(source):
-        footer = _footer(path)
-        groups.setdefault(tuple(_stored_as(footer, column) for column in contract), []).append(path)
-    return [FileGroup(tuple(files), columns) for columns, files in groups.items()]
-
-
-def check_id_files(data: Path) -> None:
-    """Raise InputError if one of the ``.npy`` files that the directory has cannot be used."""
-    for path in (data / RELEVANT_CLIENTS, data / ACTIVE_CLIENTS):
-        read_id_array(path)
-    for task in PROPENSITY:
-        labels = read_id_array(data / TARGET / f"{task}.npy")
-        if labels is not None:
-            read_popularity(data / TARGET / f"popularity_{task}.npy", len(labels))
+        footer = read_footer(path)
+        columns, problems = [], []
+        for column in contract:
+            name = column.column
+            # Spark reads none of several columns that differ in case alone, so all of them are looked at
+            fields = [field for field in footer.schema if field.name.lower() == name.lower()]
+            stored = _stored_as(footer, column) if [field.name for field in fields] == [name] else None
+            if stored:
+                columns.append(stored)
+            else:
+                types = [
+                    f"{field.type}" if field.name == name else f"{field.type} in {field.name!r}" for field in fields
+                ]
+                problems.append(f"column {name!r}: expected {column.kind}, found {' and '.join(types) or 'none'}")
+        if problems:
+            raise InputError(
+                f"{path}: {'; '.join(problems)}; the columns there are {footer.schema.names}; write the file again"
+            )
+        if problems := find_undecodable(footer.metadata, [column.column for column in contract]):
+            raise InputError(
+                f"{path}: {'; '.join(problems)}; write the file again with the defaults of pyarrow or Spark"
+            )
+        groups.setdefault((tuple(columns), footer.is_plain), []).append(path)
+    return [FileGroup(tuple(files), *key) for key, files in groups.items()]
 
 
 def read_id_array(path: Path) -> np.ndarray | None:
@@ -165,15 +150,17 @@ def read_id_array(path: Path) -> np.ndarray | None:
     InputError
         If it is not a non-empty list of distinct integers.
     """
-    if not path.exists():
-        return None
     ids = _load_array(path)
+    if ids is None:
+        return None
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
         found = f"{ids.dtype} of shape {list(ids.shape)}"
+    elif ids.max() > np.iinfo(np.int64).max:
+        found = f"{ids.max()}, which is beyond int64"
     elif len(np.unique(ids)) < len(ids):
         found = f"{len(ids) - len(np.unique(ids)):,} repeated ids"
     else:
-        return ids.astype(np.int64)
+        return np.array(ids, dtype=np.int64)
     raise InputError(
         f"{path}: expected a non-empty one-dimensional array of distinct integers, found {found}; "
         "write the file anew, or remove it to have the list derived from the events"
@@ -188,85 +175,49 @@ def read_popularity(path: Path, n_labels: int) -> np.ndarray | None:
     InputError
         If it is not one number, 0 or above, per label.
     """
-    if not path.exists():
-        return None
     values = _load_array(path)
+    if values is None:
+        return None
     is_numbers = values.ndim == 1 and values.dtype.kind in "iuf" and len(values) == n_labels
     if is_numbers and np.isfinite(values).all() and (values >= 0).all():
-        return values.astype(np.float64)
+        return np.array(values, dtype=np.float64)
     raise InputError(
         f"{path}: expected {n_labels} finite numbers of 0 or above, one per label, found "
         f"{values.dtype} of shape {list(values.shape)}; write the file anew, or remove it to have it derived"
     )
 
 
-def _load_array(path: Path) -> np.ndarray:
+def _load_array(path: Path) -> np.ndarray | None:
+    if not path.exists() and not path.is_symlink():
+        return None
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: expected a .npy array, found: {error}; write the file anew or remove it") from error
+        return open_npy(path)
+    except NpyError as error:
+        raise InputError(f"{path}: expected a .npy array, found {error}; write the file anew or remove it") from error
 
 
-def _footer(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a whole Parquet file: {error}; copy or write it again") from error
-
-
-def _is_data(path: Path) -> bool:
-    return not any(part.startswith((".", "_")) for part in path.parts)
-
-
-def _spellings(schema: pa.Schema, name: str) -> list[str]:
-    """The columns of this name, in any case: Spark reads none of several that differ in case alone."""
-    return [found for found in schema.names if found.lower() == name.lower()]
-
-
-def _types_of(schema: pa.Schema, name: str) -> str:
-    found = [
-        f"{field.type} in {field.name!r}" if field.name != name else str(field.type)
-        for field in schema
-        if field.name.lower() == name.lower()
-    ]
-    return " and ".join(found) or "none"
-
-
-def _is_of_kind(found: pa.DataType, kind: str) -> bool:
+def _stored_as(footer: Footer, column: ColumnContract) -> StoredColumn | None:
+    """How a file stores a column; None where it holds another kind of value than the contract's."""
+    name = column.column
+    found = footer.schema.field(name).type
     if pa.types.is_null(found):
-        return True
-    found = _value_type(found)
-    is_text = pa.types.is_string(found) or pa.types.is_large_string(found)
-    if kind == INTEGERS:
-        return bool(pa.types.is_integer(found))
-    return bool(is_text or (kind == TIME and pa.types.is_timestamp(found)))
-
-
-def _value_type(found: pa.DataType) -> pa.DataType:
-    return found.value_type if pa.types.is_dictionary(found) else found
-
-
-def _stored_as(footer: pq.ParquetFile, column: ColumnContract) -> StoredColumn:
-    found = _value_type(footer.schema_arrow.field(column.column).type)
-    if pa.types.is_null(found):
-        return StoredColumn(column.column, "long" if column.kind == INTEGERS else "string", "nothing")
+        return StoredColumn(name, "long" if column.kind == INTEGERS else "string", "nothing")
+    if pa.types.is_dictionary(found):
+        found = found.value_type
     if column.kind == INTEGERS:
-        return StoredColumn(column.column, _SPARK_INTEGERS[str(found)])
+        return StoredColumn(name, _SPARK_INTEGERS[str(found)]) if pa.types.is_integer(found) else None
+    if pa.types.is_string(found) or pa.types.is_large_string(found):
+        return StoredColumn(name, "string")
     if column.kind == TEXT or not pa.types.is_timestamp(found):
-        return StoredColumn(column.column, "string")
-    return _stored_time(footer.metadata.schema, column.column)
-
-
-def _stored_time(schema: pq.ParquetSchema, name: str) -> StoredColumn:
-    """How a typed timestamp is stored; the Arrow schema beside it may tell another unit or zone."""
+        return None
+    # Parquet's own schema says how a time is stored; the Arrow schema beside it may tell another unit or zone
+    schema = footer.metadata.schema
     (stored,) = (schema.column(index) for index in range(len(schema)) if schema.column(index).path == name)
     if stored.physical_type == "INT96":
         return StoredColumn(name, "timestamp", "instant")
     logical = json.loads(stored.logical_type.to_json())
     if logical["timeUnit"] == "nanoseconds":
-        return StoredColumn(name, "long", "nanoseconds")
-    return (
-        StoredColumn(name, "timestamp", "instant")
-        if logical["isAdjustedToUTC"]
-        else StoredColumn(name, "timestamp_ntz")
-    )
+        return StoredColumn(name, "long", "nanoseconds")  # Spark has no type for it
+    if logical["isAdjustedToUTC"]:
+        return StoredColumn(name, "timestamp", "instant")
+    return StoredColumn(name, "timestamp_ntz")

@@ -4,6 +4,7 @@ Each source has two functions over the same typed values: ``type_*`` gives the g
 it runs over every row; ``reject_*`` gives the bad ones with their reasons, and runs only where there are any.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pyspark.sql import Column, DataFrame
@@ -12,6 +13,7 @@ from pyspark.sql.types import StringType
 from pyspark.sql.window import Window, WindowSpec
 
 from conf.inputs import IngestSettings
+from jobs.storage.stored_rows import timestamp_literal
 from schemas.behaviours import CODES_PER_QUERY, ItemKind
 from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
 from schemas.tables import (
@@ -27,13 +29,10 @@ from schemas.tables import (
     is_null,
 )
 
-SOURCE = "source"
 REASON = "reason"
 ROW = "row"
 
 PRODUCT_COLUMNS = (SKU, CATEGORY, PRICE, NAME)
-
-Rules = list[tuple[Column, str]]
 
 _TIME_SHAPE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}\z"
 
@@ -52,9 +51,10 @@ def type_events(source: DataFrame, item: str, kind: ItemKind, settings: IngestSe
     ----------
     source : columns client_id, timestamp (text or timestamp_ntz) and item as the file has them; others are ignored
     """
-    typed = source.select(
-        *(_once_per_row(value).alias(name) for name, value in _event_values(source, item, kind).items())
-    )
+    # Spark would merge this projection with the filter above it, and each would compute the values. The condition is
+    # true and costs nothing, but is not deterministic to the optimiser, which keeps such a projection apart
+    values = _event_values(source, item, kind).items()
+    typed = source.select(*(F.when(F.spark_partition_id() >= 0, value).alias(name) for name, value in values))
     is_complete = F.col(CLIENT_ID).isNotNull() & F.col(item).isNotNull()
     return typed.filter(is_complete & _is_within_bounds(F.col(TIMESTAMP), settings))
 
@@ -88,7 +88,7 @@ def reject_events(
         known = known_skus.select(F.col(SKU).alias("known_sku"))
         source = source.join(known, on=F.col(item) == F.col("known_sku"), how="left")
         rules.append((F.col("known_sku").isNull(), UNKNOWN_SKU))
-    judged = source.select(_first_broken(rules).alias(REASON), _as_json(*values).alias(ROW))
+    judged = source.select(_first_broken(rules).alias(REASON), F.to_json(F.struct(*values)).alias(ROW))
     return _rejected(judged, name)
 
 
@@ -99,21 +99,14 @@ def keep_known_skus(events: DataFrame, products: DataFrame) -> DataFrame:
 
 def type_products(source: DataFrame) -> DataFrame:
     """One row per sku of the product source: the first by category, price and name, nulls last, of the good rows."""
-    values = _product_values()
-    typed = source.filter(~_is_broken(_product_rules(values))).select(*(values[name].alias(name) for name in values))
-    ranked = typed.withColumn("rank", F.row_number().over(_rows_of_sku()))
+    good = _judge_products(source).filter(F.col(REASON).isNull())
+    ranked = good.withColumn("rank", F.row_number().over(_rows_of_sku()))
     return ranked.filter(F.col("rank") == 1).select(*PRODUCT_COLUMNS)
 
 
 def reject_products(source: DataFrame, name: str) -> DataFrame:
     """One row per product row that breaks the contract or is not the one kept for its sku; as ``reject_events``."""
-    values = _product_values()
-    judged = source.select(
-        *(values[column].alias(column) for column in PRODUCT_COLUMNS),
-        _first_broken(_product_rules(values)).alias(REASON),
-        _as_json(*PRODUCT_COLUMNS).alias(ROW),
-    )
-    broken = judged.filter(F.col(REASON).isNotNull())
+    judged = _judge_products(source)
     content = F.struct(CATEGORY, PRICE, NAME)
     compared = judged.filter(F.col(REASON).isNull()).select(
         F.row_number().over(_rows_of_sku()).alias("rank"),
@@ -122,58 +115,54 @@ def reject_products(source: DataFrame, name: str) -> DataFrame:
     )
     reason = F.when(F.col("is_equal"), F.lit(REPEATS_SKU)).otherwise(F.lit(CONFLICTS_ON_SKU))
     others = compared.filter(F.col("rank") > 1).select(reason.alias(REASON), ROW)
-    return _rejected(broken.select(REASON, ROW).unionByName(others), name)
+    return _rejected(judged.select(REASON, ROW).unionByName(others), name)
 
 
 def canonical_codes(text: Column) -> Column:
     """``[a b ...]`` with single spaces and no leading zeros; null unless it holds 16 integers 0-255."""
-    is_canonical = text.rlike(_CANONICAL)
-    return F.when(is_canonical, text).otherwise(F.coalesce(_unpadded(text), _respelled(text)))
-
-
-def _unpadded(text: Column) -> Column:
-    """The canonical codes of numbers padded to one width, as numpy prints them; null where it is another spelling."""
+    # numbers padded to one width, as numpy prints them, are common, and fewer blanks make them canonical
     squeezed = text
     for long, short in (("  ", " "), ("  ", " "), ("[ ", "[")):
         squeezed = F.replace(squeezed, F.lit(long), F.lit(short))
     # the array gives the squeezed text a name: written twice, it would be computed twice
-    return F.get(F.transform(F.array(squeezed), lambda codes: F.when(codes.rlike(_CANONICAL), codes)), F.lit(0))
-
-
-def _respelled(text: Column) -> Column:
+    unpadded = F.get(F.transform(F.array(squeezed), lambda codes: F.when(codes.rlike(_CANONICAL), codes)), F.lit(0))
+    # every other spelling is taken apart, which is the slowest
     numbers = F.transform(F.regexp_extract_all(text, F.lit("([0-9]+)")), lambda number: number.cast("int"))
     joined = F.array_join(F.transform(numbers, lambda number: number.cast("string")), " ")
     is_codes = text.rlike(_ANY_SPELLING) & (F.array_max(numbers) <= 255)
-    return F.when(is_codes, F.concat(F.lit("["), joined, F.lit("]")))
+    respelled = F.when(is_codes, F.concat(F.lit("["), joined, F.lit("]")))
+    return F.when(text.rlike(_CANONICAL), text).otherwise(F.coalesce(unpadded, respelled))
 
 
 def _event_values(source: DataFrame, item: str, kind: ItemKind) -> dict[str, Column]:
     """Column -> its typed value, null where there is none; in table order."""
+    time = F.col(TIMESTAMP)
+    if isinstance(source.schema[TIMESTAMP].dataType, StringType):
+        # the cast alone would also take zones, fractions, ``T``, missing digits and white space
+        time = F.when(time.rlike(_TIME_SHAPE), F.expr(f"try_cast(`{TIMESTAMP}` AS timestamp_ntz)"))
     return {
         CLIENT_ID: _integer(CLIENT_ID),
-        TIMESTAMP: _event_time(source),
+        TIMESTAMP: time,
         item: _integer(item) if kind is ItemKind.ID else canonical_codes(F.col(item)),
     }
 
 
-def _product_values() -> dict[str, Column]:
-    return {
-        **{column: _integer(column) for column in (SKU, CATEGORY, PRICE)},
-        NAME: canonical_codes(F.col(NAME)),
-    }
-
-
-def _product_rules(values: dict[str, Column]) -> Rules:
-    beyond = [
-        (F.col(column).isNotNull() & values[column].isNull(), is_beyond_int64(column))
-        for column in (SKU, CATEGORY, PRICE)
-    ]
-    return [
+def _judge_products(source: DataFrame) -> DataFrame:
+    """The product rows, typed, with the columns ``reason``, null where the rules are kept, and ``row`` as JSON."""
+    ids = {column: _integer(column) for column in (SKU, CATEGORY, PRICE)}
+    name = canonical_codes(F.col(NAME))
+    rules = [
         (F.col(SKU).isNull(), is_null(SKU)),
-        *beyond,
-        (F.col(PRICE).isNotNull() & ~values[PRICE].between(0, MAX_PRICE), NO_SUCH_PRICE),
-        (F.col(NAME).isNotNull() & values[NAME].isNull(), is_no_codes(NAME)),
+        *((F.col(column).isNotNull() & ids[column].isNull(), is_beyond_int64(column)) for column in ids),
+        (F.col(PRICE).isNotNull() & ~ids[PRICE].between(0, MAX_PRICE), NO_SUCH_PRICE),
+        (F.col(NAME).isNotNull() & name.isNull(), is_no_codes(NAME)),
     ]
+    return source.select(
+        *(ids[column].alias(column) for column in ids),
+        name.alias(NAME),
+        _first_broken(rules).alias(REASON),
+        F.to_json(F.struct(*PRODUCT_COLUMNS)).alias(ROW),
+    )
 
 
 def _rows_of_sku() -> WindowSpec:
@@ -186,41 +175,14 @@ def _integer(column: str) -> Column:
     return F.expr(f"try_cast(`{column}` AS bigint)")
 
 
-def _event_time(source: DataFrame) -> Column:
-    """The wall time; the cast alone would also take zones, fractions, ``T``, missing digits and white space."""
-    if not isinstance(source.schema[TIMESTAMP].dataType, StringType):
-        return F.col(TIMESTAMP)
-    return F.when(F.col(TIMESTAMP).rlike(_TIME_SHAPE), F.expr(f"try_cast(`{TIMESTAMP}` AS timestamp_ntz)"))
-
-
 def _is_within_bounds(time: Column, settings: IngestSettings) -> Column:
-    earliest, latest = (
-        F.lit(datetime.fromisoformat(text).isoformat(sep=" ")).cast("timestamp_ntz")
-        for text in (settings.earliest, settings.latest)
-    )
-    return (time >= earliest) & (time < latest)
+    earliest, latest = (datetime.fromisoformat(text) for text in (settings.earliest, settings.latest))
+    return (time >= timestamp_literal(earliest)) & (time < timestamp_literal(latest))
 
 
-def _once_per_row(value: Column) -> Column:
-    """The same value, in a projection that Spark does not merge with the filter above it.
-
-    Merged, the filter and the select would each compute it. ``spark_partition_id`` costs nothing but is not
-    deterministic to the optimiser, and a filter is not pushed through such a projection.
-    """
-    return F.when(F.spark_partition_id() >= 0, value)
-
-
-def _is_broken(rules: Rules) -> Column:
-    return F.coalesce(*(F.when(is_broken, F.lit(True)) for is_broken, _ in rules), F.lit(False))
-
-
-def _first_broken(rules: Rules) -> Column:
+def _first_broken(rules: Sequence[tuple[Column, str]]) -> Column:
     return F.coalesce(*(F.when(is_broken, F.lit(reason)) for is_broken, reason in rules))
 
 
-def _as_json(*columns: str) -> Column:
-    return F.to_json(F.struct(*columns))
-
-
 def _rejected(judged: DataFrame, name: str) -> DataFrame:
-    return judged.filter(F.col(REASON).isNotNull()).select(F.lit(name).alias(SOURCE), REASON, ROW)
+    return judged.filter(F.col(REASON).isNotNull()).select(F.lit(name).alias("source"), REASON, ROW)

@@ -12,12 +12,14 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from jobs.inputs.challenge_directory import FileGroup, StoredColumn, parquet_files
+from jobs.inputs.challenge_directory import FileGroup, StoredColumn
+from jobs.inputs.listing import parquet_files
 from jobs.storage.locations import spark_url
 from schemas.errors import InputError
 
 _OPTIONS = {
     "parquet.page.verify-checksum.enabled": "true",  # of pages that carry one, as Spark's own do
+    # times as they are stored: by default Spark refuses those before 1900, which old writers count by another calendar
     "datetimeRebaseMode": "CORRECTED",
     "int96RebaseMode": "CORRECTED",
 }
@@ -33,7 +35,8 @@ def read_group(spark: SparkSession, group: FileGroup) -> DataFrame:
     for column in group.columns:
         if column.form != "nothing":
             schema.add(column.name, column.spark_type)
-    files = [_without_wildcards(path) for path in group.files]
+    # Spark would take brackets, braces and stars in a name as wildcards
+    files = [re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_url(path)) for path in group.files]
     frame = spark.read.schema(schema).options(**_OPTIONS).parquet(*files)
     return frame.select(*(_plain(column).alias(column.name) for column in group.columns))
 
@@ -45,38 +48,39 @@ def naming_unreadable_files(sources: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
-        told = f"{error}\n{unquote(str(error))}"  # Python tells paths, the JVM URLs
-        damaged = [path for path in files if re.search(rf"{re.escape(str(path))}(?![\w/])", told)]
+        message = f"{error}\n{unquote(str(error))}"  # Python names paths, the JVM URLs
+        damaged, rest = [], message
+        for path in sorted(files, key=lambda path: -len(str(path))):  # the name of one may begin that of another
+            rest, n_found = re.subn(rf"{re.escape(str(path))}(?![\w/])", "", rest)
+            damaged += [path] if n_found else []
         if not damaged:
             raise
+        causes = re.findall(r"^(?:Caused by|OSError): (.+)$", message, re.MULTILINE)  # of the JVM, of a Python task
+        cause = (causes[-1] if causes else message.splitlines()[0])[:300]
+        # Hadoop compares a file with the checksums that an earlier write by Spark left beside it
+        checksums = [path.with_name(f".{path.name}.crc") for path in damaged]
+        stale = [str(path) for path in checksums if "ChecksumException" in message and path.exists()]
+        if stale:
+            raise InputError(
+                f"{', '.join(map(str, damaged))}: expected its own checksums beside it, found others ({cause}); "
+                f"if another program than Spark wrote the file since, remove {', '.join(stale)}; if not, the file is "
+                "damaged: copy it again; then run ingest again"
+            ) from error
         raise InputError(
             f"{', '.join(map(str, damaged))}: expected a readable Parquet file, found damaged or missing data in it "
-            f"({_cause(told)}); its table is left as it was; copy or write the file again, then run ingest again"
+            f"({cause}); its table is left as it was; copy or write the file again, then run ingest again"
         ) from error
 
 
 def _plain(column: StoredColumn) -> Column:
     if column.form == "nothing":
         return F.lit(None).cast(column.spark_type)
-    if column.form == "instant":
-        return _wall_time(F.unix_micros(column.name))
-    if column.form == "nanoseconds":
-        return _wall_time(F.floor(F.col(column.name) / 1000))
-    return F.col(column.name)
-
-
-def _wall_time(micros: Column) -> Column:
-    """timestamp_ntz so many microseconds after 1970; a cast by way of ``timestamp`` would use the session's zone."""
+    if column.form == "plain":
+        return F.col(column.name)
+    # an interval after 1970: a cast from ``timestamp`` to ``timestamp_ntz`` would use the session's zone
+    is_instant = column.form == "instant"
+    micros = F.unix_micros(column.name) if is_instant else F.floor(F.col(column.name) / 1000)
     zero = F.lit(0)
     seconds = micros.cast("decimal(20,0)") / F.lit(1_000_000).cast("decimal(7,0)")
     since_1970 = F.make_dt_interval(zero, zero, zero, seconds.cast("decimal(18,6)"))
     return F.lit("1970-01-01 00:00:00").cast("timestamp_ntz") + since_1970
-
-
-def _without_wildcards(path: Path) -> str:
-    return re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_url(path))
-
-
-def _cause(told: str) -> str:
-    causes = re.findall(r"^(?:Caused by|OSError): (.+)$", told, re.MULTILINE)  # of the JVM, of a Python task
-    return (causes[-1] if causes else told.splitlines()[0])[:300]

@@ -43,4 +43,4 @@ def _have_shape(texts: pa.StringArray) -> bool:
     if (np.diff(ends) != _LENGTH).any():
         return False
     grid = np.frombuffer(characters, np.uint8)[ends[0] : ends[-1]].reshape(-1, _LENGTH)
-    return all((grid[:, place] == ord(separator)).all() for place, separator in _SEPARATORS.items())
+    return all((grid[:, position] == ord(separator)).all() for position, separator in _SEPARATORS.items())

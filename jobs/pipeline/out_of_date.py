@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jobs.storage.provenance import MODELS, Record, Records
+from jobs.storage.provenance import MODELS, DataFiles, Record, Records
 from schemas.errors import OutdatedError
 
 INGEST, TRAIN = "ingest", "train"
@@ -20,6 +20,7 @@ class Call:
     needs : output -> the outputs that it is made from; empty for what the records say
     settings : output -> dotted setting -> value; empty compares none
     data : the challenge directory; None compares none
+    files : the files of that as they are now, by source; a source that is not there compares none
     tables : where the tables are, empty for in ``--out``; None compares none
     as_of : the ingest that was asked for, None for the newest
     reads_ingested : whether the command reads what ingest wrote: then it must be what the outputs were made from
@@ -28,6 +29,7 @@ class Call:
     needs: Mapping[str, Collection[str]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data: str | None = None
+    files: DataFiles = field(default_factory=dict)
     tables: str | None = None
     as_of: int | None = None
     reads_ingested: bool = False
@@ -44,7 +46,7 @@ class Reason:
     fix : what to do besides making the output again; empty where there is nothing
     """
 
-    kind: Literal["not made", "inputs", "settings", "data", "tables", "ingest"]
+    kind: Literal["not made", "inputs", "settings", "data", "files", "tables", "ingest"]
     cause: str
     text: str
     fix: str = ""
@@ -59,7 +61,7 @@ def find_reasons(output: str, records: Records, call: Call) -> list[Reason]:
         text = f"expected {output}, found that {record.stage} began to make it at {record.began} and did not end"
         return [Reason("not made", "not finished", text)]
     reasons = [
-        _compare_places(output, record, call),
+        _compare_locations(output, record, call) or _compare_files(output, record, call),
         _compare_inputs(output, record, records, call),
         _compare_ingest(output, record, records, call),
         _compare_settings(record, call.settings.get(output, {})),
@@ -83,6 +85,7 @@ def lineage(outputs: Iterable[str], records: Records, call: Call, fresh: Collect
         if output not in seen:
             seen.add(output)
             record = records.get(output)
+            # by its record, what it was made from; without one, what it would be made from
             for each in record.inputs if record else call.needs.get(output, ()):
                 visit(each)
             found.append(output)
@@ -107,11 +110,6 @@ def find_outdated(
     return outdated
 
 
-def depends_on(output: str, others: Collection[str], records: Records, call: Call) -> bool:
-    """Whether an output is one of the others, or was made from one of them."""
-    return not set(lineage([output], records, call)).isdisjoint(others)
-
-
 def expected_inputs(needs: Iterable[str], as_of: int | None, records: Records) -> dict[str, str]:
     """The outputs that are read -> the last making of each; without those that have no record.
 
@@ -122,6 +120,7 @@ def expected_inputs(needs: Iterable[str], as_of: int | None, records: Records) -
 
 def _compare_inputs(output: str, record: Record, records: Records, call: Call) -> Reason | None:
     as_of = record.as_of if call.as_of is None else call.as_of
+    # a making has its id from its beginning: an input that began to be made again is another one, finished or not
     expected = expected_inputs(call.needs.get(output, record.inputs), as_of, records)
     found = {name: made for name, made in record.inputs.items() if not (name == INGEST and as_of is not None)}
     changed = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
@@ -146,43 +145,51 @@ def _compare_ingest(output: str, record: Record, records: Records, call: Call) -
     if record.ingest == asked:
         return None
     wanted = f"ingest {call.as_of} (--as-of)" if call.as_of is not None else "the newest ingest"
-    fix = f"give --as-of {record.ingest}"
-    return Reason(
-        "ingest", f"ingest {asked}", f"expected {output} made from {wanted}, found ingest {record.ingest}", fix
-    )
+    text = f"expected {output} made from {wanted}, found ingest {record.ingest}"
+    return Reason("ingest", f"ingest {asked}", text, f"give --as-of {record.ingest}")
 
 
-def _compare_places(output: str, record: Record, call: Call) -> Reason | None:
+def _compare_locations(output: str, record: Record, call: Call) -> Reason | None:
     if call.tables is not None and record.tables != call.tables:
-        places = [f"tables in {place.strip() or '--out'}" for place in (call.tables, record.tables)]
-        found = f"expected {output} made with {places[0]}, found {places[1]}"
-        return Reason("tables", "another place of tables", found, "give the same --tables, or --catalog and --schema")
+        wanted, found = (f"tables in {location.strip() or '--out'}" for location in (call.tables, record.tables))
+        text = f"expected {output} made with {wanted}, found {found}"
+        return Reason("tables", "another place of tables", text, "give the same --tables, or --catalog and --schema")
     if record.data and call.data and record.data != call.data:
-        found = f"expected --data {record.data}, which {output} was made from, found {call.data}"
-        return Reason("data", "another --data", found, "leave --data out, choose another --out")
+        text = f"expected --data {record.data}, which {output} was made from, found {call.data}"
+        return Reason("data", "another --data", text, "leave --data out, choose another --out")
     return None
 
 
+def _compare_files(output: str, record: Record, call: Call) -> Reason | None:
+    changes = []
+    for source in record.files.keys() & call.files.keys():
+        before, now = record.files[source], call.files[source]
+        changes += [f"{name} added" for name in now.keys() - before.keys()]
+        changes += [f"{name} removed" for name in before.keys() - now.keys()]
+        changes += [f"{name} replaced" for name in before.keys() & now.keys() if before[name] != now[name]]
+    if not changes:
+        return None
+    found = f"{', '.join(sorted(changes)[:5])}{f', and {len(changes) - 5} more' if len(changes) > 5 else ''}"
+    text = f"expected the files of {call.data} that {output} was made from, found {found}"
+    return Reason("files", "other files in --data", text, "leave --data out")
+
+
 def _compare_settings(record: Record, settings: Mapping[str, Any]) -> Reason | None:
-    # as JSON keeps them; a behaviour that is left out now is no contradiction
-    settings = json.loads(json.dumps(settings))
-    differing = [key for key, value in settings.items() if key not in record.settings or record.settings[key] != value]
+    settings = json.loads(json.dumps(settings))  # as the record has them: JSON makes lists of tuples
+    # by the keys of this call: a behaviour that it leaves out is no contradiction
+    # one that is None is as good as one that an earlier version did not have
+    differing = [key for key, value in settings.items() if record.settings.get(key) != value]
     if not differing:
         return None
     had = ", ".join(f"{key}={record.settings.get(key, 'none')} (now {settings[key]})" for key in differing[:5])
-    found = f"expected the settings that {record.stage} ran with, found others: {record.stage} had {had}"
-    return Reason("settings", ", ".join(differing[:3]), found, "give the same")
+    text = f"expected the settings that {record.stage} ran with, found others: {record.stage} had {had}"
+    return Reason("settings", ", ".join(differing[:3]), text, "give the same")
 
 
 def require_up_to_date(
     caller: str, outputs: Iterable[str], records: Records, call: Call, fresh: Collection[str] = ()
 ) -> None:
-    """Raise OutdatedError where outputs that a command reads are out of date.
-
-    Parameters
-    ----------
-    fresh : as in ``lineage``
-    """
+    """Raise OutdatedError where outputs that a command reads are out of date; ``fresh`` as in ``lineage``."""
     if outdated := find_outdated(outputs, records, call, fresh):
         raise refusal(caller, outdated)
 

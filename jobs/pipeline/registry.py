@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.load import flat_settings, to_yaml
@@ -16,7 +15,7 @@ from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
 from jobs.storage.files import write_text
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, read_metrics
-from jobs.storage.provenance import MODELS, Record, Records, changed_records, new_record_id, read_records, utc_now
+from jobs.storage.provenance import MODELS, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ encoders of a stream make of their own ``max_length``. What completes encoders (
 """
 WITHOUT_EFFECT = (
     "ingest.count_duplicates",
+    "ingest.max_quarantined_share",
     "*.inference.tokens_per_batch",
     "*.inference.clients_per_partition",
     *(f"*.training.{name}" for name in WITHOUT_EFFECT_ON_WEIGHTS),
@@ -99,8 +99,9 @@ class Stage:
         OutdatedError
             Naming what is out of date, by what, and what to do.
         """
-        call = describe_call(config, workspace, self.reads_ingested)
-        rule.require_up_to_date(self.name, self.inputs(config), read_records(workspace), call, fresh)
+        records = read_records(workspace)
+        call = describe_call(config, workspace, self.reads_ingested, records)
+        rule.require_up_to_date(self.name, self.inputs(config), records, call, fresh)
 
     def run(self, spark: "SparkSession", config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
         """Do the stage's work, record what its output was made from, and log how long it took.
@@ -116,39 +117,48 @@ class Stage:
         started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             importlib.import_module(self.module).run(spark, config, workspace, **options)
-        seconds = time.monotonic() - started
+        seconds = round(time.monotonic() - started, 2)
+        # by name, for other stages may have added lines meanwhile
         own = [line for line in read_metrics(workspace.metrics)[n_lines:] if line.get("stage") == self.name]
         _end(workspace, begun, own)
         n_rows = sum(line.get("table/rows", 0) for line in own)
-        figures = {"stage": self.name, "stage/seconds": round(seconds, 2), "stage/rows": n_rows}
-        append_metrics(workspace.metrics, figures)
-        extra = {"stage": self.name, "seconds": round(seconds, 2), "rows": n_rows}
+        append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": seconds, "stage/rows": n_rows})
+        extra = {"stage": self.name, "seconds": seconds, "rows": n_rows}  # keys of a line of --json-logs
         log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=extra)
 
     def _begin(self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str]) -> Records:
         """Refuse inputs that disagree, or record the outputs as begun."""
+        from jobs.inputs.data_files import describe_files, list_sources
+
         with changed_records(workspace) as records:
-            self.check_inputs(config, workspace)
+            # the command line checked before Spark started; until now, other stages could change the records. Files of
+            # the data that change while a run works do not stop it: the next run finds them
+            call = describe_call(config, workspace, self.reads_ingested)
+            rule.require_up_to_date(self.name, self.inputs(config), records, call)
             if self.saves_config:
                 self._save_config(config, workspace, records, outputs)
             inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
-            begun = Record(
-                self.name,
-                inputs=inputs,
-                data=workspace.resolved_data,
-                tables=workspace.named_tables,
-                read={table: version for name in inputs for table, version in records[name].written.items()},
-            )
+            as_of = ingest = None
             if self.reads_ingested:
                 newest = records[rule.INGEST].ingest if rule.INGEST in records else None
                 as_of = workspace.as_of
-                begun = replace(begun, as_of=as_of, ingest=newest if as_of is None else as_of)
-            own = {
-                output: replace(begun, id=new_record_id(), settings=settings)
+                ingest = newest if as_of is None else as_of
+            begun = {
+                output: Record(
+                    self.name,
+                    inputs=inputs,
+                    settings=settings,
+                    data=workspace.resolved_data,
+                    files=describe_files(workspace.challenge, list_sources(self.name, config)),
+                    tables=workspace.named_tables,
+                    as_of=as_of,
+                    ingest=ingest,
+                    read={table: version for name in inputs for table, version in records[name].written.items()},
+                )
                 for output, settings in settings_of(outputs, config).items()
             }
-            records.update(own)
-        return own
+            records.update(begun)
+        return begun
 
     def _save_config(
         self, config: PipelineConfig, workspace: Workspace, records: Records, outputs: Sequence[str]
@@ -157,12 +167,16 @@ class Stage:
         call = describe_call(config, workspace, reads_ingested=False)
         differing: dict[str, list[rule.Reason]] = {}
         for output in records:
-            if not rule.depends_on(output, outputs, records, call):
+            # what is made now, and what is made from it, will have the settings of this call
+            if set(rule.lineage([output], records, call)).isdisjoint(outputs):
                 outdated = rule.find_outdated([output], records, call)
                 if {reason.kind for reasons in outdated.values() for reason in reasons} == {"settings"}:
                     differing |= outdated
         if not differing:
-            _replace_if_changed(workspace.out / "config.yaml", to_yaml(config))
+            path, text = workspace.out / "config.yaml", to_yaml(config)
+            # stages that start at once find the file that an earlier one wrote, and need not all write the same
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_text(path, text)
         elif self.name in SETTINGS:
             raise rule.refusal(self.name, differing)
         else:
@@ -241,25 +255,29 @@ def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dic
     """Output -> dotted setting -> value, of those that it depends on, see ``SETTINGS``."""
     values = dict(flat_settings(asdict(config)))
     values |= {f"streams.{name}.max_length": length for name, length in config.streams().items()}
-    effective = {key: value for key, value in values.items() if not _matches(key, WITHOUT_EFFECT)}
+    effective = values.keys() - _matching(values, WITHOUT_EFFECT)
     settings = {}
     for output in outputs:
         stage, encoder = rule.stage_of(output), output.removeprefix(MODELS)
         patterns = [pattern.format(encoder=encoder) for pattern in SETTINGS.get(stage, ())]
+        # how a model is read does not change its weights: that is a setting of ``embed``
         left_out = ["encoders.*.inference.*"] if stage == rule.TRAIN else []
-        settings[output] = {
-            key: value for key, value in effective.items() if _matches(key, patterns) and not _matches(key, left_out)
-        }
+        own = (_matching(values, patterns) & effective) - _matching(values, left_out)
+        settings[output] = {key: value for key, value in values.items() if key in own}
     return settings
 
 
-def describe_call(config: PipelineConfig, workspace: Workspace, reads_ingested: bool) -> rule.Call:
+def describe_call(
+    config: PipelineConfig, workspace: Workspace, reads_ingested: bool, records: Records | None = None
+) -> rule.Call:
     """What the records of an output directory are compared with.
 
     Parameters
     ----------
-    reads_ingested : as in ``Call``
+    records : whose files of the challenge directory are compared with those that are there now; None compares none
     """
+    from jobs.inputs.data_files import describe_files  # not at the top: numpy and pyarrow would slow `ubp --help`
+
     needs = {
         output: stage.inputs(config)
         for stage in STAGES
@@ -270,6 +288,7 @@ def describe_call(config: PipelineConfig, workspace: Workspace, reads_ingested: 
         needs,
         settings_of(needs, config),
         workspace.resolved_data,
+        describe_files(workspace.challenge, {source for record in (records or {}).values() for source in record.files}),
         workspace.named_tables,
         workspace.as_of,
         reads_ingested,
@@ -281,13 +300,8 @@ def find_stage(name: str) -> Stage:
     return STAGES[STAGE_NAMES.index(name)]
 
 
-def run_stage(name: str, spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> None:
-    """Run one stage by its name."""
-    find_stage(name).run(spark, config, workspace)
-
-
 def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Record that outputs are made, and the tables that the stage's lines of ``metrics.jsonl`` tell of."""
+    """Record that outputs are made, with the tables that the stage's lines of ``metrics.jsonl`` name."""
     read = {line["read"]: line["read/version"] for line in lines if "read" in line}
     tables = [line for line in lines if "table/version" in line]
     ingests = [line["table/ingest"] for line in tables if line.get("table/ingest") is not None]
@@ -303,11 +317,5 @@ def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]
             )
 
 
-def _replace_if_changed(path: Path, text: str) -> None:
-    # stages that start at once have an earlier one's before them, and need not write the same file
-    if not path.exists() or path.read_bytes() != text.encode():
-        write_text(path, text)
-
-
-def _matches(key: str, patterns: Collection[str]) -> bool:
-    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+def _matching(keys: Collection[str], patterns: Collection[str]) -> set[str]:
+    return {key for pattern in patterns for key in fnmatch.filter(keys, pattern)}

@@ -35,8 +35,12 @@ def run_stages(
     plan = plan_run(config, workspace, first, last)
     if not plan:
         log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last)
-    elif not first and (start := STAGES.index(plan[0][0])):
-        log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
+    elif not first:
+        begins, reason = plan[0]
+        if start := STAGES.index(begins):
+            log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
+        if not reason:
+            _log_why_again(begins, config, workspace)
     for stage, reason in plan:
         if reason:
             log.info("%s: left out: %s", stage.name, reason)
@@ -59,20 +63,30 @@ def plan_run(
     plan = [(stage, _reason_to_leave_out(stage, config, workspace)) for stage in STAGES[start:stop]]
     running = [stage for stage, reason in plan if not reason]
     fresh = [output for stage in running for output in stage.outputs(config)]
-    for stage in running:
+    for stage in running:  # all of them before the first begins: a run that cannot end should not replace anything
         stage.check_inputs(config, workspace, fresh)
     return plan
 
 
 def find_start(config: PipelineConfig, workspace: Workspace) -> int:
     """Index of the first stage whose output is not up to date; 0 where each is."""
-    records, call = read_records(workspace), describe_call(config, workspace, reads_ingested=True)
+    records = read_records(workspace)
+    call = describe_call(config, workspace, reads_ingested=True, records=records)
     for index, stage in enumerate(STAGES):
         outputs = stage.outputs(config)
         is_made = records.keys() >= set(outputs) and not find_outdated(outputs, records, call)
+        # a stage that this run leaves out is no reason to start there, whatever its records say
         if not is_made and not _reason_to_leave_out(stage, config, workspace):
             return index
     return 0
+
+
+def _log_why_again(stage: Stage, config: PipelineConfig, workspace: Workspace) -> None:
+    records = read_records(workspace)
+    call = describe_call(config, workspace, reads_ingested=True, records=records)
+    for reasons in find_outdated(stage.outputs(config), records, call).values():
+        for reason in (reason for reason in reasons if reason.kind != "not made"):
+            log.info("%s runs again: %s", stage.name, reason.text)
 
 
 def _reason_to_leave_out(stage: Stage, config: PipelineConfig, workspace: Workspace) -> str | None:

@@ -2,21 +2,21 @@
 
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from conf.profile import EnsembleSettings
-from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients
-from jobs.profiles.moments import collect_moments
+from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients, vector_lists
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, Composition, fit_composition, prepare_vectors
+from ml.profiles.moments import Moments
 from schemas import columns as c
 from schemas.blocks import ACTIVITY
 from schemas.errors import EntryError
@@ -25,28 +25,11 @@ from schemas.tables import CLIENTS, PROFILES
 log = logging.getLogger(__name__)
 
 CLIENTS_PER_PARTITION = 20_000
-_ORDER = "order"
+"""Of profiles with 2,048 columns: 160 MB of float32 in a file."""
 
 Batches = Iterable[pa.RecordBatch]
-
-
-@dataclass(frozen=True)
-class ProfileBlocks:
-    """The blocks of a run's profiles, in the profiles' order.
-
-    Attributes
-    ----------
-    own : of ``ensemble``
-    further : that ``ensemble.blocks`` names
-    """
-
-    own: tuple[Block, ...]
-    further: tuple[Block, ...]
-
-    @property
-    def all(self) -> tuple[Block, ...]:
-        """Own blocks, then further ones."""
-        return self.own + self.further
+BlockMoments = dict[str, Moments]
+"""Block -> moments of the rows of the clients that have it."""
 
 
 def list_own_blocks(config: PipelineConfig, found: Container[str]) -> list[str]:
@@ -55,8 +38,10 @@ def list_own_blocks(config: PipelineConfig, found: Container[str]) -> list[str]:
     return [*encoders, *([ACTIVITY] if config.ensemble.activity else [])]
 
 
-def collect_profile_blocks(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> ProfileBlocks:
-    """The blocks of ``ensemble`` and the further ones that the configuration names.
+def collect_profile_blocks(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace
+) -> tuple[list[Block], list[Block]]:
+    """The blocks of ``ensemble`` and the further ones that ``ensemble.blocks`` names, in the profiles' order.
 
     An encoder without a block is left out: it had nothing to train on.
 
@@ -80,7 +65,7 @@ def collect_profile_blocks(spark: SparkSession, config: PipelineConfig, workspac
                 f"block {name!r}: expected it in the table blocks, found {', '.join(found)}; run the stage that writes "
                 "it first, import an entry by --block NAME=DIR, or take the name out of ensemble.blocks"
             )
-    return ProfileBlocks(tuple(found[name] for name in own), tuple(found[name] for name in further))
+    return [found[name] for name in own], [found[name] for name in further]
 
 
 def compose_profiles(
@@ -108,25 +93,69 @@ def compose_profiles(
         for name, blocks in profiles.items()
     }
     for name, composition in compositions.items():
-        log.info("  profile %s: %d columns of %s", name, composition.width, _describe(composition))
+        axes = [f"{block} {own.width}" for block, own in composition.transforms.items() if own.axes is not None]
+        parts = f"principal axes of {', '.join(axes)}" if axes else ", ".join(composition.transforms)
+        log.info("  profile %s: %d columns of %s", name, composition.width, parts)
     clients = read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID)
     n_parts = max(spark.sparkContext.defaultParallelism, -(-clients.count() // CLIENTS_PER_PARTITION))
     order = F.create_map(*(F.lit(each) for number, name in enumerate(widths) for each in (name, number)))
+    # by range of position, and not by hash: a file then holds neighbours, and an export writes each array in order
     ordered = (
         rows.join(clients, on=c.CLIENT_ID)
-        .select(c.POSITION, order[F.col(c.BLOCK)].alias(_ORDER), c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
+        .select(c.POSITION, order[F.col(c.BLOCK)].alias("order"), c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
         .repartitionByRange(n_parts, c.POSITION)
-        .sortWithinPartitions(c.POSITION, _ORDER)
+        .sortWithinPartitions(c.POSITION, "order")
     )
 
     def stream(batches: Batches) -> Batches:
         for batch in whole_clients(batches, len(widths)):
-            blocks = [_rows_of(batch, name, number, widths, settings) for number, name in enumerate(widths)]
-            first = batch.take(pa.array(range(0, batch.num_rows, len(widths))))
+            # each client has a row of every block, in the order of ``widths``
+            by_block = [batch.take(pa.array(range(n, batch.num_rows, len(widths)))) for n in range(len(widths))]
+            blocks = [_block_rows(name, own, widths, settings) for name, own in zip(widths, by_block, strict=True)]
             for name, composition in compositions.items():
-                yield _compose(name, composition, blocks, first)
+                yield _compose(name, composition, blocks, by_block[0])
 
     return ordered.mapInArrow(stream, PROFILES.ddl)
+
+
+def collect_moments(rows: DataFrame, widths: Mapping[str, int], settings: EnsembleSettings) -> BlockMoments:
+    """The moments of each block, in one pass over its rows.
+
+    A task holds one batch of rows at a time, and what travels to the driver is one matrix per block.
+
+    Parameters
+    ----------
+    rows : of the blocks, as the table has them
+    widths : block -> its columns
+    """
+
+    def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums: BlockMoments = {}
+        for batch in batches:
+            for name in pc.unique(batch.column(c.BLOCK)).to_pylist():
+                own = batch.filter(pc.equal(batch.column(c.BLOCK), name)).column(c.VECTOR)
+                vectors = dense_vectors(own, np.ones(len(own), dtype=bool), widths[name])
+                sums = _merge(sums, {name: Moments.of(prepare_vectors(name, vectors, settings))})
+        for name, of in sums.items():
+            numbers = [[of.n_rows], [of.mean.tobytes()], [of.products.tobytes()]]
+            yield pa.RecordBatch.from_arrays(
+                [pa.array([name]), *map(pa.array, numbers)], names=[c.BLOCK, "n_rows", "mean", "products"]
+            )
+
+    ddl = f"{c.BLOCK} string, n_rows bigint, mean binary, products binary"
+    sums = rows.filter(c.IS_PRESENT).select(c.BLOCK, c.VECTOR).mapInArrow(add_up, ddl).rdd.map(_moments_of)
+    nobody = {name: Moments.of(np.zeros((0, width))) for name, width in widths.items()}
+    # a matrix of each task on the driver at once would be too much: a tree of tasks merges them
+    return _merge(nobody, sums.treeAggregate({}, _merge, _merge))
+
+
+def _moments_of(row: Row) -> BlockMoments:
+    mean, products = (np.frombuffer(row[name]) for name in ("mean", "products"))
+    return {row[c.BLOCK]: Moments(row["n_rows"], mean, products.reshape(len(mean), -1))}
+
+
+def _merge(first: BlockMoments, second: BlockMoments) -> BlockMoments:
+    return first | {name: first[name].merge(of) if name in first else of for name, of in second.items()}
 
 
 def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
@@ -140,13 +169,9 @@ def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
             yield joined.slice(0, n_whole)
 
 
-def _rows_of(
-    batch: pa.RecordBatch, name: str, number: int, widths: Mapping[str, int], settings: EnsembleSettings
-) -> BlockRows:
-    """The rows of one block, each of whose clients has one of every block, in the order of ``widths``."""
-    own = batch.take(pa.array(range(number, batch.num_rows, len(widths))))
-    is_present = own.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
-    vectors = dense_vectors(own.column(c.VECTOR), is_present, widths[name])
+def _block_rows(name: str, rows: pa.RecordBatch, widths: Mapping[str, int], settings: EnsembleSettings) -> BlockRows:
+    is_present = rows.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
+    vectors = dense_vectors(rows.column(c.VECTOR), is_present, widths[name])
     return BlockRows(name, prepare_vectors(name, vectors, settings), is_present)
 
 
@@ -165,20 +190,13 @@ def _compose(
     is_present = np.stack([block.is_present for block in own], axis=1)  # [n, blocks]
     names = pa.array([block.name for block in own]).take(pa.array(np.nonzero(is_present)[1]))
     n_present = np.concatenate([[0], is_present.sum(axis=1).cumsum()])
-    offsets = np.arange(0, vectors.size + 1, composition.width)
     return pa.RecordBatch.from_arrays(
         [
             pa.array([profile] * len(vectors)),
             clients.column(c.POSITION),
             clients.column(c.CLIENT_ID),
-            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(vectors.ravel(), pa.float32())),
+            vector_lists(vectors),
             pa.ListArray.from_arrays(pa.array(n_present, pa.int32()), names),
         ],
         names=[c.PROFILE, c.POSITION, c.CLIENT_ID, c.VECTOR, c.PRESENT],
     )
-
-
-def _describe(composition: Composition) -> str:
-    reduced = {name: of_block for name, of_block in composition.transforms.items() if of_block.axes is not None}
-    kept = [f"{name} {of_block.width}" for name, of_block in reduced.items()]
-    return f"principal axes of {', '.join(kept)}" if kept else ", ".join(composition.transforms)

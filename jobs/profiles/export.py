@@ -14,27 +14,17 @@ from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from jobs.blocks.table import Block, dense_vectors
 from jobs.storage.delta_tables import list_files
-from jobs.storage.entry_files import (
-    COLUMN_EXPONENTS,
-    EntryWriter,
-    rectangle,
-    snapshot_files,
-    stream_batches,
-)
+from jobs.storage.entry_files import COLUMN_EXPONENTS, EntryWriter, rectangle, snapshot_files, stream_batches
 from jobs.storage.locations import local_path
 from schemas import columns as c
 from schemas.errors import EntryError
 
 log = logging.getLogger(__name__)
-
-FEATURE_NAMES = "feature_names.json"
-"""In the folder of a block's entry: the names of its columns."""
 
 Rows = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 """Some rows of an entry: positions [n], client ids [n], vectors [n, d]."""
@@ -51,7 +41,7 @@ def export_profiles(profiles: DataFrame, folders: Mapping[str, Path], n_clients:
     files = _files_by(profiles, c.PROFILE)
 
     def read(name: str) -> Iterator[Rows]:
-        for batch in _stream(files[name,], [c.POSITION]):
+        for batch in stream_batches(files[name,], [c.CLIENT_ID, c.VECTOR, c.POSITION]):
             vectors = rectangle(batch.column(c.VECTOR), np.dtype(np.float32))
             yield batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy(), vectors
 
@@ -71,15 +61,15 @@ def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks:
     files = _files_by(rows, c.BLOCK, c.CUTOFF)
 
     def read(block: Block) -> Iterator[Rows]:
-        for batch in _stream(files[block.name, cutoff], [c.IS_PRESENT]):
+        for batch in stream_batches(files[block.name, cutoff], [c.CLIENT_ID, c.VECTOR, c.IS_PRESENT]):
             own = batch.column(c.CLIENT_ID).to_numpy()
             is_present = batch.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
             vectors = dense_vectors(batch.column(c.VECTOR), is_present, len(block.columns))
             yield positions[np.searchsorted(client_ids, own)], own, vectors
 
     for folder, block in blocks.items():
-        names = {FEATURE_NAMES: json.dumps(block.columns, indent=1)}
-        _export(partial(read, block), folder, len(client_ids), names)
+        names = json.dumps(block.columns, indent=1)
+        _export(partial(read, block), folder, len(client_ids), {"feature_names.json": names})
 
 
 def read_positions(clients: DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -152,7 +142,3 @@ def _files_by(snapshot: DataFrame, *partition_by: str) -> dict[tuple[object, ...
     for file in list_files(snapshot, partition_by):
         files[tuple(file.partition[name] for name in partition_by)].append(local_path(file.url))
     return files
-
-
-def _stream(paths: list[str], more: list[str]) -> Iterator[pa.RecordBatch]:
-    return stream_batches(paths, [c.CLIENT_ID, c.VECTOR, *more])

@@ -5,7 +5,7 @@ from typing import Any
 
 from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, Ablation, compare_to_whole
 from jobs.evaluation.comparison import SUM, Comparisons, Scores, describe_comparisons, mean_score
-from jobs.reporting.tables import MISSING, ScoreRow, build_score_rows
+from jobs.reporting.tables import MISSING, Rows, build_score_rows
 from schemas.tasks import TASKS
 
 
@@ -25,28 +25,20 @@ class Change:
     is_in_noise: bool = False
 
 
-@dataclass(frozen=True)
-class ChangeRow:
-    """One block left out: a change per task, then that of their sum."""
-
-    block: str
-    changes: tuple[Change, ...]
-
-
-def rows_alone(ablation: Ablation) -> list[ScoreRow]:
+def rows_alone(ablation: Ablation) -> Rows:
     """The scores of each block alone, then of all blocks, as in the score table; its Borda points are left out."""
     variants = [variant for kind in (ONLY, ALL) for variant in _of_kind(ablation, kind)]
     scores: Scores = {variant["block"] or "all blocks": variant["scores"] for variant in variants}
-    return [ScoreRow(row.entry, row.cells[:-1]) for row in build_score_rows(scores)]
+    return {name: cells[:-1] for name, cells in build_score_rows(scores).items()}
 
 
-def rows_without(ablation: Ablation) -> list[ChangeRow]:
-    """The change of each score when one block is left out; empty where the whole profile was not scored."""
+def rows_without(ablation: Ablation) -> dict[str, list[Change]]:
+    """Block -> what leaving it out changes: each task, then their sum; empty where the whole profile was not scored."""
     whole = next(iter(_of_kind(ablation, ALL)), None)
     if whole is None:
-        return []
+        return {}
     comparisons = compare_to_whole(ablation)
-    return [_change_row(variant, whole, comparisons) for variant in _of_kind(ablation, WITHOUT)]
+    return {variant["block"]: _changes(variant, whole, comparisons) for variant in _of_kind(ablation, WITHOUT)}
 
 
 def noise_of_changes(ablation: Ablation) -> str:
@@ -61,7 +53,7 @@ def _of_kind(ablation: Ablation, kind: str) -> list[dict[str, Any]]:
     return [variant for variant in ablation["variants"] if variant["kind"] == kind]
 
 
-def _change_row(variant: dict[str, Any], whole: dict[str, Any], comparisons: Comparisons) -> ChangeRow:
+def _changes(variant: dict[str, Any], whole: dict[str, Any], comparisons: Comparisons) -> list[Change]:
     less, full = variant["scores"], whole["scores"]
     by_column = {task: mean_score(less[task]) - mean_score(full[task]) for task in less if task in full}
     by_column[SUM] = sum(by_column.values())
@@ -74,4 +66,4 @@ def _change_row(variant: dict[str, Any], whole: dict[str, Any], comparisons: Com
         text = f"{shown:+.4f}".replace("-", "\N{MINUS SIGN}")
         is_in_noise = comparisons.tell_apart(column, variant["name"], whole["name"]) is False
         changes.append(Change(text, shown < 0 if shown else None, is_in_noise))
-    return ChangeRow(variant["block"], tuple(changes))
+    return changes

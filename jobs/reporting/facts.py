@@ -1,12 +1,12 @@
 """Small aggregates of a run's tables: all that the report collects from Spark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.inputs import BehaviourSettings
@@ -17,6 +17,7 @@ MAX_REASONS = 100
 """Most lines of the quarantine table."""
 MAX_MAPPED_CLIENTS = 2_000
 
+# 20 ranks for each power of ten: a curve of a million items needs no more
 _RANKS = sorted({round(10 ** (tenth / 20)) for tenth in range(20 * 9)})
 
 
@@ -71,7 +72,7 @@ def collect_sequence_facts(sequences: DataFrame, limits: dict[str, int]) -> dict
     """
     limit = F.create_map(*chain.from_iterable((F.lit(name), F.lit(value)) for name, value in limits.items()))
     is_truncated = F.col(N_EVENTS) > limit[F.col(BEHAVIOUR)]
-    totals = _by_behaviour(
+    totals = _collect_counts(
         sequences.groupBy(BEHAVIOUR).agg(
             F.count("*").alias("n_clients"),
             F.sum(N_EVENTS).alias("n_events"),
@@ -82,10 +83,8 @@ def collect_sequence_facts(sequences: DataFrame, limits: dict[str, int]) -> dict
     )
     power = (F.length(F.bin(N_EVENTS)) - 1).alias("power")
     bins = sequences.groupBy(BEHAVIOUR, power).agg(F.count("*").alias("n")).collect()
-    return {
-        name: SequenceFacts(**total, histogram=sorted((row.power, row.n) for row in bins if row[BEHAVIOUR] == name))
-        for name, total in _in_order(totals, limits)
-    }
+    histograms = {name: sorted((row.power, row.n) for row in bins if row[BEHAVIOUR] == name) for name in totals}
+    return {name: SequenceFacts(**totals[name], histogram=histograms[name]) for name in limits if name in totals}
 
 
 def collect_vocabulary_facts(
@@ -93,16 +92,12 @@ def collect_vocabulary_facts(
 ) -> dict[str, VocabularyFacts]:
     """Size and rank-frequency curve of every vocabulary; the token id is the rank."""
     items = vocabularies.where(F.col(TOKEN_ID) >= FIRST_ITEM)
-    sizes = _by_behaviour(items.groupBy(BEHAVIOUR).agg(F.count("*").alias("n_items")))
+    sizes = _collect_counts(items.groupBy(BEHAVIOUR).agg(F.count("*").alias("n_items")))
     rank = (F.col(TOKEN_ID) - FIRST_ITEM + 1).alias("rank")
     shown = items.where(F.col(TOKEN_ID).isin([FIRST_ITEM + rank - 1 for rank in _RANKS]))
-    curve = shown.select(BEHAVIOUR, rank, N_EVENTS).collect()
-    return {
-        name: VocabularyFacts(
-            **size, curve=sorted((row["rank"], row[N_EVENTS]) for row in curve if row[BEHAVIOUR] == name)
-        )
-        for name, size in _in_order(sizes, behaviours)
-    }
+    points = shown.select(BEHAVIOUR, rank, N_EVENTS).collect()
+    curves = {name: sorted((row["rank"], row[N_EVENTS]) for row in points if row[BEHAVIOUR] == name) for name in sizes}
+    return {name: VocabularyFacts(**sizes[name], curve=curves[name]) for name in behaviours if name in sizes}
 
 
 def collect_absent_shares(rows: DataFrame, names: Sequence[str]) -> dict[str, float]:
@@ -119,9 +114,8 @@ def collect_absent_shares(rows: DataFrame, names: Sequence[str]) -> dict[str, fl
 
 def collect_client_counts(clients: DataFrame) -> tuple[int, int]:
     """Number of relevant clients, and of those with a purchase in the input window."""
-    row = clients.agg(F.count("*"), F.count_if(F.col(IS_ACTIVE))).first()
-    assert row is not None
-    return row[0], row[1]
+    n_clients, n_active = clients.agg(F.count("*"), F.count_if(F.col(IS_ACTIVE))).collect()[0]
+    return n_clients, n_active
 
 
 def collect_quarantine(quarantine: DataFrame) -> list[tuple[str, str, int]]:
@@ -167,10 +161,7 @@ def principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
     return centred @ (axes[:2] * turn[:, None]).T, (float(shares[0]), float(shares[1]))
 
 
-def _by_behaviour(frame: DataFrame) -> dict[str, Row]:
-    return {row[BEHAVIOUR]: row for row in frame.collect()}
-
-
-def _in_order(rows: dict[str, Row], behaviours: Mapping[str, object]) -> list[tuple[str, dict[str, int]]]:
-    counts = [(name, rows[name].asDict()) for name in behaviours if name in rows]
-    return [(name, {key: value for key, value in row.items() if key != BEHAVIOUR}) for name, row in counts]
+def _collect_counts(frame: DataFrame) -> dict[str, dict[str, int]]:
+    """Behaviour -> the other columns of its one row."""
+    rows = [row.asDict() for row in frame.collect()]
+    return {row.pop(BEHAVIOUR): row for row in rows}

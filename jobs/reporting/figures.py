@@ -4,6 +4,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Concatenate, ParamSpec
 
 import numpy as np
@@ -18,12 +19,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 from jobs.evaluation.comparison import Scores
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Points
-from jobs.reporting.tables import task_score, task_title
+from jobs.reporting.tables import task_title, tasks_without_score
 from schemas.tasks import TASKS
 
 THIRD, HALF, WIDE = 3.5, 4.9, 6.0
 """Inches of a figure that takes so much of the page's width; the page scales it."""
 
+# no two colours are equal, not even nearly the same ones: each is replaced by a CSS variable of its own
 INK, MUTED, GRID = "#101112", "#707172", "#e0e1e2"
 GAIN, LOSS, REFERENCE = "#0a72b0", "#d0600a", "#909192"
 SERIES = ("#0172b2", "#e69f01", "#019e73", "#cc79a7", "#d55e01", "#56b4e9", "#8c6d31")
@@ -32,17 +34,15 @@ BANDS = ("#b0b1b2", "#a1c9e1", "#61a9d1", "#2181b1", "#015181", "#012141")
 """From no activity to much."""
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", GAIN: "--gain", LOSS: "--loss", REFERENCE: "--reference"}
-_VARIABLES |= {colour: f"--series-{place}" for place, colour in enumerate(SERIES)}
-_VARIABLES |= {colour: f"--band-{place}" for place, colour in enumerate(BANDS)}
-_COLOURS = {f"var({variable})": colour for colour, variable in _VARIABLES.items()}
+_VARIABLES |= {colour: f"--series-{number}" for number, colour in enumerate(SERIES)}
+_VARIABLES |= {colour: f"--band-{number}" for number, colour in enumerate(BANDS)}
 
 _BAND_FLOORS = (0, 1, 4, 16, 64, 256)
-_DOT = 3.2
 _LAYERS = 8
 """Parts of a map's sample that are drawn one over the other, so that no colour hides the others."""
 _STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
+    "text.parse_math": False,  # a $ in a name is a $
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -74,7 +74,8 @@ class InlineFigure(Markup):
     """An SVG element for the page; a notebook shows it with the colours of the light theme."""
 
     def _repr_html_(self) -> str:
-        coloured = re.sub(r"var\(--[\w-]+\)", lambda found: _COLOURS[found[0]], self)
+        colours = {f"var({variable})": colour for colour, variable in _VARIABLES.items()}
+        coloured = re.sub(r"var\(--[\w-]+\)", lambda found: colours[found[0]], self)
         return f'<div style="background: white; max-width: 640px">{coloured}</div>'
 
 
@@ -91,7 +92,7 @@ def _inline_svg(
     @functools.wraps(draw)
     def render(title: str, *args: _Inputs.args, **kwargs: _Inputs.kwargs) -> InlineFigure:
         name = f"{draw.__name__}-{title.encode().hex()}"
-        with rc_context({**_STYLE, "svg.hashsalt": name}):
+        with rc_context({**_STYLE, "svg.hashsalt": name}):  # without a salt ids are random, and no two pages equal
             stream = io.StringIO()
             draw(title, *args, **kwargs).savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
         return InlineFigure(_for_page(stream.getvalue(), name, Markup.escape(f"{title}. {about}")))
@@ -119,22 +120,29 @@ def _shorten(tag: re.Match[str]) -> str:
 
 def palette(names: Iterable[str]) -> dict[str, str]:
     """A colour for each behaviour, the same in every figure."""
-    return {name: SERIES[place % len(SERIES)] for place, name in enumerate(names)}
+    return {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
 
 
 @_inline_svg
 def draw_task_scores(title: str, scores: Scores, task: str, baseline: str = "baseline") -> Figure:
     """Score of every entry on one task, as bars that start at the baseline's score."""
     entries = list(scores)
-    values = {entry: value for entry in entries if (value := task_score(scores, entry, task)) is not None}
+    results = {entry: of_entry[task] for entry, of_entry in scores.items() if task in of_entry}
+    values = {entry: result["score"] for entry, result in results.items()}
     start = values.get(baseline, min(values.values()))
     shifts = {entry: value - start for entry, value in values.items()}
     span = max(*shifts.values(), 0.0) - min(*shifts.values(), 0.0) or 1e-3
     figure, axes = _axes(title, THIRD, 0.6 + 0.2 * len(entries))
-    for place, entry in enumerate(entries):
-        if entry in values:
-            _bar_from(axes, place, values[entry], start, 0.03 * span)
-            _whisker(axes, place, scores[entry][task])
+    for line, entry in enumerate(entries):
+        if entry not in results:
+            continue
+        value, result = values[entry], results[entry]
+        side, colour, align = (1, GAIN, "left") if value >= start else (-1, LOSS, "right")
+        axes.barh(line, value - start, left=start, height=0.62, color=colour)
+        axes.text(value + side * 0.03 * span, line, f"{value:.4f}", va="center", ha=align, fontsize=7.5)
+        if "std" in result:
+            ends = [result["mean"] - result["std"], result["mean"] + result["std"]]
+            axes.plot(ends, [line + 0.36] * 2, color=INK, linewidth=0.9)
     axes.axvline(start, color=REFERENCE, linewidth=1)
     axes.set_xlim(start + min(*shifts.values(), 0.0) - 0.42 * span, start + max(*shifts.values(), 0.0) + 0.42 * span)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -146,21 +154,8 @@ def draw_task_scores(title: str, scores: Scores, task: str, baseline: str = "bas
 
 def draw_scores(scores: Scores) -> dict[str, InlineFigure]:
     """``draw_task_scores`` for every task that has a score."""
-    shown = [task for task in TASKS if any(task_score(scores, entry, task) is not None for entry in scores)]
-    return {task: draw_task_scores(task_title(task), scores, task) for task in shown}
-
-
-def _bar_from(axes: Axes, place: int, value: float, start: float, gap: float) -> None:
-    side = 1 if value >= start else -1
-    axes.barh(place, value - start, left=start, height=0.62, color=GAIN if side > 0 else LOSS)
-    align = "left" if side > 0 else "right"
-    axes.text(value + side * gap, place, f"{value:.4f}", va="center", ha=align, fontsize=7.5)
-
-
-def _whisker(axes: Axes, place: int, figures: Mapping[str, float | None]) -> None:
-    mean, std = figures.get("mean"), figures.get("std")
-    if mean is not None and std is not None:
-        axes.plot([mean - std, mean + std], [place + 0.36] * 2, color=INK, linewidth=0.9)
+    missing = tasks_without_score(scores)
+    return {task: draw_task_scores(task_title(task), scores, task) for task in TASKS if task not in missing}
 
 
 @_inline_svg
@@ -223,10 +218,10 @@ def draw_vocabularies(title: str, facts: Mapping[str, VocabularyFacts], colours:
 def draw_absent_shares(title: str, shares: Mapping[str, float], colours: Mapping[str, str]) -> Figure:
     """Share of the relevant clients without an event, per behaviour."""
     figure, axes = _axes(title, HALF, 2.7)
-    places = range(len(shares))
-    bars = axes.barh(places, list(shares.values()), height=0.62, color=[colours[name] for name in shares])
+    lines = range(len(shares))
+    bars = axes.barh(lines, list(shares.values()), height=0.62, color=[colours[name] for name in shares])
     axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=3, fontsize=8)
-    axes.set_yticks(places, list(shares))
+    axes.set_yticks(lines, list(shares))
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set(xlabel="share of relevant clients", xlim=(0, 1.15))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -242,10 +237,15 @@ def draw_profile_map(title: str, sample: ProfileMap) -> Figure:
     band = np.digitize(sample.n_events, _BAND_FLOORS) - 1
     for layer in range(_LAYERS):
         in_layer = np.arange(len(band)) % _LAYERS == layer
-        for place, colour in enumerate(BANDS):
-            points = sample.points[in_layer & (band == place)]
-            if len(points):
-                axes.add_patch(_dots(points, colour))
+        for number, colour in enumerate(BANDS):
+            points = sample.points[in_layer & (band == number)]
+            if not len(points):
+                continue
+            # one path of strokes without length: a tenth of the text of as many markers
+            path = Path(np.repeat(points, 2, axis=0), [Path.MOVETO, Path.LINETO] * len(points))
+            path.should_simplify = False  # it would drop the strokes, which lead nowhere
+            style = {"edgecolor": colour, "linewidth": 3.2, "capstyle": "round", "alpha": 0.85}
+            axes.add_patch(PathPatch(path, fill=False, **style))
     axes.autoscale_view()
     across, up = sample.explained
     axes.set_xlabel(f"first principal axis ({across:.0%} of variance)")
@@ -255,26 +255,15 @@ def draw_profile_map(title: str, sample: ProfileMap) -> Figure:
 
 def map_bands(sample: ProfileMap) -> dict[str, str]:
     """What each colour of ``draw_profile_map`` stands for, of those that it uses: events -> colour."""
-    used = sorted(set((np.digitize(sample.n_events, _BAND_FLOORS) - 1).tolist()))
-    return {_band_label(_BAND_FLOORS[place], _BAND_FLOORS[place + 1 :]): BANDS[place] for place in used}
+    ranges = [f"{floor} to {above - 1}" for floor, above in pairwise(_BAND_FLOORS)]
+    labels = ["none", *ranges[1:], f"{_BAND_FLOORS[-1]} and more"]
+    used = np.unique(np.digitize(sample.n_events, _BAND_FLOORS) - 1)
+    return {labels[band]: BANDS[band] for band in used}
 
 
 def css_variable(colour: str) -> str:
     """A figure's colour as the page names it."""
     return f"var({_VARIABLES[colour]})"
-
-
-def _dots(points: np.ndarray, colour: str) -> PathPatch:
-    """Points [n, 2] as one path of strokes without length: a tenth of the text of as many markers."""
-    path = Path(np.repeat(points, 2, axis=0), [Path.MOVETO, Path.LINETO] * len(points))
-    path.should_simplify = False
-    return PathPatch(path, fill=False, edgecolor=colour, linewidth=_DOT, capstyle="round", alpha=0.85)
-
-
-def _band_label(floor: int, above: tuple[int, ...]) -> str:
-    if floor == 0:
-        return "none"
-    return f"{floor} to {above[0] - 1}" if above else f"{floor} and more"
 
 
 def _axes(title: str, width: float, height: float) -> tuple[Figure, Axes]:

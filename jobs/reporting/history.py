@@ -1,5 +1,6 @@
-"""What ``metrics.jsonl`` tells of a run: stage times, table rows, training curves; of reruns, the newest."""
+"""What ``metrics.jsonl`` holds of a run: stage times, table rows, training curves; of reruns, the newest."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,9 +10,6 @@ from typing import Any
 Lines = list[dict[str, Any]]
 Points = list[tuple[float, float]]
 
-MAX_POINTS = 400
-"""Points of one curve: more than a figure's pixels tell nothing."""
-
 
 @dataclass(frozen=True)
 class TrainingHistory:
@@ -19,11 +17,10 @@ class TrainingHistory:
 
     Attributes
     ----------
-    loss : mean training loss
     epochs : the validation line of each epoch, by epoch
     sequences_per_second : all ranks together
     wait_pct : share of the interval that rank 0 spent waiting for the feed
-    peak_gib : the most memory that rank 0's process has held so far
+    peak_gib : the most memory that rank 0's process has used so far
     """
 
     loss: Points
@@ -59,18 +56,13 @@ class TrainingHistory:
 
     @property
     def top_peak_gib(self) -> float | None:
-        """The most memory held, GiB."""
+        """The most memory used, GiB."""
         return max((peak for _, peak in self.peak_gib), default=None)
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """The newest run of one stage.
-
-    Attributes
-    ----------
-    tables : the ``table`` lines that it wrote, in order
-    """
+    """The newest run of one stage, and the ``table`` lines that it wrote, in order."""
 
     name: str
     seconds: float
@@ -93,39 +85,28 @@ def newest_by(lines: Lines, key: str) -> dict[str, dict[str, Any]]:
 
 
 def stage_runs(lines: Lines, names: Iterable[str]) -> list[StageRun]:
-    """The newest run of each of these stages that ran, with the tables it wrote."""
-    newest = newest_by([line for line in lines if _is_end(line)], "stage")
-    return [
-        StageRun(name, newest[name]["stage/seconds"], _tables_of(newest[name], lines))
-        for name in names
-        if name in newest
-    ]
+    """The newest run of each of these stages that ran, with the tables that it wrote.
 
-
-def _is_end(line: dict[str, Any]) -> bool:
-    """Whether the line is a stage's last; each of its lines carries its name."""
-    return "stage/seconds" in line
-
-
-def _tables_of(stage: dict[str, Any], lines: Lines) -> Lines:
-    """The table lines of the stage since its last end, but those of a run that died in between.
-
-    Lines of older versions carry no stage: those since the end of any are taken for its own.
+    These are the table lines of the stage since its last end, but those of a run that died in between. Lines of older
+    versions carry no stage: those since the end of any stage are taken for its own.
     """
-    earlier = lines[: lines.index(stage)]
-    since_own, since_any = _after_end(earlier, stage["stage"]), _after_end(earlier)
-    own = [line for line in since_own if line.get("stage") == stage["stage"]]
-    unknown = [line for line in since_any if "stage" not in line]
-    written = newest_by(own + unknown, "table").values()
-    # times are logged in whole seconds
-    start = datetime.fromisoformat(stage["time"]) - timedelta(seconds=stage["stage/seconds"] + 1)
-    return [line for line in written if start <= datetime.fromisoformat(line["time"])]
-
-
-def _after_end(lines: Lines, name: str | None = None) -> Lines:
-    """The lines after the last end of a stage, or of any."""
-    ends = [place for place, line in enumerate(lines) if _is_end(line) and name in (None, line["stage"])]
-    return lines[ends[-1] + 1 :] if ends else lines
+    runs: dict[str, StageRun] = {}
+    own: dict[str, Lines] = defaultdict(list)
+    without_stage: Lines = []
+    for line in lines:
+        name = line.get("stage")
+        if name is None:
+            without_stage.append(line)
+        elif "stage/seconds" not in line:
+            own[name].append(line)
+        else:
+            # times are logged in whole seconds
+            start = datetime.fromisoformat(line["time"]) - timedelta(seconds=line["stage/seconds"] + 1)
+            written = newest_by(own.pop(name, []) + without_stage, "table").values()
+            tables = [table for table in written if start <= datetime.fromisoformat(table["time"])]
+            runs[name] = StageRun(name, line["stage/seconds"], tables)
+            without_stage = []
+    return [runs[name] for name in names if name in runs]
 
 
 def training_histories(lines: Lines, behaviours: Iterable[str]) -> dict[str, TrainingHistory]:
@@ -138,8 +119,8 @@ def training_histories(lines: Lines, behaviours: Iterable[str]) -> dict[str, Tra
     }
 
 
-def thin(points: Points, at_most: int = MAX_POINTS) -> Points:
-    """``points`` as means of equal runs of neighbours, at most so many."""
+def thin(points: Points, at_most: int = 400) -> Points:
+    """``points`` as means of equal runs of neighbours, at most so many: a figure has no pixels for more."""
     size = -(-len(points) // at_most) or 1
     runs = [points[start : start + size] for start in range(0, len(points), size)]
     return [(fmean(x for x, _ in run), fmean(y for _, y in run)) for run in runs]

@@ -19,11 +19,8 @@ from schemas.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-ARTIFACTS = ("report.html", "scores.json", "config.yaml")
 OWNERS = ("behaviour", "entry", "table", "source", "read", "stage")
 """Keys of a line of ``metrics.jsonl`` that say whose its figures are; the first one there counts."""
-Figure = tuple[str, float, int, int]
-"""Name, value, milliseconds since 1970, step."""
 
 
 def track_run(config: PipelineConfig, workspace: Workspace) -> str:
@@ -51,18 +48,18 @@ def track_run(config: PipelineConfig, workspace: Workspace) -> str:
         figures = [Metric(*figure) for figure in list_figures(read_metrics(workspace.metrics))]
         for start in range(0, len(figures), 1000):
             client.log_batch(run.info.run_id, metrics=figures[start : start + 1000])
-        for name in ARTIFACTS:
+        for name in ("report.html", "scores.json", "config.yaml"):
             if (workspace.out / name).exists():
                 mlflow.log_artifact(str(workspace.out / name))
     log.info("  MLflow run %s of experiment %s", run.info.run_id, config.tracking.experiment)
     return str(run.info.run_id)
 
 
-def list_figures(lines: list[dict[str, Any]]) -> Iterator[Figure]:
+def list_figures(lines: list[dict[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
     """The numbers of ``metrics.jsonl``, each under its key and whose it is: ``train/loss/page_visit`` by step.
 
-    Names hold what MLflow allows: ``@`` of ``ndcg@10`` becomes ``_at_``, any other sign ``_``, as ``+`` of
-    ``ensemble+baseline``. What is not a number is left out.
+    Name, value, milliseconds since 1970 and step of each. Names hold what MLflow allows: ``@`` of ``ndcg@10`` becomes
+    ``_at_``, any other sign ``_``, as ``+`` of ``ensemble+baseline``. What is not a number is left out.
     """
     for line in lines:
         owner = next((str(line[key]) for key in OWNERS if key in line), None)

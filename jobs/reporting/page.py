@@ -1,8 +1,7 @@
 """Renders ``report.html``: one page with its styles and figures inside."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,43 +9,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from conf.load import to_yaml
 from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import Ablation
-from jobs.evaluation.comparison import Scores
-from jobs.reporting import figures
+from jobs.evaluation.comparison import SUM, Scores, result_of
+from jobs.reporting import figures, tables
 from jobs.reporting.ablation import noise_of_changes, rows_alone, rows_without
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin, training_histories
-from jobs.reporting.tables import (
-    DETAILS,
-    MISSING,
-    Standing,
-    build_detail_rows,
-    build_score_rows,
-    has_spreads,
-    noise_note,
-    probe_note,
-    rank_entries,
-    rivals,
-    score_columns,
-    stand_to,
-    sum_of_scores,
-    task_title,
-    tasks_without_score,
-    unknown_noise_note,
-)
+from schemas.blocks import BASELINE
 from schemas.tasks import PROPENSITY
-
-BASELINE = "baseline"
-INTERVAL_CURVES = (
-    ("rate", "Speed", "sequences_per_second", "sequences/s"),
-    ("wait", "Wait for the feed", "wait_pct", "% of the time"),
-    ("memory", "Peak memory", "peak_gib", "GiB"),
-)
-"""Key, title, field of ``TrainingHistory`` and unit."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the page tells, besides the configuration.
+    """What the page shows, besides the configuration.
 
     Attributes
     ----------
@@ -71,18 +45,6 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class BehaviourRow:
-    """One behaviour's line in the tables of the page."""
-
-    name: str
-    max_length: int
-    absent: float | None
-    sequences: SequenceFacts | None
-    vocabulary: VocabularyFacts | None
-    training: TrainingHistory | None
-
-
-@dataclass(frozen=True)
 class Verdict:
     """The page's first sentence.
 
@@ -91,14 +53,14 @@ class Verdict:
     first : the entries with the most Borda points
     total : the first one's sum of scores
     rivals : entries whose sum repeats do not tell from the first one's, or is higher
-    standing : of the first one to the baseline; None where there is no other first, or nothing to compare
+    standing : of the first one to the baseline; zeros where several are first, or there is nothing to compare
     """
 
     first: list[str]
     points: int
     total: float
     rivals: tuple[str, ...] = ()
-    standing: Standing | None = None
+    standing: tables.Standing = field(default_factory=tables.Standing)
 
 
 def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str]) -> str:
@@ -109,80 +71,65 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
     stage_names : the stages whose times are shown, in that order
     """
     histories = training_histories(facts.metrics, config.behaviours)
+    colours = figures.palette(config.behaviours)
     bands = figures.map_bands(facts.profile_map) if facts.profile_map else {}
     context = {
         "facts": facts,
         "config": config,
         "config_yaml": to_yaml(config),
-        "behaviours": _behaviour_rows(facts, config, histories),
-        "colours": {name: figures.css_variable(c) for name, c in figures.palette(config.behaviours).items()},
+        "histories": histories,
+        "colours": {name: figures.css_variable(colour) for name, colour in colours.items()},
         "stages": stage_runs(facts.metrics, stage_names),
         "sources": newest_by(facts.metrics, "source"),
-        "figures": _draw(facts, config, histories),
+        "figures": _draw(facts, config, histories, colours),
         "bands": {label: figures.css_variable(colour) for label, colour in bands.items()},
         **(_score_context(facts.scores, config) if facts.scores else {}),
-        **(_ablation_context(facts.ablation) if facts.ablation else {}),
     }
+    if facts.ablation:
+        context |= {
+            "ablation_columns": tables.score_columns()[:-1],
+            "alone_rows": rows_alone(facts.ablation),
+            "without_rows": rows_without(facts.ablation),
+            "noise_of_changes": noise_of_changes(facts.ablation),
+        }
     return _environment().get_template("report.html").render(context)
 
 
 def tell_verdict(scores: Scores) -> Verdict:
     """Which entry is first, and how it stands to the baseline."""
-    ranking = rank_entries(scores)
+    ranking = tables.rank_entries(scores)
     first = [ranked.entry for ranked in ranking if ranked.place == 1]
-    verdict = Verdict(first, ranking[0].points, sum_of_scores(scores, first[0]))
+    verdict = Verdict(first, ranking[0].points, result_of(scores[first[0]], SUM)["score"])
     if len(first) > 1:
         return verdict
-    standing = stand_to(scores, first[0], BASELINE) if BASELINE in scores and first[0] != BASELINE else Standing()
-    return replace(verdict, rivals=tuple(rivals(scores, first[0])), standing=standing if standing.n_tasks else None)
+    verdict = replace(verdict, rivals=tuple(tables.rivals(scores, first[0])))
+    if BASELINE not in scores or first[0] == BASELINE:
+        return verdict
+    return replace(verdict, standing=tables.stand_to(scores, first[0], BASELINE))
 
 
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
     return {
-        "verdict": tell_verdict(scores),
-        "score_columns": score_columns(),
-        "score_rows": build_score_rows(scores),
-        "detail_tasks": [task_title(task) for task in PROPENSITY],
-        "detail_columns": DETAILS,
-        "detail_rows": build_detail_rows(scores),
-        "ranking": rank_entries(scores),
-        "sums": {entry: sum_of_scores(scores, entry) for entry in scores},
-        "undefined_tasks": [task_title(task) for task in tasks_without_score(scores)],
-        "note": probe_note(config.probe),
-        "has_spreads": has_spreads(scores),
-        "noise": noise_note(scores),
-        "unknown_noise": unknown_noise_note(scores),
+        **({"verdict": tell_verdict(scores)} if any(scores.values()) else {}),
+        "score_columns": tables.score_columns(),
+        "score_rows": tables.build_score_rows(scores),
+        "detail_tasks": [tables.task_title(task) for task in PROPENSITY],
+        "detail_columns": tables.DETAILS,
+        "detail_rows": tables.build_detail_rows(scores),
+        "ranking": tables.rank_entries(scores),
+        "sums": {entry: result_of(of_entry, SUM)["score"] for entry, of_entry in scores.items() if of_entry},
+        "undefined_tasks": [tables.task_title(task) for task in tables.tasks_without_score(scores)],
+        "note": tables.probe_note(config.probe),
+        "has_spreads": tables.has_spreads(scores),
+        "noise": tables.noise_note(scores),
+        "unknown_noise": tables.unknown_noise_note(scores),
     }
 
 
-def _ablation_context(ablation: Ablation) -> dict[str, Any]:
-    return {
-        "ablation_columns": score_columns()[:-1],
-        "alone_rows": rows_alone(ablation),
-        "without_rows": rows_without(ablation),
-        "noise_of_changes": noise_of_changes(ablation),
-    }
-
-
-def _behaviour_rows(
-    facts: RunFacts, config: PipelineConfig, histories: Mapping[str, TrainingHistory]
-) -> list[BehaviourRow]:
-    return [
-        BehaviourRow(
-            name,
-            config.encoders[name].max_length if name in config.encoders else 0,
-            facts.absent.get(name),
-            facts.sequences.get(name),
-            facts.vocabularies.get(name),
-            histories.get(name),
-        )
-        for name, settings in config.behaviours.items()
-    ]
-
-
-def _draw(facts: RunFacts, config: PipelineConfig, histories: Mapping[str, TrainingHistory]) -> dict[str, Any]:
+def _draw(
+    facts: RunFacts, config: PipelineConfig, histories: Mapping[str, TrainingHistory], colours: Mapping[str, str]
+) -> dict[str, Any]:
     """The figures that there are data for; several of one kind by name."""
-    colours = figures.palette(config.behaviours)
     drawn: dict[str, Any] = {
         "absent": figures.draw_absent_shares("Absent clients", facts.absent, figures.palette(config.encoders)),
         "scores": figures.draw_scores(facts.scores),
@@ -206,8 +153,12 @@ def draw_training(
             for name, run in histories.items() if run.best_epoch}  # fmt: skip
     loss = {name: thin(run.loss) for name, run in histories.items()}
     drawn = {"loss": figures.draw_curves("Training loss", loss, colours, ("step", "nats"))}
-    for key, title, field, unit in INTERVAL_CURVES:
-        curves = {name: thin(run.over_progress(getattr(run, field)), 50) for name, run in histories.items()}
+    for key, title, curve, unit in (
+        ("rate", "Speed", "sequences_per_second", "sequences/s"),
+        ("wait", "Wait for the feed", "wait_pct", "% of the time"),
+        ("memory", "Peak memory", "peak_gib", "GiB"),
+    ):
+        curves = {name: thin(run.over_progress(getattr(run, curve)), 50) for name, run in histories.items()}
         labels = ("% of the training", unit)
         drawn[key] = figures.draw_curves(title, curves, colours, labels, figures.THIRD, from_zero=key != "memory")
     ndcg = {name: run.ndcg for name, run in histories.items()}
@@ -230,28 +181,22 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("jobs.reporting", "templates"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a wrong name in the template fails, and is not shown as nothing
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "share": _share, "number": _number, "day": _day, "duration": _duration}
+    environment.filters |= {
+        "count": lambda value: _shown(value, ",.0f"),
+        "share": lambda value: _shown(value, ".1%"),
+        "number": lambda value, digits=4: _shown(value, f",.{digits}f"),
+        "day": lambda value: f"{value:%-d %B %Y}",
+        "duration": _duration,
+    }
     return environment
 
 
-def _count(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return MISSING if value is None else f"{value:,.{digits}f}"
-
-
-def _day(value: datetime) -> str:
-    return f"{value:%-d %B %Y}"
+def _shown(value: float | None, spec: str) -> str:
+    return tables.MISSING if value is None else format(value, spec)
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from conf.evaluation import ProbeSettings
 from jobs.evaluation.comparison import (
@@ -11,8 +12,7 @@ from jobs.evaluation.comparison import (
     compare_entries,
     describe_comparisons,
     mean_score,
-    sum_spread,
-    task_spread,
+    result_of,
 )
 from ml.metrics.challenge import borda
 from schemas.tasks import PROPENSITY, TASKS
@@ -21,24 +21,15 @@ DETAILS = ("auroc", "novelty", "diversity")
 MISSING = "-"
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How one entry stands to another on the tasks that both have a score on.
+class Standing(NamedTuple):
+    """On how many tasks an entry's score is above another's, below it, and level with it.
 
-    Attributes
-    ----------
-    above, below : tasks on which its score is higher, or lower; of repeats, its mean, where they tell the two apart
-    level : tasks on which repeats do not tell the two apart, or the scores are equal
+    Level are equal scores and those that repeats do not tell apart. Of repeats, the means are compared.
     """
 
     above: int = 0
     below: int = 0
     level: int = 0
-
-    @property
-    def n_tasks(self) -> int:
-        """Tasks that both have a score on."""
-        return self.above + self.below + self.level
 
 
 @dataclass(frozen=True)
@@ -58,17 +49,13 @@ class Cell:
     is_in_noise: bool = False
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """One entry's line: a cell per column of ``score_columns``."""
-
-    entry: str
-    cells: tuple[Cell, ...]
+Rows = dict[str, tuple[Cell, ...]]
+"""Entry -> a cell for each column of a table."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One entry's place by Borda points; entries with equal points share it."""
+    """One entry's place, from 1, by Borda points; entries with equal points share it."""
 
     place: int
     entry: str
@@ -85,22 +72,22 @@ def score_columns() -> list[str]:
     return [*map(task_title, TASKS), SUM, "Borda"]
 
 
-def build_score_rows(scores: Scores) -> list[ScoreRow]:
+def build_score_rows(scores: Scores) -> Rows:
     """The score table, best of each column marked (every one of equals), and those that repeats do not tell apart."""
     comparisons = compare_entries(scores)
-    columns = [_column_of_scores(scores, column, comparisons) for column in (*TASKS, SUM)]
-    columns.append(_column(_borda_points(scores), "d"))
-    return [ScoreRow(entry, tuple(column[entry] for column in columns)) for entry in scores]
+    columns = [_score_cells(scores, column, comparisons) for column in (*TASKS, SUM)]
+    columns.append(_mark_best(_borda_points(scores), "d"))
+    return {entry: tuple(column[entry] for column in columns) for entry in scores}
 
 
-def build_detail_rows(scores: Scores) -> list[ScoreRow]:
+def build_detail_rows(scores: Scores) -> Rows:
     """AUROC, novelty and diversity of each propensity task, best marked; columns by task, then detail."""
     columns = [
-        _column({entry: scores[entry].get(task, {}).get(detail) for entry in scores}, ".4f")
+        _mark_best({entry: scores[entry].get(task, {}).get(detail) for entry in scores}, ".4f")
         for task in PROPENSITY
         for detail in DETAILS
     ]
-    return [ScoreRow(entry, tuple(column[entry] for column in columns)) for entry in scores]
+    return {entry: tuple(column[entry] for column in columns) for entry in scores}
 
 
 def rank_entries(scores: Scores) -> list[Ranked]:
@@ -110,29 +97,28 @@ def rank_entries(scores: Scores) -> list[Ranked]:
     return [Ranked(1 + sum(p > points[entry] for p in points.values()), entry, points[entry]) for entry in ranking]
 
 
-def task_score(scores: Scores, entry: str, task: str) -> float | None:
-    """An entry's score on a task, None where it has none."""
-    return scores[entry].get(task, {}).get("score")
-
-
 def stand_to(scores: Scores, entry: str, other: str) -> Standing:
-    """How an entry stands to another."""
-    comparisons, differences = compare_entries(scores), []
-    for task in TASKS:
-        if task in scores[entry] and task in scores[other]:
-            is_level = comparisons.tell_apart(task, entry, other) is False
-            differences.append(0.0 if is_level else mean_score(scores[entry][task]) - mean_score(scores[other][task]))
-    above, below = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
-    return Standing(above, below, len(differences) - above - below)
+    """How an entry stands to another on the tasks that both have a score on."""
+    comparisons, above, below, level = compare_entries(scores), 0, 0, 0
+    for task in scores[entry].keys() & scores[other].keys():
+        own, others = mean_score(scores[entry][task]), mean_score(scores[other][task])
+        if own == others or comparisons.tell_apart(task, entry, other) is False:
+            level += 1
+        elif own > others:
+            above += 1
+        else:
+            below += 1
+    return Standing(above, below, level)
 
 
 def rivals(scores: Scores, entry: str) -> list[str]:
     """The entries whose sum repeats do not tell from an entry's, or is higher; none where the noise is unknown."""
-    comparisons, own = compare_entries(scores), sum_spread(scores[entry])
+    comparisons = compare_entries(scores)
+    sums = {name: mean_score(result_of(of_entry, SUM)) for name, of_entry in scores.items()}
     found = []
-    for other, of_other in scores.items():
-        is_apart, spread = comparisons.tell_apart(SUM, entry, other), sum_spread(of_other)
-        if is_apart is False or (is_apart and own and spread and spread.mean > own.mean):
+    for other in scores:
+        is_apart = comparisons.tell_apart(SUM, entry, other)
+        if is_apart is False or (is_apart and sums[other] > sums[entry]):
             found.append(other)
     return found
 
@@ -143,7 +129,7 @@ def unknown_noise_note(scores: Scores) -> str | None:
     unknown = [result for result in results if not result.get("repeats")]
     if len(scores) < 2 or not unknown:
         return None
-    if any(map(task_spread, unknown)):
+    if any("std" in result for result in unknown):
         return (
             "How much of a difference is noise is unknown: an earlier version wrote these scores without those of each "
             "repeat. The probe, run again, writes them."
@@ -151,14 +137,9 @@ def unknown_noise_note(scores: Scores) -> str | None:
     return "Scored once: how much of a difference is noise is unknown. Repeats tell (probe.repeats, 3 or more)."
 
 
-def sum_of_scores(scores: Scores, entry: str) -> float:
-    """An entry's sum over the tasks that have a score."""
-    return sum(score for task in TASKS if (score := task_score(scores, entry, task)) is not None)
-
-
 def tasks_without_score(scores: Scores) -> list[str]:
     """Tasks on which no entry has a score."""
-    return [task for task in TASKS if all(task_score(scores, entry, task) is None for entry in scores)]
+    return [task for task in TASKS if all(task not in of_entry for of_entry in scores.values())]
 
 
 def probe_note(probe: ProbeSettings) -> str | None:
@@ -191,7 +172,7 @@ def noise_note(scores: Scores) -> str | None:
 
 def has_spreads(scores: Scores) -> bool:
     """Whether an entry was scored more than once."""
-    return any(task_spread(result) for of_entry in scores.values() for result in of_entry.values())
+    return any("std" in result for of_entry in scores.values() for result in of_entry.values())
 
 
 def format_score_table(scores: Scores, note: str | None = None) -> str:
@@ -202,12 +183,12 @@ def format_score_table(scores: Scores, note: str | None = None) -> str:
     rows, noise = build_score_rows(scores), noise_note(scores)
     blank = "  " if noise else " "
     heads = ["entry", *(title + blank for title in score_columns())]
-    text = _align_table([heads, *([row.entry, *(_marked(cell, blank) for cell in row.cells)] for row in rows)])
+    text = _align_table([heads, *([entry, *(_marked(cell, blank) for cell in cells)] for entry, cells in rows.items())])
     text += ["", "* best in its column"]
     if noise:
         text.append(f"~ {noise}")
     if has_spreads(scores):
-        spreads = [[row.entry, *(cell.spread or MISSING for cell in row.cells[:-1])] for row in rows]
+        spreads = [[entry, *(cell.spread or MISSING for cell in cells[:-1])] for entry, cells in rows.items()]
         text += ["", "Mean ± standard deviation:", *_align_table([["entry", *score_columns()[:-1]], *spreads])]
     return "\n".join([*text, *filter(None, [unknown_noise_note(scores), note])]) + "\n"
 
@@ -219,49 +200,34 @@ def _marked(cell: Cell, blank: str) -> str:
 
 def _align_table(lines: list[list[str]]) -> list[str]:
     """Lines of equal widths, the first column to the left, a rule below the heads."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [_align(line, widths) for line in lines]
-    return [text[0], "-" * sum(widths, 2 * (len(widths) - 1)), *text[1:]]
-
-
-def _align(cells: list[str], widths: list[int]) -> str:
-    first, *numbers = [
-        cell.rjust(width) if place else cell.ljust(width)
-        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join([first, *numbers]).rstrip()
+    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for name, *cells in lines:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, others, strict=True)]
+        text.append("  ".join([name.ljust(first), *aligned]).rstrip())
+    return [text[0], "-" * (first + sum(2 + width for width in others)), *text[1:]]
 
 
 def _borda_points(scores: Scores) -> dict[str, int]:
-    plain = {
-        entry: {task: score for task in TASKS if (score := task_score(scores, entry, task)) is not None}
-        for entry in scores
-    }
-    return borda(plain)
+    return borda({entry: {task: result["score"] for task, result in own.items()} for entry, own in scores.items()})
 
 
-def _column_of_scores(scores: Scores, column: str, comparisons: Comparisons) -> dict[str, Cell]:
+def _score_cells(scores: Scores, column: str, comparisons: Comparisons) -> dict[str, Cell]:
     """Each entry's cell for a task or the sum."""
-    if column == SUM:
-        values: dict[str, float | None] = {entry: sum_of_scores(scores, entry) for entry in scores}
-        spreads = {entry: sum_spread(scores[entry]) for entry in scores}
-    else:
-        values = {entry: task_score(scores, entry, column) for entry in scores}
-        spreads = {entry: task_spread(scores[entry].get(column, {})) for entry in scores}
-    means = {entry: spread.mean for entry, spread in spreads.items() if spread}
+    results = {entry: result_of(of_entry, column) for entry, of_entry in scores.items()}
+    cells = _mark_best({entry: result.get("score") for entry, result in results.items()}, ".4f")
+    means = {entry: result["mean"] for entry, result in results.items() if "std" in result}
     highest = max(means, key=lambda entry: means[entry], default="")
     close = {entry for entry in means if comparisons.tell_apart(column, entry, highest) is False}
-    return {
-        entry: replace(
-            cell,
-            spread=f"{spread.mean:.4f} ± {spread.std:.4f}" if (spread := spreads[entry]) else None,
-            is_in_noise=entry in close or bool(close and entry == highest),
-        )
-        for entry, cell in _column(values, ".4f").items()
-    }
+    if close:
+        close.add(highest)
+    for entry, mean in means.items():
+        spread = f"{mean:.4f} ± {results[entry]['std']:.4f}"
+        cells[entry] = replace(cells[entry], spread=spread, is_in_noise=entry in close)
+    return cells
 
 
-def _column(values: Mapping[str, float | None], spec: str) -> dict[str, Cell]:
+def _mark_best(values: Mapping[str, float | None], spec: str) -> dict[str, Cell]:
     """Each entry's cell for a number, the highest marked."""
     best = max((value for value in values.values() if value is not None), default=None)
     return {

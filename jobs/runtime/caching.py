@@ -1,7 +1,7 @@
-"""What Spark keeps for a stage, and lets go when the stage has written its table, or failed.
+"""Caches and broadcasts that are released when the stage has written its table, or failed.
 
-An ``ExitStack`` is handed to what caches, and closed by the stage. ``spark.catalog.clearCache()`` would also take
-what another stage of the same application counts on meanwhile.
+The stage passes an ``ExitStack`` to whatever caches, and closes it. ``spark.catalog.clearCache()`` would also release
+the caches of another stage that runs in the same application.
 """
 
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Which device a Spark task may work on: no two tasks of a host share a GPU, unless Spark was told to share it."""
+"""Which device a Spark task may work on: no two tasks of a host share a GPU, unless Spark is configured to share it."""
 
 import errno
 import os
@@ -10,11 +10,10 @@ from pyspark import TaskContext
 
 from schemas.errors import ConfigError
 
-GPU = "gpu"
 WAIT_SECONDS = 0.5
 
 _locks: dict[str, socket.socket] = {}
-"""Of the GPU that this process took: device -> its lock."""
+"""Device -> lock of the GPU that this process took; at most one."""
 
 
 def task_device() -> str:
@@ -33,9 +32,15 @@ def task_device() -> str:
     if not n_gpus:
         return "cpu"
     context = TaskContext.get()
-    assigned = context.resources().get(GPU) if context else None
+    assigned = context.resources().get("gpu") if context else None
     if assigned:
-        return _assigned_device(assigned.addresses[0], n_gpus)
+        address = assigned.addresses[0]
+        if not address.isdecimal() or int(address) >= n_gpus:
+            raise ConfigError(
+                f"expected Spark to assign GPUs by number, 0 to {n_gpus - 1} here, found {address!r} on "
+                f"{socket.gethostname()}; check the script of spark.worker.resource.gpu.discoveryScript"
+            )
+        return f"cuda:{address}"
     while not _locks:
         for number in range(n_gpus):
             if lock := _lock(number):
@@ -54,15 +59,6 @@ def release_device() -> None:
         _locks.popitem()[1].close()
 
 
-def _assigned_device(address: str, n_gpus: int) -> str:
-    if not address.isdecimal() or int(address) >= n_gpus:
-        raise ConfigError(
-            f"expected Spark to assign GPUs by number, 0 to {n_gpus - 1} here, found {address!r} on "
-            f"{socket.gethostname()}; check the script of spark.worker.resource.gpu.discoveryScript"
-        )
-    return f"cuda:{address}"
-
-
 def _lock(number: int) -> socket.socket | None:
     """A lock of one GPU, None where another process has it.
 
@@ -73,7 +69,7 @@ def _lock(number: int) -> socket.socket | None:
     gpu = visible.split(",")[number].strip() if visible else number
     lock = socket.socket(socket.AF_UNIX)
     try:
-        lock.bind(f"\0ubp-gpu-{gpu}")
+        lock.bind(f"\0ubp-gpu-{gpu}")  # the leading zero byte: an abstract name, that needs no file
     except OSError as error:
         lock.close()
         if error.errno != errno.EADDRINUSE:

@@ -72,13 +72,14 @@ def locked(path: Path, command: str) -> Iterator[None]:
                 f"process {other.pid} on {other.host}; wait for its end, choose another --out, or, if it surely runs "
                 f"no more, remove {path}"
             )
-        _write(file, json.dumps(asdict(me)))
+        file.truncate(0)
+        file.write(json.dumps(asdict(me)))  # appended, so at the file's new beginning
     try:
         yield
     finally:
         with contextlib.suppress(OSError), taking_turns(path) as file:
-            if _read(file) == me:
-                _write(file, "")
+            if _read(file) == me:  # else somebody removed the file by hand, and another run made it anew
+                file.truncate(0)
 
 
 @contextlib.contextmanager
@@ -91,7 +92,7 @@ def taking_turns(path: Path) -> Iterator[TextIO]:
     with path.open("a+") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield file  # closing it gives the lock back
+        yield file  # closing it writes what is still in memory, then gives the lock back
 
 
 def _machine() -> str:
@@ -110,10 +111,3 @@ def _read(file: TextIO) -> Holder | None:
         return Holder(**json.loads(file.read()))
     except (ValueError, TypeError):
         return None
-
-
-def _write(file: TextIO, text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()

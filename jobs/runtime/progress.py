@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5
 LONG_EPOCH_SECONDS = 30.0
 
 
@@ -55,17 +54,22 @@ def training_progress(metrics: Path) -> Iterator[None]:
     metrics.touch()
     bars: dict[str, tqdm] = {}
     terminal = sys.stderr if is_terminal() else None  # the launcher of the ranks may send stderr elsewhere meanwhile
-    with metrics.open() as stream:
-        stream.seek(0, 2)
 
-        def follow() -> None:
-            for line in stream:
-                if values := parse_line(line):
-                    _show_training(values, bars, terminal)
+    def show(values: dict[str, Any]) -> None:
+        encoder = str(values.get("behaviour"))
+        if "train/loss" in values and terminal:
+            if encoder not in bars:
+                bars[encoder] = tqdm(desc=encoder, total=values["steps"], leave=False, unit=" steps", file=terminal)
+            bars[encoder].n = values["step"]
+            bars[encoder].set_postfix(loss=f"{values['train/loss']:.3f}")
+        if "validation/ndcg@10" in values:
+            log.info(
+                "  %s: epoch %d, validation NDCG@10 %.4f, HR@10 %.4f",
+                *(encoder, values["epoch"], values["validation/ndcg@10"], values["validation/hr@10"]),
+            )
 
-        with _repeated(follow):
-            yield
-        follow()
+    with _followed(metrics, show):
+        yield
     for bar in bars.values():
         bar.close()
 
@@ -80,17 +84,16 @@ def probe_progress(epochs: Path, n_epochs: int) -> Iterator[None]:
     n_epochs : of all units
     """
     epochs.write_text("")
-    with epochs.open() as stream, tqdm(desc="probe", total=n_epochs, unit=" epochs", leave=False, disable=None) as bar:
+    # disable=None: no bar where nobody watches
+    with tqdm(desc="probe", total=n_epochs, unit=" epochs", leave=False, disable=None) as bar:
 
-        def follow() -> None:
-            for line in stream:
-                bar.update()
-                if (values := parse_line(line)) and values["seconds"] >= LONG_EPOCH_SECONDS:
-                    log.info("  %(unit)s: epoch %(epoch)d of %(epochs)d, %(score).4f (%(seconds).0f s)", values)
+        def show(values: dict[str, Any]) -> None:
+            bar.update()
+            if values["seconds"] >= LONG_EPOCH_SECONDS:
+                log.info("  %(unit)s: epoch %(epoch)d of %(epochs)d, %(score).4f (%(seconds).0f s)", values)
 
-        with _repeated(follow):
+        with _followed(epochs, show):
             yield
-        follow()
 
 
 def parse_line(line: str) -> dict[str, Any] | None:
@@ -102,18 +105,20 @@ def parse_line(line: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _show_training(values: dict[str, Any], bars: dict[str, tqdm], terminal: TextIO | None) -> None:
-    behaviour = str(values.get("behaviour"))
-    if "train/loss" in values and terminal:
-        bar = bars.get(behaviour) or tqdm(
-            desc=behaviour, total=values["steps"], leave=False, unit=" steps", file=terminal
-        )
-        bars[behaviour] = bar
-        bar.n = values["step"]
-        bar.set_postfix(loss=f"{values['train/loss']:.3f}")
-    if "validation/ndcg@10" in values:
-        told = (behaviour, values["epoch"], values["validation/ndcg@10"], values["validation/hr@10"])
-        log.info("  %s: epoch %d, validation NDCG@10 %.4f, HR@10 %.4f", *told)
+@contextlib.contextmanager
+def _followed(path: Path, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Call ``show`` with each line of figures that others append to a file until the block ends."""
+    with path.open() as stream:
+        stream.seek(0, 2)  # only what comes from now on
+
+        def follow() -> None:
+            for line in stream:
+                if values := parse_line(line):
+                    show(values)
+
+        with _repeated(follow):
+            yield
+        follow()  # what came after the last look
 
 
 @contextlib.contextmanager
@@ -122,7 +127,7 @@ def _repeated(action: Callable[[], None]) -> Iterator[None]:
     done = threading.Event()
 
     def loop() -> None:
-        while not done.wait(POLL_SECONDS):
+        while not done.wait(0.5):
             action()
 
     thread = threading.Thread(target=loop, daemon=True)

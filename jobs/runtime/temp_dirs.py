@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 PREFIX = "ubp-"
-LOCK = ".held"  # the name that it had from the first on: leftovers of earlier versions go too
+LOCK = ".held"  # earlier versions called it so too: their leftovers are found by it
 
 
 @functools.cache
@@ -25,7 +25,12 @@ def scratch_folder() -> Path:
     fcntl.flock(lock, fcntl.LOCK_EX)  # until the process ends, however it does
     # renamed once it is locked: a process that starts meanwhile would take a file without a lock for an abandoned one
     made.rename(folder / LOCK)
-    atexit.register(_remove, folder, lock)
+
+    def remove() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()  # open until now: Python would close a file that nothing refers to, and give up its lock
+
+    atexit.register(remove)
     return folder
 
 
@@ -35,8 +40,3 @@ def remove_abandoned() -> None:
         with contextlib.suppress(OSError), (folder / LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove(folder: Path, lock: object) -> None:
-    """``lock`` is passed to stay open until now."""
-    shutil.rmtree(folder, ignore_errors=True)

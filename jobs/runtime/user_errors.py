@@ -8,26 +8,34 @@ _UNWRITABLE = {
     r"No space left on device|ENOSPC": "a full disk: make room",
     r"Disk quota exceeded": "a used-up disk quota: make room",
     r"Read-only file system": "a read-only file system: mount it for writing",
-    r"Permission denied|AccessDeniedException": "a file or folder that may not be written: fix its permissions",
+    r"Permission denied|AccessDeniedException": "a file or folder that may not be read or written: fix its permissions",
     r"File too large": "a limit on the size of files (`ulimit -f`): raise it",
 }
+# as Spark, Parquet's Java library and pyarrow report it
 _UNREADABLE = (
     r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|FAILED_READ_FILE|Could not read footer|SparkFileNotFoundException"
     r"|org.apache.hadoop.fs.ChecksumException"
     r"|Parquet magic bytes not found|Encountered error while reading file|can not read class org.apache.parquet"
     r"|could not read page|Couldn't deserialize thrift"
 )
-_DATA_FILE = re.compile(r"[\w:/.%=+@~-]*\.parquet")
+# begins where no such character stands before it: a search from each of them would take quadratic time
+_DATA_FILE = re.compile(r"(?<![\w:/.%=+@~-])[\w:/.%=+@~-]*\.parquet")
 
 
 def explain(error: BaseException) -> PipelineError | None:
     """The error as one that the user can act on; None where it is not known to be one."""
-    text = "\n".join(_told(error))
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:  # Java's errors hold the messages of their causes already
+        messages.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(messages)
     for pattern, found in _UNWRITABLE.items():
         if re.search(pattern, text):
             return OutputError(
-                f"expected room and permission to write in --out and in the folder for temporary files; found {found}, "
-                "then run again: tables are as they were, and a run goes on after its last finished stage "
+                "expected room and permission to write in --out and in the folder for temporary files, and to read "
+                f"--data; found {found}, then run again: tables are as they were, and a run goes on after its last "
+                "finished stage "
                 f"({_first_line(text, pattern)})"
             )
     if re.search(_UNREADABLE, text):
@@ -38,15 +46,6 @@ def explain(error: BaseException) -> PipelineError | None:
             f"({_first_line(text, _UNREADABLE)})"
         )
     return None
-
-
-def _told(error: BaseException | None) -> list[str]:
-    """What the error and those behind it say; of Java's, its causes are in its text."""
-    texts = []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__ or error.__context__
-    return texts
 
 
 def _first_line(text: str, pattern: str) -> str:

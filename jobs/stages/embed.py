@@ -35,9 +35,9 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     clients, streams = read_table(spark, workspace, CLIENTS), list(dict.fromkeys(source.stream for source in sources))
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(streams))
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(clients.count() / config.inference.clients_per_partition))
+    # ranges of positions, sorted: a file then holds clients in the order of the entries
     rows = join_sequences(clients, sequences, streams).repartitionByRange(n_parts, POSITION)
-    embed = embed_clients(sources)
-    vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed, ROWS_DDL)
+    vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed_clients(sources), ROWS_DDL)
     former = sorted(collect_blocks(spark, workspace).keys() & config.encoders.keys() - {block.name for block in blocks})
     write_blocks(blocks, vectors, cutoff, workspace, former)
     for name in former:

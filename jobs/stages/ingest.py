@@ -6,8 +6,8 @@ the two differ is it read again, for the rows that were rejected.
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -16,9 +16,13 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.inputs import IngestSettings
 from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import check_challenge, count_rows, group_files, source_path
+from jobs.inputs.data_files import log_unread_files
 from jobs.inputs.event_rules import keep_known_skus, reject_events, reject_products, type_events, type_products
+from jobs.inputs.rejects import collect_explanation, collect_reasons, format_reasons
 from jobs.inputs.source_files import naming_unreadable_files, read_group
 from jobs.inputs.typed_files import TypedFiles, typed_files
+from jobs.runtime.side_by_side import run_side_by_side
+from jobs.storage.delta_commit import WrittenFile
 from jobs.storage.delta_tables import TableCommit, next_ingest, read_table, write_table
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
@@ -30,24 +34,26 @@ from schemas.tables import PRODUCT_CONTRACT, PRODUCT_PROPERTIES, QUARANTINE, Tab
 
 log = logging.getLogger(__name__)
 
+NO_PURCHASE = "expected purchases, found none that keeps the contract"
+
 
 @dataclass(frozen=True)
 class Source:
-    """One source and its two kinds of row; neither frame is computed before it is written.
+    """One source and its two kinds of row.
 
     Attributes
     ----------
     path : file or folder
     table : where the good rows go; it has the source's name
-    good : typed rows that keep the contract
-    bad : the others, as rows of ``quarantine``
+    good : gives the typed rows that keep the contract, once the products that may judge them are written
+    bad : gives the others, as rows of ``quarantine``
     files : writes the good rows too, where Python tasks can type them
     """
 
     path: Path
     table: TableSchema
-    good: DataFrame
-    bad: DataFrame
+    good: Callable[[], DataFrame]
+    bad: Callable[[], DataFrame]
     files: TypedFiles | None = None
 
 
@@ -77,22 +83,42 @@ class Counts:
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
     check_challenge(workspace.data, config)
-    require_purchases(events_source(spark, config, workspace, PRODUCT_BUY))
+    log_unread_files(workspace.data, config)
+    purchases = events_source(spark, config, workspace, PRODUCT_BUY)
+    check_any_purchase(purchases)  # before anything is written
     number = next_ingest(spark, workspace, [*config.events_tables().values(), PRODUCT_PROPERTIES])
     # a task per part of a source file writes one file: as large as its part, nothing to gather
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True, ingest=number)
-    sources = [products_source(spark, workspace)]
-    counts = [write_products(sources[0], write)]
-    for name, table in config.events_tables().items():
-        if source_path(workspace.data, name).exists():
-            sources.append(events_source(spark, config, workspace, name, is_judged_by_products=True))
-            counts.append(write_events(sources[-1], config.ingest, workspace, write))
-        else:
-            log.info("  %s: no %s.parquet in the data, left out", name, name)
-            write(spark.createDataFrame([], table.ddl), table=table)
-    write_quarantine(sources, counts, workspace, number)
-    check_no_row_lost(sources, counts, read_table(spark, workspace, QUARANTINE), workspace)
-    require_known_purchases(sources, counts)
+    path = source_path(workspace.data, PRODUCT_PROPERTIES.name)
+    rows = _union([read_group(spark, group) for group in group_files(path, PRODUCT_CONTRACT)])
+    products = Source(
+        path,
+        PRODUCT_PROPERTIES,
+        partial(type_products, rows),
+        partial(reject_products, rows, PRODUCT_PROPERTIES.name),
+    )
+    tables = config.events_tables()
+    given = [name for name in tables if source_path(workspace.data, name).exists()]
+    for name in tables.keys() - set(given):
+        log.info("  %s: no %s.parquet in the data, left out", name, name)
+        write(spark.createDataFrame([], tables[name].ddl), table=tables[name], write_files=write_no_files)
+    sources = [products, *(events_source(spark, config, workspace, name, is_judged_by_products=True) for name in given)]
+    writes = [partial(write_source, source, config.ingest, write) for source in sources]
+    # where products judge the skus of events, their table must be there first
+    n_first = 1 if config.ingest.unknown_sku == "quarantine" else 0
+    counts = [*run_side_by_side(writes[:n_first]), *run_side_by_side(writes[n_first:])]
+    if config.ingest.count_duplicates and not config.ingest.drop_duplicates:
+        written = {name: read_table(spark, workspace, tables[name]) for name in given}
+        n_duplicates = collect_n_duplicates(written)
+        counts = [
+            replace(count, n_duplicates=n_duplicates.get(source.table.name))
+            for source, count in zip(sources, counts, strict=True)
+        ]
+    write_quarantine(spark, sources, counts, workspace, number)
+    quarantine = read_table(spark, workspace, QUARANTINE)
+    reasons = collect_reasons(quarantine)
+    check_no_row_lost(sources, counts, reasons, workspace)
+    check_few_rejected(sources, counts, reasons, quarantine, config.ingest)
 
 
 def events_source(
@@ -107,86 +133,80 @@ def events_source(
     path, settings = source_path(workspace.data, name), config.behaviour(name)
     item, kind = settings.item, ItemKind(settings.kind)
     groups = group_files(path, events_contract(item, kind))
-    frames = [read_group(spark, group) for group in groups]
-    # each group is typed before they are united: text and timestamps have no common type
-    good = _union([type_events(rows, item, kind, config.ingest) for rows in frames])
-    files = typed_files(groups, item, kind, config.ingest)
-    known = None
-    if is_judged_by_products and item == SKU and config.ingest.unknown_sku == "quarantine":
-        known = read_table(spark, workspace, PRODUCT_PROPERTIES)
-        good, files = keep_known_skus(good, known), None
-    bad = _union([reject_events(rows, name, item, kind, config.ingest, known) for rows in frames])
+    is_judged = is_judged_by_products and item == SKU and config.ingest.unknown_sku == "quarantine"
+
+    def known_skus() -> DataFrame | None:
+        return read_table(spark, workspace, PRODUCT_PROPERTIES) if is_judged else None
+
+    def good() -> DataFrame:
+        # each group is typed before they are united: text and timestamps have no common type
+        typed = _union([type_events(read_group(spark, group), item, kind, config.ingest) for group in groups])
+        known = known_skus()
+        return typed if known is None else keep_known_skus(typed, known)
+
+    def bad() -> DataFrame:
+        known = known_skus()
+        rows = (read_group(spark, group) for group in groups)
+        return _union([reject_events(of_group, name, item, kind, config.ingest, known) for of_group in rows])
+
+    files = None if is_judged else typed_files(groups, item, kind, config.ingest)
     return Source(path, config.events_table(name), good, bad, files)
 
 
-def products_source(spark: SparkSession, workspace: Workspace) -> Source:
-    """The source of the product table."""
-    path = source_path(workspace.data, PRODUCT_PROPERTIES.name)
-    rows = _union([read_group(spark, group) for group in group_files(path, PRODUCT_CONTRACT)])
-    return Source(path, PRODUCT_PROPERTIES, type_products(rows), reject_products(rows, PRODUCT_PROPERTIES.name))
-
-
-def require_purchases(purchases: Source) -> None:
-    """Raise InputError, before anything is written, unless one purchase keeps the contract."""
-    with naming_unreadable_files([purchases.path]):
-        is_empty = purchases.good.isEmpty()
-    if is_empty:
-        raise InputError(f"{purchases.path}: expected purchases, found none that keeps the contract; check its values")
-
-
-def require_known_purchases(sources: Sequence[Source], counts: Sequence[Counts]) -> None:
-    """Raise InputError, once the quarantine tells the reasons, unless one purchase was kept."""
-    for source, count in zip(sources, counts, strict=True):
-        if source.table.name == PRODUCT_BUY and not count.n_kept:
-            raise InputError(
-                f"{source.path}: expected purchases of skus in {PRODUCT_PROPERTIES.name}, found none among its "
-                f"{count.n_in:,} rows (ingest.unknown_sku=quarantine; table 'quarantine' tells why of each); "
-                "give the products of these purchases, or set ingest.unknown_sku=keep"
-            )
-
-
-def write_products(source: Source, write: Callable[..., TableCommit]) -> Counts:
-    """Write one row per sku."""
-    n_in = count_rows(source.path)
+def write_source(source: Source, settings: IngestSettings, write: Callable[..., TableCommit]) -> Counts:
+    """Write the good rows; without their exact repeats where the settings say so."""
+    n_in, good = count_rows(source.path), source.good()
     with naming_unreadable_files([source.path]):
-        return Counts(n_in, write(source.good, table=source.table).n_rows, n_duplicates=None, n_dropped=0)
-
-
-def write_events(
-    source: Source, settings: IngestSettings, workspace: Workspace, write: Callable[..., TableCommit]
-) -> Counts:
-    """Write the good events, and count their duplicates as the settings say."""
-    n_in = count_rows(source.path)
-    with naming_unreadable_files([source.path]):
-        if settings.drop_duplicates:
-            n_kept = write(source.good.distinct(), table=source.table).n_rows
-            n_duplicates = source.good.count() - n_kept  # exact: ``check_no_row_lost`` rests on the rows that are good
+        if settings.drop_duplicates and source.table != PRODUCT_PROPERTIES:  # a sku has one row anyway
+            n_kept = write(good.distinct(), table=source.table).n_rows
+            n_duplicates = good.count() - n_kept  # exact: ``check_no_row_lost`` rests on the rows that are good
             return Counts(n_in, n_kept, n_duplicates, n_dropped=n_duplicates)
-        n_kept = write(source.good, table=source.table, files=source.files).n_rows
-    if not settings.count_duplicates:
-        return Counts(n_in, n_kept, n_duplicates=None, n_dropped=0)
-    written = read_table(source.good.sparkSession, workspace, source.table)
-    return Counts(n_in, n_kept, collect_n_duplicates(written), n_dropped=0)
+        write_files = source.files.write if source.files else None
+        return Counts(n_in, write(good, table=source.table, write_files=write_files).n_rows, None, n_dropped=0)
 
 
-def write_quarantine(sources: Sequence[Source], counts: Sequence[Counts], workspace: Workspace, ingest: int) -> None:
+def write_quarantine(
+    spark: SparkSession, sources: Sequence[Source], counts: Sequence[Counts], workspace: Workspace, ingest: int
+) -> None:
     """Replace the quarantine by the bad rows of the sources that miss some; the others are not read again."""
-    spark = sources[0].good.sparkSession
-    bad = [source.bad for source, count in zip(sources, counts, strict=True) if count.n_missing]
+    bad = [source.bad() for source, count in zip(sources, counts, strict=True) if count.n_missing]
     rows = _union([spark.createDataFrame([], QUARANTINE.ddl), *bad])
     with naming_unreadable_files([source.path for source in sources]):
-        write_table(rows, workspace, QUARANTINE, ingest=ingest)
+        write_table(rows, workspace, QUARANTINE, ingest=ingest, write_files=None if bad else write_no_files)
+
+
+def write_no_files(spark: SparkSession, folder: Path) -> list[WrittenFile]:
+    """Leave a table without rows: no Spark job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return []
+
+
+def check_any_purchase(purchases: Source) -> None:
+    """Raise InputError, with the reasons, unless a purchase keeps the contract."""
+    with naming_unreadable_files([purchases.path]):
+        if not purchases.good().isEmpty():
+            return
+        rejects = purchases.bad()
+        why = collect_explanation(rejects, PRODUCT_BUY, collect_reasons(rejects)[PRODUCT_BUY])
+    raise InputError(f"{purchases.path}: {NO_PURCHASE}: {why}; correct its rows")
 
 
 def check_no_row_lost(
-    sources: Sequence[Source], counts: Sequence[Counts], quarantine: DataFrame, workspace: Workspace
+    sources: Sequence[Source], counts: Sequence[Counts], reasons: Mapping[str, Mapping[str, int]], workspace: Workspace
 ) -> None:
-    """Log where each source's rows went, and raise InputError if some went nowhere or to two places."""
-    n_quarantined = {row["source"]: row["count"] for row in quarantine.groupBy("source").count().collect()}
+    """Log where each source's rows went and why, and raise InputError if some went nowhere or to two tables.
+
+    Parameters
+    ----------
+    reasons : source -> reason -> rows in the quarantine
+    """
     lost = []
     for source, count in zip(sources, counts, strict=True):
-        n_bad = n_quarantined.get(source.table.name, 0)
-        log_counts(source.table.name, count, n_bad, workspace)
+        own_reasons = reasons.get(source.table.name, {})
+        n_bad = sum(own_reasons.values())
+        _log_counts(source.table.name, count, n_bad, workspace)
+        if own_reasons:
+            log.info("  %s: quarantined: %s", source.table.name, format_reasons(own_reasons))
         if count.n_missing != n_bad:
             lost.append(
                 f"{source.path}: expected its {count.n_in} source rows in the tables, found {count.n_kept} kept, "
@@ -196,7 +216,34 @@ def check_no_row_lost(
         raise InputError(f"{'; '.join(lost)}; did the files change while they were read? Run ingest again")
 
 
-def log_counts(name: str, count: Counts, n_quarantined: int, workspace: Workspace) -> None:
+def check_few_rejected(
+    sources: Sequence[Source],
+    counts: Sequence[Counts],
+    reasons: Mapping[str, Mapping[str, int]],
+    quarantine: DataFrame,
+    settings: IngestSettings,
+) -> None:
+    """Raise InputError that names each source of which too many rows were rejected, and why they were."""
+    share = settings.max_quarantined_share
+    problems = []
+    for source, count in zip(sources, counts, strict=True):
+        name, n_rejected = source.table.name, count.n_missing
+        if name == PRODUCT_BUY and not count.n_kept:  # whatever share is allowed
+            problem = NO_PURCHASE
+        elif count.n_in and n_rejected / count.n_in > share:
+            found = f"{n_rejected:,} of {count.n_in:,} ({n_rejected / count.n_in:.1%})"
+            problem = f"expected at most {share:.1%} of its rows rejected (ingest.max_quarantined_share), found {found}"
+        else:
+            continue
+        problems.append(f"{source.path}: {problem}: {collect_explanation(quarantine, name, reasons[name])}")
+    if problems:
+        raise InputError(
+            f"{'; '.join(problems)}; correct the rows, or allow more by ingest.max_quarantined_share; the table "
+            f"{QUARANTINE.name!r} holds all rejects; run ingest again"
+        )
+
+
+def _log_counts(name: str, count: Counts, n_quarantined: int, workspace: Workspace) -> None:
     """One line in the log and one in ``metrics.jsonl``; duplicates only where they were counted."""
     metrics = {
         "source": name,
@@ -204,12 +251,12 @@ def log_counts(name: str, count: Counts, n_quarantined: int, workspace: Workspac
         "ingest/rows_kept": count.n_kept,
         "ingest/rows_quarantined": n_quarantined,
     }
-    told = f"{count.n_in:,} rows = {count.n_kept:,} kept + {n_quarantined:,} quarantined"
+    message = f"{count.n_in:,} rows = {count.n_kept:,} kept + {n_quarantined:,} quarantined"
     if count.n_duplicates is not None:
         metrics["ingest/duplicates"] = count.n_duplicates
         verb = "exact duplicates removed" if count.n_dropped else "exact duplicates among those kept"
-        told += f"{' + ' if count.n_dropped else ', '}{count.n_duplicates:,} {verb}"
-    log.info("  %s: %s", name, told)
+        message += f"{' + ' if count.n_dropped else ', '}{count.n_duplicates:,} {verb}"
+    log.info("  %s: %s", name, message)
     append_metrics(workspace.metrics, metrics)
 
 

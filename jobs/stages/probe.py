@@ -14,7 +14,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
-from jobs.evaluation.scores import EntryScores, figures, score_entries
+from jobs.evaluation.scores import figures, score_entries
 from jobs.storage.delta_tables import write_table
 from jobs.storage.files import write_json
 from jobs.storage.metrics_log import append_metrics
@@ -40,24 +40,15 @@ def run(
     wanted : the tasks to score
     """
     scores = score_entries(spark, config, workspace, entries, wanted)
+    rows, as_json = [], {}
     for entry, of_entry in scores.items():
+        as_json[entry] = {task: figures(result) for task, result in of_entry.items()}
         for task, result in of_entry.items():
+            rows.append((entry, task, *asdict(result).values()))
             # a line of metrics holds numbers alone
-            named = {f"probe/{task}/{name}": value for name, value in figures(result).items() if name != "repeats"}
+            named = {f"probe/{task}/{name}": value for name, value in as_json[entry][task].items() if name != "repeats"}
             append_metrics(workspace.metrics, {"entry": entry, **named})
-    _write_scores(spark, scores, workspace)
-
-
-def _write_scores(spark: SparkSession, scores: EntryScores, workspace: Workspace) -> None:
-    rows = [
-        (entry, task, *asdict(result).values())
-        for entry, of_entry in scores.items()
-        for task, result in of_entry.items()
-    ]
     write_table(spark.createDataFrame(rows, SCORES.ddl), workspace, SCORES)
-    as_json = {
-        entry: {task: figures(result) for task, result in of_entry.items()} for entry, of_entry in scores.items()
-    }
     write_json(workspace.out / "scores.json", as_json, indent=2)
 
 

@@ -9,7 +9,6 @@ the name, which pyspark imports.
 
 import logging
 import sys
-from collections.abc import Collection
 
 from pyspark.sql import SparkSession
 
@@ -34,37 +33,30 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
-    blocks = collect_profile_blocks(spark, config, workspace)
-    profiles = {ENSEMBLE: blocks.own}
-    if blocks.further:
-        profiles["+".join([ENSEMBLE, *(block.name for block in blocks.further)])] = blocks.all
-    former = collect_profile_names(spark, workspace)
+    own, further = collect_profile_blocks(spark, config, workspace)
+    profiles = {ENSEMBLE: own}
+    if further:
+        profiles["+".join([ENSEMBLE, *(block.name for block in further)])] = own + further
+    former = set()  # of an earlier run of this stage
+    if exists(spark, workspace.table(PROFILES.name)):
+        former = {row[PROFILE] for row in read_table(spark, workspace, PROFILES).select(PROFILE).distinct().collect()}
     rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble)
     write_table(rows, workspace, PROFILES, keep_partitions=True, is_log=True)
     export_profiles(
         read_as_files(spark, workspace, PROFILES), {name: workspace.entry(name) for name in profiles}, clients.count()
     )
     made = collect_blocks(spark, workspace)
-    exported = {block.name: block for block in blocks.all} | {name: made[name] for name in [BASELINE] if name in made}
+    exported = {block.name: block for block in own + further}
+    if BASELINE in made:
+        exported[BASELINE] = made[BASELINE]
     export_blocks(
         read_as_files(spark, workspace, BLOCKS),
         read_as_files(spark, workspace, CLIENTS),
         cutoff,
         {workspace.entry(name): block for name, block in exported.items()},
     )
-    remove_entries(workspace, {*made, *former} - {*profiles, *exported})
-
-
-def collect_profile_names(spark: SparkSession, workspace: Workspace) -> set[str]:
-    """The profiles of an earlier run of this stage."""
-    if not exists(spark, workspace.table(PROFILES.name)):
-        return set()
-    return {row[PROFILE] for row in read_table(spark, workspace, PROFILES).select(PROFILE).distinct().collect()}
-
-
-def remove_entries(workspace: Workspace, names: Collection[str]) -> None:
-    """Remove the entries of these blocks and profiles, which an earlier run made: they would be scored too."""
-    for name in sorted(names):
+    # the probe scores all that lies in ``entries``: those of an earlier run too
+    for name in sorted({*made, *former} - {*profiles, *exported}):
         if workspace.entry(name).is_dir():
             log.info("  entry %s: removed: the configuration does not name it any more", name)
             remove_folder(workspace.entry(name))

@@ -2,12 +2,13 @@
 
 import sys
 from contextlib import ExitStack
-from functools import reduce
+from functools import partial, reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
+from jobs.runtime.side_by_side import run_side_by_side
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.stored_rows import stored_rows
 from jobs.storage.workspace import Workspace
@@ -23,31 +24,23 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     vocabularies = read_table(spark, workspace, VOCABULARIES)
     n_items = collect_n_items(vocabularies)
-    with ExitStack() as cached:
-        sequences = [
-            build_sequences(
-                stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
-                collect_if_small(vocabularies.filter(F.col(BEHAVIOUR) == name), n_items.get(name, 0), name, config),
-                name,
-                config,
-                cached,
+    with ExitStack() as cached:  # vocabularies stay on the executors until the table is written
+
+        def build(name: str) -> DataFrame:
+            events = stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end)
+            own = vocabularies.filter(F.col(BEHAVIOUR) == name)
+            return build_sequences(
+                events, collect_if_small(own, n_items.get(name, 0), name, config), name, config, cached
             )
-            for name in config.streams()
-        ]
+
+        sequences = run_side_by_side([partial(build, name) for name in config.streams()])
         write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
 
 
 def write_sequences(sequences: DataFrame, config: PipelineConfig, workspace: Workspace) -> None:
     """Replace ``tables/sequences``, laid out for the feed."""
-    layout = config.sequences
-    write_table(
-        sequences,
-        workspace,
-        SEQUENCES,
-        rows_per_file=layout.rows_per_file,
-        row_group_mib=layout.row_group_mib,
-        is_log=True,
-    )
+    rows_per_file, row_group_mib = config.sequences.rows_per_file, config.sequences.row_group_mib
+    write_table(sequences, workspace, SEQUENCES, rows_per_file, row_group_mib=row_group_mib, is_log=True)
 
 
 if __name__ == "__main__":

@@ -7,47 +7,101 @@ it is missing); writes ``windows`` and ``clients``.
 import logging
 import sys
 from contextlib import ExitStack
-from functools import partial
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
-from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array
+from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array, source_path
 from jobs.storage.delta_tables import read_ingested, write_table
+from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import clients_in_order, clients_with_events, with_activity
-from jobs.transforms.windows import Windows, collect_last_timestamp, derive_windows, input_events, windows_frame
+from jobs.transforms.windows import (
+    ENTRY_MODE,
+    Windows,
+    collect_last_timestamp,
+    collect_last_two_timestamps,
+    derive_windows,
+    events_before,
+    windows_frame,
+)
+from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import InputError
 from schemas.tables import CLIENTS, WINDOWS
 
 log = logging.getLogger(__name__)
 
+LONGEST_PAUSE = timedelta(days=28)
+"""Before the last purchase; a longer one looks like a slip in a year, which would move the windows."""
+
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the one row of windows and one row per relevant client."""
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
-    windows = collect_boundaries(events, config)
+    windows = collect_boundaries(events, config, workspace.data)
     log.info(
         "  input < %s, train from %s, validation from %s", windows.input_end, windows.train_start, windows.valid_start
     )
-    inputs = {name: input_events(frame, windows) for name, frame in events.items()}
+    inputs = {name: events_before(frame, windows.input_end) for name, frame in events.items()}
     write_table(windows_frame(spark, windows), workspace, WINDOWS)
     with ExitStack() as cached:
         write_table(relevant_clients(spark, inputs, workspace.data, cached), workspace, CLIENTS)
 
 
-def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig) -> Windows:
-    """The windows that the events call for; InputError where there is no purchase to date them by."""
-    end = collect_last_timestamp(events[PRODUCT_BUY]) if PRODUCT_BUY in events else None
-    if end is None:
+def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig, data: Path) -> Windows:
+    """The windows that the settings or the events call for.
+
+    Raises
+    ------
+    InputError
+        If there is no purchase to date them by, or the last one, in mode entry the last event, looks like a slip.
+    """
+    purchases = events.get(PRODUCT_BUY)
+    if purchases is not None and config.windows.end:
+        return derive_windows(_collect_given_end(purchases, config.windows.end), config.windows)
+    last_two = [] if purchases is None else collect_last_two_timestamps(purchases)
+    if not last_two:
         raise InputError(
             f"expected purchases ({PRODUCT_BUY}): the last one dates the windows; found none among the behaviours "
             f"{sorted(events)}; name {PRODUCT_BUY} in the configuration and give it events"
         )
-    others = [collect_last_timestamp(frame) for name, frame in events.items() if name != PRODUCT_BUY]
-    return derive_windows(end, config.windows, max([end, *filter(None, others)]))
+    end = last_event = last_two[0]
+    _refuse_long_pause(source_path(data, PRODUCT_BUY), "purchase", end, last_two[-1])
+    if config.windows.mode == ENTRY_MODE:  # all events are input: the last one may come after the last purchase
+        for name, frame in events.items():
+            last = None if name == PRODUCT_BUY else collect_last_timestamp(frame)
+            if last and last > last_event:
+                _refuse_long_pause(source_path(data, name), "event", last, end)
+                last_event = last
+    return derive_windows(end, config.windows, last_event)
+
+
+def _collect_given_end(purchases: DataFrame, text: str) -> datetime:
+    """The time that ``windows.end`` names; logs how many purchases come after it, InputError where all do."""
+    end = datetime.fromisoformat(text)
+    is_later = F.col(c.TIMESTAMP) > timestamp_literal(end)
+    n_purchases, n_later = purchases.agg(F.count("*"), F.count(F.when(is_later, True))).collect()[0]
+    if n_later == n_purchases:
+        raise InputError(
+            f"expected purchases ({PRODUCT_BUY}) up to windows.end={text}, found none, and {n_later:,} after it; set a "
+            "later time"
+        )
+    log.info("  windows.end=%s: %d of %d purchases come later: no targets, no inputs", text, n_later, n_purchases)
+    return end
+
+
+def _refuse_long_pause(path: Path, event: str, last: datetime, before: datetime) -> None:
+    if last - before > LONGEST_PAUSE:
+        earlier, later = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (before, last))
+        raise InputError(
+            f"{path}: expected the last {event} within {LONGEST_PAUSE.days} days of the last purchase before it, found "
+            f"it at {later}, and that at {earlier}; correct its time, or set windows.end='{earlier}' to leave out what "
+            f"comes later, or windows.end='{later}' if the time is right"
+        )
 
 
 def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Path, cached: ExitStack) -> DataFrame:
@@ -66,14 +120,17 @@ def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Pa
     """
     relevant = read_id_array(data / RELEVANT_CLIENTS)
     listed_active = read_id_array(data / ACTIVE_CLIENTS)
-    in_order = partial(clients_in_order, spark)
-    clients = clients_with_events(list(inputs.values()), cached) if relevant is None else in_order(relevant)
+    if relevant is None:
+        clients = clients_with_events(list(inputs.values()), cached)
+    else:
+        clients = clients_in_order(spark, relevant)
     if clients.isEmpty():
         raise InputError(
             f"expected events before the train target window, found none in {data}; give a longer history, "
             "fewer windows.target_days, or input/relevant_clients.npy"
         )
-    return with_activity(clients, inputs[PRODUCT_BUY] if listed_active is None else in_order(listed_active))
+    active = inputs[PRODUCT_BUY] if listed_active is None else clients_in_order(spark, listed_active)
+    return with_activity(clients, active)
 
 
 if __name__ == "__main__":

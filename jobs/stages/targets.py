@@ -8,7 +8,6 @@ Reads ``product_buy``, ``product_properties``, ``windows``, ``clients`` and the 
 import logging
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from jobs.inputs.challenge_directory import TARGET, read_id_array, read_populari
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows, events_before_targets, target_events
+from jobs.transforms.windows import collect_windows, events_before, target_events
 from schemas import columns as c
 from schemas import tasks
 from schemas.behaviours import PRODUCT_BUY
@@ -32,36 +31,30 @@ log = logging.getLogger(__name__)
 
 CLIENTS_PER_PART = 50_000
 """Of a task of Spark that writes targets: a file of each task and window."""
-ROWS_PER_FILE = 10 * CLIENTS_PER_PART
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per label, and one per task, window and client."""
-    with ExitStack() as cached:
-        _write_labels_and_targets(spark, config, workspace, cached)
-
-
-def _write_labels_and_targets(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, cached: ExitStack
-) -> None:
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
-    bought = cache_rows(t.purchases_with_properties(target_events(purchases, windows), products), cached)
-    in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
-    counts = cache_rows(t.count_values(in_train, events_before_targets(purchases, windows)), cached)
-    found = read_labels(counts, workspace.data / TARGET)
-    check_labels(found.from_files, bought, products, workspace.data / TARGET)
-    rows = [
-        (task, place, label, popularity)
-        for task, of_task in found.labels.items()
-        for place, (label, popularity) in enumerate(of_task)
-    ]
-    labels, clients = spark.createDataFrame(rows, LABELS.ddl), read_table(spark, workspace, CLIENTS)
-    write_table(labels, workspace, LABELS)
-    # the parts make the files: gathering rows by task and window would move the arrays once more, and sort them
-    targets = t.build_targets(bought, labels, clients, count_parts(clients))
-    write_table(targets, workspace, TARGETS, rows_per_file=ROWS_PER_FILE)
+    clients = read_table(spark, workspace, CLIENTS)
+    with ExitStack() as cached:
+        bought = cache_rows(t.purchases_with_properties(target_events(purchases, windows), products), cached)
+        in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
+        counts = cache_rows(t.count_values(in_train, events_before(purchases, windows.train_start)), cached)
+        labels_of, from_files = read_labels(counts, workspace.data / TARGET)
+        check_labels(from_files, bought, products, workspace.data / TARGET)
+        rows = [
+            (task, position, label, popularity)
+            for task, of_task in labels_of.items()
+            for position, (label, popularity) in enumerate(of_task)
+        ]
+        labels = spark.createDataFrame(rows, LABELS.ddl)
+        write_table(labels, workspace, LABELS)
+        # the parts make the files: gathering rows by task and window would move the arrays once more, and sort them
+        targets = t.build_targets(bought, labels, clients, count_parts(clients))
+        write_table(targets, workspace, TARGETS, rows_per_file=10 * CLIENTS_PER_PART)
 
 
 def count_parts(clients: DataFrame) -> int:
@@ -69,22 +62,10 @@ def count_parts(clients: DataFrame) -> int:
     return ceil(max(clients.count(), 1) / CLIENTS_PER_PART)
 
 
-@dataclass(frozen=True)
-class FoundLabels:
-    """The labels of the propensity tasks.
-
-    Attributes
-    ----------
-    labels : task -> its labels in order; a task without any is absent
-    from_files : task -> ids, of those that have a label file
-    """
-
-    labels: dict[str, list[t.Label]]
-    from_files: dict[str, list[int]]
-
-
-def read_labels(counts: DataFrame, folder: Path) -> FoundLabels:
+def read_labels(counts: DataFrame, folder: Path) -> tuple[dict[str, list[t.Label]], dict[str, list[int]]]:
     """Each propensity task's labels and popularity: from the task's files, derived where they are missing.
+
+    The labels by task, in order; and the ids of the tasks that have a label file.
 
     Parameters
     ----------
@@ -102,7 +83,7 @@ def read_labels(counts: DataFrame, folder: Path) -> FoundLabels:
         n_labels = len(derived.get(task, []))
         log.info("  %s: no label file; the %d most bought of the train window", task, n_labels)
     from_files = {task: list(zip(ids[task], popularity[task], strict=True)) for task in ids}
-    return FoundLabels({task: (derived | from_files).get(task, []) for task in tasks.PROPENSITY}, ids)
+    return {task: (derived | from_files).get(task, []) for task in tasks.PROPENSITY}, ids
 
 
 def check_labels(ids: dict[str, list[int]], bought: DataFrame, products: DataFrame, folder: Path) -> None:
@@ -117,13 +98,13 @@ def check_labels(ids: dict[str, list[int]], bought: DataFrame, products: DataFra
         if not unknown:
             continue
         examples = f"{', '.join(map(str, unknown[:3]))}{', ...' if len(unknown) > 3 else ''}"
-        told = f"{folder / task}.npy: {len(unknown)} of {len(ids[task])} labels are of no product and no purchase"
+        message = f"{folder / task}.npy: {len(unknown)} of {len(ids[task])} labels are of no product and no purchase"
         if len(unknown) == len(ids[task]):
             raise InputError(
-                f"{told} ({examples}); expected values of {tasks.PROPENSITY[task]} in this data set: is the file of "
+                f"{message} ({examples}); expected values of {tasks.PROPENSITY[task]} in this data set: is the file of "
                 "another one? Write it anew, or remove it to have the labels derived"
             )
-        log.warning("  %s (%s): nobody can have them, and each counts 0 in AUROC", told, examples)
+        log.warning("  %s (%s): nobody can have them, and each counts 0 in AUROC", message, examples)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
 from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
@@ -24,14 +23,14 @@ from jobs.storage.locations import file_url
 from jobs.storage.metrics_log import TensorBoard, append_metrics
 from jobs.storage.provenance import MODELS, changed_records, read_records
 from jobs.storage.workspace import Workspace
-from jobs.transforms.vocabulary import VocabularySummary, collect_summaries
+from jobs.transforms.vocabulary import collect_summaries
 from ml.compat.allocator import keep_freed_memory
 from ml.data.petastorm_feed import PetastormFeed
 from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
 from ml.training.checkpoint import CONFIG, ModelCard
-from ml.training.distributed import OneProcess, Ranks
+from ml.training.distributed import Ranks
 from ml.training.loop import TrainingJob, TrainingResult, train_model
 from ml.training.stall_watch import StallWatch, WatchedFeed
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
@@ -78,24 +77,22 @@ def run(
     require_task_slots(spark, config.training.n_ranks)
     chosen = {name: encoder for name, encoder in config.encoders.items() if name in only or not only}
     plans = plan_training(spark, replace(config, encoders=chosen), workspace)
-    require_no_old_model(workspace, chosen.keys() - {plan.job.card.encoder for plan in plans})
+    for name in chosen.keys() - {plan.job.card.encoder for plan in plans}:
+        if workspace.model(name).is_dir():  # later stages would read it
+            raise TrainingError(
+                f"encoder {name}: expected clients with two items or more, found none, but a model of an earlier run "
+                f"in {workspace.model(name)}; remove that folder, or leave the encoder out (--set encoders.{name}=null)"
+            )
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
     remove_other_models(workspace, config.encoders, prune)
     for name in only or [""]:  # all of them, or those of the encoders that were trained
         remove_folder(workspace.checkpoints(name))
     for result in results:
-        log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, _score(result))
-
-
-def require_no_old_model(workspace: Workspace, left_out: Collection[str]) -> None:
-    """Raise TrainingError where an encoder that cannot be trained now has a model: later stages would read it."""
-    for name in left_out:
-        if workspace.model(name).is_dir():
-            raise TrainingError(
-                f"encoder {name}: expected clients with two items or more, found none, but a model of an earlier run "
-                f"in {workspace.model(name)}; remove that folder, or leave the encoder out (--set encoders.{name}=null)"
-            )
+        score = ", no held-out client to rank"
+        if result.metrics is not None:
+            score = f", NDCG@10 {result.metrics.ndcg_at_10:.4f}, HR@10 {result.metrics.hr_at_10:.4f}"
+        log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, score)
 
 
 def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
@@ -112,6 +109,7 @@ def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
 def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[PlannedModel]:
     """One model per encoder, on exactly the files of the newest version of ``sequences``."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
+    # pinned: the table's folder holds files of other versions too, which Petastorm would read
     version = latest_commit(spark, workspace, SEQUENCES).version
     snapshot = read_as_files(spark, workspace, SEQUENCES, version, config.sequences.row_group_mib)
     # a row of one token has no context to learn from
@@ -124,8 +122,10 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
             log.info("  %s: no sequence of two items or more, left out", name)
             continue
         validation = tuple(_feed_file(file, encoder.max_length) for file in own if file.partition[IS_HELD_OUT])
+        vocabulary = vocabularies[config.stream(name)]
+        description = VocabularyDescription(vocabulary.n_tokens)
         job = TrainingJob(
-            card=_card(name, encoder, vocabularies[config.stream(name)], version),
+            card=ModelCard(name, encoder, description, vocabulary.fingerprint, version),
             folder=workspace.model(name).resolve(),
             checkpoints=workspace.checkpoints(name).resolve(),
             seed=config.seed,
@@ -144,28 +144,20 @@ def launch(
     run_id = datetime.now(UTC).isoformat()
     arguments = (plans, workspace.metrics.resolve(), run_id, config.training.threads_per_rank)
     if config.training.n_ranks == 1:
-        return train_all(OneProcess(), *arguments)
-    meeting_place, ranks_log = workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
-    outcomes = run_ranks(spark, config.training, train_all_on_rank, arguments, meeting_place, ranks_log)
+        outcomes = train_all(Ranks(), None, *arguments)
+    else:
+        shared, ranks_log = workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
+        outcomes = run_ranks(spark, config.training, train_all, arguments, shared, ranks_log)
     return [TrainingResult.from_dict(values) for values in outcomes]
 
 
-def train_all_on_rank(
-    ranks: Ranks, watch: StallWatch, plans: list[PlannedModel], metrics: Path, run_id: str, threads: int
-) -> list[dict[str, Any]]:
-    """``train_all`` as one of several ranks, with results as plain values."""
-    return [asdict(result) for result in train_all(ranks, plans, metrics, run_id, threads, watch)]
-
-
 def train_all(
-    ranks: Ranks,
-    plans: list[PlannedModel],
-    metrics: Path,
-    run_id: str,
-    threads: int,
-    watch: StallWatch | None = None,
-) -> list[TrainingResult]:
-    """Train the models one after the other on this rank; rank 0 logs the figures."""
+    ranks: Ranks, watch: StallWatch | None, plans: list[PlannedModel], metrics: Path, run_id: str, threads: int
+) -> list[dict[str, Any]]:
+    """Train the models one after the other on this rank; rank 0 logs the figures.
+
+    The results are ``TrainingResult`` as plain values: from a rank, they come through Spark's Python worker.
+    """
     writes_boards = ranks.rank == 0 and plans[0].job.settings.training.tensorboard
     boards = TensorBoard(metrics.parent / "tensorboard" / run_id.replace(":", "-")) if writes_boards else None
 
@@ -176,19 +168,19 @@ def train_all(
             boards.add(values)
 
     keep_freed_memory()
-    before = torch.get_num_threads()
+    before = torch.get_num_threads()  # the driver's own, where it is the one process that trains
     torch.set_num_threads(threads)
+    results = []
     try:
-        return [train_model(plan.job, watched_feed(plan.open_feed(ranks), watch), ranks, report) for plan in plans]
+        for plan in plans:
+            feed = plan.open_feed(ranks)
+            # each batch tells the watch that there is progress
+            results.append(train_model(plan.job, WatchedFeed(feed, watch) if watch else feed, ranks, report))
+        return [asdict(result) for result in results]
     finally:
         torch.set_num_threads(before)
         if boards:
             boards.close()
-
-
-def watched_feed(feed: Feed, watch: StallWatch | None) -> Feed:
-    """The feed, whose batches tell the watch that there is progress."""
-    return WatchedFeed(feed, watch) if watch else feed
 
 
 def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: bool) -> None:
@@ -216,19 +208,8 @@ def _is_model(folder: Path) -> bool:
         return False
 
 
-def _card(name: str, encoder: EncoderSettings, vocabulary: VocabularySummary, version: int) -> ModelCard:
-    description = VocabularyDescription(vocabulary.n_tokens)
-    return ModelCard(name, encoder, description, vocabulary.fingerprint, version)
-
-
 def _feed_file(file: DataFile, max_length: int) -> FeedFile:
     return FeedFile(file_url(file.url), file.n_rows, min(int(str(file.partition[WIDTH])), max_length))
-
-
-def _score(result: TrainingResult) -> str:
-    if result.metrics is None:
-        return ", no held-out client to rank"
-    return f", NDCG@10 {result.metrics.ndcg_at_10:.4f}, HR@10 {result.metrics.hr_at_10:.4f}"
 
 
 if __name__ == "__main__":

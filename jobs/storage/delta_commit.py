@@ -2,16 +2,16 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from py4j.java_gateway import JavaClass
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-_PACKAGE, _WRITE = "org.apache.spark.sql.delta", "DeltaOperations$Write"
+_WRITE = "DeltaOperations$Write"
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,8 @@ class WrittenFile:
     n_rows: int
 
 
-class FileWriter(Protocol):
-    """What writes rows as Parquet files by itself, such as ``jobs.inputs.typed_files``."""
-
-    def write(self, spark: SparkSession, folder: Path) -> list[WrittenFile]:
-        """Write the files into a folder."""
+FileWriter = Callable[[SparkSession, Path], list[WrittenFile]]
+"""Writes Parquet files into a folder by itself, such as ``TypedFiles.write`` of ``jobs.inputs.typed_files``."""
 
 
 def can_commit(spark: SparkSession) -> bool:
@@ -51,31 +48,33 @@ def replace_by_files(
     schema : of the table and of each file
     note : kept in the commit as ``userMetadata``
     """
-    delta, scala = _delta(spark), _jvm(spark).scala
+    jvm: Any = spark._jvm
+    delta = _delta(spark)
+    # Delta's Python API can only append or overwrite by a DataFrame: a commit of given files is its Scala API's
     transaction = delta.DeltaLog.forTable(spark._jsparkSession, url).startTransaction()
     former = json.loads(transaction.metadata().json())["metaData"]
     if json.loads(former.get("schemaString") or "null") != schema.jsonValue():
         metadata = former | {"schemaString": schema.json()}
-        transaction.updateMetadata(_action(spark, "metaData", metadata), False)
-    transaction.registerSQLMetrics(spark._jsparkSession, _metrics(spark, files))
+        # False keeps the default properties that the session gives to new tables; Py4J cannot leave an argument out
+        transaction.updateMetadata(_action(delta, "metaData", metadata), False)
+    transaction.registerSQLMetrics(spark._jsparkSession, _metrics(spark, jvm, files))
     now = int(time.time() * 1000)
-    actions = _jvm(spark).java.util.ArrayList()
+    actions = jvm.java.util.ArrayList()
+    # listing the files also marks them as read: the commit fails where another writer replaced them meanwhile
     active = transaction.filterFiles()
-    for place in range(active.size()):
-        actions.add(active.apply(place).removeWithTimestamp(now, True))
+    for index in range(active.size()):
+        actions.add(active.apply(index).removeWithTimestamp(now, True))
     for file in files:
         stats = json.dumps({"numRecords": file.n_rows})
         added = {"path": file.name, "partitionValues": {}, "size": file.n_bytes, "modificationTime": now}
-        actions.add(_action(spark, "add", {**added, "dataChange": True, "stats": stats}))
-    overwrite = _jvm(spark).org.apache.spark.sql.SaveMode.Overwrite
-    none, noted = scala.Option.empty(), scala.Option.apply(note)
-    operation = getattr(delta, _WRITE)(overwrite, none, none, noted)
-    return int(transaction.commit(scala.collection.JavaConverters.asScalaBuffer(actions), operation))
+        actions.add(_action(delta, "add", {**added, "dataChange": True, "stats": stats}))
+    overwrite, option = jvm.org.apache.spark.sql.SaveMode.Overwrite, jvm.scala.Option
+    operation = getattr(delta, _WRITE)(overwrite, option.empty(), option.empty(), option.apply(note))
+    return int(transaction.commit(jvm.scala.collection.JavaConverters.asScalaBuffer(actions), operation))
 
 
-def _metrics(spark: SparkSession, files: Sequence[WrittenFile]) -> Any:
-    """What the table's history says of the commit."""
-    jvm = _jvm(spark)
+def _metrics(spark: SparkSession, jvm: Any, files: Sequence[WrittenFile]) -> Any:
+    """The row and byte counts that the table's history shows of the commit."""
     metrics = jvm.scala.collection.immutable.HashMap()
     for name, value in {
         "numFiles": len(files),
@@ -88,16 +87,10 @@ def _metrics(spark: SparkSession, files: Sequence[WrittenFile]) -> Any:
     return metrics
 
 
-def _action(spark: SparkSession, kind: str, fields: dict[str, object]) -> Any:
-    return _delta(spark).actions.Action.fromJson(json.dumps({kind: fields}))
+def _action(delta: Any, kind: str, fields: dict[str, object]) -> Any:
+    return delta.actions.Action.fromJson(json.dumps({kind: fields}))
 
 
 def _delta(spark: SparkSession) -> Any:
-    package = _jvm(spark)
-    for name in _PACKAGE.split("."):
-        package = getattr(package, name)
-    return package
-
-
-def _jvm(spark: SparkSession) -> Any:
-    return spark.sparkContext._jvm
+    jvm: Any = spark._jvm
+    return jvm.org.apache.spark.sql.delta

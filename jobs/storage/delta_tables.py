@@ -6,16 +6,21 @@ compacted, and equal versions would then mix two ingests.
 """
 
 import contextlib
+import json
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
@@ -23,9 +28,8 @@ from jobs.storage.files import digest, remove_folder
 from jobs.storage.locations import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
-from schemas.check import check_columns
 from schemas.errors import TableError
-from schemas.tables import TableSchema
+from schemas.tables import TableSchema, check_columns
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +48,11 @@ UPKEEP = (
 MADE_EMPTY = ("CREATE TABLE", "REPLACE TABLE", "CREATE OR REPLACE TABLE")
 """Of those that leave none; where they bring rows, their names end in AS SELECT."""
 
-OPEN_FILES = 64
-"""Table partitions that one task writes side by side; above this many Spark sorts its rows by them first."""
-
 RECENT = 10
 """Commits that are read first to find the newest write: reading all of a long log takes long."""
 
 _INGEST = "ingest "
+_SETTINGS_LOCK = threading.RLock()
 _OWN_COMMIT = {
     "spark.databricks.delta.autoCompact.enabled": "false",  # merging files would be a further commit
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",  # no rows instead of none: an ingest's, too
@@ -69,7 +71,7 @@ class TableCommit:
     Attributes
     ----------
     version : Delta version that holds it, with its files merged where something else did that since
-    n_rows : rows written, from the write's own metrics
+    n_rows : from the write's own metrics
     """
 
     version: int
@@ -78,14 +80,7 @@ class TableCommit:
 
 @dataclass(frozen=True)
 class DataFile:
-    """One Parquet file of a pinned snapshot.
-
-    Attributes
-    ----------
-    url : where it lies, as Spark and Petastorm name it
-    partition : partition column -> value
-    n_rows : its rows
-    """
+    """One Parquet file of a pinned snapshot: its encoded URL, the values of its partition columns, its rows."""
 
     url: str
     partition: dict[str, object]
@@ -100,21 +95,26 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
     TableError
         If the table or the version is missing or its columns are not those of ``schemas/tables.py``.
     """
-    path = workspace.table(table.name)
-    if not (exists(spark, path) if version is None else _has_history(spark, path)):
+    location = workspace.table(table.name)
+    # an earlier version can be read even where the newest was only made, for other columns, and never filled
+    if not (exists(spark, location) if version is None else _has_history(spark, location)):
+        if is_name(location):
+            found = "a table that no write has filled" if spark.catalog.tableExists(location) else "none"
+        else:
+            found = "a folder that no write has finished" if Path(location).exists() else "none"
         raise TableError(
-            f"table {table.name!r}: expected a Delta table, found {_unfinished(spark, path)} in "
-            f"{workspace.out if is_folder(path) else path}; run the stage that writes it first (`ubp run` runs all of "
-            "them)"
+            f"table {table.name!r}: expected a Delta table, found {found} in "
+            f"{workspace.out if is_folder(location) else location}; run the stage that writes it first (`ubp run` runs "
+            "all of them)"
         )
     try:
-        frame = read_version(spark, path, version)
+        frame = read_version(spark, location, version)
     except AnalysisException as error:
         wanted = "a table that Delta can read" if version is None else f"version {version}"
         raise TableError(
-            f"table {table.name!r}: expected {wanted} in {path}, found: {error}; run the stage that writes it again"
+            f"table {table.name!r}: expected {wanted} in {location}, found: {error}; run the stage that writes it again"
         ) from error
-    check_columns(table, columns_of(frame), columns_of(_empty(spark, table)))
+    check_columns(table, frame.dtypes, [(field.name, field.dataType.simpleString()) for field in _schema(spark, table)])
     return frame
 
 
@@ -137,8 +137,16 @@ def read_as_files(
     snapshot = read_table(spark, workspace, table, version)
     if all(map(is_mounted, snapshot.inputFiles())):
         return snapshot
-    version = _newest(spark, workspace, table) if version is None else version
-    folder = workspace.copy(table.name) / _identity(spark, workspace.table(table.name)) / str(version)
+    if version is None:
+        version = latest_commit(spark, workspace, table).version
+    location = workspace.table(table.name)
+    if is_name(location):
+        described = spark.sql(f"DESCRIBE DETAIL {location}")
+    else:
+        described = DeltaTable.forPath(spark, _url(location)).detail()
+    # a table that was dropped and made again has another id of Delta's; one in another location is another table
+    identity = digest([location, described.collect()[0]["id"]])[:16]
+    folder = workspace.copy(table.name) / identity / str(version)
     if not (folder / "_SUCCESS").exists():
         remove_folder(workspace.copy(table.name))
         with session_settings(spark, _row_group(row_group_mib)):
@@ -157,7 +165,9 @@ def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema)
     """
     if workspace.as_of is None:
         frame = read_table(spark, workspace, table)
-        version = _newest(spark, workspace, table)
+        location = workspace.table(table.name)
+        # a listing of a folder's log gives the version without a Spark job
+        version = latest_version(location) if is_folder(location) else latest_commit(spark, workspace, table).version
     else:
         version = _version_of_ingest(spark, workspace, table, workspace.as_of)
         frame = read_table(spark, workspace, table, version)
@@ -177,7 +187,7 @@ def write_table(
     is_log: bool = False,
     keep_partitions: bool = False,
     ingest: int | None = None,
-    files: FileWriter | None = None,
+    write_files: FileWriter | None = None,
     where: str | None = None,
 ) -> TableCommit:
     """Replace a table, or its rows of ``where``, by ``frame`` in one atomic commit and log the rows.
@@ -196,8 +206,8 @@ def write_table(
     keep_partitions : the frame's own partitions make the files, as where they are large already and gathering
         would move all rows once more
     ingest : number of the ingest that writes, kept in the commit
-    files : writes the frame's rows as Parquet files by itself, which are then committed; used where the table lies
-        under a mount and Delta takes such files
+    write_files : writes the frame's rows as Parquet files by itself, which are then committed; called where the table
+        lies under a mount and Delta takes such files
     where : a condition on partition columns, as SQL; the other rows stay, and each row of the frame must fulfil it.
         Such writes may run at once, where their conditions exclude each other
 
@@ -206,33 +216,39 @@ def write_table(
     TableError
         If the frame's columns are not those of ``schemas/tables.py``.
     """
-    spark, place = frame.sparkSession, workspace.table(table.name)
-    check_columns(table, columns_of(frame), columns_of(_empty(spark, table)))
+    spark, location = frame.sparkSession, workspace.table(table.name)
+    # Delta itself would take any columns: the writes below may replace those of the table
+    check_columns(table, frame.dtypes, [(field.name, field.dataType.simpleString()) for field in _schema(spark, table)])
     started = time.monotonic()
     note = None if ingest is None else f"{_INGEST}{ingest}"
-    if files is not None and is_folder(place) and can_commit(spark):
-        written = files.write(spark, Path(place))
-        version = replace_by_files(spark, _url(place), frame.schema, written, note)
+    if write_files is not None and is_folder(location) and can_commit(spark):
+        written = write_files(spark, Path(location))
+        version = replace_by_files(spark, _url(location), frame.schema, written, note)
         commit = TableCommit(version, sum(file.n_rows for file in written))
     else:
         settings = _OWN_COMMIT | _row_group(row_group_mib) | (_LOG_SETTINGS if is_log else {})
         is_gathered = not keep_partitions and rows_per_file is None
         settings["spark.databricks.delta.optimizeWrite.enabled"] = str(is_gathered).lower()
-        settings["spark.sql.files.maxRecordsPerFile"] = str(rows_per_file or 0)
+        settings["spark.sql.files.maxRecordsPerFile"] = str(rows_per_file or 0)  # 0 is no limit
         if not is_gathered:
-            settings["spark.sql.maxConcurrentOutputFileWriters"] = str(OPEN_FILES)
+            # table partitions that a task writes side by side; above this many Spark sorts its rows by them first
+            settings["spark.sql.maxConcurrentOutputFileWriters"] = "64"
         if where:
             # without statistics of the files, a commit that replaces a part does not know its rows
             settings["spark.databricks.delta.stats.collect"] = "true"
         if note is not None:
             settings["spark.databricks.delta.commitInfo.userMetadata"] = note
         with session_settings(spark, settings):
-            _replace(place, frame, table, where)
+            if where:
+                _replace_rows(location, frame, table, where)
+            else:
+                _replace_table(location, frame, table)
+        # a writer of Delta does not return the version of its commit
         commit = latest_commit(spark, workspace, table)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
-    figures = {"rows": commit.n_rows, "seconds": seconds, "version": commit.version, "ingest": ingest}
-    append_metrics(workspace.metrics, {"table": table.name, **{f"table/{key}": of for key, of in figures.items()}})
+    figures = {"table/rows": commit.n_rows, "table/seconds": seconds, "table/version": commit.version}
+    append_metrics(workspace.metrics, {"table": table.name, **figures, "table/ingest": ingest})
     return commit
 
 
@@ -249,12 +265,15 @@ def latest_version(path: str) -> int:
 
 def has_commit(path: str) -> bool:
     """Whether a write to the folder was ever finished; one that was killed before leaves files without a log."""
-    return next(_commits(path), None) is not None
+    return any(_commits(path))
 
 
-def exists(spark: SparkSession, place: str) -> bool:
+def exists(spark: SparkSession, location: str) -> bool:
     """Whether a write to the table (``workspace.table(name)``) was ever finished."""
-    return _has_history(spark, place) and (not is_name(place) or _was_filled(spark, place))
+    if not is_name(location):
+        return _has_history(spark, location)
+    # a write that died may have left the table of a catalog without rows, made anew for other columns
+    return _has_history(spark, location) and _newest_commits(spark, location)[1]["operation"] not in MADE_EMPTY
 
 
 def require_schema(spark: SparkSession, workspace: Workspace) -> None:
@@ -268,14 +287,14 @@ def require_schema(spark: SparkSession, workspace: Workspace) -> None:
             )
 
 
-def read_version(spark: SparkSession, place: str, version: int | None = None) -> DataFrame:
-    """A version of the table in a place (``workspace.table(name)``), None for the newest; its columns unchecked."""
-    if is_name(place):
+def read_version(spark: SparkSession, location: str, version: int | None = None) -> DataFrame:
+    """A version of a table (``workspace.table(name)``), None for the newest; its columns unchecked."""
+    if is_name(location):
         # not by the option versionAsOf: it reads the former files with the columns of the newest version
         wanted = "" if version is None else f" VERSION AS OF {version:d}"
-        return spark.sql(f"SELECT * FROM {place}{wanted}")
+        return spark.sql(f"SELECT * FROM {location}{wanted}")
     reader = spark.read.format("delta")
-    return (reader if version is None else reader.option("versionAsOf", version)).load(_url(place))
+    return (reader if version is None else reader.option("versionAsOf", version)).load(_url(location))
 
 
 def read_history(spark: SparkSession, path: str) -> list[Row]:
@@ -299,7 +318,7 @@ def ingest_versions(history: Sequence[Row]) -> dict[int, int]:
         elif commit["operation"] not in UPKEEP:
             note = commit["note"] or ""
             number = int(note.removeprefix(_INGEST)) if note.startswith(_INGEST) else commit["version"]
-        if number is not None:
+        if number is not None:  # upkeep gives the rows of an ingest a newer version
             versions[number] = commit["version"]
     return versions
 
@@ -326,25 +345,21 @@ def list_files(snapshot: DataFrame, partition_by: tuple[str, ...]) -> list[DataF
     return sorted(files, key=lambda file: (str(sorted(file.partition.items())), file.url.rsplit("/", 1)[-1]))
 
 
-def columns_of(frame: DataFrame) -> list[tuple[str, str]]:
-    """Names and types, in order."""
-    return [(field.name, field.dataType.simpleString()) for field in frame.schema.fields]
-
-
 @contextlib.contextmanager
 def session_settings(spark: SparkSession, settings: dict[str, str]) -> Iterator[None]:
-    """Change settings of the session until the block ends."""
-    before = {name: spark.conf.get(name, None) for name in settings}
-    try:
-        for name, value in settings.items():
-            spark.conf.set(name, value)
-        yield
-    finally:
-        for name, former in before.items():
-            if former is None:
-                spark.conf.unset(name)
-            else:
-                spark.conf.set(name, former)
+    """Change settings of the session until the block ends; threads that do so take turns."""
+    with _SETTINGS_LOCK:
+        before = {name: spark.conf.get(name, None) for name in settings}
+        try:
+            for name, value in settings.items():
+                spark.conf.set(name, value)
+            yield
+        finally:
+            for name, former in before.items():
+                if former is None:
+                    spark.conf.unset(name)
+                else:
+                    spark.conf.set(name, former)
 
 
 def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSchema, number: int) -> int:
@@ -361,7 +376,7 @@ def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSc
 
 
 def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
-    """Raise TableError where files of the version are gone; Delta itself would tell in the middle of a stage."""
+    """Raise TableError where files of the version are gone; Delta itself would fail in the middle of a stage."""
     files = [Path(plain_path(name)) for name in frame.inputFiles() if is_mounted(name)]
     gone = [file for file in files if not file.exists()]
     if gone:
@@ -371,103 +386,82 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
         )
 
 
-def _newest(spark: SparkSession, workspace: Workspace, table: TableSchema) -> int:
-    place = workspace.table(table.name)
-    return latest_version(place) if is_folder(place) else latest_commit(spark, workspace, table).version
-
-
-def _history(spark: SparkSession, place: str, limit: int | None = None) -> DataFrame:
+def _history(spark: SparkSession, location: str, limit: int | None = None) -> DataFrame:
     """The newest commits first."""
-    if is_name(place):  # DeltaTable takes no catalog in a name
-        return spark.sql(f"DESCRIBE HISTORY {place}{f' LIMIT {limit}' if limit else ''}")
-    table = DeltaTable.forPath(spark, _url(place))
-    return table.history(limit) if limit else table.history()
+    if is_name(location):  # DeltaTable takes no catalog in a name
+        return spark.sql(f"DESCRIBE HISTORY {location}{f' LIMIT {limit}' if limit else ''}")
+    return DeltaTable.forPath(spark, _url(location)).history(limit)
 
 
-def _has_history(spark: SparkSession, place: str) -> bool:
+def _has_history(spark: SparkSession, location: str) -> bool:
     """Whether there is a table, even one of a catalog that is empty because a write into it died."""
-    if is_name(place):
-        return spark.catalog.tableExists(place)
-    return DeltaTable.isDeltaTable(spark, place) if is_url(place) else has_commit(place)
+    if is_name(location):
+        return spark.catalog.tableExists(location)
+    return DeltaTable.isDeltaTable(spark, location) if is_url(location) else has_commit(location)
 
 
-def _newest_commits(spark: SparkSession, place: str) -> tuple[Row, Row]:
+def _newest_commits(spark: SparkSession, location: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The newest commit, and the newest that changed the rows; the same one twice where the log has none such left."""
-    for limit in (RECENT, None):
-        history = _history(spark, place, limit).select("version", "operation", "operationMetrics").collect()
-        changes = [commit for commit in history if commit["operation"] not in UPKEEP]
-        if changes or len(history) < RECENT:
-            break
-    return history[0], (changes or history)[0]
+    newest = None
+    for commit in _commits_backwards(spark, location):
+        newest = newest or commit
+        if commit["operation"] not in UPKEEP:
+            return newest, commit
+    assert newest is not None, f"{location} has a commit"
+    return newest, newest
 
 
-def _was_filled(spark: SparkSession, name: str) -> bool:
-    """Whether a table of a catalog has the rows of a write; one that died may have made it anew, for other columns."""
-    _, change = _newest_commits(spark, name)
-    return change["operation"] not in MADE_EMPTY
-
-
-def _unfinished(spark: SparkSession, place: str) -> str:
-    """What is found in the place of a table that does not exist."""
-    if is_name(place):
-        return "a table that no write has filled" if spark.catalog.tableExists(place) else "none"
-    return "a folder that no write has finished" if is_folder(place) and Path(place).exists() else "none"
-
-
-def _identity(spark: SparkSession, place: str) -> str:
-    """Of a table, which others of its name do not share: those in other places, and one that was made after a drop."""
-    if is_name(place):
-        described = spark.sql(f"DESCRIBE DETAIL {place}")
-    else:
-        described = DeltaTable.forPath(spark, _url(place)).detail()
-    row = described.select("id").first()
-    assert row is not None
-    return digest([place, row["id"]])[:16]
-
-
-def _replace(place: str, frame: DataFrame, table: TableSchema, where: str | None) -> None:
-    if where and not _has_history(frame.sparkSession, place):
-        # before the rows: of two writes that both make the table, Delta refuses the one that ends last
-        _create_empty(frame.sparkSession, place, table)
-    if where and is_name(place):
-        frame.writeTo(place).overwrite(F.expr(where))
-    elif where:
-        frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(_url(place))
-    elif not is_name(place):
-        writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-        writer.partitionBy(*table.partition_by).save(_url(place))
-    elif not frame.sparkSession.catalog.tableExists(place):
-        _create(place, frame, table)
-    elif columns_of(frame.sparkSession.table(place)) != columns_of(frame):
-        _replace_columns(place, frame, table)
-    else:
-        # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
-        frame.writeTo(place).overwrite(F.lit(True))
-
-
-def _create_empty(spark: SparkSession, place: str, table: TableSchema) -> None:
-    if is_name(place):  # Delta's builder takes no catalog in a name
-        spark.sql(f"CREATE TABLE IF NOT EXISTS {place} {_definition(table)}")
+def _commits_backwards(spark: SparkSession, location: str) -> Iterator[dict[str, Any]]:
+    """``version``, ``operation`` and ``operationMetrics`` of each commit, the newest first."""
+    if is_folder(location):
+        # the log's own files: Delta's history starts a Spark job, which takes longer than many a write
+        for path in sorted(_commits(location), reverse=True):
+            actions = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            (info,) = (action["commitInfo"] for action in actions if "commitInfo" in action)
+            yield {"version": int(path.stem), **info}
         return
-    builder = DeltaTable.createIfNotExists(spark).location(_url(place))
-    builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
+    history = _history(spark, location, RECENT).collect()
+    yield from (row.asDict() for row in history)
+    if len(history) == RECENT:
+        yield from (row.asDict() for row in _history(spark, location).collect()[RECENT:])
 
 
-def _create(name: str, frame: DataFrame, table: TableSchema) -> None:
-    writer = frame.writeTo(name).using("delta")
-    (writer.partitionedBy(*map(F.col, table.partition_by)) if table.partition_by else writer).create()
+def _replace_table(location: str, frame: DataFrame, table: TableSchema) -> None:
+    """Replace all rows, and the columns where they are others."""
+    spark = frame.sparkSession
+    if not is_name(location):
+        writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        writer.partitionBy(*table.partition_by).save(_url(location))
+    elif not spark.catalog.tableExists(location):
+        created = frame.writeTo(location).using("delta")
+        (created.partitionedBy(*map(F.col, table.partition_by)) if table.partition_by else created).create()
+    elif spark.table(location).dtypes == frame.dtypes:
+        # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
+        frame.writeTo(location).overwrite(F.lit(True))
+    else:
+        # an overwrite would drop the partitions, so the table is made anew, which takes two commits; the rows are
+        # computed before the first, so that the former ones stay if they cannot be
+        with contextlib.ExitStack() as cached:
+            rows = cache_rows(frame, cached)
+            rows.count()
+            spark.sql(f"CREATE OR REPLACE TABLE {location} {_definition(table)}")
+            rows.writeTo(location).overwrite(F.lit(True))
 
 
-def _replace_columns(name: str, frame: DataFrame, table: TableSchema) -> None:
-    """As ``_replace``, of a named table of other columns: an overwrite would drop its partitions, so it is made anew.
-
-    That takes two commits. The rows are computed before the first, so that the former ones stay if they cannot be.
-    """
-    with contextlib.ExitStack() as held:
-        rows = cache_rows(frame, held)
-        rows.count()
-        frame.sparkSession.sql(f"CREATE OR REPLACE TABLE {name} {_definition(table)}")
-        rows.writeTo(name).overwrite(F.lit(True))
+def _replace_rows(location: str, frame: DataFrame, table: TableSchema, where: str) -> None:
+    """Replace the rows of ``where``."""
+    spark = frame.sparkSession
+    if not _has_history(spark, location):
+        # made before the rows are written: of two writes that both make the table, Delta refuses the one that ends last
+        if is_name(location):  # Delta's builder takes no catalog in a name
+            spark.sql(f"CREATE TABLE IF NOT EXISTS {location} {_definition(table)}")
+        else:
+            builder = DeltaTable.createIfNotExists(spark).location(_url(location))
+            builder.addColumns(_schema(spark, table)).partitionedBy(*table.partition_by).execute()
+    if is_name(location):
+        frame.writeTo(location).overwrite(F.expr(where))
+    else:
+        frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(_url(location))
 
 
 def _definition(table: TableSchema) -> str:
@@ -476,8 +470,8 @@ def _definition(table: TableSchema) -> str:
     return f"({table.ddl}) USING delta{partitions}"
 
 
-def _url(place: str) -> str:
-    return place if is_url(place) else spark_url(Path(place))
+def _url(location: str) -> str:
+    return location if is_url(location) else spark_url(Path(location))
 
 
 def _row_group(mib: int | None) -> dict[str, str]:
@@ -486,8 +480,10 @@ def _row_group(mib: int | None) -> dict[str, str]:
 
 
 def _commits(path: str) -> Iterator[Path]:
-    return Path(path, "_delta_log").glob("[0-9]*.json")
+    # a version has 20 digits; checkpoints and compacted commits may be .json too, with more in their names
+    return Path(path, "_delta_log").glob(f"{'[0-9]' * 20}.json")
 
 
-def _empty(spark: SparkSession, table: TableSchema) -> DataFrame:
-    return spark.createDataFrame([], table.ddl)
+@cache  # the JVM parses the DDL
+def _schema(spark: SparkSession, table: TableSchema) -> StructType:
+    return spark.createDataFrame([], table.ddl).schema

@@ -7,7 +7,6 @@ the client at that position of the clients table. Nothing here holds a whole ent
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +15,20 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
 from jobs.storage.delta_tables import list_files
-from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, MAX_WIDTH
+from jobs.storage.entry_rules import BATCH_ROWS, CLIENT_IDS, EMBEDDINGS, MAX_WIDTH
 from jobs.storage.locations import local_path
 from ml.files.atomic import replace_folder
 from schemas.errors import EntryError
 
 COLUMN_EXPONENTS = "column_exponents.json"
 """In the folder of an entry that holds columns divided by powers of two: the exponent of each column."""
-BATCH_ROWS = 8192
 
 
 class EntryWriter:
     """Fills an entry's arrays on disk, batch by batch, in any order of rows.
 
-    The files grow in a hidden folder beside ``folder``, which takes its place only in ``commit``: a run that
-    dies leaves the former entry as it was. As a context manager it commits when the block ends well.
-
-    Only rows being written are in memory: a file stays mapped for one batch.
+    The files grow in a hidden folder beside ``folder``. When the block of the context manager ends well, and every
+    row was filled, it becomes ``folder``; else it is removed, and the former entry stays as it was.
 
     Attributes
     ----------
@@ -82,10 +78,10 @@ class EntryWriter:
         self._is_filled[positions] = True
 
     def _mapped(self, name: str) -> np.memmap:
+        # mapped anew for each batch: pages of a mapping that stays open would count as this process' memory
         return np.lib.format.open_memmap(self.staging / name, mode="r+")
 
-    def commit(self) -> None:
-        """Check that every row was filled and put the entry in its place; EntryError if one was not."""
+    def _commit(self) -> None:
         missing = np.flatnonzero(~self._is_filled)
         if len(missing):
             raise EntryError(
@@ -96,31 +92,22 @@ class EntryWriter:
             self._mapped(name).flush()
         replace_folder(self.staging, self.folder)
 
-    def discard(self) -> None:
-        """Remove what was written so far."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-
     def __enter__(self) -> "EntryWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            try:
-                self.commit()
-            except EntryError:
-                self.discard()
-                raise
-        else:
-            self.discard()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)  # after a commit it is there no more
 
 
-def stream_batches(paths: Sequence[str], columns: list[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """The given columns of Parquet files, in batches of at most ``batch_rows`` rows that are not empty."""
+def stream_batches(paths: Sequence[str], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The given columns of Parquet files, in batches of at most ``BATCH_ROWS`` rows that are not empty."""
     for path in paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_rows, columns=columns):
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 if batch.num_rows:
                     yield batch
 

@@ -4,34 +4,26 @@ An entry is a folder with ``client_ids.npy`` int64 [N], the relevant clients, ea
 float16 [N, width], the same order, every number finite.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from ml.files.npy import NpyError, open_npy
 from schemas.errors import EntryError
 
 CLIENT_IDS = "client_ids.npy"
 EMBEDDINGS = "embeddings.npy"
 MAX_WIDTH = 2048
 """Most numbers in a profile (the challenge's rule)."""
+BATCH_ROWS = 8192
+"""Rows that are read at once: 32 MiB of the widest entry."""
 N_EXAMPLES = 3
 """Ids shown of those that break a rule."""
 
-_BATCH_ROWS = 8192
 
-
-@dataclass(frozen=True)
-class EntryShape:
-    """What a valid entry holds."""
-
-    n_clients: int
-    width: int
-
-
-def validate_entry(folder: Path, expected_ids: np.ndarray) -> EntryShape:
-    """Check an entry against the competition's format.
+def validate_entry(folder: Path, expected_ids: np.ndarray) -> tuple[int, int]:
+    """Check an entry against the competition's format; its number of clients and its width.
 
     Parameters
     ----------
@@ -57,7 +49,8 @@ def validate_entry(folder: Path, expected_ids: np.ndarray) -> EntryShape:
     if problems:
         raise EntryError(f"entry {folder}: {'; '.join(problems)}; make the entry anew")
     assert rows is not None
-    return EntryShape(*rows.shape)
+    n_clients, width = rows.shape
+    return n_clients, width
 
 
 def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[np.ndarray | None, list[str]]:
@@ -65,11 +58,9 @@ def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[n
     if not path.exists():
         return None, [f"{path.name} is missing"]
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        return None, [f"{path.name} is not a whole .npy array of numbers ({error})"]
-    if not isinstance(array, np.ndarray):
-        return None, [f"{path.name} is an archive of arrays, expected one .npy array"]
+        array = open_npy(path)
+    except NpyError as error:
+        return None, [f"{path.name} is not a whole .npy array of numbers (found {error})"]
     problems = []
     if array.dtype != dtype:
         problems.append(f"{path.name} is {array.dtype}, expected {dtype}")
@@ -80,8 +71,10 @@ def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[n
 
 
 def _id_problems(ids: np.ndarray, expected_ids: np.ndarray) -> list[str]:
-    found, counts = np.unique(ids, return_counts=True)
+    is_int64 = ids <= np.uint64(np.iinfo(np.int64).max) if ids.dtype.kind == "u" else np.ones(len(ids), bool)
+    found, counts = np.unique(ids[is_int64].astype(np.int64), return_counts=True)
     culprits = {
+        "ids are beyond int64": ids[~is_int64],
         "relevant clients are missing": np.setdiff1d(expected_ids, found),
         "ids are not relevant clients": np.setdiff1d(found, expected_ids),
         "ids are there more than once": found[counts > 1],
@@ -94,18 +87,14 @@ def _row_problems(rows: np.ndarray) -> list[str]:
     if not 1 <= rows.shape[1] <= MAX_WIDTH:
         problems.append(f"{EMBEDDINGS} is {rows.shape[1]} wide, expected 1 to {MAX_WIDTH}")
     broken: dict[str, Callable[[np.ndarray], np.ndarray]] = {"NaN": np.isnan, "infinite numbers": np.isinf}
+    starts = range(0, max(len(rows), 1), BATCH_ROWS)  # an entry without rows gives one empty batch to concatenate
     for name, is_broken in broken.items():
-        counts = np.concatenate([is_broken(batch).sum(axis=1) for batch in _batches(rows)])
+        counts = np.concatenate([is_broken(rows[start : start + BATCH_ROWS]).sum(axis=1) for start in starts])
         if counts.any():
-            places = np.flatnonzero(counts)
-            claim = f"{EMBEDDINGS} holds {int(counts.sum()):,} {name} in {len(places):,} rows"
-            problems.append(f"{claim}{_examples(places, 'row ')}")
+            positions = np.flatnonzero(counts)
+            claim = f"{EMBEDDINGS} holds {int(counts.sum()):,} {name} in {len(positions):,} rows"
+            problems.append(f"{claim}{_examples(positions, 'row ')}")
     return problems
-
-
-def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, max(len(rows), 1), _BATCH_ROWS):
-        yield rows[start : start + _BATCH_ROWS]
 
 
 def _examples(values: np.ndarray, of: str = "") -> str:

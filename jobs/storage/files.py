@@ -1,7 +1,7 @@
 """The plain files of ``--out``: every write, append and removal of one, and JSON read with a message that helps.
 
 Another kind of storage would be a change of this module, ``ml/files`` and ``jobs/storage/entry_files.py``. Logs, locks
-and what ranks tell the driver are of ``jobs/runtime``.
+and messages between ranks and driver are of ``jobs/runtime``.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ def read_json(path: Path, shape: Any, fix: str) -> Any:
         raise TableError(f"{path}: expected a file that can be read, found: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        problem = f"{first['msg']} at {place}" if place else first["msg"]
+        key = ".".join(map(str, first["loc"]))
+        problem = f"{first['msg']} at {key}" if key else first["msg"]
         raise TableError(
             f"{path}: expected JSON as this version writes it, found: {problem}; the file is damaged or another "
             f"version's: {fix}"

@@ -1,13 +1,10 @@
-"""How one place is named: by Python, which opens files under a mount, and by Spark, which takes URLs."""
+"""Converts between mounted paths, which Python opens, Spark's URLs, and names of tables in a catalog."""
 
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from schemas.errors import ConfigError, OutputError
-
-PLAIN_NAME = re.compile(r"\w[\w-]*", re.ASCII)
-"""What catalogs, schemas and tables may be called: nothing that SQL text could take for its own."""
 
 _DBFS_MOUNT = "/dbfs"
 _OWN_MOUNTS = ("/Volumes/", "/Workspace/")
@@ -27,21 +24,18 @@ def mounted_path(text: str) -> Path:
     scheme, _, rest = text.partition(":")
     if not rest.startswith("/"):
         return Path(text).absolute()
-    path = Path("/" + rest.lstrip("/"))
-    if scheme == "file":
-        return path
-    if scheme == "dbfs":
-        return path if _is_own_mount(path) else Path(_DBFS_MOUNT + str(path))
-    raise ConfigError(
-        f"expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found {text!r}; mount it, or keep "
-        "only the Delta tables there with --tables URL (or --catalog and --schema)"
-    )
+    if scheme not in ("file", "dbfs"):
+        raise ConfigError(
+            f"expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found {text!r}; mount it, or "
+            "keep only the Delta tables there with --tables URL (or --catalog and --schema)"
+        )
+    return Path(plain_path(text))
 
 
 def spark_url(path: Path) -> str:
     """What Spark calls a mounted path: its own default file system may be another, such as HDFS."""
     path = path.absolute()
-    if _is_own_mount(path):
+    if str(path).startswith(_OWN_MOUNTS):
         return str(path)
     if path.is_relative_to(_DBFS_MOUNT):
         return f"dbfs:/{path.relative_to(_DBFS_MOUNT)}"
@@ -54,30 +48,32 @@ def is_mounted(url: str) -> bool:
 
 
 def local_path(url: str) -> str:
-    """Path of a file that Spark names by an encoded URL, as ``input_file_name`` and Parquet's ``inputFiles`` do.
+    """As ``plain_path``, of an encoded URL, as ``input_file_name`` and Parquet's ``inputFiles`` give."""
+    return plain_path(unquote(url))
+
+
+def plain_path(name: str) -> str:
+    """Path of a file by the name that Delta's ``inputFiles`` and ``VACUUM`` give: with a scheme, but not encoded.
 
     Raises
     ------
     OutputError
         If no mount reaches the file.
-    """
-    _require_mounted(url)
-    parts = urlsplit(url)
-    return _under_mount(parts.scheme, unquote(parts.path))
-
-
-def plain_path(name: str) -> str:
-    """As ``local_path``, of a name that is not encoded, as those are that Delta's ``inputFiles`` and ``VACUUM`` tell.
 
     Examples
     --------
     >>> plain_path("file:/mnt/exp#1/50%25/part-0.parquet")
     '/mnt/exp#1/50%25/part-0.parquet'
     """
-    _require_mounted(name)
+    if not is_mounted(name):
+        raise OutputError(
+            f"expected a file under a mount of driver and workers, found {name}; entries and scores are read as plain "
+            "files"
+        )
     scheme = urlsplit(name).scheme
-    path = name[len(scheme) + 1 :] if scheme else name
-    return _under_mount(scheme, "/" + path.lstrip("/"))
+    # not urlsplit's path: it would end at a # or ? of a folder's name
+    path = "/" + (name[len(scheme) + 1 :] if scheme else name).lstrip("/")
+    return _DBFS_MOUNT + path if scheme == "dbfs" and not path.startswith(_OWN_MOUNTS) else path
 
 
 def file_url(url: str) -> str:
@@ -112,25 +108,9 @@ def is_folder(table: str) -> bool:
 def quoted_name(*parts: str) -> str:
     """``catalog.schema.table`` for SQL text; ConfigError where a part is more than letters, digits, ``_`` and ``-``."""
     for part in parts:
-        if not PLAIN_NAME.fullmatch(part):
+        # ASCII, without a quote or a dot: nothing that SQL text could take for its own
+        if not re.fullmatch(r"\w[\w-]*", part, re.ASCII):
             raise ConfigError(
                 f"expected a catalog, schema or table name of letters, digits, _ and -, found {part!r}; rename it"
             )
     return ".".join(f"`{part}`" for part in parts)
-
-
-def _require_mounted(url: str) -> None:
-    if not is_mounted(url):
-        raise OutputError(
-            f"expected a file under a mount of driver and workers, found {url}; entries and scores are read as plain "
-            "files"
-        )
-
-
-def _under_mount(scheme: str, path: str) -> str:
-    is_under_dbfs = scheme == "dbfs" and not _is_own_mount(Path(path))
-    return _DBFS_MOUNT + path if is_under_dbfs else path
-
-
-def _is_own_mount(path: Path) -> bool:
-    return str(path).startswith(_OWN_MOUNTS)

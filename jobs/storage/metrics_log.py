@@ -28,15 +28,14 @@ def append_metrics(path: Path, values: Mapping[str, Any]) -> None:
     """Add one line, stamped with time and running stage; keys carry their unit (``stage/seconds``)."""
     stage = _running.get()
     stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **({"stage": stage} if stage else {})}
-    line = json.dumps(stamp | dict(values))
-    append_line(path, line)
+    append_line(path, json.dumps(stamp | dict(values)))
 
 
 class TensorBoard:
     """The same figures as TensorBoard files, one run per behaviour in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # imported only by runs that ask for it
 
         self._open = lambda behaviour: SummaryWriter(str(folder / behaviour), flush_secs=10)
         self._writers: dict[str, Any] = {}

@@ -5,7 +5,6 @@ which are trained one by one, are ``models/<encoder>``. ``jobs.pipeline.out_of_d
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,23 +14,19 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from jobs.runtime.locks import taking_turns
-from jobs.storage.files import read_json, write_text
+from jobs.storage.files import read_json, write_json
 from jobs.storage.workspace import Workspace
 
 PROVENANCE = "provenance.json"
 MODELS = "models/"
 
-_FIX = "remove it; `ubp run` then begins anew, `ubp run --from STAGE` with a stage"
+DataFiles = dict[str, dict[str, list[int]]]
+"""Source in the challenge directory -> path of each of its files -> size in bytes, time of change in ns since 1970."""
 
 
 def utc_now() -> str:
     """The time as it is recorded."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def new_record_id() -> str:
-    """Of one making, and of no other."""
-    return uuid4().hex[:12]
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class Record:
     inputs : output that it read -> id of that one's making
     settings : dotted setting -> value, of those that it depends on and its inputs do not
     data : the challenge directory, None where the stage was called without
+    files : what the stage reads of that; empty where it reads nothing, and in records of earlier versions
     tables : where the tables are, if not in ``--out`` (``Workspace.named_tables``)
     as_of : the ingest that was asked for, None for the newest
     ingest : the ingest that was read, or written; None where it is not known
@@ -54,12 +50,13 @@ class Record:
     """
 
     stage: str
-    id: str = field(default_factory=new_record_id)
+    id: str = field(default_factory=lambda: uuid4().hex[:12])
     began: str = field(default_factory=utc_now)
     made: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
+    files: DataFiles = field(default_factory=dict)
     tables: str = ""
     as_of: int | None = None
     ingest: int | None = None
@@ -70,13 +67,15 @@ class Record:
 
 Records = dict[str, Record]
 """Output -> its last making."""
-_SHAPE = TypeAdapter(Records)
 
 
 def read_records(workspace: Workspace) -> Records:
     """The records of an output directory; none where it has no file of them, TableError where that is damaged."""
     path = workspace.out / PROVENANCE
-    return _SHAPE.validate_python(read_json(path, Records, _FIX)) if path.exists() else {}
+    if not path.exists():
+        return {}
+    fix = "remove it; `ubp run` then begins anew, `ubp run --from STAGE` with a stage"
+    return TypeAdapter(Records).validate_python(read_json(path, Records, fix))
 
 
 @contextlib.contextmanager
@@ -88,8 +87,8 @@ def changed_records(workspace: Workspace) -> Iterator[Records]:
     with taking_turns(workspace.logs / "provenance.lock"):
         records = read_records(workspace)
         yield records
-        text = json.dumps({output: asdict(record) for output, record in records.items()}, indent=1)
-        write_text(workspace.out / PROVENANCE, text + "\n")
+        values = {output: asdict(record) for output, record in records.items()}
+        write_json(workspace.out / PROVENANCE, values, indent=1)
 
 
 def made_stages(workspace: Workspace) -> set[str]:

@@ -26,31 +26,26 @@ class StoredRows:
     Attributes
     ----------
     frame : the same rows and columns, for work that the JVM does
-    paths : the files of the snapshot
-    before : rows of this time or later are left out; None keeps all
+    parts : what each task reads
     """
 
     frame: DataFrame
-    paths: tuple[str, ...]
-    before: datetime | None = None
+    parts: "Parts"
 
     def select(self, *columns: str) -> "StoredRows":
         """The same rows with fewer columns."""
-        return replace(self, frame=self.frame.select(*columns))
-
-    @property
-    def n_parts(self) -> int:
-        """How many tasks read them."""
-        return len(self.list_parts().starts)
-
-    def list_parts(self) -> "Parts":
-        """What each task reads."""
-        return Parts(list_parts(self.paths), tuple(self.frame.columns), self.before)
+        return StoredRows(self.frame.select(*columns), replace(self.parts, columns=columns))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of files, each for one task: path and first byte."""
+    """Parts of files, each for one task.
+
+    Attributes
+    ----------
+    starts : path and first byte of each
+    before : rows of this time or later are left out; None keeps all
+    """
 
     starts: tuple[tuple[str, int], ...]
     columns: tuple[str, ...]
@@ -66,8 +61,10 @@ class Parts:
         """The file of a part, and the row groups of it that start in the part."""
         path, start = self.starts[number]
         file = pq.ParquetFile(path)
-        groups = range(file.num_row_groups)
-        return file, [group for group in groups if 0 <= _first_byte(file, group) - start < PART_BYTES]
+        columns = [file.metadata.row_group(group).column(0) for group in range(file.num_row_groups)]
+        # a dictionary, where there is one, lies before the data
+        first_bytes = [int(column.dictionary_page_offset or column.data_page_offset) for column in columns]
+        return file, [group for group, first in enumerate(first_bytes) if 0 <= first - start < PART_BYTES]
 
     def read_part(self, number: int) -> Iterator[pa.RecordBatch]:
         """The rows of one part.
@@ -106,7 +103,8 @@ def stored_rows(frame: DataFrame, before: datetime | None = None) -> StoredRows 
     early = frame if before is None else frame.filter(F.col(TIMESTAMP) < timestamp_literal(before))
     if not all(map(is_mounted, files)):
         return early
-    return StoredRows(early, tuple(sorted(map(plain_path, files))), before)
+    starts = list_parts(sorted(map(plain_path, files)))
+    return StoredRows(early, Parts(starts, tuple(early.columns), before))
 
 
 def timestamp_literal(moment: datetime) -> Column:
@@ -118,8 +116,3 @@ def list_parts(paths: Iterable[str]) -> tuple[tuple[str, int], ...]:
     """The parts of files: path and first byte of each."""
     sizes = [(path, Path(path).stat().st_size) for path in paths]
     return tuple((path, start) for path, size in sizes for start in range(0, size, PART_BYTES))
-
-
-def _first_byte(file: pq.ParquetFile, group: int) -> int:
-    column = file.metadata.row_group(group).column(0)
-    return int(column.dictionary_page_offset or column.data_page_offset)

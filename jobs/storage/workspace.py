@@ -23,7 +23,7 @@ class Workspace:
     Raises
     ------
     ConfigError
-        If the tables have more than one place, or a name or URL is none.
+        If the tables have more than one location, or a name or URL is none.
     """
 
     out: Path
@@ -39,7 +39,7 @@ class Workspace:
                 "expected --catalog and --schema together, or --tables, or none of them, found "
                 f"--catalog {self.catalog}, --schema {self.schema}{', --tables' if self.tables_url else ''}"
             )
-        self.table("name")
+        self.table("name")  # refuses a URL that is none, and a name that is more than one
 
     @property
     def data(self) -> Path:

@@ -14,12 +14,13 @@ from schemas import columns as c
 
 
 def clients_in_order(spark: SparkSession, client_ids: np.ndarray) -> DataFrame:
-    """One row per given id: ``position`` is its place in the array, ``client_id``.
+    """One row per given id: its ``position`` in the array, ``client_id``.
 
     Parameters
     ----------
     client_ids : int64 [N], each once
     """
+    # Arrow carries columns of pandas to the JVM; the rows of a list would be pickled one by one
     return spark.createDataFrame(pd.DataFrame({c.POSITION: np.arange(len(client_ids)), c.CLIENT_ID: client_ids}))
 
 

@@ -11,6 +11,7 @@ shuffle it takes the weight out of a key that owns a large share of the rows; af
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -23,22 +24,14 @@ from jobs.storage.stored_rows import StoredRows
 
 Batches = Iterable[pa.RecordBatch]
 Rows = Callable[[pa.Table], pa.Table]
-Step = Callable[[Batches], Batches]
 
 BLOCK_ROWS = 1_000_000
 """Rows that are shrunk and cut together before the shuffle."""
-HELD_BYTES = 128 * 2**20
-"""What a task takes in after the shuffle before it shrinks what it holds."""
+SHRINK_BYTES = 128 * 2**20
+"""What a task takes in after the shuffle before it shrinks all that it has."""
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 """2**64 over the golden ratio: a product's high bits depend on all of the key (Knuth, TAOCP 6.4)."""
-
-_BUCKET, _PIECE = "bucket", "piece"
-
-
-def as_they_are(rows: pa.Table) -> pa.Table:
-    """The same rows."""
-    return rows
 
 
 def aggregate_packed(
@@ -47,7 +40,7 @@ def aggregate_packed(
     finish: Rows,
     ddl: str,
     *,
-    prepare: Rows = as_they_are,
+    prepare: Rows | None = None,
     n_buckets: int | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> DataFrame:
@@ -56,7 +49,7 @@ def aggregate_packed(
     Parameters
     ----------
     rows : the first column is the key (bigint or string), never null
-    prepare : source rows -> the rows to aggregate, with the key first, each looked at for itself
+    prepare : source rows -> the rows to aggregate, with the key first, each looked at for itself; None for the same
     shrink : rows -> rows with the key first that aggregate to the same result, at most as many; it may add
         columns, which are null in rows that never went through it
     finish : all rows of some keys, shrunk or not -> rows of ``ddl``
@@ -67,22 +60,27 @@ def aggregate_packed(
     frame = rows.frame if isinstance(rows, StoredRows) else rows
     spark = frame.sparkSession
     n_partitions = n_buckets or int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
-    pack = _pack(prepare, shrink, _bucket_numbers(spark, n_partitions), block_rows)
+    parts = None
     if isinstance(rows, StoredRows):
-        parts = rows.list_parts()
-        n_parts = max(1, len(parts.starts))
-        frame, pack = spark.range(0, len(parts.starts), 1, n_parts), _after(parts.read, pack)
-    packed = frame.mapInArrow(pack, f"{_BUCKET} int, {_PIECE} binary")
-    gathered = packed.repartition(n_buckets, _BUCKET) if n_buckets else packed.repartition(_BUCKET)
-    return gathered.mapInArrow(_merge(shrink, finish), ddl)
+        # one row per part of the files, in a task of its own, which reads the part by itself
+        parts = rows.parts
+        frame = spark.range(0, len(parts.starts), 1, max(1, len(parts.starts)))
+    bucket_numbers = _bucket_numbers(spark, n_partitions)
+
+    def pack(batches: Batches) -> Batches:
+        for block in _blocks(parts.read(batches) if parts else batches, block_rows):
+            yield _cut(shrink(prepare(block) if prepare else block).combine_chunks(), bucket_numbers)
+
+    packed = frame.mapInArrow(pack, "bucket int, piece binary")
+    # without a number of its own the shuffle is adaptive, and Spark joins small buckets into one task
+    gathered = packed.repartition(n_buckets, "bucket") if n_buckets else packed.repartition("bucket")
+    return gathered.mapInArrow(partial(_merge, shrink, finish), ddl)
 
 
-def _after(first: Step, second: Step) -> Step:
-    return lambda batches: second(first(batches))
-
-
+@cache  # a Spark job, of which a run would start dozens
 def _bucket_numbers(spark: SparkSession, n_buckets: int) -> NDArray[np.int32]:
     """A number for each bucket that Spark's hash sends to a partition of its own."""
+    # any numbers would do but for collisions: two buckets in one partition leave another partition without work
     candidates = spark.range(30 * n_buckets).select(F.col("id").cast("int").alias("id"))
     partition = F.pmod(F.hash("id"), F.lit(n_buckets))
     sent_to = [row["partition"] for row in candidates.select(partition.alias("partition")).collect()]
@@ -106,35 +104,27 @@ def spread_keys(keys: pa.ChunkedArray, n: int, salt: int = 0) -> NDArray[np.int6
         if values.dtype == object
         else values.astype(np.int64).view(np.uint64)
     )
+    # a bucket and a slot of the same key must not depend on each other: each salt mixes the bits once more
     for _ in range(1 + salt):
         bits = (bits ^ bits >> np.uint64(32)) * _ODD
     return ((bits >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).view(np.int64)
 
 
-def _pack(prepare: Rows, shrink: Rows, bucket_numbers: NDArray[np.int32], block_rows: int) -> Step:
-    def stream(batches: Batches) -> Batches:
-        for block in _blocks(batches, block_rows):
-            yield _cut(shrink(prepare(block)).combine_chunks(), bucket_numbers)
-
-    return stream
-
-
-def _merge(shrink: Rows, finish: Rows) -> Step:
+def _merge(shrink: Rows, finish: Rows, batches: Batches) -> Batches:
     """Each bucket is finished alone: its rows fit the processor's cache better than all of a task's."""
-
-    def stream(batches: Batches) -> Batches:
-        held: dict[int, list[pa.Table]] = defaultdict(list)
-        n_new_bytes = 0
-        for bucket, piece in _unpack(batches):
-            held[bucket].append(piece)
-            n_new_bytes += piece.nbytes
-            if n_new_bytes > HELD_BYTES:
-                held = defaultdict(list, {bucket: [shrink(_concatenate(pieces))] for bucket, pieces in held.items()})
+    gathered: dict[int, list[pa.Table]] = defaultdict(list)
+    n_new_bytes = 0
+    for batch in batches:
+        for bucket, piece in zip(batch.column(0).to_pylist(), batch.column(1), strict=True):
+            rows = pa.ipc.open_stream(piece.as_buffer()).read_all()
+            gathered[bucket].append(rows)
+            n_new_bytes += rows.nbytes
+            if n_new_bytes > SHRINK_BYTES:
+                for number, pieces in gathered.items():
+                    gathered[number] = [shrink(_concatenate(pieces))]
                 n_new_bytes = 0
-        for bucket in sorted(held):
-            yield from finish(_concatenate(held.pop(bucket))).to_batches()
-
-    return stream
+    for bucket in sorted(gathered):
+        yield from finish(_concatenate(gathered.pop(bucket))).to_batches()
 
 
 def _blocks(batches: Batches, n_rows: int) -> Iterator[pa.Table]:
@@ -158,27 +148,18 @@ def _concatenate(tables: list[pa.Table]) -> pa.Table:
 def _cut(block: pa.Table, bucket_numbers: NDArray[np.int32]) -> pa.RecordBatch:
     """One row per bucket that the block has keys of: its number, and its rows in Arrow's stream format."""
     n_buckets = len(bucket_numbers)
-    buckets = spread_keys(block.column(0), n_buckets).astype(np.uint16)
+    buckets = spread_keys(block.column(0), n_buckets).astype(np.uint16)  # numpy sorts 16 bits by counting them
     by_bucket = block.take(np.argsort(buckets, kind="stable"))
     n_rows = np.bincount(buckets, minlength=n_buckets)
     starts = np.cumsum(n_rows) - n_rows
     filled = np.flatnonzero(n_rows)
-    pieces = _to_binary([by_bucket.slice(starts[bucket], n_rows[bucket]) for bucket in filled])
-    return pa.RecordBatch.from_arrays([pa.array(bucket_numbers[filled]), pieces], names=[_BUCKET, _PIECE])
-
-
-def _to_binary(tables: list[pa.Table]) -> pa.Array:
+    # all pieces go into one buffer, which becomes the values of a binary column without a copy per piece
     sink = pa.BufferOutputStream()
     offsets = [0]
-    for table in tables:
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
+    for bucket in filled:
+        with pa.ipc.new_stream(sink, by_bucket.schema) as writer:
+            writer.write_table(by_bucket.slice(starts[bucket], n_rows[bucket]))
         offsets.append(sink.tell())
     buffers = [None, pa.py_buffer(np.array(offsets, np.int32)), sink.getvalue()]
-    return pa.BinaryArray.from_buffers(pa.binary(), len(tables), buffers)
-
-
-def _unpack(batches: Batches) -> Iterator[tuple[int, pa.Table]]:
-    for batch in batches:
-        for bucket, piece in zip(batch.column(0).to_pylist(), batch.column(1), strict=True):
-            yield bucket, pa.ipc.open_stream(piece.as_buffer()).read_all()
+    pieces = pa.BinaryArray.from_buffers(pa.binary(), len(filled), buffers)
+    return pa.RecordBatch.from_arrays([pa.array(bucket_numbers[filled]), pieces], names=["bucket", "piece"])

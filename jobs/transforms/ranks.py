@@ -20,7 +20,7 @@ def with_global_rank(
     """Each row with its rank in a total order; the same rows whatever their order or partitions.
 
     A window without a partition would pull every row through one task. Here ranges of about ``ROWS_PER_TASK`` rows
-    are sorted side by side, each row knows its place in its range, and the driver adds up one count per range.
+    are sorted side by side, each row knows its position in its range, and the driver adds up one count per range.
 
     Parameters
     ----------
@@ -35,20 +35,17 @@ def with_global_rank(
     """
     frame = cache_rows(frame, cached)
     n_ranges = 1 + frame.count() // ROWS_PER_TASK
-    place = f"{rank_column}__place"
+    position = f"{rank_column}__position"
     ranges = frame.repartitionByRange(n_ranges, *order_by).sortWithinPartitions(*order_by)
-    placed = ranges.withColumn(place, F.monotonically_increasing_id())
+    numbered = ranges.withColumn(position, F.monotonically_increasing_id())
     if n_ranges == 1:
-        return placed.withColumn(rank_column, F.col(place) + start).drop(place)
-    placed = cache_rows(placed, cached)
-    partition = F.shiftright(F.col(place), _ROW_BITS)
-    row_in_partition = F.col(place).bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
-    firsts = F.array(*(F.lit(first) for first in _first_ranks(placed, partition, n_ranges, start)))
-    rank = F.element_at(firsts, partition.cast("int") + 1) + row_in_partition
-    return placed.withColumn(rank_column, rank).drop(place)
-
-
-def _first_ranks(placed: DataFrame, partition: Column, n_ranges: int, start: int) -> list[int]:
-    """The rank of the first row of each range; a range may be empty."""
-    n_rows = {row["partition"]: row["count"] for row in placed.groupBy(partition.alias("partition")).count().collect()}
-    return list(accumulate((n_rows.get(number, 0) for number in range(n_ranges - 1)), initial=start))
+        return numbered.withColumn(rank_column, F.col(position) + start).drop(position)
+    numbered = cache_rows(numbered, cached)
+    partition = F.shiftright(F.col(position), _ROW_BITS)
+    row_in_partition = F.col(position).bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
+    counts = numbered.groupBy(partition.alias("partition")).count().collect()
+    n_rows = {row["partition"]: row["count"] for row in counts}
+    # the rank of the first row of each range; a range may be empty
+    firsts = accumulate((n_rows.get(number, 0) for number in range(n_ranges - 1)), initial=start)
+    rank = F.element_at(F.array(*map(F.lit, firsts)), partition.cast("int") + 1) + row_in_partition
+    return numbered.withColumn(rank_column, rank).drop(position)

@@ -1,29 +1,54 @@
-"""Events and token ids -> each client's last tokens in event order."""
+"""Events and token ids -> each client's last tokens in event order, by an aggregation in numpy."""
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.inputs import BehaviourSettings
 from conf.pipeline import PipelineConfig
+from conf.sequences import SequenceSettings
 from jobs.runtime.caching import broadcast_value
 from jobs.storage.stored_rows import StoredRows
-from jobs.transforms.item_places import SLOTS_PER_ITEM, ItemPlaces, collect_item_places
-from jobs.transforms.last_tokens import LastTokens
-from jobs.transforms.packed import aggregate_packed
+from jobs.transforms.item_positions import SLOTS_PER_ITEM, ItemPositions, collect_item_positions
+from jobs.transforms.packed import aggregate_packed, narrow, spread_keys
+from jobs.transforms.radix import rising_order
 from schemas.behaviours import ItemKind
-from schemas.columns import BEHAVIOUR, CLIENT_ID, KEY, TIMESTAMP, TOKEN_ID
+from schemas.columns import (
+    BEHAVIOUR,
+    CLIENT_ID,
+    IS_HELD_OUT,
+    KEY,
+    N_EVENTS,
+    TIMESTAMP,
+    TOKEN_ID,
+    TOKEN_IDS,
+    WIDTH,
+)
 from schemas.tokens import UNK
 
 BYTES_PER_ITEM = {ItemKind.ID: 12 + 4 * SLOTS_PER_ITEM, ItemKind.CODES: 200}
-"""About what one item takes: an id in ``ItemPlaces`` at most, codes in Spark's hash table of a broadcast join."""
+"""About what one item takes: an id in ``ItemPositions`` at most, codes in Spark's hash table of a broadcast join."""
+
+SECOND, MICROSECOND, ITEM = "second", "microsecond", "item"
+N_FORGOTTEN = "n_forgotten"
+MICROSECONDS = 1_000_000
+SLOTS_PER_LONG_CLIENT = 16
+"""Hashed counters per client that could be long: few enough for the cache, many enough that most are truly long."""
+MIN_TRUNCATION_GAIN = 8
+"""Truncation is skipped where it would remove less than one row in so many, and no client has so many times the rows
+that are kept: it would cost more than carrying them."""
 
 
 def build_sequences(
     events: DataFrame | StoredRows,
-    vocabulary: DataFrame | ItemPlaces,
+    vocabulary: DataFrame | ItemPositions,
     behaviour: str,
     config: PipelineConfig,
     cached: ExitStack,
@@ -43,29 +68,192 @@ def build_sequences(
     settings = config.behaviours[behaviour]
     last = LastTokens(config.streams()[behaviour], config.sequences, config.seed)
     frame = events.frame if isinstance(events, StoredRows) else events
-    if isinstance(vocabulary, ItemPlaces):
-        places = broadcast_value(frame, vocabulary, cached)
-        last = replace(last, places=places, keep_unknown=settings.keep_rare_as_unk)
+    if isinstance(vocabulary, ItemPositions):
+        sent = broadcast_value(frame, vocabulary, cached)
+        last = replace(last, positions=sent, keep_unknown=settings.keep_rare_as_unk)
         tokens: DataFrame | StoredRows = events.select(CLIENT_ID, TIMESTAMP, settings.item)
     else:
-        tokens = attach_token_ids(frame, vocabulary, settings)
+        item_type = "bigint" if settings.kind == ItemKind.ID else "string"
+        ids = vocabulary.select(F.col(KEY).cast(item_type).alias(settings.item), TOKEN_ID)
+        joined = frame.join(ids, on=settings.item, how="left" if settings.keep_rare_as_unk else "inner")
+        token_id = F.coalesce(TOKEN_ID, F.lit(UNK)).alias(TOKEN_ID)
+        tokens = joined.select(CLIENT_ID, TIMESTAMP, settings.item, token_id)
     sequences = aggregate_packed(tokens, last.shrink, last.finish, LastTokens.DDL, prepare=last.pack)
     return sequences.select(F.lit(behaviour).alias(BEHAVIOUR), "*")
 
 
 def collect_if_small(
     vocabulary: DataFrame, n_items: int, behaviour: str, config: PipelineConfig
-) -> DataFrame | ItemPlaces:
+) -> DataFrame | ItemPositions:
     """The vocabulary in the form in which it goes whole to every executor, where it is small enough for that."""
     kind = ItemKind(config.behaviours[behaviour].kind)
     if n_items * BYTES_PER_ITEM[kind] > config.sequences.broadcast_max_mib * 2**20:
         return vocabulary
-    return collect_item_places(vocabulary) if kind is ItemKind.ID else F.broadcast(vocabulary)
+    return collect_item_positions(vocabulary) if kind is ItemKind.ID else F.broadcast(vocabulary)
 
 
-def attach_token_ids(events: DataFrame, vocabulary: DataFrame, settings: BehaviourSettings) -> DataFrame:
-    """One row per kept event: client_id, timestamp, item, token_id."""
-    item_type = "bigint" if settings.kind == ItemKind.ID else "string"
-    ids = vocabulary.select(F.col(KEY).cast(item_type).alias(settings.item), TOKEN_ID)
-    joined = events.join(ids, on=settings.item, how="left" if settings.keep_rare_as_unk else "inner")
-    return joined.select(CLIENT_ID, TIMESTAMP, settings.item, F.coalesce(TOKEN_ID, F.lit(UNK)).alias(TOKEN_ID))
+@dataclass(frozen=True)
+class LastTokens:
+    """The aggregation behind ``tables/sequences``: each client's last tokens, laid out for the feed.
+
+    Its source rows are client_id, timestamp, item and, where there are no ``positions``, token_id. They are packed
+    into as few bytes as their values need:
+
+    - client_id;
+    - second, since 1970, and, where one is not 0, microsecond;
+    - item: its position, or, where there are no ``positions``, the item itself, and its token_id;
+    - once shrunk, ``n_forgotten``: the events of the client that were dropped because ``max_length`` later ones
+      are kept.
+
+    Attributes
+    ----------
+    positions : the vocabulary, where it is small enough for every task to hold
+    keep_unknown : whether events of items that it does not know are kept
+    """
+
+    max_length: int
+    layout: SequenceSettings
+    seed: int
+    positions: Broadcast[ItemPositions] | None = None
+    keep_unknown: bool = False
+
+    DDL: ClassVar = f"{IS_HELD_OUT} boolean, {WIDTH} int, {CLIENT_ID} bigint, {TOKEN_IDS} array<int>, {N_EVENTS} bigint"
+
+    def pack(self, rows: pa.Table) -> pa.Table:
+        """Source rows in packed form; events of unknown items are left out unless they are kept."""
+        client, time = rows.column(CLIENT_ID).to_numpy(), rows.column(TIMESTAMP).to_numpy().view(np.int64)
+        if self.positions is None:
+            items = {ITEM: rows.column(2), TOKEN_ID: rows.column(3)}
+        else:
+            position = self.positions.value.find(rows.column(2).to_numpy())
+            if not self.keep_unknown:
+                known = np.flatnonzero(position & 1)
+                client, time, position = client[known], time[known], position[known]
+            items = {ITEM: position}
+        second = time // MICROSECONDS
+        rest = time - second * MICROSECONDS
+        times = {SECOND: narrow(second)} | ({MICROSECOND: rest.astype(np.int32)} if rest.any() else {})
+        return pa.table({CLIENT_ID: narrow(client), **times, **items})
+
+    def shrink(self, rows: pa.Table) -> pa.Table:
+        """The rows without the early events of clients that have more than ``max_length`` here."""
+        n_slots = 1 + SLOTS_PER_LONG_CLIENT * rows.num_rows // self.max_length
+        # several clients may share a slot: a slot of few rows has no long client, one of many may have
+        slots = spread_keys(rows.column(CLIENT_ID), n_slots, salt=1)
+        n_in_slot = np.bincount(slots, minlength=n_slots)
+        may_be_long = (n_in_slot > self.max_length)[slots]
+        is_rare = np.count_nonzero(may_be_long) * MIN_TRUNCATION_GAIN <= rows.num_rows
+        if is_rare and n_in_slot.max() <= MIN_TRUNCATION_GAIN * self.max_length:
+            return rows
+        kept = self.keep_last(rows.filter(may_be_long))
+        return pa.concat_tables([rows.filter(~may_be_long), kept], promote_options="permissive")
+
+    def keep_last(self, rows: pa.Table) -> pa.Table:
+        """The last ``max_length`` rows of each client, by client, then in event order."""
+        histories = order_histories(rows)
+        n_kept = np.minimum(histories.lengths, self.max_length)
+        kept = rows.take(histories.order[_concatenate_runs(histories.ends - n_kept, n_kept)])
+        if N_FORGOTTEN in kept.column_names:
+            kept = kept.drop_columns([N_FORGOTTEN])
+        # on the first row of each client, so that the sum over its rows counts each event once
+        forgotten = np.zeros(kept.num_rows, np.int64)
+        forgotten[np.cumsum(n_kept) - n_kept] = histories.n_events - n_kept
+        return kept.append_column(N_FORGOTTEN, pa.array(forgotten))
+
+    def finish(self, rows: pa.Table) -> pa.Table:
+        """All rows of some clients -> one row per client in the columns of ``DDL``, sorted by them."""
+        histories = order_histories(rows)
+        n_kept = np.minimum(histories.lengths, self.max_length)
+        width = np.searchsorted(self.layout.widths, n_kept)
+        held_out = is_held_out(histories.client_ids, self.layout.held_out_share, self.seed)
+        # clients rise already, and numpy sorts 16 bits by counting them
+        laid_out = np.argsort((held_out * len(self.layout.widths) + width).astype(np.uint16), kind="stable")
+        starts, n_kept = (histories.ends - n_kept)[laid_out], n_kept[laid_out]
+        chosen = histories.order[_concatenate_runs(starts, n_kept)]
+        if self.positions is None:
+            tokens = rows.column(TOKEN_ID).to_numpy()[chosen]
+        else:
+            tokens = self.positions.value.token_ids_at(rows.column(ITEM).to_numpy()[chosen])
+        offsets = np.append(0, np.cumsum(n_kept)).astype(np.int32)
+        return pa.table(
+            {
+                IS_HELD_OUT: held_out[laid_out],
+                WIDTH: np.minimum(np.array(self.layout.widths)[width[laid_out]], self.max_length).astype(np.int32),
+                CLIENT_ID: histories.client_ids[laid_out],
+                TOKEN_IDS: pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
+                N_EVENTS: histories.n_events[laid_out],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Rows in event order: those of one client follow each other, and clients rise.
+
+    Attributes
+    ----------
+    order : int64 [rows], the rows' positions
+    client_ids : int64 [clients]
+    ends : int64 [clients], where in ``order`` each client's rows end
+    lengths : int64 [clients], how many rows each has
+    n_events : int64 [clients], the same with the forgotten ones
+    """
+
+    order: NDArray[np.int64]
+    client_ids: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    n_events: NDArray[np.int64]
+
+
+def order_histories(rows: pa.Table) -> Histories:
+    """Packed rows by client, time, then item (ids as numbers, text by its characters)."""
+    client = rows.column(CLIENT_ID).to_numpy().astype(np.int64)
+    tick = rows.column(SECOND).to_numpy().astype(np.int64)
+    tick -= tick.min()
+    if MICROSECOND in rows.column_names:
+        tick = tick * MICROSECONDS + rows.column(MICROSECOND).fill_null(0).to_numpy()
+    tick_bits = int(tick.max()).bit_length()
+    first = int(client.min())
+    if (int(client.max()) - first).bit_length() + tick_bits > 63:
+        order = np.lexsort((tick, client))
+        ordered = client[order]
+        is_tied = (np.diff(ordered) == 0) & (np.diff(tick[order]) == 0)
+    else:  # client and time in one number: it is sorted by in half the time of two
+        moment = (client - first) << tick_bits | tick
+        order = rising_order(moment)
+        moment = moment[order]
+        is_tied = moment[1:] == moment[:-1]
+        ordered = (moment >> tick_bits) + first
+    if is_tied.any():
+        order = _break_ties(order, is_tied, rows.column(ITEM))
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
+    lengths = np.diff(ends, prepend=0)
+    n_events = lengths
+    if N_FORGOTTEN in rows.column_names:
+        forgotten = rows.column(N_FORGOTTEN).fill_null(0).to_numpy()
+        n_events = lengths + np.add.reduceat(forgotten[order], ends - lengths)
+    return Histories(order, ordered[ends - 1], ends, lengths, n_events)
+
+
+def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Whether each client's last item is kept for validation: by a hash, the same in every behaviour."""
+    salted = pd.util.hash_array(client_ids) ^ pd.util.hash_array(np.array([seed]))
+    return (pd.util.hash_array(salted) >> np.uint64(11)) / 2.0**53 < share
+
+
+def _concatenate_runs(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions in runs of consecutive ones, one run after the other."""
+    shifts = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return np.arange(len(shifts)) + shifts
+
+
+def _break_ties(order: NDArray[np.int64], is_tied: NDArray[np.bool_], items: pa.ChunkedArray) -> NDArray[np.int64]:
+    """``order`` with each run of rows that tie with the row before them sorted by item."""
+    follows = np.concatenate([[False], is_tied])
+    in_run = follows | np.concatenate([is_tied, [False]])
+    run = np.cumsum(~follows)[in_run]
+    tied = order[in_run]
+    _, item_rank = np.unique(items.take(tied).to_numpy(), return_inverse=True)
+    order[in_run] = tied[np.lexsort((item_rank, run))]
+    return order

@@ -73,7 +73,7 @@ def count_items(events: DataFrame | StoredRows, item: str, min_count: int) -> Da
         add_counts,
         keep_frequent(min_count),
         f"{item} {kind}, {N_EVENTS} bigint",
-        n_buckets=1 + items.n_parts // PARTS_PER_BUCKET if isinstance(items, StoredRows) else None,
+        n_buckets=1 + len(items.parts.starts) // PARTS_PER_BUCKET if isinstance(items, StoredRows) else None,
         block_rows=IDS_PER_BLOCK if kind == "bigint" else BLOCK_ROWS,
     )
 
@@ -85,7 +85,10 @@ def add_counts(rows: pa.Table) -> pa.Table:
     """
     name, items = rows.column_names[0], rows.column(0)
     if pa.types.is_string(items.type):
-        return _count_text(rows, name)
+        if rows.num_columns == 1:
+            rows = rows.append_column(N_EVENTS, pa.array(np.ones(rows.num_rows, np.int64)))
+        summed = rows.group_by(name).aggregate([(N_EVENTS, "sum")])
+        return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
     counts = rows.column(N_EVENTS).to_numpy() if rows.num_columns > 1 else None
     ids, n_events = _count_ids(items.to_numpy(), counts)
     return pa.table([narrow(ids), narrow(n_events)], names=[name, N_EVENTS])
@@ -97,17 +100,11 @@ def keep_frequent(min_count: int) -> Callable[[pa.Table], pa.Table]:
     def finish(rows: pa.Table) -> pa.Table:
         counted = add_counts(rows)
         frequent = counted.filter(pc.greater_equal(counted.column(N_EVENTS), min_count))
+        # Spark expects the columns of the DDL, however narrow the counts travelled
         kind = pa.string() if pa.types.is_string(frequent.column(0).type) else pa.int64()
         return frequent.cast(pa.schema([(frequent.column_names[0], kind), (N_EVENTS, pa.int64())]))
 
     return finish
-
-
-def _count_text(rows: pa.Table, name: str) -> pa.Table:
-    if rows.num_columns == 1:
-        rows = rows.append_column(N_EVENTS, pa.array(np.ones(rows.num_rows, np.int64)))
-    summed = rows.group_by(name).aggregate([(N_EVENTS, "sum")])
-    return summed.select([name, f"{N_EVENTS}_sum"]).rename_columns([name, N_EVENTS])
 
 
 def _count_ids(ids: NDArray[np.int64], counts: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -132,6 +129,7 @@ def collect_n_items(vocabularies: DataFrame) -> dict[str, int]:
 
 def collect_summaries(vocabularies: DataFrame) -> dict[str, VocabularySummary]:
     """Behaviour -> summary, for the behaviours that have at least one item."""
+    # xor does not depend on the order of the rows, so neither does the fingerprint
     row_hash = F.bit_xor(F.xxhash64(KEY, TOKEN_ID)).alias("row_hash")
     rows = vocabularies.groupBy(BEHAVIOUR).agg(F.count("*").alias("n_items"), row_hash).collect()
     return {

@@ -46,6 +46,7 @@ def derive_windows(end: datetime, settings: WindowSettings, last_event: datetime
     >>> derive_windows(datetime(2022, 9, 28, 22, 8, 49), WindowSettings()).train_start
     datetime.datetime(2022, 9, 1, 0, 0)
     """
+    # windows are whole days, as the challenge's: the day of the last purchase is the last of the second one
     target = timedelta(days=settings.target_days)
     first_day = (end - 2 * target + timedelta(days=1)).date()
     train_start = datetime.combine(first_day, time.min)
@@ -61,15 +62,26 @@ def windows_frame(spark: SparkSession, windows: Windows) -> DataFrame:
 
 def collect_windows(frame: DataFrame) -> Windows:
     """The windows of the one row that ``windows_frame`` made."""
-    row = frame.first()
-    assert row is not None, "the windows table has one row"
-    return Windows(**row.asDict())
+    return Windows(**frame.collect()[0].asDict())
 
 
 def collect_last_timestamp(events: DataFrame) -> datetime | None:
     """Time of the last event, None where there is none."""
-    row = events.agg(F.max(c.TIMESTAMP).alias(c.TIMESTAMP)).first()
-    return row[c.TIMESTAMP] if row else None
+    last: datetime | None = events.agg(F.max(c.TIMESTAMP)).collect()[0][0]
+    return last
+
+
+def collect_last_two_timestamps(events: DataFrame) -> list[datetime]:
+    """Time of the last event, and one before it; fewer where there are no two.
+
+    The one before it is the first of that day, or the last of an earlier day: a day is a row of a small aggregate,
+    while all distinct times would be as many as the events.
+    """
+    of_days = events.groupBy(F.to_date(c.TIMESTAMP).alias("day")).agg(
+        F.min(c.TIMESTAMP).alias("first"), F.max(c.TIMESTAMP).alias("last")
+    )
+    rows = of_days.orderBy(F.col("day").desc()).limit(2).collect()
+    return list(dict.fromkeys(time for row in rows for time in (row["last"], row["first"])))[:2]
 
 
 def events_before(events: DataFrame, cutoff: datetime) -> DataFrame:
@@ -77,19 +89,10 @@ def events_before(events: DataFrame, cutoff: datetime) -> DataFrame:
     return events.filter(F.col(c.TIMESTAMP) < timestamp_literal(cutoff))
 
 
-def input_events(events: DataFrame, windows: Windows) -> DataFrame:
-    """The events that a profile may see; grain and columns unchanged."""
-    return events_before(events, windows.input_end)
-
-
-def events_before_targets(events: DataFrame, windows: Windows) -> DataFrame:
-    """The events before both target windows, whatever the mode; grain and columns unchanged."""
-    return events_before(events, windows.train_start)
-
-
 def target_events(events: DataFrame, windows: Windows) -> DataFrame:
     """The events of the two target windows, with the column ``window`` (``train``, ``validation``)."""
     moment = F.col(c.TIMESTAMP)
     start, middle, end = map(timestamp_literal, (windows.train_start, windows.valid_start, windows.end))
     window = F.when(moment < middle, tasks.TRAIN).otherwise(tasks.VALIDATION)
+    # the end is the last purchase itself, so it belongs to the second window
     return events.filter((moment >= start) & (moment <= end)).withColumn(c.WINDOW, window)

@@ -37,18 +37,14 @@ def draw_kept(shape: tuple[int, ...], prob: float) -> tuple[Tensor, float]:
     n_dropped = round(256 * prob)
     if n_dropped == 256:
         return torch.zeros(shape, dtype=torch.bool), 0.0
+    # random_ over the whole range of int64 gives eight random bytes at the price of one number
     draws = torch.empty((n_elements + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.uint8)[:n_elements].view(shape) >= n_dropped
     return kept, 256 / (256 - n_dropped)
 
 
 class Dropout(nn.Module):
-    """Sets elements to zero by chance while training.
-
-    Parameters
-    ----------
-    prob : of an element to go
-    """
+    """Sets elements to zero by chance while training."""
 
     def __init__(self, prob: float) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.data.batching import rows_per_batch
+from ml.data.batching import cut, rows_per_batch
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences
 from ml.data.sharding import width_schedule
 from schemas.errors import TrainingError
@@ -19,7 +19,7 @@ class ArrayFeed:
     ----------
     training, validation : of all ranks
     widths : rising; a row goes to the smallest that holds it, one longer than the widest keeps its last tokens
-    tokens_per_batch : positions, padding included, of a batch
+    tokens_per_batch : positions of a batch, padding included
 
     Raises
     ------
@@ -40,25 +40,27 @@ class ArrayFeed:
         self._training, self._validation = training, validation
         self._training_rows = _rows_by_width(training, widths)
         self._validation_rows = _rows_by_width(validation, widths)
-        self._tokens_per_batch, self._seed, self._rank, self._world_size = tokens_per_batch, seed, rank, world_size
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._n_rows = {width: rows_per_batch(tokens_per_batch, width) for width in widths}
+        # a rank's rows are as many as any other's (_shuffled_share), so that all take as many steps
+        self._steps = {
+            width: ceil(ceil(len(rows) / world_size) / self._n_rows[width])
+            for width, rows in self._training_rows.items()
+        }
         if not self._training_rows:
             raise TrainingError(
                 f"none of {len(training)} training sequences holds two tokens, one of them an item; give others, or "
                 "token ids from a vocabulary that knows more of their items"
             )
-
-    @property
-    def n_batches(self) -> int:
-        """Batches of one epoch, the same number on every rank and in every epoch."""
-        return sum(self._steps().values())
+        self.n_batches = sum(self._steps.values())
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, but for the first ``skip``; of these no row is touched."""
         batches = {
-            width: iter(self._cut(self._shuffled_share(rows, (self._seed, epoch, width)), width))
+            width: cut(self._shuffled_share(rows, (self._seed, epoch, width)), self._n_rows[width])
             for width, rows in self._training_rows.items()
         }
-        schedule = width_schedule(self._steps(), self._seed, epoch)
+        schedule = width_schedule(self._steps, self._seed, epoch)
         for number, width in enumerate(schedule.tolist()):
             rows = next(batches[width])
             if number >= skip:
@@ -67,28 +69,19 @@ class ArrayFeed:
     def validation(self) -> Batches:
         """Every row of the rank's share once, in rising width."""
         for width, rows in self._validation_rows.items():
-            for batch in self._cut(rows[self._rank :: self._world_size], width):
+            for batch in cut(rows[self._rank :: self._world_size], self._n_rows[width]):
                 yield SequenceBatch(self._validation.padded(batch, width))
-
-    def _steps(self) -> dict[int, int]:
-        return {
-            width: ceil(ceil(len(rows) / self._world_size) / rows_per_batch(self._tokens_per_batch, width))
-            for width, rows in self._training_rows.items()
-        }
 
     def _shuffled_share(self, rows: NDArray[np.int64], seed: tuple[int, ...]) -> NDArray[np.int64]:
         """Each ``world_size``-th row of a permutation that all ranks draw alike; as many rows on every rank."""
         numbers = np.arange(ceil(len(rows) / self._world_size)) * self._world_size + self._rank
         return np.random.default_rng(seed).permutation(rows)[numbers % len(rows)]
 
-    def _cut(self, rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
-        n_rows = rows_per_batch(self._tokens_per_batch, width)
-        return [rows[start : start + n_rows] for start in range(0, len(rows), n_rows)]
-
 
 def _rows_by_width(sequences: Sequences, widths: Sequence[int]) -> dict[int, NDArray[np.int64]]:
     """Width -> the numbers of its learnable rows, in rising width; only widths that have one."""
     is_learnable = sequences.is_learnable
+    # the number of the smallest width that is no less; without the widest in the list, longer rows get its number
     numbers = np.searchsorted(widths[:-1], sequences.lengths)
     rows = {width: np.flatnonzero(is_learnable & (numbers == number)) for number, width in enumerate(widths)}
     return {width: own for width, own in rows.items() if len(own)}

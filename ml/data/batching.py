@@ -1,13 +1,21 @@
 """Rows of like length put together in batches."""
 
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
+
+Rows = TypeVar("Rows", bound=Any)
 
 
 def rows_per_batch(tokens_per_batch: int, width: int) -> int:
     """How many rows of ``width`` positions a batch may hold; at least one."""
     return max(1, tokens_per_batch // max(1, width))
+
+
+def cut(rows: Rows, n_rows: int) -> Iterator[Rows]:
+    """Anything with a length and slices, in pieces of ``n_rows``; the last may be shorter."""
+    return (rows[start : start + n_rows] for start in range(0, len(rows), n_rows))
 
 
 def like_length_batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
@@ -19,7 +27,6 @@ def like_length_batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[
     Parameters
     ----------
     lengths : integers [N], tokens of each row
-    tokens_per_batch : positions, padding included
 
     Yields
     ------

@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +15,7 @@ from petastorm.workers_pool import EmptyResultError
 
 from conf.training import FeedSettings
 from ml.compat.petastorm_race import wait_until_all_is_handed_out
-from ml.data.batching import rows_per_batch
+from ml.data.batching import cut, rows_per_batch
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
     FeedFile,
@@ -36,7 +36,7 @@ class PetastormFeed:
     Parameters
     ----------
     training_files, validation_files : of a pinned snapshot, the same on every rank
-    tokens_per_batch : positions, padding included, of a batch
+    tokens_per_batch : positions of a batch, padding included
 
     Raises
     ------
@@ -54,17 +54,25 @@ class PetastormFeed:
         world_size: int,
         seed: int,
     ) -> None:
-        self._training_files = keep_learnable(group_by_width(training_files))
+        groups = group_by_width(training_files)
+        # All ranks ask this of the files of all ranks, so that they keep the same widths and take the same steps. Each
+        # reads one row group a width, unless the first ones hold nothing to learn.
+        self._training_files = {
+            width: files for width, files in groups.items() if any(map(_holds_learnable_row, files))
+        }
+        if not self._training_files:
+            of_all = [file for files in groups.values() for file in files]
+            raise TrainingError(
+                f"none of {sum(file.n_rows for file in of_all)} training sequences holds two tokens, one of them an "
+                f"item, in {[file.url for file in of_all[:3]]}; lower the behaviour's min_count, or leave it out of "
+                "behaviours"
+            )
         self._validation_files = group_by_width(validation_files)
         kept = [file for files in self._training_files.values() for file in files]
         self._steps = steps_by_width(kept, world_size, tokens_per_batch)
         self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
         self._rank, self._world_size = rank, world_size
-
-    @property
-    def n_batches(self) -> int:
-        """Batches of one epoch, the same number on every rank and in every epoch."""
-        return sum(self._steps.values())
+        self.n_batches = sum(self._steps.values())
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, int32 [B, width], but for the first ``skip``, which are read and dropped.
@@ -100,7 +108,7 @@ class PetastormFeed:
         files = self._training_files[width]
         whole, shard = Shard(tuple(files)), training_shard(files, self._rank, self._world_size)
         n_rows = rows_per_batch(self._tokens_per_batch, width)
-        buffer_rows = int(self._settings.shuffle_buffer_mib * 2**20 / (4 * width))
+        buffer_rows = int(self._settings.shuffle_buffer_mib * 2**20 / (4 * width))  # of int32
         turn = 0
         while True:
             generator = np.random.default_rng((self._seed, epoch, width, turn))
@@ -109,7 +117,7 @@ class PetastormFeed:
                 batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
                 first = next(batches, None)
                 if first is None:
-                    assert shard != whole, "a width has a learnable row (keep_learnable)"
+                    assert shard != whole, "each width that is kept has a learnable row"
                     shard = whole  # another rank's rows: with none at all the others would wait for ever
                     continue
                 yield first
@@ -122,28 +130,7 @@ class PetastormFeed:
             shard = shard_files(files, self._rank, self._world_size)
             with contextlib.closing(read_shard(shard)) as chunks:
                 for chunk in chunks:
-                    yield from _cut(chunk, n_rows)
-
-
-def keep_learnable(files: Mapping[int, Sequence[FeedFile]]) -> dict[int, Sequence[FeedFile]]:
-    """The widths (width -> its files) that hold a learnable row.
-
-    All ranks ask it of the files of all ranks, so that they keep the same widths and take the same steps. It reads one
-    row group a width, unless the first ones hold nothing to learn.
-
-    Raises
-    ------
-    TrainingError
-        If a file cannot be read, or no width is left.
-    """
-    kept = {width: group for width, group in files.items() if any(map(_holds_learnable_row, group))}
-    if not kept:
-        of_all = [file for group in files.values() for file in group]
-        raise TrainingError(
-            f"none of {sum(file.n_rows for file in of_all)} training sequences holds two tokens, one of them an item, "
-            f"in {[file.url for file in of_all[:3]]}; lower the behaviour's min_count, or leave it out of behaviours"
-        )
-    return kept
+                    yield from cut(chunk, n_rows)
 
 
 def _holds_learnable_row(file: FeedFile) -> bool:
@@ -154,7 +141,7 @@ def _holds_learnable_row(file: FeedFile) -> bool:
 def read_ahead(batches: Batches, n_ahead: int) -> Batches:
     """The same batches, the next ``n_ahead`` of them made by a thread while the caller works with one.
 
-    With 0 each is made when it is asked for. An error of the thread is raised in the batch's place. Closing ends the
+    With 0 each is made when it is asked for. An error of the thread is raised instead of the batch. Closing ends the
     thread, after the batch that it is making.
     """
     if not n_ahead:
@@ -185,9 +172,11 @@ def read_shard(shard: Shard, seed: int | None = None) -> Batches:
         return
     n_seen, width = 0, shard.files[0].width
     for rows in _read_row_groups(shard, seed):
+        # row r of the shard's files is this rank's if r % stride == offset; n_seen of them came before this row group
         mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
         n_seen += len(rows)
         yield SequenceBatch(rows.padded(mine[rows.is_learnable[mine]], width))
+    # a reader that loses row groups, and files that were replaced, go unnoticed but for this count
     n_rows = sum(file.n_rows for file in shard.files)
     if n_seen != n_rows:
         raise TrainingError(f"read {n_seen} of {n_rows} rows of {len(shard.files)} files; was the table rewritten?")
@@ -209,14 +198,10 @@ def shuffled_batches(
         if n_pooled >= max(buffer_rows, 2 * n_rows):
             mixed = concatenate(pool)[generator.permutation(n_pooled)]
             n_leaving = n_pooled // 2 // n_rows * n_rows
-            yield from _cut(mixed[:n_leaving], n_rows)
+            yield from cut(mixed[:n_leaving], n_rows)
             pool, n_pooled = [mixed[n_leaving:]], n_pooled - n_leaving
     if n_pooled:
-        yield from _cut(concatenate(pool)[generator.permutation(n_pooled)], n_rows)
-
-
-def _cut(batch: SequenceBatch[Tokens], n_rows: int) -> Iterator[SequenceBatch[Tokens]]:
-    return (batch[start : start + n_rows] for start in range(0, len(batch), n_rows))
+        yield from cut(concatenate(pool)[generator.permutation(n_pooled)], n_rows)
 
 
 def _read_row_groups(shard: Shard, seed: int | None) -> Iterator[Sequences]:

@@ -134,6 +134,7 @@ class Sequences:
     @property
     def is_learnable(self) -> NDArray[np.bool_]:
         """Whether a row has an item to predict and another token to predict it from, [N]."""
+        # by differences of running counts: reduceat gives a wrong count for empty rows
         n_items = np.cumsum(self.tokens >= FIRST_ITEM)
         items_until = np.concatenate([[0], n_items])[self.offsets]
         return (self.lengths > 1) & (np.diff(items_until) > 0)
@@ -145,7 +146,7 @@ class Sequences:
         """
         positions = self.offsets[rows + 1][:, None] + np.arange(-width, 0)
         is_before_row = positions < self.offsets[rows][:, None]
-        positions[is_before_row] = self.offsets[0]
+        positions[is_before_row] = self.offsets[0]  # any that exists: PAD replaces what is read there
         padded = self.tokens[positions]
         padded[is_before_row] = PAD
         return padded

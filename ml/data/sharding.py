@@ -6,7 +6,9 @@ on every rank, because a rank with a step more would wait in the allreduce for e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +48,14 @@ def shard_files(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
     Files are dealt out whole, the largest first, each to the rank with the fewest rows so far. Where that leaves
     the ranks unequal (few files), every rank reads all files and keeps each ``world_size``-th row.
     """
-    hands: list[list[FeedFile]] = [[] for _ in range(world_size)]
+    dealt: list[list[FeedFile]] = [[] for _ in range(world_size)]
     n_rows = [0] * world_size
     for file in sorted(files, key=lambda file: -file.n_rows):
         lightest = n_rows.index(min(n_rows))
-        hands[lightest].append(file)
+        dealt[lightest].append(file)
         n_rows[lightest] += file.n_rows
     if max(n_rows) * world_size <= BALANCED * sum(n_rows):
-        return Shard(tuple(hands[rank]))
+        return Shard(tuple(dealt[rank]))
     return Shard(tuple(files), rank, world_size)
 
 
@@ -74,13 +76,12 @@ def steps_by_width(files: Sequence[FeedFile], world_size: int, tokens_per_batch:
 
 def width_schedule(steps: dict[int, int], seed: int, epoch: int) -> NDArray[np.int64]:
     """The width of every step of an epoch, int64 [n_steps]: all ranks take like work at the same time."""
+    # of the seed and the epoch, not of the rank: a rank with a wide batch would keep those with a narrow one waiting
     widths = np.repeat(np.fromiter(steps.keys(), np.int64), np.fromiter(steps.values(), np.int64))
     return np.random.default_rng([seed, epoch]).permutation(widths)
 
 
 def group_by_width(files: Sequence[FeedFile]) -> dict[int, list[FeedFile]]:
     """Width -> its files, in rising width."""
-    groups: dict[int, list[FeedFile]] = {}
-    for file in sorted(files, key=lambda file: file.width):
-        groups.setdefault(file.width, []).append(file)
-    return groups
+    width = attrgetter("width")
+    return {key: list(group) for key, group in groupby(sorted(files, key=width), key=width)}

@@ -90,7 +90,7 @@ def score_task(
     rows : int64 [N], the row of ``embeddings`` of each label row; None where they are the same (M = N)
     repeat : 0 is the organisers' run: ``settings.seed``, rows in the order given. Repeat r has the seed
         ``settings.seed + r`` for its weights and for a permutation of the rows.
-    on_epoch : told the number of each epoch, from 1, and its score, as soon as it is over
+    on_epoch : called with the number of each epoch, from 1, and its score, as soon as it is over
 
     Raises
     ------
@@ -103,14 +103,24 @@ def score_task(
         order = np.random.default_rng(settings.seed).permutation(len(train_labels))
         rows = order if rows is None else rows[order]
         train_labels, validation_labels = train_labels[order], validation_labels[order]
-    profiles = Profiles(embeddings, rows, device)
-    epochs = []
+    profiles, n_labels = Profiles(embeddings, rows, device), train_labels.shape[1]
+    train, truth = torch.from_numpy(train_labels), torch.from_numpy(validation_labels)
+    epochs: list[TaskScore] = []
     with tensor_float32(settings.precision == "tf32"):
-        for result in _score_epochs(profiles, train_labels, validation_labels, task, popularity, settings):
-            epochs.append(result)
+        network = build_probe(embeddings.shape[1], n_labels, settings).to(device)
+        optimizer = build_optimizer(network, settings)
+        for epoch in range(1, settings.epochs + 1):
+            for _ in train_epoch(network, optimizer, profiles, train, settings.batch_size):
+                pass
+            logits = predict(network, profiles, n_labels)
+            if not logits.isfinite().all():
+                raise TrainingError(f"the probe of {task} gave a logit that is no number in epoch {epoch}")
+            epochs.append(score_logits(logits, truth, task, popularity))
             if on_epoch:
-                on_epoch(len(epochs), result.score)
-    return _rounded(max(epochs, key=lambda epoch: epoch.score))
+                on_epoch(epoch, epochs[-1].score)
+    best = max(epochs, key=lambda epoch: epoch.score)
+    numbers = (best.score, best.auroc, best.novelty, best.diversity)
+    return TaskScore(*(None if number is None else round(number, 4) for number in numbers))  # type: ignore[arg-type]
 
 
 class Profiles:
@@ -121,7 +131,7 @@ class Profiles:
         self.n_rows = len(embeddings if rows is None else rows)
 
     def batches(self, batch_size: int) -> Iterator[tuple[slice, Tensor]]:
-        """Places of the rows, and float32 [B, d]."""
+        """Positions of the rows, and float32 [B, d]."""
         for start in range(0, self.n_rows, batch_size):
             part = slice(start, min(start + batch_size, self.n_rows))
             batch = self.embeddings[part if self.rows is None else self.rows[part]]
@@ -137,26 +147,6 @@ def tensor_float32(is_allowed: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def _score_epochs(
-    profiles: Profiles,
-    train_labels: np.ndarray,
-    validation_labels: np.ndarray,
-    task: str,
-    popularity: np.ndarray | None,
-    settings: ProbeSettings,
-) -> Iterator[TaskScore]:
-    network = build_probe(profiles.embeddings.shape[1], train_labels.shape[1], settings).to(profiles.device)
-    optimizer = build_optimizer(network, settings)
-    truth = torch.from_numpy(validation_labels)
-    for epoch in range(settings.epochs):
-        for _ in train_epoch(network, optimizer, profiles, torch.from_numpy(train_labels), settings.batch_size):
-            pass
-        logits = predict(network, profiles, train_labels.shape[1])
-        if not logits.isfinite().all():
-            raise TrainingError(f"the probe of {task} gave a logit that is no number in epoch {epoch + 1}")
-        yield score_logits(logits, truth, task, popularity)
 
 
 def build_optimizer(network: ProbeNetwork, settings: ProbeSettings) -> torch.optim.AdamW:
@@ -221,20 +211,16 @@ def score_logits(logits: Tensor, labels: Tensor, task: str, popularity: np.ndarr
 
 
 def over_repeats(results: Sequence[TaskScore]) -> TaskScore:
-    """The first result with the mean and the standard deviation of all scores, where there are several.
+    """The first result with all scores, their mean and their standard deviation, where there are several.
 
     Examples
     --------
-    >>> over_repeats([TaskScore(0.7, 0.7), TaskScore(0.5, 0.5), TaskScore(0.6, 0.6)])
-    TaskScore(score=0.7, auroc=0.7, novelty=None, diversity=None, mean=0.6, std=0.1, n_repeats=3)
+    >>> total = over_repeats([TaskScore(0.7, 0.7), TaskScore(0.5, 0.5), TaskScore(0.6, 0.6)])
+    >>> total.score, total.mean, total.std, total.repeats
+    (0.7, 0.6, 0.1, [0.7, 0.5, 0.6])
     """
     if len(results) == 1:
         return results[0]
     scores = [result.score for result in results]
     mean, std = statistics.mean(scores), statistics.stdev(scores)
-    return replace(results[0], mean=round(mean, 4), std=round(std, 4), n_repeats=len(results))
-
-
-def _rounded(result: TaskScore) -> TaskScore:
-    novelty, diversity = (None if value is None else round(value, 4) for value in (result.novelty, result.diversity))
-    return TaskScore(round(result.score, 4), round(result.auroc, 4), novelty, diversity)
+    return replace(results[0], mean=round(mean, 4), std=round(std, 4), n_repeats=len(results), repeats=scores)

@@ -1,1 +1,1 @@
-"""Atomic replacement of files and folders, and the safetensors format."""
+"""Atomic replacement of files and folders, the safetensors and .npy formats."""

@@ -5,6 +5,7 @@ Legend of shapes: B batch, L sequence, D hidden.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,26 +49,18 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
 
 def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
     """Float [B, D] of left-padded sequences."""
-    if settings.pooling == "last":
-        return _last_vectors(model, batch)
     if settings.pooling == "mask":
-        return _last_vectors(model, SequenceBatch(torch.nn.functional.pad(batch.token_ids, (0, 1), value=MASK)))
-    age = torch.arange(batch.shape[1] - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
-    weights = torch.exp2(-age / settings.half_life) if settings.pooling == "recency" else torch.ones_like(age)
-    return _weighted_mean(model.encode(batch), batch.token_ids, weights)
-
-
-def _last_vectors(model: SequenceEncoder, batch: SequenceBatch[Tensor]) -> Tensor:
-    """The vector of each row's last token, the only one that is wanted of the encoder."""
+        batch = SequenceBatch(F.pad(batch.token_ids, (0, 1), value=MASK))
     height, width = batch.shape
-    return model.encode_at(batch, torch.arange(1, height + 1, device=model.device) * width - 1)
-
-
-def _weighted_mean(vectors: Tensor, token_ids: Tensor, weights: Tensor) -> Tensor:
-    is_token = (token_ids != PAD).unsqueeze(-1)  # [B, L, 1]
+    if settings.pooling in ("last", "mask"):
+        # of each row only the last token's vector is wanted: the last block computes no other
+        return model.encode_at(batch, torch.arange(1, height + 1, device=model.device) * width - 1)
+    age = torch.arange(width - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
+    weights = torch.exp2(-age / settings.half_life) if settings.pooling == "recency" else torch.ones_like(age)
+    is_token = (batch.token_ids != PAD).unsqueeze(-1)  # [B, L, 1]
     weights = torch.where(is_token, weights.unsqueeze(-1), 0.0)  # [B, L, 1]
     # where, not a product: what stands at PAD means nothing, and nothing may leak from it
-    total = (torch.where(is_token, vectors, 0.0) * weights).sum(dim=1)  # [B, D]
+    total = (torch.where(is_token, model.encode(batch), 0.0) * weights).sum(dim=1)  # [B, D]
     return total / weights.sum(dim=1)
 
 

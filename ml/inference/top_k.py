@@ -42,9 +42,10 @@ def nearest_items(
             items = torch.arange(start, min(start + chunk_size, n_tokens), device=token_ids.device)
             scores = own @ F.normalize(encoder.item_vectors(items), dim=1).T  # [N, chunk]
             scores = scores.masked_fill(items == token_ids[:, None], -torch.inf)
+            # what is kept so far comes first, so that of equals the lower token id does
             similarity = torch.cat([similarity, scores], dim=1)
             found = torch.cat([found, items.expand(len(token_ids), -1)], dim=1)
-            # a stable sort keeps the lower token id first among equals
+            # topk would do in less time, but breaks ties as it likes
             similarity, order = similarity.sort(dim=1, descending=True, stable=True)
             found = found.gather(1, order)[:, : min(k, n_others)]
             similarity = similarity[:, : min(k, n_others)]

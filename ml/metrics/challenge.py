@@ -61,7 +61,7 @@ def propensity_score(auroc: float, novelty: float, diversity: float) -> float:
 
 
 def borda(scores: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
-    """Points of each entry: place k of N in a task gives N - k; entries with equal scores share the best place.
+    """Points of each entry: rank k of N in a task gives N - k; entries with equal scores share the best rank.
 
     Parameters
     ----------
@@ -76,8 +76,7 @@ def borda(scores: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
     for task in {task for of_entry in scores.values() for task in of_entry}:
         in_task = {entry: of_entry[task] for entry, of_entry in scores.items() if task in of_entry}
         for entry, score in in_task.items():
-            place = 1 + sum(other > score for other in in_task.values())
-            points[entry] += len(scores) - place
+            points[entry] += len(scores) - 1 - sum(other > score for other in in_task.values())
     return points
 
 

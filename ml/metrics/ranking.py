@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-CUTOFF = 10
-
 
 @dataclass(frozen=True)
 class RankingMetrics:
@@ -20,16 +18,8 @@ class RankingMetrics:
 
     @classmethod
     def from_sums(cls, sums: np.ndarray) -> "RankingMetrics":
-        """The metrics of ``ranking_sums``, added over batches and processes.
-
-        Raises
-        ------
-        ValueError
-            If no client was ranked: there is no mean then.
-        """
+        """The metrics of ``ranking_sums``, added over batches and processes, of one client or more."""
         n_users = int(sums[0])
-        if n_users == 0:
-            raise ValueError("no client was ranked; expected one held-out sequence or more")
         hr, ndcg, mrr = (float(total) / n_users for total in sums[1:])
         return cls(n_users, hr, ndcg, mrr)
 
@@ -37,6 +27,6 @@ class RankingMetrics:
 def ranking_sums(ranks: Tensor) -> np.ndarray:
     """Float64 [4]: number of ranks, and their summed HR@10, NDCG@10 and reciprocals; sums of parts may be added."""
     rank = ranks.cpu().numpy().astype(np.float64)
-    is_hit = rank <= CUTOFF
+    is_hit = rank <= 10
     gain = math.log(2) / np.log1p(rank)  # the one relevant item's NDCG: 1 / log2(rank + 1)
     return np.array([len(rank), is_hit.sum(), (gain * is_hit).sum(), (1.0 / rank).sum()])

@@ -58,7 +58,7 @@ class _DroppingAttention(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         query, key_value, weights, left, output = ctx.saved_tensors
-        key, value = key_value.flatten(1, 2)  # each [B * H, L, D/H]
+        key, value = key_value.flatten(1, 2)  # each [B * H, L, D/H], as bmm with out= takes them
         total = (gradient * output).sum(dim=-1, keepdim=True)  # [B, H, Q, 1]
         gradient = gradient.flatten(0, 1) * ctx.factor
         scores = (gradient @ value.mT).view_as(left).mul_(left).addcmul_(weights, total, value=-1.0).flatten(0, 1)

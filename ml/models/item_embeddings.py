@@ -31,9 +31,9 @@ CODES_SEED = 2312_06165
 
 
 class ItemTable(nn.Module, ABC):
-    """A vector for each of ``n_tokens`` tokens; PAD's is zero and stays so."""
+    """A vector for each token of a vocabulary; PAD's is zero and stays so."""
 
-    n_tokens: int
+    weight: nn.Parameter
     is_sparse = False
 
     @abstractmethod
@@ -48,9 +48,9 @@ class ItemTable(nn.Module, ABC):
         """Float [M, end - first], the same of the tokens ``first`` to ``end - 1``."""
         return self.scores(vectors, torch.arange(first, end, device=vectors.device))
 
-    @abstractmethod
     def initialise(self) -> None:
         """Draw new values from torch's global generator."""
+        nn.init.normal_(self.weight, std=INIT_STD)
 
     def row_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters with a row per token."""
@@ -67,13 +67,13 @@ class FullTable(ItemTable):
 
     def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False) -> None:
         super().__init__()
-        self.n_tokens, self.is_sparse = n_tokens, is_sparse
+        self.is_sparse = is_sparse
         self.weight = nn.Parameter(torch.empty(n_tokens, hidden_size))
         self.bias = nn.Parameter(torch.empty(n_tokens, 1))
 
     def initialise(self) -> None:
-        """Draw new values."""
-        nn.init.normal_(self.weight, std=INIT_STD)
+        """Draw new vectors; biases begin at zero."""
+        super().initialise()
         nn.init.zeros_(self.bias)
         with torch.no_grad():
             self.weight[PAD].zero_()
@@ -108,13 +108,12 @@ class HashedTable(ItemTable):
     n_rows : R, more than FIRST_ITEM
     """
 
-    def __init__(self, n_tokens: int, hidden_size: int, n_rows: int) -> None:
+    def __init__(self, hidden_size: int, n_rows: int) -> None:
         super().__init__()
-        self.n_tokens = n_tokens
         self.weight = nn.Parameter(torch.empty(n_rows, hidden_size))
 
     def initialise(self) -> None:
-        """Draw new values."""
+        """Draw new values, such that the sum of two rows is spread as one of a full table."""
         nn.init.normal_(self.weight, std=INIT_STD / len(HASH_FACTORS) ** 0.5)
         with torch.no_grad():
             self.weight[PAD].zero_()
@@ -131,6 +130,7 @@ class HashedTable(ItemTable):
     def _rows(self, token_ids: Tensor) -> Iterator[Tensor]:
         n_shared = len(self.weight) - FIRST_ITEM
         for factor in HASH_FACTORS:
+            # the product overflows on purpose; its high bits depend on all bits of the token id
             high_bits = (token_ids * factor >> 32) & 0x7FFFFFFF
             yield torch.where(token_ids < FIRST_ITEM, token_ids, FIRST_ITEM + high_bits % n_shared)
 
@@ -155,15 +155,12 @@ class ProductTable(ItemTable):
 
     def __init__(self, n_tokens: int, hidden_size: int, n_splits: int) -> None:
         super().__init__()
-        self.n_tokens, self.n_splits = n_tokens, n_splits
+        self.n_splits = n_splits
         self.n_parts = FIRST_ITEM + N_CODES
         self.weight = nn.Parameter(torch.empty(n_splits * self.n_parts, hidden_size // n_splits))
+        # numpy's generator, not torch's global one: the codes are the same whatever was drawn before
         codes = np.random.default_rng(CODES_SEED).integers(0, N_CODES, (n_tokens, n_splits), dtype=np.uint8)
         self.register_buffer("codes", torch.from_numpy(codes))
-
-    def initialise(self) -> None:
-        """Draw new values."""
-        nn.init.normal_(self.weight, std=INIT_STD)
 
     def vectors(self, token_ids: Tensor) -> Tensor:
         """Float [..., D]."""
@@ -186,7 +183,7 @@ class ProductTable(ItemTable):
 def build_table(settings: ModelSettings, n_tokens: int, is_sparse: bool) -> ItemTable:
     """The table that the settings ask for, not yet initialised; only a full one can be sparse."""
     if settings.table == "hashed":
-        return HashedTable(n_tokens, settings.hidden_size, settings.table_rows)
+        return HashedTable(settings.hidden_size, settings.table_rows)
     if settings.table == "product":
         return ProductTable(n_tokens, settings.hidden_size, settings.table_splits)
     return FullTable(n_tokens, settings.hidden_size, is_sparse)

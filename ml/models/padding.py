@@ -6,7 +6,7 @@ to count tokens would halt the queue of kernels, and under torch.compile, every 
 Legend of shapes: B batch, W width of the grid, N rows, C columns of a row, H heads, P parts (key and value are two).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +16,6 @@ from torch.autograd import Function
 def packs(tensor: Tensor) -> bool:
     """Whether padding is left out where ``tensor`` is."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-class HeadIndex(NamedTuple):
-    """How the head vectors of rows [N, P, H] and of a grid [P, B, H, W] are taken from each other.
-
-    Attributes
-    ----------
-    to_grid : int64 [P * B * H * W], the flat number of a row's vector; N * P * H where the grid is empty
-    to_rows : int64 [N * P * H], the flat number of a grid's vector
-    """
-
-    to_grid: Tensor
-    to_rows: Tensor
 
 
 class Grid:
@@ -41,7 +28,7 @@ class Grid:
 
     def __init__(self, positions: Tensor | None, height: int, width: int) -> None:
         self.positions, self.height, self.width = positions, height, width
-        self._indices: dict[tuple[int, int], HeadIndex] = {}
+        self._indices: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # one for all layers
 
     @property
     def is_full(self) -> bool:
@@ -68,19 +55,25 @@ class Grid:
         """Float [P, B, H, W, C / P / H] from rows float [N, C]; zeros at empty positions."""
         if self.positions is None or not packs(rows):
             return self.spread(rows).unflatten(-1, (n_parts, n_heads, -1)).permute(2, 0, 3, 1, 4)
-        index = self._index(self.positions, n_parts, n_heads)
-        vectors = rows.reshape(len(index.to_rows), -1)
-        return _Spread.apply(vectors, *index).view(n_parts, self.height, n_heads, self.width, -1)
+        to_grid, to_rows = self._index(self.positions, n_parts, n_heads)
+        vectors = _Take.apply(rows.reshape(len(to_rows), -1), to_grid, to_rows)
+        return vectors.view(n_parts, self.height, n_heads, self.width, -1)
 
     def merge(self, heads: Tensor) -> Tensor:
         """Float [N, C], the rows of a grid of heads float [B, H, W, C / H]; what stands at empty positions is lost."""
         if self.positions is None or not packs(heads):
             return self.collect(heads.transpose(1, 2).flatten(2))
-        index = self._index(self.positions, 1, heads.shape[1])
-        return _Collect.apply(heads.flatten(0, 2), *index).view(len(self.positions), -1)
+        to_grid, to_rows = self._index(self.positions, 1, heads.shape[1])
+        return _Take.apply(heads.flatten(0, 2), to_rows, to_grid).view(len(self.positions), -1)
 
-    def _index(self, positions: Tensor, n_parts: int, n_heads: int) -> HeadIndex:
-        """The index of so many parts and heads, built once."""
+    def _index(self, positions: Tensor, n_parts: int, n_heads: int) -> tuple[Tensor, Tensor]:
+        """How the head vectors of rows [N, P, H] and of a grid [P, B, H, W] are taken from each other.
+
+        Returns
+        -------
+        int64 [P * B * H * W], the flat number of a row's vector, N * P * H where the grid is empty; int64 [N * P * H],
+        the flat number of a grid's vector
+        """
         if (n_parts, n_heads) not in self._indices:
             line, column = positions // self.width, positions % self.width
             part, head = torch.arange(n_parts).unsqueeze(1), torch.arange(n_heads)
@@ -88,34 +81,30 @@ class Grid:
             to_rows = ((line * n_heads * self.width + column)[:, None, None] + of_part_and_head).flatten()
             to_grid = torch.full((n_parts * n_heads * self.height * self.width,), len(to_rows))
             to_grid[to_rows] = torch.arange(len(to_rows))
-            self._indices[n_parts, n_heads] = HeadIndex(to_grid, to_rows)
+            self._indices[n_parts, n_heads] = to_grid, to_rows
         return self._indices[n_parts, n_heads]
 
 
-class _Spread(Function):
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, to_grid: Tensor, to_rows: Tensor) -> Tensor:
-        ctx.save_for_backward(to_rows)
-        return _with_zero(vectors).index_select(0, to_grid)
+class _Take(Function):
+    """Take vectors by ``index``; each is taken once at most, so that the gradient is taken by the ``inverse``.
+
+    The backward of torch's own ``index_select`` adds the gradients up one by one.
+    """
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient.index_select(0, *ctx.saved_tensors), None, None
-
-
-class _Collect(Function):
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, to_grid: Tensor, to_rows: Tensor) -> Tensor:
-        ctx.save_for_backward(to_grid)
-        return vectors.index_select(0, to_rows)
+    def forward(ctx: Any, vectors: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return _take(vectors, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _with_zero(gradient).index_select(0, *ctx.saved_tensors), None, None
+        return _take(gradient, *ctx.saved_tensors), None, None
 
 
-def _with_zero(vectors: Tensor) -> Tensor:
-    return torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+def _take(vectors: Tensor, index: Tensor) -> Tensor:
+    if len(index) > len(vectors):  # a grid with empty positions, whose number is one past the last vector's
+        vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+    return vectors.index_select(0, index)
 
 
 def grid_of_tokens(is_token: Tensor) -> Grid:

@@ -25,8 +25,6 @@ class SequenceEncoder(nn.Module, ABC):
 
     Parameters
     ----------
-    settings : the shape
-    vocabulary : of its token ids
     sparse_tables : give the parameters with a row per token sparse gradients, of the rows used only, if it can
 
     Attributes

@@ -54,6 +54,7 @@ class SequenceEmbedding(nn.Module):
 
     def forward(self, items: Tensor, grid: Grid) -> Tensor:
         """Float [N, D] from the item vectors float [N, D]."""
+        # counted from the end: a recent token has the same vector however wide its batch is padded
         positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
         if grid.positions is None:
             embedded = (items.unflatten(0, (grid.height, grid.width)) + positions).flatten(0, 1)
@@ -152,13 +153,16 @@ class Transformer(SequenceEncoder):
     def encode_at(self, batch: SequenceBatch[Tensor], positions: Tensor) -> Tensor:
         """The last layer's vectors of some tokens, float [M, D]; the last block computes no others."""
         x, context = self._embed(batch)
+        # the last block computes queries, heads and feed-forward of the rows wanted only; keys and values are of all
         *first, last = self.blocks
         for block in first:
             x = block(x, context)
         grid, wanted = context.grid, narrow_grid(positions, *batch.shape)
         is_visible = context.is_visible
         if self.is_causal and is_visible is not None:
-            is_visible = _seen_from(positions, wanted, is_visible)
+            # each row sees what its position sees; an empty position of their grid sees all, and what it gets is lost
+            is_unseen = ~is_visible.flatten(0, 2).index_select(0, positions)  # [M, L]
+            is_visible = ~wanted.spread(is_unseen)[:, None]  # [B, 1, Q, L]
         return self.final_norm(last(x, Context(grid, is_visible, grid.rows_at(positions), wanted)))
 
     def _embed(self, batch: SequenceBatch[Tensor]) -> tuple[Tensor, Context]:
@@ -169,11 +173,17 @@ class Transformer(SequenceEncoder):
             raise ValueError("rows that several clients share (segments): expected none, this encoder would mix them")
         is_token = token_ids != PAD  # [B, L]
         grid = grid_of_tokens(is_token)
-        is_visible = (_tokens_before if self.is_causal else _tokens_of_row)(is_token)
+        is_visible: Tensor | None = None
+        if self.is_causal:  # each position sees the tokens before it, and itself
+            width = is_token.shape[1]
+            itself = torch.eye(width, dtype=torch.bool, device=is_token.device)
+            is_visible = (is_token[:, None, :].expand(-1, width, -1).tril() | itself)[:, None]  # [B, 1, L, L]
+        elif not grid.is_full:
+            # a row without tokens sees its padding: a softmax of nothing is no number
+            is_visible = (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]  # [B, 1, 1, L]
         tokens = token_ids.flatten() if grid.positions is None else token_ids.flatten()[grid.positions]  # [N]
         x = self.embedding(self.item_table.vectors(tokens), grid)
-        sees_all = grid.is_full and not self.is_causal
-        return x, Context(grid, None if sees_all else is_visible, rows=None, wanted=grid)
+        return x, Context(grid, is_visible, rows=None, wanted=grid)
 
     def item_vectors(self, token_ids: Tensor) -> Tensor:
         """Rows of the item table, float [..., D]."""
@@ -198,28 +208,8 @@ class Transformer(SequenceEncoder):
     def compile_encode_at(self) -> None:
         """Compile all of ``encode_at`` but the look-up in a table of sparse gradients.
 
-        The compiler knows none of these: a graph that held the look-up would run as it is, after a page of warnings.
+        The compiler knows none of these: a graph with the look-up in it would run as it is, after a page of warnings.
         """
         if self.has_sparse_tables:
             self.item_table.vectors = torch.compiler.disable(self.item_table.vectors)  # type: ignore[method-assign]
         super().compile_encode_at()
-
-
-def _tokens_of_row(is_token: Tensor) -> Tensor:
-    """Bool [B, 1, 1, L] from bool [B, L]; a row without tokens sees its padding: a softmax of nothing is no number."""
-    return (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]
-
-
-def _tokens_before(is_token: Tensor) -> Tensor:
-    """Bool [B, 1, L, L] from bool [B, L]: each position sees the tokens before it, and itself."""
-    itself = torch.eye(is_token.shape[1], dtype=torch.bool, device=is_token.device)
-    return (is_token[:, None, :].expand(-1, is_token.shape[1], -1).tril() | itself)[:, None]
-
-
-def _seen_from(positions: Tensor, wanted: Grid, is_visible: Tensor) -> Tensor:
-    """The lines of ``is_visible`` (bool [B, 1, L, L]) of ``positions`` (int64 [M], flat), bool [B, 1, Q, L].
-
-    A position of the grid wanted that is none of theirs sees all; what stands there is lost.
-    """
-    is_unseen = ~is_visible.flatten(0, 2).index_select(0, positions)  # [M, L]
-    return ~wanted.spread(is_unseen)[:, None]

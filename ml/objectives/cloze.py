@@ -1,8 +1,10 @@
 """The cloze task: masked tokens are predicted from all others (Sun et al. 2019, sections 3.6 and 3.7)."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conf.encoders import MaskingSettings
@@ -23,9 +25,9 @@ class Cloze(ItemPrediction):
         return predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked)
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-        """MASK in the place of the last tokens."""
+        """MASK instead of the last tokens."""
         require_last_token(batch.token_ids)
-        return replace(batch, token_ids=batch.token_ids.masked_fill(_is_last(batch.token_ids), MASK))
+        return replace(batch, token_ids=F.pad(batch.token_ids[:, :-1], (0, 1), value=MASK))
 
 
 def mask_tokens(
@@ -40,7 +42,6 @@ def mask_tokens(
     ----------
     token_ids : int64 [B, L], left-padded with PAD
     n_tokens : V; random replacements are drawn uniformly from the items, [FIRST_ITEM, n_tokens)
-    settings : shares of masked tokens and of what replaces them
     generator : source of randomness, on the device of ``token_ids``; the same seed gives the same masks
 
     Returns
@@ -53,11 +54,14 @@ def mask_tokens(
         If a row has fewer than two real tokens, or no item: nothing can be masked in it with a context left.
     """
     _require_context_and_item(token_ids)
-    is_last_only = _choose_last_only(token_ids, settings.last_only_share, generator)  # [B, 1]
-    is_masked = torch.where(
-        is_last_only, _is_last(token_ids), _choose_positions(token_ids, settings.mask_prob, generator)
-    )
-    fate = _uniform(token_ids.shape, generator).masked_fill(is_last_only, -1.0)
+    draw = partial(torch.rand, generator=generator, device=generator.device)
+    n_rows, width = token_ids.shape
+    is_last = torch.arange(width, device=token_ids.device) == width - 1  # [L]
+    # a row that ends in UNK has no last item to ask for, and is masked like the others
+    is_last_only = (draw((n_rows, 1)) < settings.last_only_share) & (token_ids[:, -1:] >= FIRST_ITEM)  # [B, 1]
+    is_chosen = _choose_positions(token_ids, settings.mask_prob, draw(token_ids.shape))
+    is_masked = torch.where(is_last_only, is_last, is_chosen)
+    fate = draw(token_ids.shape).masked_fill(is_last_only, -1.0)  # below every share: replaced by MASK
     is_random = (fate >= settings.mask_share) & (fate < settings.mask_share + settings.random_share)
     random_items = torch.randint(FIRST_ITEM, n_tokens, token_ids.shape, generator=generator, device=generator.device)
     replacement = torch.where(is_random, random_items, token_ids).masked_fill(fate < settings.mask_share, MASK)
@@ -73,28 +77,12 @@ def _require_context_and_item(token_ids: Tensor) -> None:
         raise ValueError(f"{n_without_item} of {len(token_ids)} rows hold no item; the feed must leave them out")
 
 
-def _choose_last_only(token_ids: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    is_chosen = _uniform((len(token_ids), 1), generator) < share
-    return is_chosen & (token_ids[:, -1:] >= FIRST_ITEM)  # [B, 1]
-
-
-def _choose_positions(token_ids: Tensor, mask_prob: float, generator: torch.Generator) -> Tensor:
+def _choose_positions(token_ids: Tensor, mask_prob: float, draws: Tensor) -> Tensor:
     """Bool [B, L]: items whose draw is below ``mask_prob``, the lowest in any case, yet never all of a row."""
     is_item = token_ids >= FIRST_ITEM
-    draws = _uniform(token_ids.shape, generator)
     lowest = draws.masked_fill(~is_item, 2.0).amin(dim=1, keepdim=True)
     is_masked = is_item & ((draws < mask_prob) | (draws == lowest))
     is_all_masked = (is_masked == (token_ids != PAD)).all(dim=1, keepdim=True)  # [B, 1]
     highest = draws.masked_fill(~is_masked, -1.0).argmax(dim=1, keepdim=True)
     is_released = torch.zeros_like(is_masked).scatter(1, highest, is_all_masked)
     return is_masked & ~is_released
-
-
-def _is_last(token_ids: Tensor) -> Tensor:
-    is_last = torch.zeros_like(token_ids, dtype=torch.bool)
-    is_last[:, -1] = True
-    return is_last
-
-
-def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device)

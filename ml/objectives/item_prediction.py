@@ -1,51 +1,44 @@
 """What objectives share that have items predicted: the choice of a loss, its candidates and its targets."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
-from ml.objectives.losses import chosen_loss, draw_negatives, full_softmax_loss, gbce_loss, sampled_softmax_loss
-from ml.objectives.protocol import Score, TrainingBatch
-from schemas.tokens import MASK, UNK
+from ml.objectives.losses import gbce_loss, sampled_softmax_loss
+from ml.objectives.protocol import Objective, Score, TrainingBatch
+from schemas.tokens import FIRST_ITEM, MASK, UNK
 
 FIRST_OUTPUT = UNK
 """The full softmax is over UNK and the items: PAD and MASK can never be the answer."""
 
 
-class ItemPrediction(ABC):
-    """An objective (``ml.objectives.protocol``) that has the token of some positions predicted."""
-
-    needs_causal: bool | None = None
+class ItemPrediction(Objective):
+    """An objective that has the token of some positions predicted."""
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None:
         self.settings, self.vocabulary = settings, vocabulary
-        self.loss_name = chosen_loss(settings.loss, vocabulary.n_items)
+        self.loss_name: str = settings.loss.name
+        if self.loss_name == "auto":
+            self.loss_name = "sampled" if vocabulary.n_items > settings.loss.full_softmax_max_items else "full"
         self.is_sampled = self.loss_name != "full"
 
-    @abstractmethod
-    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
-        """Inputs and targets."""
-
-    @abstractmethod
-    def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-        """Inputs that ask for the last item."""
-
     def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
-        """Negatives, for the losses that need some."""
+        """Uniform items, drawn with replacement, for the losses that need negatives."""
         if not self.is_sampled:
             return None
-        return draw_negatives(self.vocabulary.n_tokens, self.settings.loss.n_negatives, generator)
+        shape = (self.settings.loss.n_negatives,)
+        return torch.randint(FIRST_ITEM, self.vocabulary.n_tokens, shape, generator=generator, device=generator.device)
 
     def loss(self, hidden: Tensor, targets: Mapping[str, Tensor], candidates: Tensor | None, score: Score) -> Tensor:
         """The loss that the settings name."""
         if candidates is None:
             outputs = torch.arange(FIRST_OUTPUT, self.vocabulary.n_tokens, device=hidden.device)
-            return full_softmax_loss(score(outputs), targets["labels"] - FIRST_OUTPUT)
+            return F.cross_entropy(score(outputs), targets["labels"] - FIRST_OUTPUT, reduction="sum")
         positives, columns = targets["positives"], targets["columns"]
         logits = score(torch.cat([positives, candidates]))  # [M, U + K]
         if self.loss_name == "sampled":

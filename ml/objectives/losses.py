@@ -1,34 +1,13 @@
-"""Losses of logits: over every output, or over the labels of a batch and sampled negatives.
+"""Losses of logits over the labels of a batch and sampled negatives.
 
-Legend of shapes: M predicted positions of a batch, V outputs, K negatives, U distinct labels of the batch.
+Legend of shapes: M predicted positions of a batch, K negatives, U distinct labels of the batch.
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from conf.encoders import LossSettings
-from schemas.tokens import FIRST_ITEM
-
-
-def chosen_loss(settings: LossSettings, n_items: int) -> Literal["full", "sampled", "gbce"]:
-    """The loss that a vocabulary of ``n_items`` is trained with; all but ``full`` need negatives."""
-    if settings.name == "auto":
-        return "sampled" if n_items > settings.full_softmax_max_items else "full"
-    return settings.name
-
-
-def draw_negatives(n_tokens: int, n_negatives: int, generator: torch.Generator) -> Tensor:
-    """Token ids of uniform items, int64 [n_negatives], drawn with replacement; never PAD, MASK or UNK."""
-    return torch.randint(FIRST_ITEM, n_tokens, (n_negatives,), generator=generator, device=generator.device)
-
-
-def full_softmax_loss(logits: Tensor, columns: Tensor) -> Tensor:
-    """Summed cross-entropy of logits [M, V] over every output; ``columns`` (int64 [M]) are the right ones."""
-    return F.cross_entropy(logits, columns, reduction="sum")
 
 
 def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int) -> Tensor:
@@ -49,7 +28,7 @@ def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, neg
     logits : float [M, U + K], of ``positives`` and then of ``negatives``
     columns : int64 [M], which of ``positives`` is right
     positives : int64 [U], the distinct labels, rising
-    negatives : int64 [K], of ``draw_negatives``
+    negatives : int64 [K], uniform items, drawn with replacement
     """
     nearest = torch.searchsorted(positives, negatives).clamp(max=len(positives) - 1)
     is_hit = positives[nearest] == negatives  # [K]

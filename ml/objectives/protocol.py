@@ -3,6 +3,7 @@
 Legend of shapes: B batch, L positions of a row, M positions whose hidden states a loss needs, D hidden, K candidates.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,6 +66,7 @@ class Objective(Protocol):
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None: ...
 
+    @abstractmethod
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
         """Inputs and targets of a batch of tensors on the CPU; the same seed gives the same ones.
 
@@ -88,6 +90,7 @@ class Objective(Protocol):
         score : of candidates at the hidden states, by the encoder's prediction head and items
         """
 
+    @abstractmethod
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """How validation asks for the last item of each row: inputs whose last hidden state is to predict it.
 

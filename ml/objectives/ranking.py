@@ -13,7 +13,7 @@ from ml.objectives.protocol import Objective
 from schemas.tokens import FIRST_ITEM, PAD
 
 ROWS_AT_ONCE = 256
-"""Rows whose scores of a chunk of items are held at once, however many a batch has."""
+"""Rows whose scores of a chunk of items are in memory at once, however many a batch has."""
 
 
 def rank_last_items(
@@ -45,10 +45,8 @@ def rank_last_items(
     removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
     with evaluating(encoder):
         vectors = encoder.output_vectors(encoder.encode(objective.without_last(batch))[:, -1])  # [B, D]
-        pieces = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(token_ids), ROWS_AT_ONCE)]
-        n_unbeaten = torch.cat(
-            [_count_unbeaten(encoder, vectors[rows], last_items[rows], removed[rows], chunk_size) for rows in pieces]
-        )
+        pieces = zip(*(rows.split(ROWS_AT_ONCE) for rows in (vectors, last_items, removed)), strict=True)
+        n_unbeaten = torch.cat([_count_unbeaten(encoder, own, last, seen, chunk_size) for own, last, seen in pieces])
     is_item = last_items.squeeze(1) >= FIRST_ITEM
     n_ranked = encoder.vocabulary.n_items - (removed >= FIRST_ITEM).sum(dim=1)
     return torch.where(is_item, n_unbeaten, n_ranked + 1)
@@ -66,7 +64,10 @@ def _count_unbeaten(
         scores = encoder.logits_between(vectors, start, start + len(items))  # [R, chunk]
         # Rounding may differ from own_scores: the item itself is counted by its id, not by its score.
         is_unbeaten = ~(scores < own_scores) | (items == last_items)  # [R, chunk]
-        n_unbeaten += is_unbeaten.sum(dim=1) - _count_at(is_unbeaten, removed - start)
+        columns = removed - start  # [R, S]; those outside of the chunk are counted in another
+        is_inside = (columns >= 0) & (columns < len(items))
+        n_removed = (is_unbeaten.gather(1, columns.clamp(0, len(items) - 1)) & is_inside).sum(dim=1)
+        n_unbeaten += is_unbeaten.sum(dim=1) - n_removed
     return n_unbeaten
 
 
@@ -75,9 +76,3 @@ def _distinct_items(token_ids: Tensor, but: Tensor) -> Tensor:
     ordered = token_ids.sort(dim=1).values
     is_repeated = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0)) if ordered.shape[1] else ordered.bool()
     return ordered.masked_fill(is_repeated | (ordered < FIRST_ITEM) | (ordered == but), PAD)
-
-
-def _count_at(is_true: Tensor, columns: Tensor) -> Tensor:
-    """Int64 [B], how many of ``columns`` (int64 [B, S]; outside those of ``is_true`` none is counted) are true."""
-    is_inside = (columns >= 0) & (columns < is_true.shape[1])
-    return (is_true.gather(1, columns.clamp(0, is_true.shape[1] - 1)) & is_inside).sum(dim=1)

@@ -24,7 +24,6 @@ class BlockRows:
 
     Attributes
     ----------
-    name : of the block
     vectors : float [n, d]; what stands in an absent client's row means nothing
     is_present : bool [n], whether the client has the block
     """
@@ -32,11 +31,6 @@ class BlockRows:
     name: str
     vectors: NDArray[np.floating]
     is_present: NDArray[np.bool_]
-
-    @property
-    def present(self) -> NDArray[np.floating]:
-        """The vectors of the clients that have one, float [m, d]."""
-        return self.vectors[self.is_present]
 
 
 @dataclass(frozen=True)
@@ -101,6 +95,7 @@ class Composition:
         is_present = np.stack([block.is_present for block in blocks])[..., None]  # [blocks, n, 1]
         vectors = np.stack([self.transforms[block.name].apply(block) for block in blocks])  # [blocks, n, k]
         total = vectors.sum(axis=0, where=is_present)
+        # a client without any of the blocks gets zeros, not a division by none
         return total / np.maximum(1, is_present.sum(axis=0)).astype(np.float32)
 
 
@@ -142,21 +137,18 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
 
 
 def _fit_block(moments: Moments, settings: EnsembleSettings, is_further: bool) -> BlockTransform:
-    if not is_further:
-        return _standardise(moments, settings.scaling, settings.absent)
-    transform = _standardise(moments, settings.blocks_scaling, settings.absent)
-    return replace(transform, scale=transform.scale / settings.blocks_weight)
-
-
-def _standardise(moments: Moments, scaling: str, absent: str) -> BlockTransform:
+    scaling = settings.blocks_scaling if is_further else settings.scaling
     nothing, ones = np.zeros_like(moments.mean), np.ones_like(moments.mean)
-    fill = moments.mean if absent == "mean" else nothing
-    if scaling == "none":
-        return BlockTransform(fill, nothing, ones)
-    variances = np.diag(moments.covariance)
-    scale = np.sqrt(ones * variances.mean() if scaling == "block" else variances)
-    is_constant = scale <= FLOAT32_STEP * np.abs(moments.mean)
-    return BlockTransform(fill, moments.mean, np.where(is_constant, 1.0, scale))
+    center, scale = nothing, ones
+    if scaling != "none":
+        variances = np.diag(moments.covariance)
+        deviations = np.sqrt(ones * variances.mean() if scaling == "block" else variances)
+        # a constant column: to divide rounding errors by their own size would make noise of it
+        is_constant = deviations <= FLOAT32_STEP * np.abs(moments.mean)
+        center, scale = moments.mean, np.where(is_constant, 1.0, deviations)
+    if is_further:
+        scale = scale / settings.blocks_weight
+    return BlockTransform(moments.mean if settings.absent == "mean" else nothing, center, scale)
 
 
 def _reduce(
@@ -167,16 +159,14 @@ def _reduce(
         name: np.linalg.eigh(moments[name].covariance / np.outer(transform.scale, transform.scale))
         for name, transform in transforms.items()
     }
-    variances = np.concatenate([values[::-1] for values, _ in found.values()])  # of each block the largest first
+    variances = np.concatenate([values[::-1] for values, _ in found.values()])  # eigh gives the smallest first
     owners = np.repeat(np.arange(len(found)), [len(values) for values, _ in found.values()])
     kept = np.bincount(owners[np.argsort(-variances, kind="stable")[:n_columns]], minlength=len(found))
-    return {
-        name: replace(transform, center=moments[name].mean, axes=_fix_signs(found[name][1][:, ::-1][:, :n_axes]))
-        for (name, transform), n_axes in zip(transforms.items(), kept, strict=True)
-    }
-
-
-def _fix_signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each axis turned so that its largest component is positive: either way round is an axis."""
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return axes * np.where(largest < 0, -1.0, 1.0)
+    reduced = {}
+    for (name, transform), n_axes in zip(transforms.items(), kept, strict=True):
+        axes = found[name][1][:, ::-1][:, :n_axes]
+        # an axis turned round is an axis too: with the largest component positive, every LAPACK gives the same
+        largest = axes[np.abs(axes).argmax(axis=0), np.arange(n_axes)]
+        axes = axes * np.where(largest < 0, -1.0, 1.0)
+        reduced[name] = replace(transform, center=moments[name].mean, axes=axes)
+    return reduced

@@ -24,14 +24,12 @@ WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model's weights are worthless without.
+    """Metadata saved with the weights.
 
     Attributes
     ----------
     encoder : its name in the configuration
-    settings : what it is and how it was trained
-    vocabulary : of its token ids
-    vocabulary_fingerprint : of the same; another one means that a token id is another item
+    vocabulary_fingerprint : another one means that a token id is another item
     sequences_version : version of the Delta table ``sequences`` that it was trained on
     """
 
@@ -57,16 +55,12 @@ def save_model(folder: Path, model: SequenceEncoder, card: ModelCard, metrics: d
     replace_folder(new, folder)
 
 
-def load_model(
-    folder: Path, expected_fingerprint: str | None = None, encoder: type[SequenceEncoder] | None = None
-) -> tuple[SequenceEncoder, ModelCard]:
+def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[SequenceEncoder, ModelCard]:
     """The model of a folder, for inference, with its weights mapped from the file, and its card.
 
     Parameters
     ----------
-    folder : as ``save_model`` wrote it
     expected_fingerprint : of the vocabulary that the caller's token ids come from; None where none are at hand
-    encoder : its class; None for the one that ``ml.models.registry`` has by the name in the card
 
     Raises
     ------
@@ -83,11 +77,13 @@ def load_model(
             f"the tables hold {expected_fingerprint}; its token ids would mean other items: run train again"
         )
     try:
+        # without memory or random numbers for weights that the next lines replace by the file's
         with torch.device("meta"), NoRandomInit():
-            model = (encoder or build_encoder)(card.settings, card.vocabulary)
+            model = build_encoder(card.settings, card.vocabulary)
     except ConfigError as error:
         raise ModelError(f"{folder / CONFIG}: {error}") from error
     try:
+        # assign: parameters become views of the mapped file, which is read page by page when it is used
         model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(

@@ -2,11 +2,11 @@
 
 import os
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,23 +18,41 @@ from schemas.errors import TrainingError
 
 BUCKET_BYTES = 64 * 2**20
 """Dense gradients are copied into one tensor up to this size; a larger one is summed where it is."""
-POLL_SECONDS = 0.0005
 
 
-class Ranks(Protocol):
-    """The processes that train one model together, seen from one of them.
+class Ranks:
+    """The processes that train one model together, seen from one of them; ``Ranks()`` is a process alone.
 
     Attributes
     ----------
     rank : this process, 0 <= rank < world_size; rank 0 writes
     world_size : how many there are
+    local_rank : this process among those of its host
+    exchanges_on_gpus : whether gradients on a GPU can be summed over the ranks
     """
 
-    rank: int
-    world_size: int
+    rank = 0
+    world_size = 1
+    local_rank = 0
+    exchanges_on_gpus = True
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-        """Where this rank computes; ``auto`` is a GPU where there is one that the ranks can exchange from."""
+        """Where this rank computes; ``auto`` is a GPU where there is one that the ranks can exchange from.
+
+        Raises
+        ------
+        TrainingError
+            If a GPU is wanted and there is none.
+        """
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if wanted == "cuda" and not n_gpus:
+            raise TrainingError(
+                "training.device=cuda: expected a GPU, found none that this process may use; give the tasks of the "
+                "training stage one (docs/running.md), or set training.device=auto"
+            )
+        if wanted == "cpu" or not n_gpus or (wanted == "auto" and not self.exchanges_on_gpus):
+            return torch.device("cpu")
+        return torch.device("cuda", self.local_rank % n_gpus)
 
     def broadcast(self, model: nn.Module) -> None:
         """Give every rank the parameters of rank 0."""
@@ -50,34 +68,14 @@ class Ranks(Protocol):
 
         All ranks must call it with as many values, and wait for one sum before they begin the next.
         """
+        return partial(np.array, list(values), np.float64)
 
     def sum(self, values: Iterable[float]) -> NDArray[np.float64]:
         """``begin_sum``, waited for."""
         return self.begin_sum(values)()
 
 
-class OneProcess(Ranks):
-    """No other rank: every exchange is already done."""
-
-    rank = 0
-    world_size = 1
-
-    def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-        """The wanted one."""
-        return choose_device(wanted)
-
-    def broadcast(self, model: nn.Module) -> None:
-        """Nothing to do."""
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Nothing to do."""
-
-    def begin_sum(self, values: Iterable[float]) -> Callable[[], NDArray[np.float64]]:
-        """The values themselves."""
-        return partial(np.array, list(values), np.float64)
-
-
-class ExchangingRanks(Ranks):
+class ExchangingRanks(Ranks, ABC):
     """What several ranks do with a few operations of a library: the same sums in the same order with each library."""
 
     @abstractmethod
@@ -94,6 +92,7 @@ class ExchangingRanks(Ranks):
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """One allreduce of the dense gradients and one allgather of the sparse ones' rows, at once, after backward."""
         used = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        # all ranks begin the same exchanges in the same order: torch.distributed pairs them by their order alone
         dense = enumerate(buckets(gradient for _, gradient in used if not gradient.is_sparse))
         finish_dense = [self._begin_bucket(bucket, f"dense.{number}") for number, bucket in dense]
         sparse = [(parameter, gradient) for parameter, gradient in used if gradient.is_sparse]
@@ -140,12 +139,8 @@ class HorovodRanks(ExchangingRanks):
         fix_horovod_environment()
         hvd.init()
         self._hvd = hvd
-        self.rank: int = hvd.rank()
-        self.world_size: int = hvd.size()
-
-    def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-        """The host's GPU of this rank's local number; ``auto`` asks for one only if Horovod was built for GPUs."""
-        return choose_device(wanted, self._hvd.local_rank(), can_exchange=self._hvd.cuda_built())
+        self.rank, self.world_size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        self.exchanges_on_gpus = hvd.cuda_built()
 
     def broadcast(self, model: nn.Module) -> None:
         """Parameters and buffers."""
@@ -158,9 +153,9 @@ class HorovodRanks(ExchangingRanks):
         return partial(self._wait, self._hvd.allgather_async(tensor, name=name))
 
     def _wait(self, handle: int) -> Any:
-        """``synchronize`` asks without a pause, on a core that the exchange itself needs."""
+        # synchronize asks without a pause, on a core that the exchange itself needs
         while not self._hvd.poll(handle):
-            time.sleep(POLL_SECONDS)
+            time.sleep(0.0005)
         return self._hvd.synchronize(handle)
 
 
@@ -175,15 +170,12 @@ class TorchRanks(ExchangingRanks):
     def __init__(self, timeout_seconds: float) -> None:
         import torch.distributed as dist
 
+        # both on a GPU: begin_sum exchanges numbers that are on the CPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
         self._dist = dist
-        self.rank: int = dist.get_rank()
-        self.world_size: int = dist.get_world_size()
-
-    def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-        """The GPU of this rank's local number, of those that the task may see."""
-        return choose_device(wanted, int(os.environ.get("LOCAL_RANK", "0")))
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
 
     def broadcast(self, model: nn.Module) -> None:
         """Parameters and buffers."""
@@ -212,26 +204,6 @@ class TorchRanks(ExchangingRanks):
             return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
         return wait
-
-
-def choose_device(
-    wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0, can_exchange: bool = True
-) -> torch.device:
-    """The CPU, or the GPU of a rank that is the ``local_rank``-th of its host; TrainingError if there is no GPU.
-
-    Parameters
-    ----------
-    can_exchange : whether ranks on GPUs can send each other what ``auto`` would put there
-    """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "cuda" and not n_gpus:
-        raise TrainingError(
-            "training.device=cuda: expected a GPU, found none that this process may use; give the tasks of the "
-            "training stage one (docs/running.md), or set training.device=auto"
-        )
-    if wanted == "cpu" or not n_gpus or (wanted == "auto" and not can_exchange):
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank % n_gpus)
 
 
 def buckets(gradients: Iterable[Tensor], limit: int = BUCKET_BYTES) -> Iterator[list[Tensor]]:

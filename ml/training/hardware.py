@@ -8,14 +8,13 @@ from collections.abc import Callable
 import torch
 
 GIB = 2**30
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in which ``getrusage`` counts memory."""
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
     """The most memory, GiB: what this process has held so far, and torch on its GPU since ``forget_gpu_peak``."""
-    figures = {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GIB}
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in which getrusage counts memory
+    figures = {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
     if device.type == "cuda":
         figures["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
     return figures

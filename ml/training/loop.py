@@ -1,11 +1,13 @@
 """Trains one encoder by its objective; the same function runs in one process or as one of several ranks."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from ml.objectives.registry import require_encoder
 from ml.training.checkpoint import ModelCard, save_model
 from ml.training.distributed import Ranks
 from ml.training.hardware import forget_gpu_peak, peak_memory
-from ml.training.run_state import Position, fingerprint, load_run, save_run
+from ml.training.run_state import Position, load_run, save_run
 from ml.training.step import Learner, StepSums
 from schemas.errors import TrainingError
 
@@ -58,7 +60,8 @@ class TrainingJob:
     def fingerprint(self, world_size: int) -> str:
         """Changes with anything that the weights, or a position in the data, depend on."""
         settings = replace(self.settings, training=self.settings.training.of_weights(), inference=InferenceSettings())
-        return fingerprint(replace(self.card, settings=settings), self.seed, self.data, world_size)
+        decides = (replace(self.card, settings=settings), self.seed, self.data, world_size)
+        return hashlib.sha256(repr(decides).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,6 @@ class TrainingResult:
 
     Attributes
     ----------
-    encoder : its name
     best_epoch : whose weights were kept, from 1
     metrics : of that epoch on the held-out clients; None where there was none to rank
     is_finished : False where the caller's time was up first; the same call goes on
@@ -156,21 +158,27 @@ class Trainer:
     def train_epoch(self) -> bool:
         """The batches of the epoch that are left; False where the time was up before its end."""
         training, position = self.job.settings.training, self.position
-        meter = Meter()
+        meter, n_done = Meter(), position.n_batches
         self.learner.encoder.train()
-        with contextlib.closing(self.feed.training(position.epoch, skip=position.n_batches)) as batches:
-            for group in _groups(meter.timed(batches), training.batches_per_step):
+        with contextlib.closing(self.feed.training(position.epoch, skip=n_done)) as batches:
+            while True:
+                asked = time.monotonic()
+                group = list(islice(batches, training.batches_per_step))
+                meter.wait_seconds += time.monotonic() - asked
+                if not group:
+                    return True
                 meter.add(self.learner.step(group), group)
-                n_steps, n_done = self.learner.n_steps, position.n_batches + meter.n_batches
+                n_steps, n_done = self.learner.n_steps, n_done + len(group)
                 is_last = n_done >= self.feed.n_batches
                 is_checkpoint = n_steps % training.checkpoint_every_steps == 0 and not is_last
                 if is_checkpoint or is_last or n_steps % training.log_every_steps == 0:
                     self._report_interval(meter)
+                    meter = Meter()
                 if is_checkpoint:
                     self._move_to(replace(position, n_batches=n_done))
+                    # all ranks stop or none: one that went on alone would wait for the others for ever
                     if self.ranks.sum([self.is_time_up()])[0]:
                         return False
-        return True
 
     def validate(self) -> RankingMetrics | None:
         """Rank the last item of every held-out client among all items; None where there is none."""
@@ -198,9 +206,10 @@ class Trainer:
     def end_epoch(self, metrics: RankingMetrics | None) -> None:
         """Keep the epoch's weights if they are the best so far, and move to the next epoch."""
         epoch = self.position.epoch
-        score = metrics.ndcg_at_10 if metrics else float(epoch)
+        score = metrics.ndcg_at_10 if metrics else float(epoch)  # without a held-out client the last epoch is best
         position = replace(self.position, epoch=epoch + 1, n_batches=0)
         if score > position.best_score:
+            # the weights before the position: a run that dies between the two trains the epoch's end again
             position = replace(position, best_epoch=epoch, best_score=score, best_metrics=metrics)
             self._require_numbers()
             if self.ranks.rank == 0:
@@ -246,11 +255,12 @@ class Trainer:
         )
 
     def _report_interval(self, meter: "Meter") -> None:
-        sums = self.ranks.sum(meter.sums())
+        # here the CPU waits for the device, once an interval: a step only adds to the loss
+        sums = self.ranks.sum([float(meter.loss), meter.n_targets, meter.n_sequences, meter.n_tokens])
         loss = sums[0] / sums[1]
         if not np.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
-        seconds = meter.seconds()
+        seconds = time.monotonic() - meter.started
         self._report(
             {
                 "steps": self.steps_per_epoch * self.job.settings.training.epochs,
@@ -261,7 +271,6 @@ class Trainer:
                 **peak_memory(self.learner.device),
             }
         )
-        meter.start_interval()
 
     def _report(self, figures: Mapping[str, Any]) -> None:
         # the key under which the report page looks for an encoder's lines
@@ -275,29 +284,16 @@ class Trainer:
         )
 
 
+@dataclass
 class Meter:
-    """Sums over the steps since the last report, on one rank."""
+    """Sums over the steps since the last report, on one rank; the loss stays on its device."""
 
-    def __init__(self) -> None:
-        self.n_batches = 0
-        self.start_interval()
-
-    def start_interval(self) -> None:
-        """Begin to sum anew."""
-        self.loss: torch.Tensor | float = 0.0
-        self.n_targets, self.n_sequences, self.n_tokens = 0, 0, 0
-        self.wait_seconds, self._started = 0.0, time.monotonic()
-
-    def timed(self, batches: Iterator[SequenceBatch[Tokens]]) -> Iterator[SequenceBatch[Tokens]]:
-        """The batches, with the time that each was waited for."""
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.wait_seconds += time.monotonic() - asked
-            if batch is None:
-                return
-            self.n_batches += 1
-            yield batch
+    loss: torch.Tensor | float = 0.0
+    n_targets: int = 0
+    n_sequences: int = 0
+    n_tokens: int = 0
+    wait_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
 
     def add(self, sums: StepSums, batches: list[SequenceBatch[Tokens]]) -> None:
         """Count one step."""
@@ -305,25 +301,6 @@ class Meter:
         self.n_targets += sums.n_targets
         self.n_sequences += sum(len(batch) for batch in batches)
         self.n_tokens += sum(batch.n_tokens for batch in batches)
-
-    def sums(self) -> list[float]:
-        """Loss, targets, sequences, real tokens."""
-        return [float(self.loss), self.n_targets, self.n_sequences, self.n_tokens]
-
-    def seconds(self) -> float:
-        """Since the interval began."""
-        return time.monotonic() - self._started
-
-
-def _groups(batches: Iterator[SequenceBatch[Tokens]], size: int) -> Iterator[list[SequenceBatch[Tokens]]]:
-    group: list[SequenceBatch[Tokens]] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _read_outcome(path: Path, job_id: str) -> TrainingResult | None:

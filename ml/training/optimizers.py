@@ -1,7 +1,7 @@
 """How weights are updated: AdamW for matrices, row-wise Adam for sparse tables, and the learning rate."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ class RowAdam(Optimizer):
     Parameters
     ----------
     parameters : float [V, D] each, with sparse gradients
-    lr : learning rate
     betas : decay of the first and the second moment, per step of the row
     """
 
@@ -37,9 +36,8 @@ class RowAdam(Optimizer):
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the rows that have a gradient."""
-        assert closure is None, "no closure is evaluated"
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -47,7 +45,11 @@ class RowAdam(Optimizer):
                     self._update(parameter, gradient.indices()[0], gradient.values(), group)
 
     def _update(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self._state_of(table)
+        state: dict[str, Tensor] = self.state[table]
+        if not state:
+            state["mean"] = torch.zeros_like(table)
+            state["square"] = table.new_zeros(len(table), 1)
+            state["n_steps"] = table.new_zeros(len(table), 1)
         beta1, beta2 = group["betas"]
         n_steps = state["n_steps"].index_select(0, rows) + 1  # [R, 1]
         mean = state["mean"].index_select(0, rows).lerp_(gradient, 1 - beta1)  # [R, D]
@@ -56,14 +58,6 @@ class RowAdam(Optimizer):
             state[name].index_copy_(0, rows, values)
         spread = (square / (1 - beta2**n_steps)).sqrt_().add_(group["eps"])  # [R, 1]
         table.index_add_(0, rows, mean.div_(spread * (1 - beta1**n_steps)), alpha=-group["lr"])
-
-    def _state_of(self, table: Tensor) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[table]
-        if not state:
-            state["mean"] = torch.zeros_like(table)
-            state["square"] = table.new_zeros(len(table), 1)
-            state["n_steps"] = table.new_zeros(len(table), 1)
-        return state
 
 
 def build_optimizers(encoder: SequenceEncoder, settings: TrainingSettings) -> list[Optimizer]:
@@ -96,10 +90,3 @@ def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -
         done = min(1.0, max(0, step - settings.warmup_steps) / n_falling)
         fall = (1 + math.cos(math.pi * done)) / 2
     return settings.learning_rate * rise * fall
-
-
-def set_learning_rate(optimizers: Iterable[Any], rate: float) -> None:
-    """Use ``rate`` in the next step of every optimiser."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate

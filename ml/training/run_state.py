@@ -4,7 +4,6 @@ The file is safetensors: weights and optimiser state as tensors, the position as
 entry: they are seeded by the number of steps.
 """
 
-import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -33,7 +32,6 @@ class Position:
     epoch : the one being trained, from 1
     n_batches : batches of it that are done
     best_epoch : whose weights are kept so far, 0 for none
-    best_score : of that epoch
     best_metrics : of that epoch on the held-out clients; None where there was none to rank
     """
 
@@ -43,29 +41,18 @@ class Position:
     best_score: float = -1.0
     best_metrics: RankingMetrics | None = None
 
-    @classmethod
-    def from_json(cls, text: str) -> "Position":
-        """The position that ``to_json`` wrote."""
-        values = json.loads(text)
-        metrics = values["best_metrics"] and RankingMetrics(**values["best_metrics"])
-        return cls(**{**values, "best_metrics": metrics})
-
-    def to_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(asdict(self))
-
-
-def fingerprint(*parts: object) -> str:
-    """Changes with anything that a training depends on (frozen dataclasses and plain values)."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
 
 def save_run(path: Path, learner: Learner, position: Position, job: str) -> None:
     """Replace the file by where the learner stands; ``job`` is the fingerprint of what is trained."""
+    tensors = {f"{MODEL}/{name}": weight for name, weight in learner.encoder.state_dict().items()}
+    for number, optimizer in enumerate(learner.optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{OPTIMIZER}/{number}/{parameter}/{name}": value for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
+    # written beside the file and then renamed, so that a kill at any time leaves the run before it or this one
     draft = path.with_name(f".{path.name}.partial")
-    header = {"job": job, "n_steps": str(learner.n_steps), "position": position.to_json()}
-    write_tensors(draft, _tensors(learner), header)
+    header = {"job": job, "n_steps": str(learner.n_steps), "position": json.dumps(asdict(position))}
+    write_tensors(draft, tensors, header)
     draft.replace(path)
 
 
@@ -87,17 +74,11 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
                 return Position()
             _restore(learner, {name: stream.get_tensor(name) for name in stream.keys()})  # noqa: SIM118
         learner.n_steps = int(header["n_steps"])
-        return Position.from_json(header["position"])
+        values = json.loads(header["position"])
+        metrics = values["best_metrics"] and RankingMetrics(**values["best_metrics"])
+        return Position(**{**values, "best_metrics": metrics})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{path} is damaged ({error}); remove it to train from the start") from error
-
-
-def _tensors(learner: Learner) -> dict[str, Tensor]:
-    tensors = {f"{MODEL}/{name}": weight for name, weight in learner.encoder.state_dict().items()}
-    for number, optimizer in enumerate(learner.optimizers):
-        for parameter, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{OPTIMIZER}/{number}/{parameter}/{name}": value for name, value in state.items()}
-    return tensors
 
 
 def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
@@ -111,5 +92,6 @@ def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
             number, parameter, name = rest
             states[int(number)].setdefault(int(parameter), {})[name] = tensor
     learner.encoder.load_state_dict(weights)
+    # the groups hold settings, which are not saved: this learner's are those of the run, by the job's fingerprint
     for optimizer, state in zip(learner.optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from ml.data.sequence_batch import Batches, Feed
 
@@ -27,7 +26,7 @@ class StallWatch:
 
     Parameters
     ----------
-    seconds : longer than a step, a checkpoint's write and the wait for a batch may take together
+    seconds : more than a step, a checkpoint's write and the wait for a batch may take together
     sign : file that is touched while there is progress; None for none
     """
 
@@ -42,9 +41,7 @@ class StallWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_done.set()
         self._thread.join()
 
@@ -61,19 +58,17 @@ class StallWatch:
                     self._sign.touch()
                     signed = latest
             if time.monotonic() - latest > self._seconds:
-                _end(f"no progress in {self._seconds:g} s: this rank or one that it waits for has stalled")
+                reason = f"no progress in {self._seconds:g} s: this rank or one that it waits for has stalled"
+                print(f"rank ends: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+                # not sys.exit: a thread that waits in a library's exchange would not let the process end
+                os._exit(STALLED)
 
 
 class WatchedFeed:
     """A feed whose every batch is progress."""
 
     def __init__(self, feed: Feed, watch: StallWatch) -> None:
-        self._feed, self._watch = feed, watch
-
-    @property
-    def n_batches(self) -> int:
-        """Batches of one epoch."""
-        return self._feed.n_batches
+        self._feed, self._watch, self.n_batches = feed, watch, feed.n_batches
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The feed's."""
@@ -94,9 +89,3 @@ def _end_with_parent() -> None:
     """Have the kernel kill this process with the one that started it: a stopped one could not end itself."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _end(reason: str) -> None:
-    """At once: a thread that waits in a library's exchange would not let the process exit."""
-    print(f"rank ends: {reason}", file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(STALLED)

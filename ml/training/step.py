@@ -14,8 +14,8 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import build_encoder
 from ml.objectives.protocol import TrainingBatch
 from ml.objectives.registry import build_objective
-from ml.training.distributed import OneProcess, Ranks
-from ml.training.optimizers import build_optimizers, learning_rate, set_learning_rate
+from ml.training.distributed import Ranks
+from ml.training.optimizers import build_optimizers, learning_rate
 
 
 class StepSums(NamedTuple):
@@ -33,8 +33,7 @@ class Learner:
 
     Parameters
     ----------
-    settings, vocabulary, seed : the same on all ranks
-    ranks : that train together
+    ranks : that train together, all with the same other arguments; None for a process alone
     steps_per_epoch : what the learning rate's schedule counts by
     """
 
@@ -46,7 +45,7 @@ class Learner:
         ranks: Ranks | None = None,
         steps_per_epoch: int = 1,
     ) -> None:
-        self.settings, self.seed, self.ranks = settings, seed, ranks or OneProcess()
+        self.settings, self.seed, self.ranks = settings, seed, ranks or Ranks()
         self.steps_per_epoch = steps_per_epoch
         self.device = self.ranks.device(settings.training.device)
         self.objective = build_objective(settings, vocabulary)
@@ -56,13 +55,15 @@ class Learner:
             self.encoder.compile_encode_at()
         if self.encoder.has_sparse_tables:
             for table in self.encoder.row_parameters():
-                table.register_hook(_one_row_per_token)
+                # a token met often in a batch is one row of the gradient, before it is sent to other ranks
+                table.register_hook(Tensor.coalesce)
         self.optimizers = build_optimizers(self.encoder, settings.training)
         self.ranks.broadcast(self.encoder)
         self.n_steps = 0
 
     def step(self, batches: Sequence[SequenceBatch[Tokens]]) -> StepSums:
         """Update the encoder by what the objective asks of the batches."""
+        # dropout draws from torch's global generator, on every device; masks and candidates from one on the CPU
         torch.manual_seed(self._seed(0))
         generator = torch.Generator().manual_seed(self._seed(1))
         prepared = [self.objective.prepare(batch.tensors(), generator) for batch in batches]
@@ -76,7 +77,8 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         n_targets = sum(batch.n_targets for batch in batches)
-        n_everywhere = cache(self.ranks.begin_sum([n_targets]))  # comes while the loss is computed
+        # the sum over the ranks comes while the loss is computed; cached, because it can be waited for only once
+        n_everywhere = cache(self.ranks.begin_sum([n_targets]))
         candidates = None if candidates is None else candidates.to(self.device)
         loss = torch.zeros((), device=self.device)
         for batch in batches:
@@ -98,8 +100,11 @@ class Learner:
 
     def _apply_gradients(self) -> None:
         training = self.settings.training
-        set_learning_rate(self.optimizers, learning_rate(training, self.n_steps, self.steps_per_epoch))
+        rate = learning_rate(training, self.n_steps, self.steps_per_epoch)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         self.ranks.sum_gradients(self.encoder.parameters())
+        # sparse gradients are not clipped: RowAdam divides each by its own size
         dense = [p for p in self.encoder.parameters() if p.grad is not None and not p.grad.is_sparse]
         torch.nn.utils.clip_grad_norm_(dense, training.clip_norm)
         for optimizer in self.optimizers:
@@ -113,8 +118,3 @@ class Learner:
 def mix_seed(*parts: int) -> int:
     """One 63-bit seed from several numbers; different numbers give unrelated streams."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _one_row_per_token(gradient: Tensor) -> Tensor:
-    """A token met often in a batch is one row of the gradient, before it is sent to other ranks."""
-    return gradient.coalesce() if gradient.is_sparse else gradient

@@ -64,6 +64,14 @@ def test_an_encoder_is_completed_by_the_sections_and_differs_where_it_says_so() 
     assert config.streams()["page_visit"] == 64
 
 
+@pytest.mark.parametrize("end", ["2022-09-28", "2022-09-28 10:00:00"])
+def test_the_end_of_the_windows_is_a_time(end: str, tmp_path: Path) -> None:
+    config = load_config("demo", [f"windows.end={end}"])
+    assert config.windows.end == end
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load_config(str(tmp_path / "saved.yaml")) == config
+
+
 def test_an_encoder_is_left_out_by_null() -> None:
     config = load_config("demo", ["encoders.page_visit=null"])
     assert [*config.encoders] == ["product_buy", "add_to_cart", "remove_from_cart", "search_query"]
@@ -114,12 +122,36 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("sequences.widths=[8,4]", "widths must start with 1 and rise"),
         ("ingest.earliest=June", "ingest.earliest must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found 'June'"),
         ("ingest.latest=2022-02-30", "ingest.latest must be"),
+        ("ingest.max_quarantined_share=1.1", "ingest.max_quarantined_share: .*less than or equal to 1"),
         ("ingest.latest=2000-01-01", "earliest .* must come before"),
+        ("windows.end=June", "windows.end must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found 'June'"),
         ("ingest.unknown_sku=drop", "ingest.unknown_sku: .*'keep' or 'quarantine'"),
         ("seed=-1", "seed: .*greater than or equal to 0"),
         ("behaviours.page_visit.item=url` bigint; DROP TABLE x", "item must be a column's name"),
         ("behaviours.my-visits={item: url}", "behaviours: a name has letters, digits, _; found 'my-visits'"),
+        ("behaviours.baseline={item: url}", "behaviours: 'baseline' is the name of a table, a block or a profile of"),
+        ("behaviours.Windows={item: url}", "behaviours: 'Windows' is the name of a table, a block or a profile of"),
+        ("behaviours.Page_Visit={item: url}", "behaviours: page_visit and Page_Visit differ by case alone"),
+        ("behaviours.wish={item: Timestamp}", "item must be another column than client_id, timestamp, .*'Timestamp'"),
+        ("encoders.Ensemble={behaviours: [page_visit]}", "encoders: 'Ensemble' is the name of a table, a block or a"),
+        ("encoders.Page_Visit={behaviours: [page_visit]}", "encoders: page_visit and Page_Visit differ by case alone"),
+        ("ensemble.blocks=[Page_visit=/x]", "block 'Page_visit': another block or profile of the run has this name"),
         ("training.epochs", "--set expects key=value"),
+        ("sequences.widths.0=2", "--set sequences.widths.0=2: Cannot merge"),
+        ("model=[]", r"--set model=\[\]: Cannot merge"),
+        ("seed=${nope}", "seed: Interpolation key 'nope' not found"),
+        ("seed=${seed}", "seed: Recursive interpolation"),
+        ("seed=${oc.env:HOME}", "seed: expected a value or a reference to another setting"),
+        ("ensemble.blocks=['a=${oc.env:HOME}']", "ensemble.blocks: expected a value or a reference to another"),
+        ("seed=${", "--set seed=.* is not YAML"),
+        ("seed=[1", r"--set seed=\[1 is not YAML"),
+        ("seed=@x", "--set seed=@x is not YAML"),
+        ("seed=*a", r"--set seed=\*a is not YAML"),
+        ("seed=???", "seed: expected a value, found "),
+        ("sequences.widths={0: 1}", "--set sequences.widths={0: 1}: Cannot merge"),
+        ("behaviours=3", "behaviours: .*dictionary"),
+        ("encoders=3", "encoders: expected names and their settings, found 3"),
+        ("encoders.x={behaviours: [page_visit], training: 3}", r"encoders\.x\.training: expected keys and values"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None:
@@ -144,6 +176,55 @@ def test_a_behaviour_that_a_stage_cannot_do_without_is_told_where_it_lacks(tmp_p
 def test_a_missing_file_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"no configuration 'dmeo'.*'demo', 'report'"):
         load_config("dmeo")
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"seed: \xf6\n", "expected text in UTF-8"),
+        (b"", "expected keys and values at the top level, found none"),
+        (b"- 1\n", "found a list"),
+        (b"3\n", "is not YAML that settings can have"),
+        (b"1: 3\n", "Keys should be strings"),
+        (b"seed: 1\nseed: 2\n", "duplicate key seed"),
+        (b"seed: &a 1\ntraining: {epochs: *a}\n", "found a YAML alias"),
+        (b"a: &a [*a]\n", "is not YAML that settings can have"),
+        (b"base: [demo]\n", r"base: expected the name or path of one configuration, found \['demo'\]"),
+        (b"base: 3\n", "base: expected the name or path of one configuration, found 3"),
+        (b"base: ${seed}\n", "base: expected the name or path of one configuration"),
+        (b"base: ${oc.env:HOME}\n", "base: expected a value"),
+        (b"base: ./own.yaml\n", "expected a base that is not based on this file"),
+        (b"base: other.yaml\n", "expected a base that is not based on this file"),
+    ],
+)
+def test_a_file_that_no_settings_can_be_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: bytes, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_bytes(contents)
+    (tmp_path / "other.yaml").write_text("base: own.yaml\n")
+    with pytest.raises(ConfigError, match=message) as refusal:
+        load_config("own.yaml")
+    assert "own.yaml" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["folder.yaml", "x" * 5000 + "/", "a\0", ""])
+def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ConfigError, match="no configuration"):
+        load_config(name)
+
+
+def test_a_plain_name_is_a_packaged_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_config("demo")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").write_text("seed: 99\n")
+    assert load_config("demo") == expected
+
+
+def test_a_reference_to_another_setting_is_resolved() -> None:
+    assert load_config("demo", ["seed=7", "training.epochs=${seed}"]).training.epochs == 7
 
 
 def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,12 @@ def damage_pages(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def spoil_arrow_schema(path: Path) -> None:
+    """Make the Arrow schema of a Parquet file one that pyarrow 14 cannot read, as that of a file with string_view."""
+    schema = pq.read_metadata(path).metadata[b"ARROW:schema"]
+    path.write_bytes(path.read_bytes().replace(schema, b"A" * len(schema)))
+
+
 def flip_stored_bit(spark: SparkSession, source: Path) -> None:
     """Make a source folder of one purchase whose page of skus carries a checksum, and change the sku by one bit."""
     frame = spark.createDataFrame(

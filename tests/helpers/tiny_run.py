@@ -19,14 +19,16 @@ from schemas.behaviours import ItemKind
 from schemas.columns import MADE_FROM
 from schemas.tables import TableSchema
 
-BEHAVIOURS = {"product_buy": "sku", "page_visit": "url"}
+BEHAVIOURS = {"product_buy": "sku", "page_visit": "url", "search_query": "query"}
 CONFIG = """
 behaviours:
   product_buy: {item: sku}
   page_visit: {item: url, min_count: 2}
+  search_query: {item: query, kind: codes}
 encoders:
   product_buy: {behaviours: [product_buy], max_length: 8}
   page_visit: {behaviours: [page_visit], max_length: 16}
+  search_query: {behaviours: [search_query], max_length: 8}
 sequences: {widths: [1, 8, 16], held_out_share: 0.1}
 model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}
 training: {n_ranks: 2, epochs: 2, tokens_per_batch: 512, learning_rate: 1.0e-3}
@@ -38,7 +40,7 @@ spark: {driver_memory: 1g, shuffle_partitions: 2}
 
 @dataclass(frozen=True)
 class TinyRun:
-    """A simulated shop of 120 clients, the settings above, and what a run of two ranks in local mode made of them."""
+    """A simulated shop of 250 clients, the settings above, and what a run of two ranks in local mode made of them."""
 
     data: Path
     settings: Path
@@ -52,7 +54,7 @@ class TinyRun:
 def make_tiny_run(spark: SparkSession, folder: Path) -> TinyRun:
     settings = folder / "tiny.yaml"
     settings.write_text(CONFIG)
-    generate_shop(spark, folder / "shop", ShopSettings(n_clients=120, n_days=60, seed=3))
+    generate_shop(spark, folder / "shop", ShopSettings(n_clients=250, n_days=70, seed=3))
     run = TinyRun(folder / "shop", settings, Workspace(folder / "local"))
     assert main(["run", *run.flags(run.workspace.out)]) == 0
     return run
@@ -62,7 +64,8 @@ def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str
     """Table -> its rows but for vectors and scores, which ranks may round."""
     shared = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
     rounded = (tables.BLOCKS, tables.PROFILES, tables.SCORES)
-    events = [tables.events_table(name, item, ItemKind.ID) for name, item in BEHAVIOURS.items()]
+    kinds = {"sku": ItemKind.ID, "url": ItemKind.ID, "query": ItemKind.CODES}
+    events = [tables.events_table(name, item, kinds[item]) for name, item in BEHAVIOURS.items()]
     kept = [*(table for table in shared if table not in rounded), *events]
     frames = {table.name: read_table(spark, workspace, table).drop(MADE_FROM) for table in kept}  # it names OUT
     return {name: sorted(map(str, frame.collect())) for name, frame in frames.items()}

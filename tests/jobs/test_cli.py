@@ -232,3 +232,16 @@ def test_outputs_that_are_out_of_date_are_refused_before_spark_starts(
     assert "OutdatedError" in caplog.text
     assert "expected split made from the newest ingest, found that it was made from an earlier one" in caplog.text
     assert "run again from split (`ubp run --from split`)" in caplog.text
+
+
+def test_an_error_of_cleaning_up_after_ctrl_c_is_still_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("the jobs were cancelled")
+
+    monkeypatch.setitem(cli._COMMANDS, "status", fail)
+    assert main(["status", "--out", str(tmp_path)]) == 130

@@ -22,7 +22,7 @@ from ml.inference.embed import embed_sequences
 from ml.objectives.cloze import Cloze
 from ml.objectives.ranking import rank_last_items
 from ml.training.checkpoint import ModelCard, load_model
-from ml.training.distributed import OneProcess
+from ml.training.distributed import Ranks
 from ml.training.loop import TrainingJob, train_model
 from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM, PAD
@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_weights(tmp_path:
         job = TrainingJob(card, folder / "model", folder / "checkpoints", seed=1)
         sequences = Sequences.from_rows([row[row != PAD] for row in rows(60)])
         feed = ArrayFeed(sequences, sequences, (4, 8, WIDTH), 64, seed=1)
-        while not train_model(job, feed, OneProcess(), lambda figures: None, lambda: is_stopped).is_finished:
+        while not train_model(job, feed, Ranks(), lambda figures: None, lambda: is_stopped).is_finished:
             pass
         return load_model(job.folder)[0].state_dict()
 

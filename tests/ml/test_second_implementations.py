@@ -25,7 +25,7 @@ from ml.objectives.protocol import Score, TrainingBatch
 from ml.objectives.ranking import rank_last_items
 from ml.objectives.registry import OBJECTIVES, require_encoder
 from ml.training.checkpoint import ModelCard, load_model
-from ml.training.distributed import OneProcess
+from ml.training.distributed import Ranks
 from ml.training.loop import TrainingJob, train_model
 from schemas.tokens import FIRST_ITEM, PAD
 
@@ -104,7 +104,7 @@ def feed() -> ArrayFeed:
 def test_they_are_trained_saved_loaded_embedded_and_ranked(job: TrainingJob) -> None:
     require_encoder("mine", job.settings)
     lines: list[Mapping[str, Any]] = []
-    result = train_model(job, feed(), OneProcess(), lines.append)
+    result = train_model(job, feed(), Ranks(), lines.append)
     assert result.metrics is not None
     assert result.metrics.mrr > 0.9
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
@@ -127,7 +127,7 @@ def test_they_are_trained_saved_loaded_embedded_and_ranked(job: TrainingJob) -> 
 def test_a_training_that_was_killed_ends_with_the_same_weights(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_model(job, feed(), OneProcess(), lambda figures: None)
+    train_model(job, feed(), Ranks(), lambda figures: None)
     again = replace(job, folder=tmp_path / "again", checkpoints=tmp_path / "agains")
     loss, n_left = LastItem.loss, iter(range(37))
 
@@ -139,7 +139,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(LastItem, "loss", dying_loss)
         with pytest.raises(KilledError):
-            train_model(again, feed(), OneProcess(), lambda figures: None)
-    train_model(again, feed(), OneProcess(), lambda figures: None)
+            train_model(again, feed(), Ranks(), lambda figures: None)
+    train_model(again, feed(), Ranks(), lambda figures: None)
     weights = [load_model(each.folder)[0].state_dict()["items.weight"] for each in (job, again)]
     assert torch.equal(*weights)

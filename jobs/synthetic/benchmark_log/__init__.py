@@ -1,6 +1,6 @@
 """A benchmark log: events of any number with the published statistics of the challenge's data set.
 
-It measures the stages that move data; nothing can be learnt from it (``jobs/shop`` makes a shop for that).
+It measures the stages that move data; nothing can be learnt from it (``jobs/synthetic/shop`` makes a shop for that).
 
 - How often a client acts, and how often a product is bought or a page seen, is no draw: tables of counts meet the
   published quantiles and totals at every size (``counts``, ``marginals``).

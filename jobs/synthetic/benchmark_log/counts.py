@@ -49,8 +49,8 @@ class CountTable:
         """Rank of the thing that an event is of: int64; the most frequent thing has the events 0, 1, ..."""
         count, n_things_before = self.level[::-1], np.concatenate([[0], self.at_least[::-1]])
         first_event = np.concatenate([[0], np.cumsum(np.diff(n_things_before) * count)])
-        place = np.searchsorted(first_event, event, side="right") - 1
-        return n_things_before[place] + (event - first_event[place]) // count[place]
+        group = np.searchsorted(first_event, event, side="right") - 1  # of the things with equally many events
+        return n_things_before[group] + (event - first_event[group]) // count[group]
 
 
 def fit_rounding(n_things: int, n_events: int, shares: dict[int, float]) -> CountTable:

@@ -10,13 +10,10 @@ from conf.synthetic import BenchmarkLogSettings
 from jobs.synthetic.benchmark_log.counts import CountTable
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, Sizes, client_counts, scale_sizes
 from jobs.synthetic.benchmark_log.permutations import Permutation, Use, draw_permutation
-from jobs.synthetic.benchmark_log.text import SECONDS_PER_DAY
-from jobs.synthetic.shop.clients import spread_ids
+from jobs.synthetic.blocks import HOURS, SECONDS_PER_DAY, spread_ids
 
 _LONGEST_SESSION = 12  # events
 _PACE, _JITTER = 20.0, 25.0  # seconds from one event of a session to the next: fixed, and the mean of the rest
-_HOURS = np.array([2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 10, 10, 10, 10, 9, 9, 10, 11, 13, 15, 16, 14, 9, 5], dtype=float)
-_HOUR_ENDS = np.concatenate([[0.0], np.cumsum(_HOURS) / _HOURS.sum()])
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,6 @@ class LogPlan:
     def n_blocks(self) -> int:
         """Blocks of clients; the last may be smaller."""
         return len(self.first_event) - 1
-
-    def numbers_of(self, behaviour: str) -> tuple[int, int]:
-        """The first number of a behaviour's events, and the one after its last."""
-        end = np.cumsum(list(self.sizes.n_rows.values()))[BEHAVIOURS.index(behaviour)]
-        return int(end) - self.sizes.n_rows[behaviour], int(end)
 
 
 @dataclass(frozen=True)
@@ -79,25 +71,27 @@ def plan_log(settings: BenchmarkLogSettings) -> LogPlan:
 
 def draw_block(block: int, behaviour: str, plan: LogPlan) -> Events:
     """The events of one behaviour of one block; they depend on the settings, the block and the behaviour alone."""
-    settings = plan.settings
-    shared, own = (Generator(Philox([settings.seed, block, use])) for use in (0, 1 + BEHAVIOURS.index(behaviour)))
+    settings, ordinal = plan.settings, BEHAVIOURS.index(behaviour)
+    # what all behaviours of a block share is drawn anew for each, the same from the same seed
+    shared, own = (Generator(Philox([settings.seed, block, use])) for use in (0, 1 + ordinal))
     rank = _ranks_of_block(block, plan.ranks, settings)
     counts = plan.clients.count_of(rank)
     n_events = int(counts.sum())
     shuffled = shared.permutation(n_events)
-    sessions = _draw_sessions(shared, counts, settings)
+    length, first_session, session_start = _draw_sessions(shared, counts, settings)
 
     number = plan.events(plan.first_event[block] + np.arange(n_events))
-    start, end = plan.numbers_of(behaviour)
-    mine = np.flatnonzero((number >= start) & (number < end))
+    start = sum(list(plan.sizes.n_rows.values())[:ordinal])
+    mine = np.flatnonzero((number >= start) & (number < start + plan.sizes.n_rows[behaviour]))
     event = shuffled[mine]
     client = np.repeat(np.arange(len(counts)), counts)[event]
     nth = event - (np.cumsum(counts) - counts)[client]
-    return Events(
-        client_id=spread_ids(rank)[client],
-        second=np.minimum(sessions.time_of(own, client, nth), settings.n_days * SECONDS_PER_DAY - 1),
-        number=number[mine] - start,
-    )
+    session = nth // length[client]
+    pauses = _JITTER * own.standard_exponential(len(nth), dtype=np.float32)
+    within = (nth - session * length[client]) * _PACE + pauses
+    second = session_start[first_session[client] + session] + within.astype(np.int64)
+    last_second = settings.n_days * SECONDS_PER_DAY - 1
+    return Events(spread_ids(rank)[client], np.minimum(second, last_second), number[mine] - start)
 
 
 def _ranks_of_block(block: int, ranks: Permutation, settings: BenchmarkLogSettings) -> np.ndarray:
@@ -105,26 +99,15 @@ def _ranks_of_block(block: int, ranks: Permutation, settings: BenchmarkLogSettin
     return ranks(np.arange(first, min(first + settings.clients_per_block, ranks.size)))
 
 
-@dataclass(frozen=True)
-class _Sessions:
-    """``length`` int64 [C], events of a session; ``first`` int64 [C], the client's first; ``start`` int64 [S]."""
-
-    length: np.ndarray
-    first: np.ndarray
-    start: np.ndarray
-
-    def time_of(self, rng: Generator, client: np.ndarray, nth: np.ndarray) -> np.ndarray:
-        """Second of the clients' nth events: int64; neighbours in a session are seconds to minutes apart."""
-        length = self.length[client]
-        session = nth // length
-        within = (nth - session * length) * _PACE + _JITTER * rng.standard_exponential(len(nth), dtype=np.float32)
-        return self.start[self.first[client] + session] + within.astype(np.int64)
-
-
-def _draw_sessions(rng: Generator, counts: np.ndarray, settings: BenchmarkLogSettings) -> _Sessions:
+def _draw_sessions(
+    rng: Generator, counts: np.ndarray, settings: BenchmarkLogSettings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of C clients: events in each of its sessions, int64 [C]; its first session, int64 [C]; starts, int64 [S]."""
     length = rng.integers(1, _LONGEST_SESSION, len(counts), endpoint=True)
     n_sessions = -(-counts // length)
     moment = rng.random(int(n_sessions.sum())) * settings.n_days
     day = np.floor(moment)
-    time_of_day = np.interp(moment - day, _HOUR_ENDS, np.arange(25.0) * 3600)
-    return _Sessions(length, np.cumsum(n_sessions) - n_sessions, (day * SECONDS_PER_DAY + time_of_day).astype(np.int64))
+    # the fraction of the day goes through the inverse of the hours' distribution
+    hour_ends = np.concatenate([[0.0], np.cumsum(HOURS) / HOURS.sum()])
+    time_of_day = np.interp(moment - day, hour_ends, np.arange(25.0) * 3600)
+    return length, np.cumsum(n_sessions) - n_sessions, (day * SECONDS_PER_DAY + time_of_day).astype(np.int64)

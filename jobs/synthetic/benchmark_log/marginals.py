@@ -74,19 +74,9 @@ def scale_sizes(n_events: int) -> Sizes:
     """The published sizes times ``n_events`` over the published number of events; the rows sum to ``n_events``."""
     ratio = n_events / PUBLISHED.n_events
     n_rows = {behaviour: round(count * ratio) for behaviour, count in PUBLISHED.n_rows.items()}
-    n_rows[PAGE_VISIT] += n_events - sum(n_rows.values())
-    return Sizes(
-        n_rows=n_rows,
-        n_clients=_scale(PUBLISHED.n_clients, ratio),
-        n_skus=_scale(PUBLISHED.n_skus, ratio),
-        n_categories=_scale(PUBLISHED.n_categories, ratio),
-        n_urls=_scale(PUBLISHED.n_urls, ratio),
-        n_queries=_scale(PUBLISHED.n_queries, ratio),
-    )
-
-
-def _scale(count: int, ratio: float) -> int:
-    return max(1, round(count * ratio))
+    n_rows[PAGE_VISIT] += n_events - sum(n_rows.values())  # what rounding left over shows least there
+    others = {name: max(1, round(count * ratio)) for name, count in vars(PUBLISHED).items() if name != "n_rows"}
+    return Sizes(n_rows=n_rows, **others)
 
 
 def find_n_events(behaviour: str, n_rows: int) -> int:

@@ -6,7 +6,7 @@ from math import gcd, sqrt
 
 import numpy as np
 
-_MASK = 2**64 - 1
+from schemas.behaviours import CODES_PER_QUERY
 
 
 class Use(IntEnum):
@@ -54,14 +54,14 @@ def draw_permutation(size: int, seed: int, use: Use) -> Permutation:
     return Permutation(size, factor, shift)
 
 
-def hash_to_codes(numbers: np.ndarray, seed: int, n_codes: int) -> np.ndarray:
-    """Codes that look random, the same for the same number and seed: int64 [E] -> uint8 [E, n_codes].
+def hash_to_codes(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """Codes that look random, the same for the same number and seed: int64 [E] -> uint8 [E, CODES_PER_QUERY].
 
-    ``n_codes`` is a multiple of 8; each 8 codes are an output of SplitMix64 (Steele et al. 2014).
+    Each 8 codes are an output of SplitMix64 (Steele et al. 2014).
     """
-    n_words = n_codes // 8
+    n_words = CODES_PER_QUERY // 8
     state = (numbers[:, None] * n_words + np.arange(n_words) + 1).astype(np.uint64)
-    state = (state + np.uint64(seed << 40 & _MASK)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state + np.uint64(seed << 40 & 2**64 - 1)) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (state ^ (state >> np.uint64(31))).view(np.uint8)

@@ -39,11 +39,6 @@ class Histogram:
         """Things that have an event."""
         return int(self.n_things.sum())
 
-    @property
-    def mean(self) -> float:
-        """Events per thing."""
-        return float(self.count @ self.n_things / self.total)
-
     def quantile(self, share: float) -> int:
         """The smallest count that this share of the things does not exceed."""
         return int(self.count[np.searchsorted(np.cumsum(self.n_things), share * self.total)])
@@ -62,9 +57,32 @@ def collect_statistics(sources: Mapping[str, DataFrame], clients: DataFrame, n_r
     clients : one row per event of any behaviour, with its ``client_id``
     """
     n_rows = {behaviour: sources[behaviour].count() for behaviour in m.BEHAVIOURS}
-    made = _collect_made(sources, clients, n_rows) | {"relevant clients": n_relevant}
-    target = _targets(sum(n_rows.values()))
-    return [Statistic(name, target[name], made[name]) for name in target]
+    n_events = sum(n_rows.values())
+    sizes, ratio = m.scale_sizes(n_events), n_events / m.PUBLISHED.n_events
+    users = collect_histogram(clients, c.CLIENT_ID)
+    urls = collect_histogram(sources[PAGE_VISIT], c.URL)
+    bought = collect_histogram(sources[PRODUCT_BUY], c.SKU)
+    products = sources[PRODUCT_PROPERTIES.name]
+    n_skus, n_categories = products.agg(F.count_distinct(c.SKU), F.count_distinct(c.CATEGORY)).collect()[0]
+    per_user, mean = "events per user", n_events / users.total
+    figures = [
+        *((f"rows, {behaviour}", sizes.n_rows[behaviour], n_rows[behaviour]) for behaviour in m.BEHAVIOURS),
+        ("users", sizes.n_clients, users.total),
+        (f"{per_user}, mean (by the counts)", m.PUBLISHED.n_events / m.PUBLISHED.n_clients, mean),
+        (f"{per_user}, mean (as stated)", m.MEAN_AS_STATED, mean),
+        (f"{per_user}, median", m.MEDIAN, users.quantile(0.5)),
+        (f"{per_user}, p90", m.P90, users.quantile(0.9)),
+        (f"{per_user}, p99", m.P99, users.quantile(0.99)),
+        (f"{per_user}, maximum (at full size)", m.MAXIMUM, int(users.count[-1])),
+        ("skus", sizes.n_skus, n_skus),
+        ("skus never bought, share", m.NEVER_BOUGHT, 1 - bought.total / n_skus),
+        ("skus bought > 10 times, share", m.BOUGHT_OVER_10, bought.n_with(11) / n_skus),
+        ("categories", sizes.n_categories, n_categories),
+        ("urls", sizes.n_urls, urls.total),
+        (f"urls visited >= {m.FREQUENT} times", round(m.N_FREQUENT_URLS * ratio), urls.n_with(m.FREQUENT)),
+        ("relevant clients", round(m.N_RELEVANT * ratio), n_relevant),
+    ]
+    return [Statistic(*figure) for figure in figures]
 
 
 def format_statistics(statistics: Iterable[Statistic]) -> list[str]:
@@ -75,52 +93,6 @@ def format_statistics(statistics: Iterable[Statistic]) -> list[str]:
 
 def _format(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4f}"
-
-
-def _targets(n_events: int) -> dict[str, float]:
-    sizes = m.scale_sizes(n_events)
-    ratio = n_events / m.PUBLISHED.n_events
-    return {
-        **{f"rows, {behaviour}": n_rows for behaviour, n_rows in sizes.n_rows.items()},
-        "users": sizes.n_clients,
-        "events per user, mean (by the counts)": m.PUBLISHED.n_events / m.PUBLISHED.n_clients,
-        "events per user, mean (as stated)": m.MEAN_AS_STATED,
-        "events per user, median": m.MEDIAN,
-        "events per user, p90": m.P90,
-        "events per user, p99": m.P99,
-        "events per user, maximum (at full size)": m.MAXIMUM,
-        "skus": sizes.n_skus,
-        "skus never bought, share": m.NEVER_BOUGHT,
-        "skus bought > 10 times, share": m.BOUGHT_OVER_10,
-        "categories": sizes.n_categories,
-        "urls": sizes.n_urls,
-        f"urls visited >= {m.FREQUENT} times": round(m.N_FREQUENT_URLS * ratio),
-        "relevant clients": round(m.N_RELEVANT * ratio),
-    }
-
-
-def _collect_made(sources: Mapping[str, DataFrame], clients: DataFrame, n_rows: dict[str, int]) -> dict[str, float]:
-    users = collect_histogram(clients, c.CLIENT_ID)
-    urls = collect_histogram(sources[PAGE_VISIT], c.URL)
-    bought = collect_histogram(sources[PRODUCT_BUY], c.SKU)
-    products = sources[PRODUCT_PROPERTIES.name]
-    n_skus, n_categories = products.agg(F.count_distinct(c.SKU), F.count_distinct(c.CATEGORY)).collect()[0]
-    return {
-        **{f"rows, {behaviour}": count for behaviour, count in n_rows.items()},
-        "users": users.total,
-        "events per user, mean (by the counts)": users.mean,
-        "events per user, mean (as stated)": users.mean,
-        "events per user, median": users.quantile(0.5),
-        "events per user, p90": users.quantile(0.9),
-        "events per user, p99": users.quantile(0.99),
-        "events per user, maximum (at full size)": int(users.count[-1]),
-        "skus": n_skus,
-        "skus never bought, share": 1 - bought.total / n_skus,
-        "skus bought > 10 times, share": bought.n_with(11) / n_skus,
-        "categories": n_categories,
-        "urls": urls.total,
-        f"urls visited >= {m.FREQUENT} times": urls.n_with(m.FREQUENT),
-    }
 
 
 def collect_histogram(events: DataFrame, column: str) -> Histogram:

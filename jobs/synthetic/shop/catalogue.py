@@ -1,6 +1,7 @@
 """What the shop sells and shows: products, categories, pages, queries."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator
@@ -62,28 +63,42 @@ class Catalogue:
         return np.clip(drawn, start, stop - 1)
 
 
+@lru_cache(maxsize=1)  # a Python worker simulates many blocks of one shop
 def build_catalogue(settings: ShopSettings) -> Catalogue:
     """The catalogue of a seed; the same settings give the same catalogue."""
+    # the order of the draws is part of what a seed means: moved, a line makes another shop
     rng = np.random.default_rng([settings.seed, 0])
     n_products, n_categories = settings.n_products, settings.n_categories
-    category, first = _fill_categories(rng, n_products, n_categories)
+    least = n_products // (2 * n_categories)
+    shares = rng.dirichlet(np.full(n_categories, 2.0))
+    sizes = least + rng.multinomial(n_products - least * n_categories, shares)
+    category, first = np.repeat(np.arange(n_categories), sizes), np.concatenate([[0], np.cumsum(sizes)])
     next_category = _cycle(rng, np.zeros(n_categories, dtype=np.int64))
-    place = np.arange(n_products) - first[category]
+    rank = np.arange(n_products) - first[category]  # in the category, 0 for the most popular
     category_weight = rng.permutation((1.0 + np.arange(n_categories)) ** -_POPULARITY_EXPONENT)
-    weight = category_weight[category] * (1.0 + place) ** -_POPULARITY_EXPONENT
+    weight = category_weight[category] * (1.0 + rank) ** -_POPULARITY_EXPONENT
     centres = rng.integers(0, 256, (n_categories, CODES_PER_QUERY))
     query_codes = _codes_near(rng, np.repeat(centres, settings.queries_per_category, axis=0))
     urls = _ids(rng, n_products + n_categories + settings.n_other_pages)
     product_url, category_url, other_url = np.split(urls, [n_products, n_products + n_categories])
+    sku = _ids(rng, n_products)
+    # categories differ in their level of prices, products within them more
+    prices = rng.normal(0.0, 0.6, n_categories)[category] + rng.normal(0.0, 1.0, n_products)
+    name = _to_text(_codes_near(rng, centres[category]))
+    is_late = (rng.random(n_products) < settings.launched_share) & (rank > 0)
+    launch_day = np.where(is_late, rng.integers(1, settings.n_days, n_products), 0)
+    onward = next_category[category]
+    elsewhere = rng.integers(first[onward], first[onward + 1])
+    is_elsewhere = rng.random(n_products) < _COMPANION_ELSEWHERE
     return Catalogue(
-        sku=_ids(rng, n_products),
-        price=_price_buckets(rng, category, n_categories),
-        name=_to_text(_codes_near(rng, centres[category])),
+        sku=sku,
+        price=prices.argsort().argsort() * 100 // n_products,
+        name=name,
         category=category,
         first=first,
         popularity=np.concatenate([[0.0], np.cumsum(weight)]),
-        launch_day=_launch_days(rng, place, settings),
-        companion=_companions(rng, category, first, next_category),
+        launch_day=launch_day,
+        companion=np.where(is_elsewhere, elsewhere, _cycle(rng, category)),
         next_category=next_category,
         category_id=_ids(rng, n_categories),
         product_url=product_url,
@@ -91,14 +106,6 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
         other_url=other_url,
         query=np.concatenate([_to_text(query_codes), _to_text(query_codes, width=3)]),
     )
-
-
-def _fill_categories(rng: Generator, n_products: int, n_categories: int) -> tuple[np.ndarray, np.ndarray]:
-    """Category of each product, int64 [P], and where each category begins, int64 [C + 1]."""
-    least = n_products // (2 * n_categories)
-    shares = rng.dirichlet(np.full(n_categories, 2.0))
-    sizes = least + rng.multinomial(n_products - least * n_categories, shares)
-    return np.repeat(np.arange(n_categories), sizes), np.concatenate([[0], np.cumsum(sizes)])
 
 
 def _cycle(rng: Generator, group: np.ndarray) -> np.ndarray:
@@ -110,23 +117,6 @@ def _cycle(rng: Generator, group: np.ndarray) -> np.ndarray:
     cycle = np.empty_like(order)
     cycle[order] = successor
     return cycle
-
-
-def _companions(rng: Generator, category: np.ndarray, first: np.ndarray, next_category: np.ndarray) -> np.ndarray:
-    there = next_category[category]
-    elsewhere = rng.integers(first[there], first[there + 1])
-    return np.where(rng.random(len(category)) < _COMPANION_ELSEWHERE, elsewhere, _cycle(rng, category))
-
-
-def _launch_days(rng: Generator, place: np.ndarray, settings: ShopSettings) -> np.ndarray:
-    is_late = (rng.random(len(place)) < settings.launched_share) & (place > 0)
-    return np.where(is_late, rng.integers(1, settings.n_days, len(place)), 0)
-
-
-def _price_buckets(rng: Generator, category: np.ndarray, n_categories: int) -> np.ndarray:
-    """Hundredths of the shop's price distribution; categories differ in level, products within them more."""
-    prices = rng.normal(0.0, 0.6, n_categories)[category] + rng.normal(0.0, 1.0, len(category))
-    return prices.argsort().argsort() * 100 // len(prices)
 
 
 def _codes_near(rng: Generator, centres: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The simulated shop as Spark frames in the challenge's columns."""
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.synthetic import ShopSettings
-from jobs.synthetic.shop.catalogue import Catalogue, build_catalogue
-from jobs.synthetic.shop.sessions import NO_ITEM, Events, simulate_block
+from jobs.synthetic.blocks import map_blocks
+from jobs.synthetic.shop.catalogue import build_catalogue
+from jobs.synthetic.shop.sessions import simulate_block
 from schemas import columns as c
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY
 
@@ -25,7 +26,6 @@ ITEM_COLUMNS = {
 """Behaviour -> column of its source file that holds the item."""
 
 _BLOCKS_PER_TASK = 64
-_EVENTS_DDL = "behaviour string, client_id bigint, timestamp string, item bigint, query string"
 
 
 def simulate_events(spark: SparkSession, settings: ShopSettings) -> DataFrame:
@@ -33,8 +33,8 @@ def simulate_events(spark: SparkSession, settings: ShopSettings) -> DataFrame:
 
     Columns: behaviour, client_id, timestamp (text), item (sku or url, null for a query), query (text, else null).
     """
-    n_tasks = min(settings.n_blocks, max(spark.sparkContext.defaultParallelism, settings.n_blocks // _BLOCKS_PER_TASK))
-    return spark.range(0, settings.n_blocks, 1, n_tasks).mapInArrow(_simulator(settings), _EVENTS_DDL)
+    ddl = "behaviour string, client_id bigint, timestamp string, item bigint, query string"
+    return map_blocks(spark, settings.n_blocks, _BLOCKS_PER_TASK, partial(_simulate_rows, settings), ddl)
 
 
 def select_behaviour(events: DataFrame, behaviour: str) -> DataFrame:
@@ -56,34 +56,15 @@ def product_properties(spark: SparkSession, settings: ShopSettings) -> DataFrame
     return spark.createDataFrame(pd.DataFrame(values))
 
 
-@lru_cache(maxsize=1)
-def _catalogue_of_worker(settings: ShopSettings) -> Catalogue:
-    return build_catalogue(settings)
-
-
-def _simulator(settings: ShopSettings) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
-    def simulate(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        catalogue = _catalogue_of_worker(settings)
-        for batch in batches:
-            for block in batch.column(0).to_pylist():
-                yield from _block_to_arrow(simulate_block(block, catalogue, settings), catalogue, settings)
-
-    return simulate
-
-
-def _block_to_arrow(
-    events: dict[str, Events], catalogue: Catalogue, settings: ShopSettings
-) -> Iterator[pa.RecordBatch]:
+def _simulate_rows(settings: ShopSettings, block: int) -> Iterator[pa.RecordBatch]:
+    catalogue = build_catalogue(settings)
     first_midnight = np.datetime64(settings.first_day, "s")
-    for behaviour, rows in events.items():
-        is_query = rows.query != NO_ITEM
-        yield pa.RecordBatch.from_arrays(
-            [
-                pa.array(np.full(len(rows.item), behaviour, dtype=object), type=pa.string()),
-                pa.array(rows.client_id),
-                pa.array(first_midnight + rows.second).cast(pa.string()),
-                pa.array(rows.item, mask=is_query),
-                pa.array(catalogue.query[rows.query], type=pa.string(), mask=~is_query),
-            ],
-            names=["behaviour", "client_id", "timestamp", "item", "query"],
-        )
+    for behaviour, events in simulate_block(block, catalogue, settings).items():
+        n_events = len(events.item)
+        if behaviour == SEARCH_QUERY:
+            item, query = pa.nulls(n_events, pa.int64()), pa.array(catalogue.query[events.item], pa.string())
+        else:
+            item, query = pa.array(events.item), pa.nulls(n_events, pa.string())
+        timestamp = pa.array(first_midnight + events.second).cast(pa.string())
+        columns = [pa.repeat(behaviour, n_events), pa.array(events.client_id), timestamp, item, query]
+        yield pa.RecordBatch.from_arrays(columns, names=["behaviour", "client_id", "timestamp", "item", "query"])

@@ -6,15 +6,11 @@ import numpy as np
 from numpy.random import Generator
 
 from conf.synthetic import ShopSettings
+from jobs.synthetic.blocks import HOURS, SECONDS_PER_DAY
 from jobs.synthetic.shop.catalogue import Catalogue
-from jobs.synthetic.shop.clients import Clients, Days, draw_clients, simulate_days
+from jobs.synthetic.shop.clients import Clients, draw_clients, simulate_days
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY
 
-NO_ITEM = -1
-"""Stands in ``Events.item`` where the item is a query, and in ``Events.query`` where it is not."""
-
-_SECONDS_PER_DAY = 86_400
-_HOURS = np.array([2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 10, 10, 10, 10, 9, 9, 10, 11, 13, 15, 16, 14, 9, 5], dtype=float)
 _CONTINUES = 0.45  # chance that a session goes on with the thread of the one before
 _BOUNCES = 0.2  # share of sessions that see no product
 _VIEWS_END = 0.4  # chance after each product page that it was the last
@@ -36,20 +32,18 @@ _BUYS_NOW, _BUYS_LATER, _REMOVES = 0.45, 0.32, 0.18  # what becomes of a product
 
 @dataclass(frozen=True)
 class Events:
-    """E events in no order; one behaviour or several.
+    """E events of one behaviour, in no order.
 
     Attributes
     ----------
     client_id : int64 [E]
     second : int64 [E], since the shop's first midnight
-    item : int64 [E], sku or url, NO_ITEM for a query
-    query : int64 [E], position in ``Catalogue.query``, NO_ITEM for a sku or url
+    item : int64 [E], sku or url; of a search the position in ``Catalogue.query``
     """
 
     client_id: np.ndarray
     second: np.ndarray
     item: np.ndarray
-    query: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,8 @@ def simulate_block(block: int, catalogue: Catalogue, settings: ShopSettings) -> 
     start = block * settings.clients_per_block
     indices = np.arange(start, min(start + settings.clients_per_block, settings.n_clients))
     clients = draw_clients(rng, indices, catalogue)
-    sessions = _draw_sessions(rng, simulate_days(rng, clients, catalogue, settings), clients, catalogue)
+    # every draw is from one generator: another order of these lines is another shop
+    sessions = _draw_sessions(rng, clients, catalogue, settings)
     session, step, product = _draw_views(rng, sessions, clients, catalogue)
     view = sessions.time_of(session, step, 0.3 * rng.random(len(session)))
 
@@ -106,25 +101,30 @@ def simulate_block(block: int, catalogue: Catalogue, settings: ShopSettings) -> 
     add = sessions.time_of(session, step, 0.5 + 0.3 * rng.random(len(session)))
     sku = catalogue.sku[product]
     buys, removes = _empty_carts(rng, sessions, session, add, sku)
-    events = {
-        PRODUCT_BUY: _to_events([buys], sessions, clients),
-        ADD_TO_CART: _to_events([(session, add, sku)], sessions, clients),
-        REMOVE_FROM_CART: _to_events([removes], sessions, clients),
-        PAGE_VISIT: _to_events(visits, sessions, clients),
-        SEARCH_QUERY: _search(rng, sessions, clients, catalogue, settings),
+    rows = {
+        PRODUCT_BUY: buys,
+        ADD_TO_CART: (session, add, sku),
+        REMOVE_FROM_CART: removes,
+        PAGE_VISIT: _concatenate(visits),
+        SEARCH_QUERY: _search(rng, sessions, catalogue, settings),
     }
-    return {behaviour: _until_the_last_day(rows, settings) for behaviour, rows in events.items()}
+    events = {}
+    for behaviour, (session, second, item) in rows.items():
+        kept = second < settings.n_days * SECONDS_PER_DAY  # a session of the last day may end after it
+        events[behaviour] = Events(clients.client_id[sessions.client[session[kept]]], second[kept], item[kept])
+    return events
 
 
 _Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Session, second and item of some events."""
 
 
-def _draw_sessions(rng: Generator, days: Days, clients: Clients, catalogue: Catalogue) -> Sessions:
-    client, day = np.nonzero(days.n_sessions)
-    client, day = (np.repeat(values, days.n_sessions[client, day]) for values in (client, day))
-    hour = rng.choice(24, len(day), p=_HOURS / _HOURS.sum())
-    second = day * _SECONDS_PER_DAY + hour * 3600 + rng.integers(0, 3600, len(day))
+def _draw_sessions(rng: Generator, clients: Clients, catalogue: Catalogue, settings: ShopSettings) -> Sessions:
+    n_sessions, interest, has_intent = simulate_days(rng, clients, catalogue, settings)
+    client, day = np.nonzero(n_sessions)
+    client, day = (np.repeat(values, n_sessions[client, day]) for values in (client, day))
+    hour = rng.choice(24, len(day), p=HOURS / HOURS.sum())
+    second = day * SECONDS_PER_DAY + hour * 3600 + rng.integers(0, 3600, len(day))
     order = np.lexsort((second, client))
     client, day, second = client[order], day[order], second[order]
 
@@ -132,22 +132,20 @@ def _draw_sessions(rng: Generator, days: Days, clients: Clients, catalogue: Cata
     is_first = np.diff(client, prepend=-1) != 0
     begins = is_first | (rng.random(len(client)) >= _CONTINUES)
     start = np.maximum.accumulate(np.where(begins, position, 0))
-    seed = _draw_near_price(rng, days.interest[client, day], day, clients.price_level[client], catalogue)[start]
+    seed = _draw_near_price(rng, interest[client, day], day, clients.price_level[client], catalogue)[start]
     return Sessions(
         client=client,
         second=second,
         following=np.where(np.append(is_first[1:], True), position, position + 1),
         depth=position - start,
         seed=_follow_companions(seed, position - start, day[start], catalogue),
-        has_intent=days.has_intent[client, day],
+        has_intent=has_intent[client, day],
         n_pages=rng.poisson(_OTHER_PAGES, len(client)),
-        n_views=np.where(rng.random(len(client)) < _BOUNCES, 0, _count_views(rng, len(client))),
+        n_views=np.where(
+            rng.random(len(client)) < _BOUNCES, 0, np.minimum(rng.geometric(_VIEWS_END, len(client)), _MOST_VIEWS)
+        ),
         pace=rng.uniform(20.0, 70.0, len(client)),
     )
-
-
-def _count_views(rng: Generator, n_sessions: int) -> np.ndarray:
-    return np.minimum(rng.geometric(_VIEWS_END, n_sessions), _MOST_VIEWS)
 
 
 def _draw_near_price(
@@ -176,42 +174,31 @@ def _follow_companions(product: np.ndarray, n_steps: np.ndarray, day: np.ndarray
 
 
 def _draw_views(rng: Generator, sessions: Sessions, clients: Clients, catalogue: Catalogue) -> _Rows:
-    """Session, step and product of each product page."""
+    """Session, step and product of each product page: the companion of the one before, or a fresh draw."""
     product = sessions.seed.copy()
-    day = sessions.second // _SECONDS_PER_DAY
+    day = sessions.second // SECONDS_PER_DAY
     views = []
     for ordinal in range(sessions.n_views.max(initial=0)):
         session = np.flatnonzero(sessions.n_views > ordinal)
         if ordinal > 0:
-            product[session] = _next_product(rng, product[session], session, day, sessions, clients, catalogue)
+            any_category = rng.integers(0, len(catalogue.category_id), len(session))
+            strays = rng.random(len(session)) < _STRAYS
+            category = np.where(strays, any_category, catalogue.category[sessions.seed[session]])
+            price_level = clients.price_level[sessions.client[session]]
+            fresh = _draw_near_price(rng, category, day[session], price_level, catalogue)
+            companion = catalogue.companion[product[session]]
+            follows = rng.random(len(session)) < _FOLLOWS_COMPANION
+            is_launched = catalogue.launch_day[companion] <= day[session]
+            product[session] = np.where(follows & is_launched, companion, fresh)
         views.append((session, sessions.first_view_step[session] + ordinal, product[session]))
     return _concatenate(views)
-
-
-def _next_product(
-    rng: Generator,
-    product: np.ndarray,
-    session: np.ndarray,
-    day: np.ndarray,
-    sessions: Sessions,
-    clients: Clients,
-    catalogue: Catalogue,
-) -> np.ndarray:
-    any_category = rng.integers(0, len(catalogue.category_id), len(session))
-    strays = rng.random(len(session)) < _STRAYS
-    category = np.where(strays, any_category, catalogue.category[sessions.seed[session]])
-    price_level = clients.price_level[sessions.client[session]]
-    fresh = _draw_near_price(rng, category, day[session], price_level, catalogue)
-    companion = catalogue.companion[product]
-    follows = rng.random(len(session)) < _FOLLOWS_COMPANION
-    is_launched = catalogue.launch_day[companion] <= day[session]
-    return np.where(follows & is_launched, companion, fresh)
 
 
 def _visit_other_pages(rng: Generator, sessions: Sessions, catalogue: Catalogue) -> list[_Rows]:
     """Pages that show no product: other pages, then the category's."""
     session = np.repeat(np.arange(len(sessions.client)), sessions.n_pages)
     step = np.arange(len(session)) - np.repeat(np.cumsum(sessions.n_pages) - sessions.n_pages, sessions.n_pages)
+    # the cube favours the first pages; rest turns the order around, so that pages tell intent from rest
     page = (len(catalogue.other_url) * rng.random(len(session)) ** 3).astype(np.int64)
     is_reversed = sessions.has_intent[session] == (rng.random(len(session)) < _PAGES_MISLEAD)
     page = np.where(is_reversed, len(catalogue.other_url) - 1 - page, page)
@@ -224,9 +211,7 @@ def _visit_other_pages(rng: Generator, sessions: Sessions, catalogue: Catalogue)
     ]
 
 
-def _search(
-    rng: Generator, sessions: Sessions, clients: Clients, catalogue: Catalogue, settings: ShopSettings
-) -> Events:
+def _search(rng: Generator, sessions: Sessions, catalogue: Catalogue, settings: ShopSettings) -> _Rows:
     session = np.flatnonzero(rng.random(len(sessions.client)) < _SEARCHES)
     seed = sessions.seed[session]
     hinted = rng.random(len(session)) < _HINTS
@@ -234,9 +219,7 @@ def _search(
     within = np.where(hinted, seed % settings.queries_per_category, any_query)
     query = catalogue.category[seed] * settings.queries_per_category + within
     in_columns = (rng.random(len(session)) < _PADDED) * (len(catalogue.query) // 2)
-    second = sessions.time_of(session, sessions.n_pages[session] + 1, 0.2)
-    client_id = clients.client_id[sessions.client[session]]
-    return Events(client_id, second, np.full(len(session), NO_ITEM), query + in_columns)
+    return session, sessions.time_of(session, sessions.n_pages[session] + 1, 0.2), query + in_columns
 
 
 def _chance_to_add(
@@ -259,6 +242,7 @@ def _empty_carts(
     end = sessions.time_of(
         session, (sessions.first_view_step + sessions.n_views)[session], 0.5 + rng.random(len(session))
     )
+    # sessions may overlap: what is bought in the next one still comes after it was added
     later = np.maximum(sessions.time_of(following, np.zeros(len(session)), 0.5), add + 60)
     now, next_time, removed = fate == 0, (fate == 1) & (following != session), fate == 2
     buys = _concatenate([(session[now], end[now], sku[now]), (session[next_time], later[next_time], sku[next_time])])
@@ -269,13 +253,3 @@ def _concatenate(parts: list[_Rows]) -> _Rows:
     nothing = np.empty(0, dtype=np.int64)
     first, second, third = (np.concatenate(column) for column in zip((nothing, nothing, nothing), *parts, strict=True))
     return first, second, third
-
-
-def _to_events(parts: list[_Rows], sessions: Sessions, clients: Clients) -> Events:
-    session, second, item = _concatenate(parts)
-    return Events(clients.client_id[sessions.client[session]], second, item, np.full(len(item), NO_ITEM))
-
-
-def _until_the_last_day(events: Events, settings: ShopSettings) -> Events:
-    kept = events.second < settings.n_days * _SECONDS_PER_DAY
-    return Events(events.client_id[kept], events.second[kept], events.item[kept], events.query[kept])

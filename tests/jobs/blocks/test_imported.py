@@ -90,7 +90,7 @@ def test_a_block_may_not_take_the_name_of_another_block_or_profile(block: str) -
 
 
 def test_an_encoder_may_not_have_the_name_of_another_block() -> None:
-    with pytest.raises(ConfigError, match="'activity' is the name of another block"):
+    with pytest.raises(ConfigError, match="'activity' is the name of a table, a block or a profile"):
         load_config("demo", ["encoders.activity.behaviours=[product_buy]"])
 
 

@@ -6,7 +6,6 @@ from eval_tables import CONFIG, purchases, typed
 from pyspark.sql import functions as F
 
 from jobs.blocks.organiser_features import (
-    FEATURES,
     collect_count_features,
     collect_mean_codes,
     collect_organiser_features,
@@ -17,7 +16,8 @@ from schemas.tables import CLIENTS
 
 
 def features_of(part):
-    return {row["client_id"]: dict(zip(part.names, row[FEATURES], strict=True)) for row in part.frame.collect()}
+    names, frame = part
+    return {row["client_id"]: dict(zip(names, row["vector"], strict=True)) for row in frame.collect()}
 
 
 def test_top_values_fall_by_count_then_rise_by_value_and_are_at_most_ten(spark):
@@ -46,7 +46,7 @@ def test_windows_are_counted_back_from_the_last_event_whatever_the_row_order(spa
         ],
     )
     part = collect_count_features(events.orderBy("sku", "timestamp"), "product_buy", ["sku"])
-    assert part.names == ["product_buy/count", "product_buy/1d/sku=5", "product_buy/7d/sku=5", "product_buy/30d/sku=5"]
+    assert part[0] == ["product_buy/count", "product_buy/1d/sku=5", "product_buy/7d/sku=5", "product_buy/30d/sku=5"]
     assert features_of(part) == {
         1: {"product_buy/count": 4, "product_buy/1d/sku=5": 2, "product_buy/7d/sku=5": 3, "product_buy/30d/sku=5": 4},
         2: {"product_buy/count": 1, "product_buy/1d/sku=5": 0, "product_buy/7d/sku=5": 0, "product_buy/30d/sku=5": 0},
@@ -65,7 +65,7 @@ def test_mean_codes_are_the_mean_of_each_code_over_a_clients_queries(spark):
     events = typed(spark, rows, "client_id bigint, timestamp timestamp_ntz, query string")
     part = collect_mean_codes(events, "search_query", "query")
     assert list(features_of(part)[1].values()) == [(code + 255) / 2 for code in range(16)]
-    assert part.names[15] == "search_query/mean_code_15"
+    assert part[0][15] == "search_query/mean_code_15"
 
 
 def test_a_behaviour_without_events_has_no_features(spark):

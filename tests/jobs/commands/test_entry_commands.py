@@ -12,7 +12,7 @@ from no_work import NoWork, leave_out_work
 from conf.load import load_config
 from jobs.cli import main
 from jobs.commands.probe import list_unmade_stages, prepare_tables
-from jobs.pipeline.registry import run_stage
+from jobs.pipeline.registry import find_stage
 from jobs.storage.workspace import Workspace
 from schemas.errors import InputError
 
@@ -132,7 +132,7 @@ def test_a_stage_that_ended_with_an_error_runs_again(place, monkeypatch):
         assert ran == ["ingest", "split", "targets"]
     leave_out_work(monkeypatch, break_off)
     with pytest.raises(InputError):
-        run_stage("split", NoWork(), CONFIG, place)
+        find_stage("split").run(NoWork(), CONFIG, place)
     assert list_unmade_stages(CONFIG, place) == ["split", "targets"]
 
 
@@ -145,6 +145,12 @@ def test_tables_count_as_made_only_where_they_lie_and_of_the_data_that_is_named(
     ]  # fmt: skip
     with pytest.raises(InputError, match="leave --data out to score on those, or choose another --out"):
         list_unmade_stages(CONFIG, Workspace(place.out, tmp_path / "other"))
+    name_clients(place.data, CLIENTS)
+    with pytest.raises(
+        InputError, match=r"split was made from, found input/relevant_clients\.npy added; leave --data out"
+    ):
+        list_unmade_stages(CONFIG, place)
+    assert list_unmade_stages(CONFIG, Workspace(place.out)) == []
 
 
 def test_a_task_that_does_not_exist_is_refused(entry, data, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.cli import main
-from jobs.commands.upkeep import Merged, Removed, Retention, compact, vacuum, versions_within
+from jobs.commands.upkeep import Removed, Retention, compact, recorded_versions, vacuum, versions_within
 from jobs.storage.delta_tables import (
     TableCommit,
     has_commit,
@@ -121,6 +121,12 @@ def test_a_model_that_does_not_tell_its_version_is_refused(spark: SparkSession, 
     assert data_files(pinned, "sequences") == files
 
 
+def test_what_a_killed_training_left_beside_the_models_is_no_model(workspace: Workspace) -> None:
+    save_card(workspace, sequences_version=1)
+    workspace.model(".page_visit.old").mkdir()
+    assert recorded_versions(workspace) == {1: ["page_visit"]}
+
+
 def test_a_vacuum_that_cannot_keep_what_a_model_was_trained_on_removes_nothing(
     spark: SparkSession, pinned: Workspace
 ) -> None:
@@ -139,7 +145,7 @@ def test_upkeep_finds_the_tables_where_another_file_system_is_sparks_default(
     assert [each.n_files for each in told] == [2, 4]
     assert vacuum(spark, pinned, NOW) == told
     assert tokens_of(spark, pinned, 1) == [[4, 4]] * 3
-    assert compact(spark, pinned, ["scores"]) == [Merged("scores", 0, 0)]
+    assert compact(spark, pinned, ["scores"]) == {"scores": (0, 0)}
 
 
 def test_versions_of_the_hours_to_keep_stay_and_so_do_files_of_a_write_that_runs(
@@ -206,15 +212,13 @@ def test_small_files_are_merged_once_and_the_rows_stay(spark: SparkSession, work
     before = read_table(spark, workspace, SCORES)
     rows, n_files = sorted(before.collect()), len(before.inputFiles())
     assert n_files > 1
-    (merged,) = compact(spark, workspace)
-    assert (merged.n_before, merged.n_after) == (n_files, 1)
+    assert compact(spark, workspace) == {"scores": (n_files, 1)}
     after = read_table(spark, workspace, SCORES)
     assert len(after.inputFiles()) == 1
     assert sorted(after.collect()) == rows
     assert [commit["operation"] for commit in read_history(spark, workspace.table("scores"))] == ["WRITE", "OPTIMIZE"]
     assert latest_commit(spark, workspace, SCORES) == TableCommit(1, 4)
-    (again,) = compact(spark, workspace, ["scores"])
-    assert (again.n_before, again.n_after) == (0, 0)
+    assert compact(spark, workspace, ["scores"]) == {"scores": (0, 0)}
 
 
 def test_sequences_are_never_compacted(
@@ -223,7 +227,7 @@ def test_sequences_are_never_compacted(
     write_sequences(spark, workspace, 3)
     files = data_files(workspace, "sequences")
     with caplog.at_level("INFO"):
-        assert compact(spark, workspace) == []
+        assert compact(spark, workspace) == {}
     assert "laid out for the feed" in caplog.text
     with pytest.raises(TableError, match="laid out for the feed"):
         compact(spark, workspace, ["sequences"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jobs.evaluation.comparison import compare_entries, paired_p_value, reject_by_holm, repeated_scores, t_tail
+from jobs.evaluation.comparison import compare_entries, paired_p_value, reject_by_holm, result_of, t_tail
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_sum_is_compared_by_its_sums_and_only_over_the_same_tasks() -> None:
         "c": of_repeats([0.7, 0.6]),
         "once": {"churn": {"score": 0.9}},
     }
-    assert repeated_scores(scores["a"], "sum") == pytest.approx([1.2, 1.2])
+    assert result_of(scores["a"], "sum")["repeats"] == pytest.approx([1.2, 1.2])
     comparisons = compare_entries(scores)
     assert sorted(comparisons.outcomes) == [
         ("churn", "a", "b"), ("churn", "a", "c"), ("churn", "b", "c"), ("conversion", "a", "b"), ("sum", "a", "b"),

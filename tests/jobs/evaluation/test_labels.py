@@ -87,7 +87,7 @@ def test_each_client_has_labels_in_both_windows_and_only_active_ones_for_churn(s
     assertDataFrameEqual(build_targets(bought, labels, clients), typed(spark, expected, TARGETS.ddl))
 
 
-def test_the_same_id_in_two_tasks_has_the_place_that_each_gives_it(spark, clients):
+def test_the_same_id_in_two_tasks_has_the_label_that_each_gives_it(spark, clients):
     bought = spark.createDataFrame([("train", 10, 5, 5, 5)], WINDOWED)
     labels = spark.createDataFrame(
         [("propensity_category", 0, 5, 1.0), ("propensity_price", 0, 8, 0.5), ("propensity_price", 1, 5, 0.5)],

@@ -2,13 +2,15 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conf.evaluation import ProbeSettings
-from jobs.evaluation import probe_units
-from jobs.evaluation.probe_units import ProbeUnit, UnitResults, digest_entry, score_units
+from jobs.evaluation import probe_units, scores
+from jobs.evaluation.probe_units import ProbeUnit, digest_entry, score_units
+from jobs.evaluation.scores import collect_results
 from schemas.errors import EntryError, TableError
 from schemas.tasks import TaskScore
 
@@ -63,19 +65,32 @@ def test_an_entry_is_known_by_the_bytes_of_both_files(tmp_path):
     assert len(digests) == 3
 
 
-def test_results_outlive_the_process(tmp_path):
-    result = TaskScore(0.5, 0.6, 0.7, 0.8)
-    UnitResults(tmp_path / "units.json").put("f", result)
-    kept = UnitResults(tmp_path / "units.json")
-    assert kept.get("f") == result
-    assert kept.get("g") is None
+def test_results_outlive_the_process_and_are_not_made_again(tmp_path, monkeypatch):
+    results = {"churn": TaskScore(0.5, 0.6), "propensity_sku": TaskScore(0.5, 0.6, 0.7, 0.8)}
+    units = [replace(UNIT, entry=tmp_path, task=task) for task in results]
+    scored = []
+
+    def score_first(_, waiting):
+        scored.append([unit.task for unit in waiting])
+        for unit in waiting:
+            yield unit, results[unit.task]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(scores, "digest_entry", lambda _: "a")
+    monkeypatch.setattr(scores, "score_units", score_first)
+    for _ in units:
+        with pytest.raises(KeyboardInterrupt):
+            collect_results(SimpleNamespace(sparkContext=None), units, tmp_path / "units.json")
+    found = collect_results(SimpleNamespace(sparkContext=None), units, tmp_path / "units.json")
+    assert found == {(tmp_path.name, task, 0): result for task, result in results.items()}
+    assert scored == [["churn", "propensity_sku"], ["propensity_sku"], []]
 
 
 @pytest.mark.parametrize("content", ['{"f": {"score"', '{"f": {"score": 0.5}}', "null"])
-def test_damaged_results_are_told_with_what_to_do(tmp_path, content):
+def test_damaged_results_are_refused_with_what_to_do(tmp_path, content):
     (tmp_path / "units.json").write_text(content)
     with pytest.raises(TableError, match=r"units\.json: expected JSON.*remove it; all units are then scored again"):
-        UnitResults(tmp_path / "units.json")
+        collect_results(SimpleNamespace(sparkContext=None), [], tmp_path / "units.json")
 
 
 def units_of(tmp_path, *tasks):

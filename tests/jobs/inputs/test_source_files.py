@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from damage import damage_pages, flip_stored_bit
+from damage import damage_pages, flip_stored_bit, spoil_arrow_schema
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.inputs import IngestSettings
-from jobs.inputs.challenge_directory import check_columns, count_rows, group_files
+from jobs.inputs.challenge_directory import count_rows, group_files
 from jobs.inputs.event_rules import type_events
 from jobs.inputs.source_files import naming_unreadable_files, read_group
 from schemas.behaviours import ItemKind
@@ -39,7 +39,6 @@ def write(path: Path, client_id: Any = (1,), timestamp: Any = (NOON,), sku: Any 
 
 def read(spark: SparkSession, source: Path) -> list[tuple[object, ...]]:
     """The typed events of a source, in order."""
-    check_columns(source, CONTRACT)
     rows = []
     for group in group_files(source, CONTRACT):
         good = type_events(read_group(spark, group), "sku", ItemKind.ID, IngestSettings())
@@ -132,6 +131,20 @@ def test_what_writers_leave_behind_is_neither_counted_nor_read(spark: SparkSessi
     assert count_rows(source) == 1
 
 
+def test_spark_reads_the_files_that_are_counted(spark: SparkSession, source: Path, tmp_path: Path) -> None:
+    names = ["000002_0", "part-00002", "b.parq", "d.PARQUET", "day=1/e", "12:00/f", "_day=1/g", "x.parquet._COPYING_"]
+    for number, name in enumerate(names):
+        (source / name).parent.mkdir(exist_ok=True)
+        write(source / name, client_id=[number])
+    write(source / "newer.parquet", client_id=[8])
+    spoil_arrow_schema(source / "newer.parquet")
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere" / "h", client_id=[9])
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [client for client, *_ in read(spark, source)] == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert count_rows(source) == 8
+
+
 def test_a_folder_with_wildcards_in_its_name_is_read_as_it_is_called(spark: SparkSession, tmp_path: Path) -> None:
     folder = tmp_path / "data [2022] {a,b} %20*"
     folder.mkdir()
@@ -160,7 +173,7 @@ def test_a_column_of_another_type_is_refused_by_file(
     write(source / "a.parquet")
     write(source / "b.parquet", **{column: values})
     with pytest.raises(InputError, match=rf"b\.parquet: column {expected}.*write the file again"):
-        check_columns(source, CONTRACT)
+        group_files(source, CONTRACT)
 
 
 @pytest.mark.parametrize("others", [{"SKU": [7]}, {"sku": [7], "Sku": [8]}], ids=["alone", "beside"])
@@ -169,7 +182,7 @@ def test_a_column_that_differs_from_one_of_the_contract_in_case_alone_is_refused
 ) -> None:
     pq.write_table(pa.table({"client_id": [1], "timestamp": [NOON], **others}), source / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet: column 'sku': expected an integer, found .*int64 in 'S(KU|ku)'"):
-        check_columns(source, CONTRACT)
+        group_files(source, CONTRACT)
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 200])
@@ -177,7 +190,7 @@ def test_an_empty_or_half_written_file_is_refused_by_name(source: Path, n_bytes:
     write(source / "a.parquet")
     whole = (source / "a.parquet").read_bytes()
     (source / "b.parquet").write_bytes(whole[:n_bytes])
-    for look in (lambda: check_columns(source, CONTRACT), lambda: count_rows(source)):
+    for look in (lambda: group_files(source, CONTRACT), lambda: count_rows(source)):
         with pytest.raises(InputError, match=r"b\.parquet is not a whole Parquet file.*write it again"):
             look()
 
@@ -198,12 +211,22 @@ def test_a_flipped_bit_in_a_page_with_a_checksum_is_noticed(spark: SparkSession,
         read(spark, source)
 
 
+def test_stale_checksums_are_told_from_a_damaged_file(spark: SparkSession, source: Path) -> None:
+    for name in ("a", "a.parquet", "a.parquet b"):
+        write(source / name)
+    (source / ".a.parquet.crc").write_bytes(b"crc\0\0\0\2\0" + bytes(range(16)))
+    with pytest.raises(
+        InputError, match=r"^[^,]*a\.parquet: expected its own checksums .*, remove \S*/\.a\.parquet\.crc;"
+    ):
+        read(spark, source)
+
+
 def test_a_file_that_goes_away_is_told_by_name(spark: SparkSession, source: Path) -> None:
     write(source / "a.parquet")
     (group,) = group_files(source, CONTRACT)
     frame = read_group(spark, group)
-    told = naming_unreadable_files([source])  # lists the files when it is entered
-    with pytest.raises(InputError, match=r"a\.parquet: .*missing"), told:
+    naming = naming_unreadable_files([source])  # lists the files when it is entered
+    with pytest.raises(InputError, match=r"a\.parquet: .*missing"), naming:
         lose_and_collect(source / "a.parquet", frame)
 
 

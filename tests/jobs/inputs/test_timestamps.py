@@ -37,9 +37,9 @@ def test_every_day_of_a_leap_cycle_is_a_time_among_texts_that_are_none() -> None
 @pytest.mark.slow
 def test_any_two_characters_changed_give_the_same_time_or_none() -> None:
     texts = changed_times()
-    told = [time_of(text) for text in texts]
-    assert parse_times(pa.array(texts)).to_pylist() == told
-    assert [parse_times(pa.array([text]))[0].as_py() for text in texts] == told
+    expected = [time_of(text) for text in texts]
+    assert parse_times(pa.array(texts)).to_pylist() == expected
+    assert [parse_times(pa.array([text]))[0].as_py() for text in texts] == expected
 
 
 @pytest.mark.parametrize("texts", [

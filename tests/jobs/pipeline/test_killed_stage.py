@@ -88,8 +88,8 @@ def test_a_stage_killed_in_its_write_leaves_the_former_table_and_its_rerun_gives
     assert rows_of(spark, workspace) == former
 
     many_rows_per_file = replace(config, sequences=replace(config.sequences, rows_per_file=1000))
-    for place in (workspace, undisturbed):
-        build_sequences.run(spark, many_rows_per_file, place)
+    for each in (workspace, undisturbed):
+        build_sequences.run(spark, many_rows_per_file, each)
     assert rows_of(spark, workspace) == rows_of(spark, undisturbed)
     assert len(rows_of(spark, workspace)) == N_CLIENTS
 

@@ -88,6 +88,8 @@ def test_settings_are_compared_with_those_of_the_record() -> None:
     call = replace(CALL, settings={"sequences": {"seed": 4, "new": (1, 2)}, "split": {}})
     (reason,) = find_reasons("sequences", RECORDS, call)
     assert reason.text.endswith("found others: sequences had seed=3 (now 4), new=none (now [1, 2])")
+    none = replace(CALL, settings={"sequences": {"seed": 3, "of a later version": None}})
+    assert find_reasons("sequences", RECORDS, none) == []
     kept = replace(RECORDS["sequences"], settings={"seed": 4, "new": [1, 2], "of a behaviour that is left out": 1})
     assert find_reasons("sequences", RECORDS | {"sequences": kept}, call) == []
 
@@ -102,6 +104,21 @@ def test_settings_are_compared_with_those_of_the_record() -> None:
 )
 def test_another_directory_place_or_ingest_is_named(call: Call, expected: str) -> None:
     assert [reason.text for reason in find_reasons("split", RECORDS, call)] == [expected]
+
+
+def test_files_of_the_data_that_changed_are_named_and_those_that_nothing_is_known_of_are_not() -> None:
+    before = {"buys": {"buys/0": [9, 1], "buys/1": [9, 1]}, "visits": {"visits": [5, 1]}, "searches": {}}
+    records = RECORDS | {"ingest": replace(RECORDS["ingest"], files=before)}
+    assert causes(["embed"], records, replace(CALL, files={**before, "wishes": {"wishes": [1, 1]}})) == {}
+    assert causes(["embed"], records) == {}, "a call without --data"
+    now = {"buys": {"buys/0": [9, 1], "buys/2": [9, 1]}, "visits": {"visits": [5, 2]}, "searches": {"searches": [1, 1]}}
+    assert causes(["embed"], RECORDS, replace(CALL, files=now)) == {}, "a record of an earlier version"
+    with pytest.raises(OutdatedError) as error:
+        require_up_to_date("embed", NEEDS["embed"], records, replace(CALL, files=now))
+    assert str(error.value) == (
+        "embed: expected the files of /shop that ingest was made from, found buys/1 removed, buys/2 added, searches "
+        "added, visits replaced; leave --data out, or run again from ingest (`ubp run --from ingest`)"
+    )
 
 
 def as_of_0() -> Records:
@@ -146,5 +163,5 @@ def test_a_refusal_names_the_first_cause_the_others_and_the_command() -> None:
         "too: sequences; run again from split (`ubp run --from split`)"
     )
     without = {name: record for name, record in RECORDS.items() if name != "models/buys"}
-    told = str(refusal("embed", find_outdated(NEEDS["embed"], without, CALL)))
-    assert "run `ubp train --only buys`, or run again from train (`ubp run --from train`)" in told
+    message = str(refusal("embed", find_outdated(NEEDS["embed"], without, CALL)))
+    assert "run `ubp train --only buys`, or run again from train (`ubp run --from train`)" in message

@@ -1,5 +1,6 @@
 """Where a run goes on, and what a stage leaves: records, the saved configuration, its rows."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,12 @@ from no_work import NoWork, leave_out_work
 
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
-from jobs.pipeline.registry import STAGE_NAMES, run_stage
+from jobs.pipeline.registry import STAGE_NAMES, find_stage
 from jobs.pipeline.runner import find_start, run_stages
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
-from schemas.errors import TrainingError
+from schemas.errors import OutdatedError, TrainingError
 
 CONFIG = load_config("demo")
 
@@ -24,33 +25,33 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path) -> Workspace:
     workspace = Workspace(tmp_path / "out", tmp_path)
     workspace.prepare()
     return workspace
 
 
-def run(place: Workspace, config: PipelineConfig = CONFIG, **stages: str) -> None:
-    run_stages(NoWork(), config, place, **stages)  # type: ignore[arg-type]
+def run(workspace: Workspace, config: PipelineConfig = CONFIG, **stages: str) -> None:
+    run_stages(NoWork(), config, workspace, **stages)  # type: ignore[arg-type]
 
 
-def run_alone(stage: str, place: Workspace, config: PipelineConfig = CONFIG) -> None:
-    run_stage(stage, NoWork(), config, place)  # type: ignore[arg-type]
+def run_alone(stage: str, workspace: Workspace, config: PipelineConfig = CONFIG) -> None:
+    find_stage(stage).run(NoWork(), config, workspace)  # type: ignore[arg-type]
 
 
-def next_stage(place: Workspace, config: PipelineConfig = CONFIG) -> str:
-    return STAGE_NAMES[find_start(config, place)]
+def next_stage(workspace: Workspace, config: PipelineConfig = CONFIG) -> str:
+    return STAGE_NAMES[find_start(config, workspace)]
 
 
-def test_a_run_that_died_goes_on_after_the_last_finished_stage(place: Workspace, ran: list[str]) -> None:
-    run(place, last="sequences")
-    run(place)
+def test_a_run_that_died_goes_on_after_the_last_finished_stage(workspace: Workspace, ran: list[str]) -> None:
+    run(workspace, last="sequences")
+    run(workspace)
     assert ran == STAGE_NAMES
 
 
-def test_a_complete_run_starts_over(place: Workspace, ran: list[str]) -> None:
+def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> None:
     for _ in range(2):
-        run(place)
+        run(workspace)
     assert ran == STAGE_NAMES * 2
 
 
@@ -71,29 +72,82 @@ def test_a_complete_run_starts_over(place: Workspace, ran: list[str]) -> None:
     ],
 )
 def test_another_configuration_goes_on_where_it_differs(
-    place: Workspace, ran: list[str], change: str, begins_with: str
+    workspace: Workspace, ran: list[str], change: str, begins_with: str
 ) -> None:
-    run(place)
+    run(workspace)
     ran.clear()
-    run(place, load_config("demo", [change]))
+    run(workspace, load_config("demo", [change]))
     assert ran == STAGE_NAMES[STAGE_NAMES.index(begins_with) :]
 
 
-def test_another_data_directory_starts_over(place: Workspace, ran: list[str], tmp_path: Path) -> None:
-    run(place, last="split")
-    run(Workspace(place.out, tmp_path / "other"), last="split")
+def test_another_data_directory_starts_over(workspace: Workspace, ran: list[str], tmp_path: Path) -> None:
+    run(workspace, last="split")
+    run(Workspace(workspace.out, tmp_path / "other"), last="split")
     assert ran == ["ingest", "split"] * 2
 
 
+@pytest.mark.parametrize(
+    ("change", "begins_with", "found"),
+    [
+        ("product_buy.parquet", "ingest", "product_buy.parquet replaced"),
+        ("page_visit.parquet/1.parquet", "ingest", "page_visit.parquet/1.parquet replaced"),
+        ("page_visit.parquet/2.parquet", "ingest", "page_visit.parquet/2.parquet added"),
+        ("search_query.parquet", "ingest", "search_query.parquet added"),
+        ("input/relevant_clients.npy", "split", "input/relevant_clients.npy added"),
+        ("target/popularity_propensity_sku.npy", "targets", "target/popularity_propensity_sku.npy added"),
+        ("of_no_behaviour.parquet", "probe", None),
+    ],
+)
+def test_a_run_begins_again_where_files_of_the_data_changed_and_a_stage_alone_is_refused(
+    workspace: Workspace,
+    ran: list[str],
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+    begins_with: str,
+    found: str | None,
+) -> None:
+    caplog.set_level("INFO")
+    for name in ("product_buy.parquet", "product_properties.parquet", "page_visit.parquet/1.parquet"):
+        write_file(workspace.data / name)
+    run(workspace, last="targets")
+    write_file(workspace.data / change)
+    assert next_stage(workspace) == begins_with
+    probe = find_stage("probe")
+    probe.check_inputs(CONFIG, Workspace(workspace.out))
+    if found:
+        with pytest.raises(OutdatedError, match=f"{begins_with} was made from, found {found}; leave --data out"):
+            probe.check_inputs(CONFIG, workspace)
+        run(workspace, last="targets")
+        assert f"{begins_with} runs again: expected the files of {workspace.data} that" in caplog.text
+    probe.check_inputs(CONFIG, workspace)
+
+
+def test_files_that_change_while_a_run_works_do_not_stop_it_and_are_found_by_the_next(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(workspace.data / "product_buy.parquet")
+    leave_out_work(monkeypatch, lambda *_: write_file(workspace.data / "product_buy.parquet"))
+    run(workspace, last="split")
+    assert next_stage(workspace) == "ingest"
+
+
+def write_file(path: Path) -> None:
+    """A file of one size, written later than it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_bytes(b"PAR1")
+    os.utime(path, ns=(before + 1, before + 1))
+
+
 @pytest.mark.usefixtures("ran")
-def test_a_stage_that_runs_again_makes_the_later_ones_unfinished(place: Workspace) -> None:
-    run(place)
-    run(place, first="train", last="embed")
-    assert next_stage(place) == "profile"
+def test_a_stage_that_runs_again_makes_the_later_ones_unfinished(workspace: Workspace) -> None:
+    run(workspace)
+    run(workspace, first="train", last="embed")
+    assert next_stage(workspace) == "profile"
 
 
-def test_mode_entry_leaves_out_what_needs_the_target_windows(place: Workspace, ran: list[str]) -> None:
-    run(place, load_config("demo", ["windows.mode=entry"]))
+def test_mode_entry_leaves_out_what_needs_the_target_windows(workspace: Workspace, ran: list[str]) -> None:
+    run(workspace, load_config("demo", ["windows.mode=entry"]))
     assert [stage for stage in STAGE_NAMES if stage not in ran] == ["targets", "probe"]
     assert ran[-1] == "report"
 
@@ -107,75 +161,75 @@ def fail(*_: object, **__: object) -> None:
     [("ingest", "split"), ("vocabulary", "sequences"), ("baseline", "train"), ("targets", "train")],
 )
 def test_a_stage_that_is_run_alone_makes_those_that_depend_on_it_unfinished(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch, alone: str, begins_with: str
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, alone: str, begins_with: str
 ) -> None:
     leave_out_work(monkeypatch)
-    run(place, last="sequences")
+    run(workspace, last="sequences")
     leave_out_work(monkeypatch, fail)
     with pytest.raises(TrainingError):
-        run(place)
+        run(workspace)
     leave_out_work(monkeypatch)
-    run_alone(alone, place)
-    assert next_stage(place) == begins_with
+    run_alone(alone, workspace)
+    assert next_stage(workspace) == begins_with
 
 
-def test_a_complete_run_starts_over_whatever_was_run_alone_since(place: Workspace, ran: list[str]) -> None:
-    run(place)
-    run_alone("report", place)
+def test_a_complete_run_starts_over_whatever_was_run_alone_since(workspace: Workspace, ran: list[str]) -> None:
+    run(workspace)
+    run_alone("report", workspace)
     assert ran[-1] == "report"
-    assert next_stage(place) == "ingest"
-    run_alone("probe", place)
-    assert next_stage(place) == "report"
+    assert next_stage(workspace) == "ingest"
+    run_alone("probe", workspace)
+    assert next_stage(workspace) == "report"
 
 
 def test_a_run_whose_stages_are_up_to_date_up_to_the_last_one_wanted_does_nothing(
-    place: Workspace, ran: list[str], caplog: pytest.LogCaptureFixture
+    workspace: Workspace, ran: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    run(place, last="split")
-    run(place, last="split")
+    run(workspace, last="split")
+    run(workspace, last="split")
     assert ran == ["ingest", "split"]
     assert "nothing to do: ingest to split are up to date (--restart begins anew)" in caplog.text
 
 
 @pytest.mark.usefixtures("ran")
-def test_a_stage_that_is_run_alone_saves_its_settings(place: Workspace) -> None:
-    run_alone("ingest", place)
-    assert load_config(str(place.out / "config.yaml")) == CONFIG
+def test_a_stage_that_is_run_alone_saves_its_settings(workspace: Workspace) -> None:
+    run_alone("ingest", workspace)
+    assert load_config(str(workspace.out / "config.yaml")) == CONFIG
 
 
-def saved(place: Workspace) -> PipelineConfig:
-    return load_config(str(place.out / "config.yaml"))
+def saved(workspace: Workspace) -> PipelineConfig:
+    return load_config(str(workspace.out / "config.yaml"))
 
 
 @pytest.mark.usefixtures("ran")
-def test_the_saved_configuration_shows_settings_that_the_outputs_have(place: Workspace) -> None:
-    run(place)
+def test_the_saved_configuration_shows_settings_that_the_outputs_have(workspace: Workspace) -> None:
+    run(workspace)
     other = load_config("demo", ["training.epochs=3", "ensemble.blocks_weight=2"])
-    run_alone("targets", place, other)
-    assert saved(place) == CONFIG, "the models and profiles stay as they are"
-    run(place, other)
-    assert saved(place) == other
+    run_alone("targets", workspace, other)
+    assert saved(workspace) == CONFIG, "the models and profiles stay as they are"
+    run(workspace, other)
+    assert saved(workspace) == other
 
 
 @pytest.mark.usefixtures("ran")
-def test_a_record_tells_what_an_output_was_made_from(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_tells_what_an_output_was_made_from(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(*_: object, **__: object) -> None:
         written = {"table": "windows", "table/rows": 3, "table/version": 5, "table/ingest": None}
-        append_metrics(place.metrics, written)
-        append_metrics(place.metrics, {"read": "product_buy", "read/version": 7, "read/as_of": None})
+        append_metrics(workspace.metrics, written)
+        append_metrics(workspace.metrics, {"read": "product_buy", "read/version": 7, "read/as_of": None})
 
-    run_alone("ingest", place)
+    run_alone("ingest", workspace)
     leave_out_work(monkeypatch, write)
-    run_alone("split", place)
-    run_alone("vocabulary", place)
-    records = read_records(place)
+    run_alone("split", workspace)
+    run_alone("vocabulary", workspace)
+    records = read_records(workspace)
     split, vocabulary = records["split"], records["vocabulary"]
     assert split.inputs == {"ingest": records["ingest"].id}
     assert (split.data, split.as_of, split.settings) == (
-        str(place.data),
+        str(workspace.data),
         None,
-        {"windows.mode": "evaluate", "windows.target_days": 14},
+        {"windows.mode": "evaluate", "windows.target_days": 14, "windows.end": None},
     )
     assert (split.read, split.written, split.rows) == ({"product_buy": 7}, {"windows": 5}, {"windows": 3})
     assert split.began <= str(split.made)
@@ -184,16 +238,16 @@ def test_a_record_tells_what_an_output_was_made_from(place: Workspace, monkeypat
 
 
 def test_the_rows_of_a_stage_are_not_those_of_another_that_runs_at_once(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: object) -> None:
-        append_metrics(place.metrics, {"table": "vocabularies", "table/rows": 3})
-        append_metrics(place.metrics, {"stage": "targets", "table": "labels", "table/rows": 500})
+        append_metrics(workspace.metrics, {"table": "vocabularies", "table/rows": 3})
+        append_metrics(workspace.metrics, {"stage": "targets", "table": "labels", "table/rows": 500})
 
     leave_out_work(monkeypatch, write)
-    run_alone("vocabulary", place)
-    written, _, end = read_metrics(place.metrics)
+    run_alone("vocabulary", workspace)
+    written, _, end = read_metrics(workspace.metrics)
     assert written["stage"] == "vocabulary"
     assert end["stage/rows"] == 3
-    append_metrics(place.metrics, {"x": 1})
-    assert "stage" not in read_metrics(place.metrics)[-1]
+    append_metrics(workspace.metrics, {"x": 1})
+    assert "stage" not in read_metrics(workspace.metrics)[-1]

@@ -10,8 +10,7 @@ from pyspark.sql import SparkSession
 
 from conf.load import load_config
 from conf.profile import EnsembleSettings
-from jobs.profiles.composition import collect_profile_blocks, compose_profiles, whole_clients
-from jobs.profiles.moments import collect_moments
+from jobs.profiles.composition import collect_moments, collect_profile_blocks, compose_profiles, whole_clients
 from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, fit_composition
 from ml.profiles.moments import Moments
@@ -42,7 +41,7 @@ def test_tasks_add_up_the_moments_of_the_clients_that_have_a_block(spark: SparkS
     found = collect_moments(frame, widths, EnsembleSettings(blocks=("block_2",)))
 
     for block in blocks:
-        own = block.present.astype(np.float64)
+        own = block.vectors[block.is_present].astype(np.float64)
         own = signed_log(own) if block.name == "block_2" else own
         assert found[block.name].n_rows == 20
         np.testing.assert_allclose(found[block.name].mean, own.mean(axis=0), rtol=1e-6)
@@ -65,7 +64,7 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
 
     parts = [blocks[0], BlockRows("block_2", signed_log(blocks[1].vectors), blocks[1].is_present)]
     for name, own in {"both": parts, "alone": parts[1:]}.items():
-        composition = fit_composition({part.name: Moments.of(part.present) for part in own}, settings)
+        composition = fit_composition({part.name: Moments.of(part.vectors[part.is_present]) for part in own}, settings)
         of_profile = [row for row in rows if row["profile"] == name]
         assert [(row["position"], row["client_id"]) for row in of_profile] == list(enumerate(ids))
         np.testing.assert_allclose([row["vector"] for row in of_profile], composition.compose(own), atol=1e-5)
@@ -93,5 +92,5 @@ def test_a_block_that_is_not_there_is_named_with_what_to_do(spark: SparkSession,
         collect_profile_blocks(spark, load_config("demo", settings), workspace)
     with pytest.raises(EntryError, match=r"block 'activity'"):
         collect_profile_blocks(spark, load_config("demo", ["ensemble.blocks=[]"]), workspace)
-    found = collect_profile_blocks(spark, load_config("demo", [settings[0], "ensemble.blocks=[]"]), workspace)
-    assert ([block.name for block in found.own], found.further) == (["product_buy"], ())
+    own, further = collect_profile_blocks(spark, load_config("demo", [settings[0], "ensemble.blocks=[]"]), workspace)
+    assert ([block.name for block in own], further) == (["product_buy"], [])

@@ -95,9 +95,9 @@ def test_the_ablation_is_a_row_per_variant(workspace):
     assert frame.loc["only baseline", "churn"] == 0.5
 
 
-@pytest.mark.parametrize(("read", "told"), [(scores_frame, "the stage probe"), (ablation_frame, "`ubp ablate`")])
-def test_what_has_not_run_is_told(workspace, read, told):
-    with pytest.raises(TableError, match=f"found none; run {told}.*, which writes it$"):
+@pytest.mark.parametrize(("read", "fix"), [(scores_frame, "the stage probe"), (ablation_frame, "`ubp ablate`")])
+def test_the_stage_that_has_not_run_is_named(workspace, read, fix):
+    with pytest.raises(TableError, match=f"found none; run {fix}.*, which writes it$"):
         read(workspace)
 
 

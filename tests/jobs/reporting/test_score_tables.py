@@ -27,7 +27,7 @@ SCORES = {
 
 
 def test_the_best_of_each_column_is_marked_and_equals_share_the_mark():
-    marked = {row.entry: [cell.is_best for cell in row.cells] for row in build_score_rows(SCORES)}
+    marked = {entry: [cell.is_best for cell in cells] for entry, cells in build_score_rows(SCORES).items()}
     assert marked == {
         "baseline": [False, True, False, False, False, False, False, False],
         "product_buy": [False, False, False, False, False, False, False, False],
@@ -36,12 +36,18 @@ def test_the_best_of_each_column_is_marked_and_equals_share_the_mark():
 
 
 def test_a_task_without_score_is_shown_as_missing_and_named():
-    assert build_score_rows(SCORES)[0].cells[0] == Cell(MISSING)
+    assert build_score_rows(SCORES)["baseline"][0] == Cell(MISSING)
     assert tasks_without_score(SCORES) == ["churn", "propensity_category", "propensity_price", "propensity_new_sku"]
 
 
+def test_entries_without_any_score_have_a_row_of_missing_ones():
+    rows = build_score_rows({"baseline": {}, "ensemble": {}})
+    assert [[cell.text for cell in cells] for cells in rows.values()] == [[MISSING] * 7 + ["0"]] * 2
+    assert "ensemble" in format_score_table({"baseline": {}, "ensemble": {}})
+
+
 def test_the_sum_and_the_borda_points_are_over_the_tasks_that_have_a_score():
-    assert [row.cells[-2:] for row in build_score_rows(SCORES)] == [
+    assert [cells[-2:] for cells in build_score_rows(SCORES).values()] == [
         (Cell("1.3000"), Cell("2")),
         (Cell("1.2600"), Cell("1")),
         (Cell("1.4000", True), Cell("4", True)),
@@ -50,7 +56,7 @@ def test_the_sum_and_the_borda_points_are_over_the_tasks_that_have_a_score():
 
 def test_details_hold_a_cell_per_propensity_task_and_figure():
     rows = build_detail_rows(SCORES)
-    assert [cell.text for cell in rows[2].cells] == [MISSING] * 3 + ["0.7500"] + [MISSING] * 8
+    assert [cell.text for cell in rows["ensemble"]] == [MISSING] * 3 + ["0.7500"] + [MISSING] * 8
 
 
 def test_entries_with_equal_points_share_a_place():
@@ -93,7 +99,7 @@ PAIRED = {
 
 
 def test_entries_that_move_alike_are_told_apart_by_less_than_their_spread():
-    cells = {row.entry: row.cells[0] for row in build_score_rows(PAIRED)}
+    cells = {entry: cells[0] for entry, cells in build_score_rows(PAIRED).items()}
     # .01 above the baseline in each repeat, and half as much in page_visit's favour or against it
     assert cells["baseline"] == Cell("0.7000", spread="0.7000 ± 0.0327")
     assert cells["ensemble"] == Cell("0.7100", spread="0.7100 ± 0.0328", is_in_noise=True)
@@ -102,14 +108,14 @@ def test_entries_that_move_alike_are_told_apart_by_less_than_their_spread():
 
 def test_equal_repeats_cannot_be_told_apart():
     scores = {"a": repeated(0.7, 0.7, 0.7), "b": repeated(0.7, 0.7, 0.7), "c": repeated(0.69, 0.69, 0.69)}
-    assert [row.cells[0].is_in_noise for row in build_score_rows(scores)] == [True, True, False]
+    assert [cells[0].is_in_noise for cells in build_score_rows(scores).values()] == [True, True, False]
 
 
 def test_a_sums_spread_is_that_of_the_sums_of_each_repeat():
     tasks = {"churn": repeated(0.7, 0.8)["churn"], "conversion": repeated(0.6, 0.5)["churn"]}
-    assert build_score_rows({"a": tasks})[0].cells[6].spread == "1.3000 ± 0.0000"
+    assert build_score_rows({"a": tasks})["a"][6].spread == "1.3000 ± 0.0000"
     once = {**tasks, "conversion": {"score": 0.6, "auroc": 0.6}}
-    assert build_score_rows({"a": once})[0].cells[6].spread is None
+    assert build_score_rows({"a": once})["a"][6].spread is None
 
 
 def test_with_repeats_the_text_shows_marks_of_noise_and_a_table_of_spreads():

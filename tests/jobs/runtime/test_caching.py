@@ -19,11 +19,11 @@ BUYS = [(1, "2022-08-01", 70), (1, "2022-09-02", 70), (2, "2022-09-03", 80), (2,
 @pytest.fixture(scope="module")
 def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("shop")
-    place = Workspace(folder / "out", folder)
-    place.prepare()
-    write_shop(spark, place, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
-    split.run(spark, SMALL, place)
-    return place
+    workspace = Workspace(folder / "out", folder)
+    workspace.prepare()
+    write_shop(spark, workspace, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
+    split.run(spark, SMALL, workspace)
+    return workspace
 
 
 @pytest.mark.parametrize("is_writable", [True, False])

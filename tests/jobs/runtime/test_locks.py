@@ -1,4 +1,4 @@
-"""Two runs on one output directory: one works, the other is told; a dead one's lock is taken over."""
+"""Two runs on one output directory: one works, the other is refused; a dead one's lock is taken over."""
 
 import json
 import os

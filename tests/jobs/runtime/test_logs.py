@@ -19,7 +19,7 @@ def test_every_line_is_json_also_that_of_an_error(tmp_path: Path) -> None:
 
 
 def test_what_a_call_gives_as_extra_is_in_its_line() -> None:
-    told = """
+    program = """
 import logging, sys
 from jobs.runtime.logs import JsonLines
 handler = logging.StreamHandler(sys.stdout)
@@ -27,5 +27,7 @@ handler.setFormatter(JsonLines())
 logging.basicConfig(handlers=[handler], level="INFO")
 logging.info("%s: done", "split", extra={"stage": "split", "rows": 3, "seconds": 1.5})
 """
-    line = json.loads(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout)
+    line = json.loads(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    )
     assert (line["stage"], line["rows"], line["seconds"], line["message"]) == ("split", 3, 1.5, "split: done")

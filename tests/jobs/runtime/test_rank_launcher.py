@@ -1,5 +1,7 @@
 """Ranks that die, stall or raise: a failure within the stated time, a new start, or the error itself."""
 
+import errno
+import os
 import signal
 import threading
 import time
@@ -62,10 +64,12 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", GRACE_SECONDS)
 
     def run(launcher: Any, fault: str, n_faults: int, max_restarts: int) -> tuple[int, int]:
-        told = TrainingSettings(n_ranks=2, launcher=launcher, stall_seconds=STALL_SECONDS, max_restarts=max_restarts)
+        settings = TrainingSettings(
+            n_ranks=2, launcher=launcher, stall_seconds=STALL_SECONDS, max_restarts=max_restarts
+        )
         meeting, starts = workspace.checkpoints("").resolve(), workspace.out.resolve() / "starts"
         work = counting_work(fault, n_faults)
-        value: tuple[int, int] = run_ranks(spark, told, work, (starts,), meeting, workspace.logs / "ranks.log")
+        value: tuple[int, int] = run_ranks(spark, settings, work, (starts,), meeting, workspace.logs / "ranks.log")
         return value
 
     return run
@@ -114,8 +118,8 @@ def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
 
     monkeypatch.setattr(rank_launcher, "_start_horovod", fail)
     settings = TrainingSettings(max_restarts=max_restarts)
-    told = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*kept in .*checkpoints"
-    with pytest.raises(TrainingError, match=told):
+    message = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*kept in .*checkpoints"
+    with pytest.raises(TrainingError, match=message):
         run_ranks(None, settings, print, (), workspace.checkpoints(""), workspace.logs / "ranks.log")  # type: ignore[arg-type]
     assert len(starts) == max_restarts + 1
 
@@ -165,3 +169,17 @@ def test_a_silent_start_is_interrupted_whatever_it_waits_for(tmp_path: Path, mon
     assert 1.5 < time.monotonic() - began < 10, "it waits while there is progress, and not much longer"
     thread.join()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_mount_that_is_away_for_a_while_is_no_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_launcher, "CHECK_SECONDS", 0.05)
+    checked = []
+
+    def stat(*_: object, **__: object) -> None:
+        checked.append(1)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as away, sign_watched(tmp_path / "alive", stall_seconds=60):
+        away.setattr(Path, "stat", stat)
+        time.sleep(0.3)
+    assert checked

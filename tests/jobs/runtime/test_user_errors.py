@@ -1,4 +1,4 @@
-"""A full disk, a read-only folder and a damaged table file are told in words; a defect of ours stays one."""
+"""A full disk, a read-only folder and a damaged table file get messages that say what to do; our own defects do not."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ Caused by: {0}
     [
         (errno.ENOSPC, "a full disk: make room"),
         (errno.EROFS, "a read-only file system: mount it for writing"),
-        (errno.EACCES, "a file or folder that may not be written: fix its permissions"),
+        (errno.EACCES, "a file or folder that may not be read or written: fix its permissions"),
         (errno.EDQUOT, "a used-up disk quota: make room"),
         (errno.EFBIG, "a limit on the size of files (`ulimit -f`): raise it"),
     ],
@@ -36,23 +36,24 @@ def test_what_the_system_refuses_to_write_is_an_output_error(number: int, what_t
 
 
 def test_a_full_disk_below_java_is_found_among_the_causes() -> None:
-    told = explain(RuntimeError(JAVA.format("java.io.IOException: No space left on device")))
-    assert isinstance(told, OutputError)
-    assert "make room" in str(told)
+    found = explain(RuntimeError(JAVA.format("java.io.IOException: No space left on device")))
+    assert isinstance(found, OutputError)
+    assert "make room" in str(found)
 
 
 @pytest.mark.parametrize(
     "cause",
     [
         "java.lang.RuntimeException: FILE is not a Parquet file. Expected magic number at tail",
+        "java.io.IOException: Could not read footer for file: FILE: not a file",
         "org.apache.hadoop.fs.ChecksumException: Checksum error: FILE at 1536 exp: -1532284627 got: 1531579653",
     ],
 )
 def test_a_damaged_file_of_a_table_is_named(cause: str) -> None:
     file = "file:/out/tables/sequences/behaviour=page_visit/part-00000-1a.c000.zstd.parquet"
-    told = explain(RuntimeError(JAVA.format(cause.replace("FILE", file))))
-    assert isinstance(told, TableError)
-    assert f"found {file} damaged or gone; run the stage that writes it again" in str(told)
+    found = explain(RuntimeError(JAVA.format(cause.replace("FILE", file))))
+    assert isinstance(found, TableError)
+    assert f"found {file} damaged or gone; run the stage that writes it again" in str(found)
 
 
 @pytest.mark.parametrize("error", [ValueError("a tensor of the wrong shape"), KeyError("labels"), ZeroDivisionError()])

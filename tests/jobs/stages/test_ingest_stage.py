@@ -1,6 +1,7 @@
 """The ingest stage: every source row ends in one table or in the quarantine."""
 
 import datetime
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from jobs.stages import ingest as ingest_events
 from jobs.stages.ingest import Counts, Source
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.metrics_log import read_metrics
+from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms import duplicates
 from schemas.errors import ConfigError, InputError
@@ -53,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 
 def ingest(spark: SparkSession, data: Path, workspace: Workspace, *overrides: str) -> Workspace:
     place = Workspace(workspace.out, data)
-    ingest_events.run(spark, load_config("demo", overrides), place)
+    ingest_events.run(spark, load_config("demo", ["ingest.max_quarantined_share=1", *overrides]), place)
     return place
 
 
@@ -83,7 +85,8 @@ def test_no_good_purchase_is_told_before_any_table_is_written(
     spark: SparkSession, data: Path, workspace: Workspace
 ) -> None:
     write(data / "product_buy.parquet", client_id=[1], timestamp=["noon"], sku=[1])
-    with pytest.raises(InputError, match="expected purchases, found none"):
+    expected = r"none that keeps the contract: 1 timestamp is not .*without T, Z, .*; for example .*timestamp='noon'"
+    with pytest.raises(InputError, match=expected):
         ingest(spark, data, workspace)
     assert not (workspace.out / "tables").exists()
 
@@ -101,10 +104,35 @@ def test_purchases_of_unknown_skus_alone_are_told_and_found_in_the_quarantine(
     spark: SparkSession, data: Path, workspace: Workspace
 ) -> None:
     write(data / "product_buy.parquet", client_id=[1, 2], timestamp=[NOON] * 2, sku=[8, 9])
-    with pytest.raises(InputError, match=r"expected purchases of skus in product_properties, found none.*2 rows"):
+    expected = r"expected purchases, found none .*: 2 sku is not in product_properties \(.*ingest.unknown_sku=keep\)"
+    with pytest.raises(InputError, match=expected):
         ingest(spark, data, workspace, "ingest.unknown_sku=quarantine")
     rows = read_table(spark, workspace, QUARANTINE).filter("source = 'product_buy'").collect()
     assert [row["reason"] for row in rows] == ["sku is not in product_properties"] * 2
+
+
+def test_sources_with_too_many_rejects_stop_the_stage_with_their_reasons(
+    spark: SparkSession, data: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="jobs")
+    times = ["2022-06-01T12:00:00Z"] * 3 + [NOON, NOON]
+    write(data / "page_visit.parquet" / "part-0.parquet", client_id=[1] * 5, timestamp=times, url=[1, 2, 3, 4, None])
+    arguments = ["ingest", "--data", str(data), "--out", str(workspace.out), "--config", "demo", "--verbose"]
+    assert main([*arguments, "--set", "ingest.max_quarantined_share=0.5"]) == 2
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.search(r"product_buy\.parquet: expected at most 50.0% .* found 2 of 3 \(66.7%\): 1 client_id is", message)
+    assert re.search(r"page_visit\.parquet: .* found 4 of 6 \(66.7%\): 3 timestamp is not .*, 1 url is null", message)
+    assert message.count("for example client_id=1 timestamp='2022-06-01T12:00:00Z' url=1; client_id=1 ") == 1
+    assert "search_query" not in message, "half of its rows are as many as may be"
+    assert read_records(workspace)["ingest"].made is None
+    assert "search_query: quarantined: 1 query is not 16 numbers" in caplog.text
+
+
+def test_as_many_rejects_as_the_share_allows_are_fine(tmp_path: Path) -> None:
+    settings = IngestSettings(max_quarantined_share=0.29)  # of 100 rows, 28.999999999999996 as a product
+    source = Source(tmp_path, CONFIG.events_table("page_visit"), good=None, bad=None)
+    ingest_events.check_few_rejected([source], [Counts(100, 71, None, 0)], {}, None, settings)
+    ingest_events.check_few_rejected([source], [Counts(0, 0, None, 0)], {}, None, settings)
 
 
 def test_settings_remove_duplicates_and_quarantine_events_of_unknown_skus(
@@ -130,7 +158,7 @@ def buys(spark: SparkSession, data: Path) -> Source:
         F.lit("").alias("row"),
     )  # fmt: skip
     typed = good.withColumn("timestamp", F.col("timestamp").cast("timestamp_ntz"))
-    return Source(data / "product_buy.parquet", CONFIG.events_table("product_buy"), typed, bad)
+    return Source(data / "product_buy.parquet", CONFIG.events_table("product_buy"), lambda: typed, lambda: bad)
 
 
 def test_rows_that_share_a_hash_do_not_disturb_the_balance_of_rows(
@@ -150,24 +178,23 @@ def test_rows_that_share_a_hash_do_not_disturb_the_balance_of_rows(
 @pytest.mark.parametrize(
     ("settings", "counts"),
     [
-        (IngestSettings(), Counts(3, 3, n_duplicates=2, n_dropped=0)),
-        (IngestSettings(count_duplicates=False), Counts(3, 3, n_duplicates=None, n_dropped=0)),
+        (IngestSettings(), Counts(3, 3, n_duplicates=None, n_dropped=0)),  # counted later, all behaviours at once
         (IngestSettings(drop_duplicates=True, count_duplicates=False), Counts(3, 1, n_duplicates=2, n_dropped=2)),
     ],
 )
-def test_exact_duplicates_are_kept_and_counted_unless_the_settings_say_otherwise(
+def test_exact_duplicates_are_kept_unless_the_settings_say_otherwise(
     buys: Source, workspace: Workspace, settings: IngestSettings, counts: Counts
 ) -> None:
-    found = ingest_events.write_events(buys, settings, workspace, partial(write_table, workspace=workspace))
+    found = ingest_events.write_source(buys, settings, partial(write_table, workspace=workspace))
     assert found == counts
     assert found.n_missing == 0
 
 
 def test_a_clean_source_is_not_read_for_rejects(spark: SparkSession, buys: Source, workspace: Workspace) -> None:
-    ingest_events.write_quarantine([buys], [Counts(3, 3, None, 0)], workspace, ingest=0)
+    ingest_events.write_quarantine(spark, [buys], [Counts(3, 3, None, 0)], workspace, ingest=0)
     assert read_table(spark, workspace, QUARANTINE).count() == 0
     with pytest.raises(Exception, match="read again"):
-        ingest_events.write_quarantine([buys], [Counts(3, 2, None, 0)], workspace, ingest=0)
+        ingest_events.write_quarantine(spark, [buys], [Counts(3, 2, None, 0)], workspace, ingest=0)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +207,11 @@ def test_a_clean_source_is_not_read_for_rejects(spark: SparkSession, buys: Sourc
     ids=["lost", "twice", "dropped_and_quarantined"],
 )
 def test_a_row_that_goes_nowhere_or_to_two_places_is_noticed(
-    spark: SparkSession, buys: Source, workspace: Workspace, counts: Counts, expected: str
+    buys: Source, workspace: Workspace, counts: Counts, expected: str
 ) -> None:
-    quarantine = spark.createDataFrame([("product_buy", "timestamp is null", "{}")], QUARANTINE.ddl)
+    reasons = {"product_buy": {"timestamp is null": 1}}
     with pytest.raises(InputError, match=rf"product_buy\.parquet: expected {expected}.*Run ingest again"):
-        ingest_events.check_no_row_lost([buys], [counts], quarantine, workspace)
+        ingest_events.check_no_row_lost([buys], [counts], reasons, workspace)
 
 
 def test_a_damaged_file_is_named_and_its_former_table_stays(

@@ -76,7 +76,7 @@ def test_every_entry_is_scored_on_every_task_that_can_be_scored(spark, shop, cap
         assert in_table == {
             (entry, task): result["score"] for entry, tasks in scores.items() for task, result in tasks.items()
         }
-    assert "left out: conversion: of 24 validation labels 0 are 1" in caplog.text
+    assert "left out: conversion: of 24 train labels 0 are 1, of 24 validation labels 0 are 1;" in caplog.text
     assert "ensemble, churn: started" in caplog.text
     assert "ensemble, churn: 1.0000" in caplog.text
     assert "6 units, 6 of them scored before" in caplog.text
@@ -202,21 +202,29 @@ def test_entries_come_as_baseline_behaviours_ensemble_then_others(workspace):
     assert found == ["baseline", "product_buy", "page_visit", "ensemble", "zebra"]
 
 
-def test_a_task_without_both_classes_in_validation_cannot_be_scored(spark, caplog):
+def test_a_task_without_both_classes_in_a_window_cannot_be_scored(spark, caplog):
     rows = [
         ("churn", "validation", 0, 1, [1]),
         ("churn", "train", 0, 1, [0]),
-        ("conversion", "validation", 0, 1, [1]),
-        ("conversion", "validation", 1, 2, [0]),
+        ("churn", "train", 1, 2, [1]),
+        *[("conversion", window, number, number, [number]) for window in ("train", "validation") for number in (0, 1)],
+        ("propensity_category", "train", 0, 1, [1, 1]),
+        ("propensity_category", "validation", 0, 1, [0, 1]),
+        ("propensity_sku", "train", 0, 1, [0, 1]),
         ("propensity_sku", "validation", 0, 1, [0, 0]),
+        ("propensity_price", "train", 0, 1, [1, 0]),
         ("propensity_price", "validation", 0, 1, [0, 1]),
     ]
     caplog.set_level("INFO")
     targets = spark.createDataFrame(rows, TARGETS.ddl)
     assert collect_scorable_tasks(targets) == ["conversion", "propensity_price"]
-    assert "left out: churn: of 1 validation labels 1 are 1, so AUROC is undefined" in caplog.text
-    assert "left out: propensity_sku: of 2 validation labels 0 are 1" in caplog.text
-    assert "left out: propensity_category: of 0 validation labels 0 are 1" in caplog.text
+    both = "; a score needs both 0 and 1 in each window"
+    assert f"left out: churn: of 1 validation labels 1 are 1{both}" in caplog.text
+    assert f"left out: propensity_category: of 2 train labels 2 are 1{both}" in caplog.text
+    assert f"left out: propensity_sku: of 2 validation labels 0 are 1{both}" in caplog.text
+    assert (
+        f"left out: propensity_new_sku: of 0 train labels 0 are 1, of 0 validation labels 0 are 1{both}" in caplog.text
+    )
     assert "propensity_price: 2 of 2 labels are the same for all clients in validation" in caplog.text
     assert collect_scorable_tasks(targets, ["churn", "conversion"]) == ["conversion"]
     with pytest.raises(InputError, match=r"found none: churn: of 1 validation labels 1 are 1.*other --tasks"):

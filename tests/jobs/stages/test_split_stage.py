@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,15 +54,61 @@ def test_a_history_without_input_events_is_an_input_error(spark, tmp_path, cache
 
 def test_in_mode_entry_the_last_event_of_any_behaviour_is_input(spark):
     events = {"product_buy": purchases(spark, BUYS), "page_visit": purchases(spark, VISITS)}
-    windows = collect_boundaries(events, replace(SMALL, windows=WindowSettings(mode="entry")))
+    windows = boundaries(events, mode="entry")
     assert (windows.end, windows.input_end) == (datetime(2022, 9, 28, 12), datetime(2022, 9, 29, 0, 0, 1))
+
+
+SLIP = (8, "2099-12-31 23:59:59", 1)
+
+
+def boundaries(events, **settings):
+    return collect_boundaries(events, replace(SMALL, windows=WindowSettings(**settings)), Path("data"))
+
+
+def test_a_last_purchase_long_after_the_one_before_it_is_refused_with_both_times(spark):
+    for mode in ("evaluate", "entry"):
+        with pytest.raises(
+            InputError,
+            match=r"data/product_buy\.parquet: expected the last purchase within 28 days .*found it at 2099-12-31 "
+            r"23:59:59, and that at 2022-09-28 12:00:00; .* set windows\.end='2022-09-28 12:00:00' to leave out",
+        ):
+            boundaries({"product_buy": purchases(spark, [*BUYS, SLIP, SLIP])}, mode=mode)
+    visits = purchases(spark, [*VISITS, SLIP])
+    assert boundaries({"product_buy": purchases(spark, BUYS), "page_visit": visits}).end == datetime(2022, 9, 28, 12)
+    with pytest.raises(InputError, match=r"data/page_visit\.parquet: expected the last event within 28 days .*2099"):
+        boundaries({"product_buy": purchases(spark, BUYS), "page_visit": visits}, mode="entry")
+
+
+@pytest.mark.parametrize(
+    ("rows", "end"),
+    [
+        ([(1, "2022-09-28", 1)], datetime(2022, 9, 28)),
+        ([(1, "2022-08-31", 1), (1, "2022-09-28", 1)], datetime(2022, 9, 28)),
+        ([(1, "2022-08-01", 1), (1, "2022-09-28 10:00:00", 1), (1, "2022-09-28 11:00:00", 1)],
+         datetime(2022, 9, 28, 11)),
+    ],
+)  # fmt: skip
+def test_a_last_purchase_that_is_alone_or_soon_after_another_dates_the_windows(spark, rows, end):
+    assert boundaries({"product_buy": purchases(spark, rows)}).end == end
+
+
+def test_the_windows_end_where_the_settings_say_so_and_later_events_are_none(spark, caplog):
+    caplog.set_level("INFO")
+    events = {"product_buy": purchases(spark, [*BUYS, SLIP]), "page_visit": purchases(spark, [*VISITS, SLIP])}
+    end = datetime(2022, 9, 28, 11)
+    windows = boundaries(events, end="2022-09-28 11:00:00")
+    assert (windows.end, windows.train_start, windows.input_end) == (end, datetime(2022, 9, 1), datetime(2022, 9, 1))
+    assert "windows.end=2022-09-28 11:00:00: 2 of 4 purchases come later: no targets, no inputs" in caplog.text
+    assert boundaries(events, mode="entry", end="2022-09-28 11:00:00").input_end == datetime(2022, 9, 28, 11, 0, 1)
+    with pytest.raises(InputError, match=r"up to windows\.end=2022-07-31, found none, and 4 after it"):
+        boundaries(events, end="2022-07-31")
 
 
 @pytest.mark.parametrize("behaviours", [["product_buy", "page_visit"], ["page_visit"]])
 def test_a_shop_without_purchases_is_an_input_error(spark, behaviours):
     events = {name: purchases(spark, VISITS if name == "page_visit" else []) for name in behaviours}
     with pytest.raises(InputError, match="expected purchases"):
-        collect_boundaries(events, SMALL)
+        boundaries(events)
 
 
 def test_derived_activity_is_that_of_the_golden_file(spark, workspace, golden, cached):

@@ -10,7 +10,7 @@ from jobs.stages import targets as build_targets
 from jobs.stages.targets import read_labels, run
 from jobs.storage.delta_tables import list_files, read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import derive_windows, events_before_targets, target_events
+from jobs.transforms.windows import derive_windows, events_before, target_events
 from schemas.errors import InputError
 from schemas.tables import LABELS, TARGETS
 from schemas.tasks import PROPENSITY
@@ -71,15 +71,16 @@ def counts(spark):
 
 def test_a_label_file_sets_the_order_and_its_popularity_is_derived(workspace, counts):
     save_ids(workspace, "target/propensity_sku.npy", [80, 90, 70])
-    found = read_labels(counts, workspace.data / "target")
-    assert found.labels["propensity_sku"] == [(80, 0.5), (90, 0.0), (70, 0.5)]
-    assert found.from_files == {"propensity_sku": [80, 90, 70]}
+    labels, from_files = read_labels(counts, workspace.data / "target")
+    assert labels["propensity_sku"] == [(80, 0.5), (90, 0.0), (70, 0.5)]
+    assert from_files == {"propensity_sku": [80, 90, 70]}
 
 
 def test_a_popularity_file_is_taken_as_it_is(workspace, counts):
     save_ids(workspace, "target/propensity_sku.npy", [80, 70])
     np.save(workspace.data / "target/popularity_propensity_sku.npy", np.array([0.9, 0.25]))
-    assert read_labels(counts, workspace.data / "target").labels["propensity_sku"] == [(80, 0.9), (70, 0.25)]
+    labels, _ = read_labels(counts, workspace.data / "target")
+    assert labels["propensity_sku"] == [(80, 0.9), (70, 0.25)]
 
 
 def test_a_popularity_of_another_length_is_an_input_error(workspace, counts):
@@ -128,7 +129,7 @@ def test_derived_labels_and_popularity_agree_with_the_golden_files(spark, golden
     bought = purchases_with_properties(golden_events(spark, golden)["product_buy"], golden_products(spark, golden))
     windows = derive_windows(datetime(2022, 9, 28, 22, 8, 49), CONFIG.windows)
     in_train = target_events(bought, windows).filter("window = 'train'")
-    derived = read_labels(count_values(in_train, events_before_targets(bought, windows)), tmp_path).labels
+    derived, _ = read_labels(count_values(in_train, events_before(bought, windows.train_start)), tmp_path)
     for task in PROPENSITY:
         ids, popularity = (np.load(golden / f"challenge/target/{name}{task}.npy") for name in ("", "popularity_"))
         assert dict(derived[task]) == pytest.approx(dict(zip(ids.tolist(), popularity.tolist(), strict=True)), abs=1e-9)

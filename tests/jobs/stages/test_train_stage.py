@@ -20,7 +20,7 @@ from jobs.storage.provenance import Record, changed_records, read_records
 from jobs.storage.workspace import Workspace
 from ml.data.sequence_batch import Feed
 from ml.training.checkpoint import load_model
-from ml.training.distributed import OneProcess, Ranks
+from ml.training.distributed import Ranks
 from schemas.errors import ConfigError, TrainingError
 from schemas.tables import SEQUENCES
 from schemas.tokens import FIRST_ITEM
@@ -157,7 +157,7 @@ def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_
     def on_rank(ranks: Ranks, *_: object) -> tuple[dict[str, Weights], Weights, Weights]:
         return after_steps(ranks), after_training("whole", ranks), after_training("killed", ranks)
 
-    alone, trained = after_steps(OneProcess()), []
+    alone, trained = after_steps(Ranks()), []
     for launcher in ("horovod", "torch"):
         settings = TrainingSettings(n_ranks=2, launcher=launcher)
         shutil.rmtree(workspace.checkpoints(""), ignore_errors=True)

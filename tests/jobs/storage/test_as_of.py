@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from conf.load import load_config
 from jobs.cli import main
 from jobs.commands.upkeep import Retention, compact, vacuum
-from jobs.pipeline.registry import STAGE_NAMES, STAGES, run_stage
+from jobs.pipeline.registry import STAGE_NAMES, STAGES, find_stage
 from jobs.pipeline.runner import find_start, run_stages
 from jobs.stages import ingest as ingest_events
 from jobs.stages import split
@@ -47,13 +47,13 @@ def ingest(spark: SparkSession, workspace: Workspace, *days: str) -> None:
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    place = Workspace(folder / "out", folder / "data")
-    place.prepare()
-    ingest(spark, place, "2022-08-01", "2022-09-28")
-    write_table(read_table(spark, place, BUYS).repartition(2), place, BUYS, keep_partitions=True, ingest=0)
-    compact(spark, place, [BUYS.name])
-    ingest(spark, place, "2022-08-01", "2022-09-28", "2022-10-28")
-    place.metrics.unlink()
+    workspace = Workspace(folder / "out", folder / "data")
+    workspace.prepare()
+    ingest(spark, workspace, "2022-08-31", "2022-09-28")
+    write_table(read_table(spark, workspace, BUYS).repartition(2), workspace, BUYS, keep_partitions=True, ingest=0)
+    compact(spark, workspace, [BUYS.name])
+    ingest(spark, workspace, "2022-08-31", "2022-09-28", "2022-10-26")
+    workspace.metrics.unlink()
     return folder
 
 
@@ -66,12 +66,12 @@ def ingested(made: Path, tmp_path: Path) -> Workspace:
 
 def test_a_stage_reads_the_ingest_it_is_told_whatever_the_versions(spark: SparkSession, ingested: Workspace) -> None:
     assert latest_version(ingested.table(BUYS.name)) != latest_version(ingested.table(PRODUCT_PROPERTIES.name))
-    for number, end, n_buys in ((0, datetime(2022, 9, 28, 12), 2), (1, datetime(2022, 10, 28, 12), 3)):
-        place = replace(ingested, as_of=number)
-        assert read_ingested(spark, place, BUYS).count() == n_buys
-        assert [row["category"] for row in read_ingested(spark, place, PRODUCT_PROPERTIES).collect()] == [n_buys]
-        split.run(spark, CONFIG, place)
-        assert collect_windows(read_table(spark, place, WINDOWS)).end == end
+    for number, end, n_buys in ((0, datetime(2022, 9, 28, 12), 2), (1, datetime(2022, 10, 26, 12), 3)):
+        workspace = replace(ingested, as_of=number)
+        assert read_ingested(spark, workspace, BUYS).count() == n_buys
+        assert [row["category"] for row in read_ingested(spark, workspace, PRODUCT_PROPERTIES).collect()] == [n_buys]
+        split.run(spark, CONFIG, workspace)
+        assert collect_windows(read_table(spark, workspace, WINDOWS)).end == end
     assert read_ingested(spark, ingested, BUYS).count() == 3
 
 
@@ -100,15 +100,15 @@ def test_an_ingest_that_a_table_lacks_is_refused_with_those_it_has(spark: SparkS
 def test_an_ingest_whose_files_were_vacuumed_is_refused_before_anything_reads_them(
     spark: SparkSession, ingested: Workspace
 ) -> None:
-    time.sleep(1.1)  # commits are told in whole seconds
+    time.sleep(1.1)  # Delta dates commits in whole seconds
     vacuum(spark, ingested, Retention(0, is_idle=True))
     with pytest.raises(TableError, match=r"files of ingest 0 \(--as-of\), found .* removed by a vacuum"):
         read_ingested(spark, replace(ingested, as_of=0), PRODUCT_PROPERTIES)
     assert read_ingested(spark, replace(ingested, as_of=1), PRODUCT_PROPERTIES).count() == 1
 
 
-def commits(*told: tuple[str, str | None]) -> list[dict]:
-    return [{"version": version, "operation": name, "note": note} for version, (name, note) in enumerate(told)]
+def commits(*operations: tuple[str, str | None]) -> list[dict]:
+    return [{"version": version, "operation": name, "note": note} for version, (name, note) in enumerate(operations)]
 
 
 def test_a_write_without_a_number_counts_by_its_version_and_upkeep_does_not_count() -> None:
@@ -133,16 +133,16 @@ def test_a_run_as_of_leaves_ingest_out_and_is_a_run_of_its_own(tmp_path: Path, m
     assert names == ["split", "vocabulary"]
     assert STAGE_NAMES[find_start(CONFIG, earlier)] == "sequences"
     assert STAGE_NAMES[find_start(CONFIG, newest)] == "ingest"
-    run_stage("ingest", NoWork(), CONFIG, newest)  # type: ignore[arg-type]
+    find_stage("ingest").run(NoWork(), CONFIG, newest)  # type: ignore[arg-type]
     assert STAGE_NAMES[find_start(CONFIG, newest)] == "split", "it was asked to read an earlier ingest"
     assert STAGE_NAMES[find_start(CONFIG, earlier)] == "sequences"
 
 
 def test_a_stage_records_the_ingest_and_the_versions_that_it_read(spark: SparkSession, ingested: Workspace) -> None:
-    place = replace(ingested, as_of=0)
-    run_stage("split", spark, CONFIG, place)
-    run_stage("ingest", spark, CONFIG, ingested)
-    run_stage("baseline", spark, CONFIG, place)
+    workspace = replace(ingested, as_of=0)
+    find_stage("split").run(spark, CONFIG, workspace)
+    find_stage("ingest").run(spark, CONFIG, ingested)
+    find_stage("baseline").run(spark, CONFIG, workspace)
     records = read_records(ingested)
     split, ingest = records["split"], records["ingest"]
     assert (split.as_of, split.ingest, split.read, split.written) == (
@@ -157,14 +157,14 @@ def test_a_stage_records_the_ingest_and_the_versions_that_it_read(spark: SparkSe
     with pytest.raises(
         OutdatedError, match="expected split made from the newest ingest, found ingest 0; give --as-of 0"
     ):
-        run_stage("targets", spark, CONFIG, ingested)
+        find_stage("targets").run(spark, CONFIG, ingested)
 
 
 def test_only_the_stages_that_read_what_ingest_wrote_take_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taking = {stage.name for stage in STAGES if stage.reads_ingested}
-    assert taking == {"split", "vocabulary", "sequences", "baseline", "embed", "targets"}
+    assert taking == {"split", "vocabulary", "sequences", "baseline", "counters", "targets"}
     for stage in STAGES:
         with pytest.raises(SystemExit):
             main([stage.name, "--help"])

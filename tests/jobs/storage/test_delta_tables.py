@@ -8,7 +8,16 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.storage.delta_tables import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
+from jobs.storage.delta_tables import (
+    TableCommit,
+    has_commit,
+    latest_commit,
+    latest_version,
+    list_files,
+    read_table,
+    session_settings,
+    write_table,
+)
 from jobs.storage.locations import plain_path
 from jobs.storage.workspace import Workspace
 from schemas import tables
@@ -38,6 +47,18 @@ def test_a_missing_table_says_which_and_what_to_do(spark: SparkSession, workspac
         read_table(spark, workspace, VOCABULARIES)
 
 
+def test_only_commits_count_among_the_files_of_a_log(tmp_path: Path) -> None:
+    """Delta writes the others for tables with checkpoints of version 2, and Databricks for long logs."""
+    folder = tmp_path / "_delta_log"
+    folder.mkdir()
+    for name in (f"{9:020}.checkpoint.80a083e8-7026.json", f"{2:020}.{9:020}.compacted.json", "_last_checkpoint"):
+        (folder / name).touch()
+    assert not has_commit(str(tmp_path))
+    for version in (8, 9, 10):
+        (folder / f"{version:020}.json").touch()
+    assert latest_version(str(tmp_path)) == 10
+
+
 def test_only_the_snapshots_own_files_are_listed(spark: SparkSession, workspace: Workspace) -> None:
     row = ("page_visit", False, 8, 1, [3, 4], 2)
     first = write_table(spark.createDataFrame([row], SEQUENCES.ddl), workspace, SEQUENCES)
@@ -64,7 +85,7 @@ def test_the_rows_of_a_partition_are_gathered_into_one_file_unless_the_frame_is_
 
 
 def test_files_and_row_groups_are_no_larger_than_asked(spark: SparkSession, workspace: Workspace) -> None:
-    tokens = F.transform(F.sequence(F.lit(0), F.lit(63)), lambda place: F.xxhash64("id", place).cast("int"))
+    tokens = F.transform(F.sequence(F.lit(0), F.lit(63)), lambda position: F.xxhash64("id", position).cast("int"))
     columns = [F.lit("page_visit").alias("behaviour"), F.lit(False).alias("is_held_out"), F.lit(64).alias("width")]
     frame = spark.range(0, 30_000, 1, 1).select(
         *columns, F.col("id").alias("client_id"), tokens.alias("token_ids"), F.lit(64).cast("bigint").alias("n_events")

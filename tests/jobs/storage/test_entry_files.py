@@ -53,7 +53,6 @@ def test_a_position_out_of_range_or_twice_is_an_entry_error(tmp_path, positions,
     writer.write(np.array([0]), IDS[:1], VECTORS[:1])
     with pytest.raises(EntryError, match=message):
         writer.write(np.array(positions), np.array(positions), np.zeros((len(positions), 2), dtype=np.float16))
-    writer.discard()
 
 
 def test_a_profile_wider_than_the_challenge_allows_is_an_entry_error(tmp_path):

@@ -1,9 +1,10 @@
+import os
 import pickle
 
 import numpy as np
 import pytest
 
-from jobs.storage.entry_rules import EntryShape, validate_entry
+from jobs.storage.entry_rules import validate_entry
 from schemas.errors import EntryError
 
 IDS = np.array([10, 20, 30])
@@ -21,9 +22,9 @@ def message(folder, expected_ids=IDS):
     return str(error.value)
 
 
-def test_a_valid_entry_tells_its_shape_in_whatever_order_its_rows_are(tmp_path):
+def test_a_valid_entry_gives_its_shape_in_whatever_order_its_rows_are(tmp_path):
     write(tmp_path, IDS[::-1])
-    assert validate_entry(tmp_path, IDS) == EntryShape(n_clients=3, width=2)
+    assert validate_entry(tmp_path, IDS) == (3, 2)
 
 
 def test_every_broken_rule_is_named_at_once(tmp_path):
@@ -73,6 +74,13 @@ def test_ids_of_another_integer_type_are_still_compared(tmp_path):
     assert "1 relevant clients are missing (30)" in found
 
 
+def test_ids_beyond_int64_are_none_of_the_others(tmp_path):
+    write(tmp_path, np.array([10, 20, 2**64 - 30], dtype=np.uint64))
+    assert "1 ids are beyond int64 (18446744073709551586); 1 relevant clients are missing (30)" in message(tmp_path)
+    write(tmp_path, np.array([10, 20, 2**63 + 30], dtype=np.uint64))
+    assert "1 ids are beyond int64 (9223372036854775838)" in message(tmp_path), "an id that int64 would wrap"
+
+
 def pickled_array(path):
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
 
@@ -102,12 +110,13 @@ def folder(path):
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (pickled_array, "not a whole .npy array of numbers (Array can't be memory-mapped: Python objects"),
+        (pickled_array, "not a whole .npy array of numbers (found an array of Python objects"),
         (raw_pickle, "not a whole .npy array of numbers"),
         (text, "not a whole .npy array of numbers"),
         (half_an_array, "not a whole .npy array of numbers"),
-        (archive, "an archive of arrays, expected one .npy array"),
-        (folder, "not a whole .npy array of numbers"),
+        (archive, "not a whole .npy array of numbers (found an archive of arrays"),
+        (folder, "not a whole .npy array of numbers (found a folder"),
+        (os.mkfifo, "not a whole .npy array of numbers (found no regular file"),
     ],
 )
 def test_a_file_that_is_no_array_of_numbers_is_refused_unread(tmp_path, spoil, expected):

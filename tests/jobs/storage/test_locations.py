@@ -1,4 +1,4 @@
-"""Names of places: what the user writes, what Python opens, what Spark is told, and what SQL text may hold."""
+"""Locations: what the user writes, what Python opens, the URLs that Spark gets, and what SQL text may hold."""
 
 from pathlib import Path
 
@@ -97,9 +97,9 @@ def test_a_table_has_one_place() -> None:
     assert Workspace(out).table("windows") == "/out/tables/windows"
     assert Workspace(out, catalog="main", schema="ubp-dev").table("windows") == "`main`.`ubp-dev`.`windows`"
     assert Workspace(out, tables_url="s3://bucket/x/").table("windows") == "s3://bucket/x/windows"
-    for places in ({"catalog": "main"}, {"schema": "x"}, {"catalog": "a", "schema": "b", "tables_url": "s3://x/y"}):
+    for locations in ({"catalog": "main"}, {"schema": "x"}, {"catalog": "a", "schema": "b", "tables_url": "s3://x/y"}):
         with pytest.raises(ConfigError, match="--catalog and --schema together"):
-            Workspace(out, **places)
+            Workspace(out, **locations)
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:

@@ -18,7 +18,7 @@ BEFORE = load_config("demo")
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A complete run whose stages did nothing."""
     workspace = Workspace(tmp_path / "out", tmp_path)
     workspace.prepare()
@@ -27,8 +27,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return workspace
 
 
-def run(stage: str, place: Workspace, config: PipelineConfig = BEFORE, **options: object) -> None:
-    find_stage(stage).run(NoWork(), config, place, **options)  # type: ignore[arg-type]
+def run(stage: str, workspace: Workspace, config: PipelineConfig = BEFORE, **options: object) -> None:
+    find_stage(stage).run(NoWork(), config, workspace, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,13 @@ def run(stage: str, place: Workspace, config: PipelineConfig = BEFORE, **options
     ],
 )  # fmt: skip
 def test_a_setting_that_an_earlier_stage_decided_by_must_be_the_same(
-    place: Workspace, stage: str, change: str, message: str
+    workspace: Workspace, stage: str, change: str, message: str
 ) -> None:
-    before = {file.name: file.read_bytes() for file in place.out.glob("*.*")}
+    before = {file.name: file.read_bytes() for file in workspace.out.glob("*.*")}
     assert before.keys() >= {"config.yaml", PROVENANCE}
     with pytest.raises(OutdatedError, match=message):
-        run(stage, place, load_config("demo", [change]))
-    assert {file.name: file.read_bytes() for file in place.out.glob("*.*")} == before
+        run(stage, workspace, load_config("demo", [change]))
+    assert {file.name: file.read_bytes() for file in workspace.out.glob("*.*")} == before
 
 
 @pytest.mark.parametrize(
@@ -64,73 +64,73 @@ def test_a_setting_that_an_earlier_stage_decided_by_must_be_the_same(
     ["training.launcher=torch", "training.log_every_steps=9", "probe.epochs=1", "ensemble.composition=mean",
      "spark.driver_memory=3g", "feed.batches_ahead=1", "inference.tokens_per_batch=9", "ingest.count_duplicates=false"],
 )  # fmt: skip
-def test_other_settings_may_change(place: Workspace, change: str) -> None:
-    run("embed", place, load_config("demo", [change]))
+def test_other_settings_may_change(workspace: Workspace, change: str) -> None:
+    run("embed", workspace, load_config("demo", [change]))
 
 
-def test_a_stage_may_itself_run_with_new_settings_and_later_ones_then_need_those(place: Workspace) -> None:
+def test_a_stage_may_itself_run_with_new_settings_and_later_ones_then_need_those(workspace: Workspace) -> None:
     now = load_config("demo", ["model.hidden_size=32"])
-    run("train", place, now)
-    run("embed", place, now)
+    run("train", workspace, now)
+    run("embed", workspace, now)
     with pytest.raises(OutdatedError):
-        run("embed", place, BEFORE)
+        run("embed", workspace, BEFORE)
 
 
-def test_what_was_made_again_outdates_what_was_made_from_it(place: Workspace) -> None:
-    run("ingest", place)
+def test_what_was_made_again_outdates_what_was_made_from_it(workspace: Workspace) -> None:
+    run("ingest", workspace)
     message = (
         "embed: expected split made from the newest ingest, found that it was made from an earlier one; out of date "
         "too: vocabulary, sequences; run again from split"
     )
     with pytest.raises(OutdatedError, match=message):
-        run("embed", place)
-    run("split", place)
+        run("embed", workspace)
+    run("split", workspace)
     with pytest.raises(OutdatedError, match="expected vocabulary made from the newest ingest"):
-        run("train", place)
+        run("train", workspace)
 
 
-def test_some_models_are_trained_and_the_others_left_as_they_are(place: Workspace) -> None:
-    before = read_records(place)
-    run("train", place, only=["page_visit"])
-    after = read_records(place)
+def test_some_models_are_trained_and_the_others_left_as_they_are(workspace: Workspace) -> None:
+    before = read_records(workspace)
+    run("train", workspace, only=["page_visit"])
+    after = read_records(workspace)
     assert {name for name in after if after[name] != before[name]} == {"models/page_visit"}
     with pytest.raises(OutdatedError, match="expected embed made from the present models/page_visit"):
-        run("probe", place)
-    run("sequences", place)
-    run("train", place, only=["page_visit"])
+        run("probe", workspace)
+    run("sequences", workspace)
+    run("train", workspace, only=["page_visit"])
     others = " ".join(name for name in BEFORE.encoders if name != "page_visit")
     with pytest.raises(OutdatedError, match=f"expected models/.* made from the present sequences.*--only {others}`"):
-        run("embed", place)
+        run("embed", workspace)
 
 
-def test_settings_that_another_encoders_model_stays_with_are_not_overwritten(place: Workspace) -> None:
+def test_settings_that_another_encoders_model_stays_with_are_not_overwritten(workspace: Workspace) -> None:
     epochs = {name: load_config("demo", [f"{name}epochs=3"]) for name in ("training.", "encoders.page_visit.training.")}
     with pytest.raises(OutdatedError, match=r"train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
-        run("train", place, epochs["training."], only=["page_visit"])
-    run("train", place, epochs["encoders.page_visit.training."], only=["page_visit"])
+        run("train", workspace, epochs["training."], only=["page_visit"])
+    run("train", workspace, epochs["encoders.page_visit.training."], only=["page_visit"])
 
 
-def test_a_stage_that_did_not_end_well_is_not_read(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_did_not_end_well_is_not_read(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise TableError("no")
 
     leave_out_work(monkeypatch, fail)
     with pytest.raises(TableError):
-        run("split", place)
+        run("split", workspace)
     leave_out_work(monkeypatch)
     with pytest.raises(OutdatedError, match=r"expected split, found that split began to make it at .* and did not end"):
-        run("vocabulary", place)
+        run("vocabulary", workspace)
 
 
-def test_the_ingest_that_was_asked_for_holds_for_the_stages_after_it(place: Workspace) -> None:
-    run("ingest", place)
-    earlier, newest = Workspace(place.out, place.data, as_of=0), place
+def test_the_ingest_that_was_asked_for_holds_for_the_stages_after_it(workspace: Workspace) -> None:
+    run("ingest", workspace)
+    earlier, newest = Workspace(workspace.out, workspace.data, as_of=0), workspace
     run("split", earlier)
     with pytest.raises(OutdatedError, match=r"vocabulary: expected split made from the newest ingest, found ingest 0; "
                        r"give --as-of 0, or run again from split"):  # fmt: skip
         run("vocabulary", newest)
     with pytest.raises(OutdatedError, match=r"expected split made from ingest 1 \(--as-of\), found ingest 0"):
-        run("vocabulary", Workspace(place.out, place.data, as_of=1))
+        run("vocabulary", Workspace(workspace.out, workspace.data, as_of=1))
     for stage in ("vocabulary", "sequences", "baseline"):
         run(stage, earlier)
     run("train", newest)
@@ -138,11 +138,11 @@ def test_the_ingest_that_was_asked_for_holds_for_the_stages_after_it(place: Work
 
 
 @pytest.mark.parametrize("content", ['{"ingest": {"sta', "[]", '{"ingest": {"stage": 1}}', '{"ingest": {"made": "x"}}'])
-def test_a_damaged_file_is_told_with_what_to_do(place: Workspace, content: str) -> None:
-    (place.out / PROVENANCE).write_text(content)
+def test_a_damaged_file_is_told_with_what_to_do(workspace: Workspace, content: str) -> None:
+    (workspace.out / PROVENANCE).write_text(content)
     with pytest.raises(TableError, match=r"provenance\.json: expected JSON.*remove it; `ubp run` then begins anew"):
-        run("embed", place)
-    assert (place.out / PROVENANCE).read_text() == content
+        run("embed", workspace)
+    assert (workspace.out / PROVENANCE).read_text() == content
 
 
 def test_every_pattern_names_a_setting_and_every_stage_exists() -> None:
@@ -155,25 +155,25 @@ def test_every_pattern_names_a_setting_and_every_stage_exists() -> None:
     assert not [key for key in of_model if "inference" in key or "launcher" in key or "page_visit" not in key]
 
 
-def test_a_stage_is_compared_with_what_it_reads_and_nothing_else(place: Workspace) -> None:
+def test_a_stage_is_compared_with_what_it_reads_and_nothing_else(workspace: Workspace) -> None:
     now = load_config("demo", ["training.epochs=3"])
-    run("targets", place, now)
+    run("targets", workspace, now)
     with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
-        run("probe", place, now)
-    before = read_records(place)
+        run("probe", workspace, now)
+    before = read_records(workspace)
     with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
-        run_stages(NoWork(), now, place, first="targets")  # type: ignore[arg-type]
-    assert read_records(place) == before, "a run that cannot end does not begin"
+        run_stages(NoWork(), now, workspace, first="targets")  # type: ignore[arg-type]
+    assert read_records(workspace) == before, "a run that cannot end does not begin"
 
 
 def test_stages_that_end_at_once_are_all_recorded(tmp_path: Path) -> None:
-    place = Workspace(tmp_path)
+    workspace = Workspace(tmp_path)
 
     def record(name: str) -> None:
-        with changed_records(place) as records:
+        with changed_records(workspace) as records:
             records[name] = Record(name)
 
     names = [f"stage {number}" for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(record, names))
-    assert set(read_records(place)) == set(names)
+    assert set(read_records(workspace)) == set(names)

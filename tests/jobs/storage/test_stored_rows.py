@@ -94,7 +94,7 @@ def test_an_empty_table_has_no_rows(spark: SparkSession, workspace: Workspace) -
 def test_the_vocabulary_is_that_of_the_same_rows_read_by_the_jvm(spark: SparkSession, workspace: Workspace) -> None:
     write_table(visits(spark, 500).withColumn("url", F.col("url") % 40), workspace, VISITS, keep_partitions=True)
     rows = stored_rows(read_table(spark, workspace, VISITS), datetime(2022, 6, 1, 0, 5))
-    assert all(Path(path).exists() for path in rows.paths)
+    assert all(Path(path).exists() for path, _ in rows.parts.starts)
     with ExitStack() as cached:
         found, expected = (
             sorted(build_vocabulary(events, "page_visit", "url", 3, cached).collect()) for events in (rows, rows.frame)

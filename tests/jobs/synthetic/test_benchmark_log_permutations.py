@@ -28,8 +28,8 @@ def test_two_uses_tell_nothing_of_each_other():
 
 
 def test_numbers_and_seeds_have_codes_of_their_own():
-    codes = hash_to_codes(np.arange(5_000), 7, 16)
+    codes = hash_to_codes(np.arange(5_000), 7)
     assert codes.shape == (5_000, 16)
     assert len(np.unique(codes, axis=0)) == 5_000
     assert np.abs(codes.mean(axis=0) - 127.5).max() < 5
-    assert not np.array_equal(codes, hash_to_codes(np.arange(5_000), 8, 16))
+    assert not np.array_equal(codes, hash_to_codes(np.arange(5_000), 8))

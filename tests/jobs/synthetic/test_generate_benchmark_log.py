@@ -10,12 +10,12 @@ from pyspark.sql import SparkSession
 from conf.load import load_config
 from conf.synthetic import BenchmarkLogSettings
 from jobs import cli
-from jobs.commands.generate import generate_crowd
+from jobs.commands.generate import generate_benchmark_log
 from jobs.inputs.challenge_directory import check_challenge
 from jobs.stages.ingest import run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows, write_behaviour
+from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS
 from jobs.synthetic.shop.files import ITEM_COLUMNS
 from schemas.behaviours import PAGE_VISIT, SEARCH_QUERY
@@ -32,7 +32,7 @@ AS_STATED = "events per user, mean (as stated)"
 @pytest.fixture(scope="module")
 def log_folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("generated") / "log_folder"
-    generate_crowd(spark, directory, SETTINGS)
+    generate_benchmark_log(spark, directory, SETTINGS)
     return directory
 
 
@@ -100,9 +100,7 @@ def test_relevant_clients_are_a_share_of_all_and_the_active_ones_are_of_them(log
 def test_rows_are_the_same_for_any_number_of_tasks(
     spark: SparkSession, log_folder: Path, monkeypatch: pytest.MonkeyPatch, n_tasks: int
 ):
-    monkeypatch.setattr(
-        "jobs.synthetic.benchmark_log.files._blocks", lambda spark, n_blocks: spark.range(0, n_blocks, 1, n_tasks)
-    )
+    monkeypatch.setattr("jobs.synthetic.blocks._count_tasks", lambda *_: n_tasks)
     frames = {name: behaviour_rows(spark, name, SETTINGS) for name in (PAGE_VISIT, SEARCH_QUERY)}
     frames["product_properties"] = product_rows(spark, SETTINGS)
     for name, frame in frames.items():
@@ -115,14 +113,6 @@ def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(list(rows.columns)).reset_index(drop=True)
 
 
-def test_one_behaviour_can_be_written_alone(spark: SparkSession, tmp_path: Path):
-    write_behaviour(spark, tmp_path / "page_visit.parquet", PAGE_VISIT, 50_000)
-    visits = pd.read_parquet(tmp_path / "page_visit.parquet")
-    assert list(visits.columns) == ["client_id", "timestamp", "url"]
-    assert len(visits) == 50_000
-    assert (visits.groupby("url").size() >= 5).sum() == pytest.approx(1.3e6 * 50_000 / 150_713_186, rel=0.01)
-
-
 def test_nothing_is_left_beside_the_finished_log(log_folder: Path):
     assert [path.name for path in log_folder.parent.iterdir()] == ["log_folder"]
 
@@ -130,7 +120,7 @@ def test_nothing_is_left_beside_the_finished_log(log_folder: Path):
 def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSession, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(OutputError, match="empty"):
-        generate_crowd(spark, tmp_path, SETTINGS)
+        generate_benchmark_log(spark, tmp_path, SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

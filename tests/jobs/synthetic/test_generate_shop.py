@@ -50,7 +50,7 @@ def test_the_files_hold_the_simulated_events_whatever_task_made_them(shop: Path)
     blocks = [simulate_block(block, catalogue, SETTINGS) for block in range(3)]
     for name, column in SOURCES.items():
         rows = pd.concat([pd.DataFrame(vars(block[name])) for block in blocks])
-        item = catalogue.query[rows["query"]] if column == "query" else rows["item"]
+        item = catalogue.query[rows["item"]] if column == "query" else rows["item"]
         moment = (pd.Timestamp(SETTINGS.first_day) + pd.to_timedelta(rows["second"], unit="s")).dt
         timestamp = moment.strftime("%Y-%m-%d %H:%M:%S")
         expected = pd.DataFrame({"client_id": rows["client_id"], "timestamp": timestamp, column: item})

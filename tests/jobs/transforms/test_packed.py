@@ -30,8 +30,8 @@ def test_the_result_is_that_of_group_by(spark: SparkSession, key: str, shrink: p
 @pytest.mark.parametrize("n_buckets", [1, 5, 64])
 def test_each_bucket_has_a_partition_of_its_own(spark: SparkSession, n_buckets: int) -> None:
     buckets = spark.createDataFrame([(int(n),) for n in packed._bucket_numbers(spark, n_buckets)], "bucket int")
-    places = buckets.repartition(n_buckets, "bucket").select(F.spark_partition_id().alias("place"))
-    assert sorted(row["place"] for row in places.collect()) == list(range(n_buckets))
+    partitions = buckets.repartition(n_buckets, "bucket").select(F.spark_partition_id().alias("partition"))
+    assert sorted(row["partition"] for row in partitions.collect()) == list(range(n_buckets))
 
 
 def test_no_rows_give_no_rows(spark: SparkSession) -> None:
@@ -40,23 +40,23 @@ def test_no_rows_give_no_rows(spark: SparkSession) -> None:
 
 
 def test_a_task_shrinks_what_it_holds_before_it_takes_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "HELD_BYTES", 9 * 16)
-    held = []
+    monkeypatch.setattr(packed, "SHRINK_BYTES", 9 * 16)
+    n_rows = []
 
     def watched(rows: pa.Table) -> pa.Table:
-        held.append(rows.num_rows)
+        n_rows.append(rows.num_rows)
         return add_counts(rows)
 
     blocks = [pa.table({"key": [1, 2] * 5, "n_events": [1] * 10}) for _ in range(20)]
     pieces = [packed._cut(block, ONE_BUCKET) for block in blocks]
-    merged = pa.Table.from_batches(packed._merge(watched, add_counts)(pieces))
+    merged = pa.Table.from_batches(packed._merge(watched, add_counts, pieces))
     assert merged.to_pylist() == [{"key": 1, "n_events": 100}, {"key": 2, "n_events": 100}]
-    assert max(held) <= 20
+    assert max(n_rows) <= 20
 
 
 def test_rows_with_columns_that_shrinking_added_meet_rows_without() -> None:
     plain = pa.table({"key": [1], "n_events": [1]})
     counted = pa.table({"key": [1], "n_events": [2], "extra": [5]})
     pieces = [packed._cut(table, ONE_BUCKET) for table in (plain, counted)]
-    merged = pa.Table.from_batches(packed._merge(lambda rows: rows, lambda rows: rows)(pieces))
+    merged = pa.Table.from_batches(packed._merge(lambda rows: rows, lambda rows: rows, pieces))
     assert merged.to_pylist() == [{"key": 1, "n_events": 1, "extra": None}, {"key": 1, "n_events": 2, "extra": 5}]

@@ -12,17 +12,16 @@ from pyspark.testing import assertDataFrameEqual
 
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
-from jobs.transforms.item_places import ItemPlaces
-from jobs.transforms.last_tokens import LastTokens, order_histories
-from jobs.transforms.sequences import build_sequences, collect_if_small
+from jobs.transforms.item_positions import ItemPositions
+from jobs.transforms.sequences import LastTokens, build_sequences, collect_if_small, order_histories
 
 SEQUENCE = "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint"
 
 
 def config(max_length: int = 3, **more: str) -> PipelineConfig:
-    told = [f"{key}={value}" for key, value in more.items()]
+    settings = [f"{key}={value}" for key, value in more.items()]
     fixed = [f"encoders.page_visit.max_length={max_length}", "sequences.held_out_share=0"]
-    return load_config("demo", [*fixed, *told])
+    return load_config("demo", [*fixed, *settings])
 
 
 def visits(spark: SparkSession, *rows: tuple[int, str, int]) -> DataFrame:
@@ -73,8 +72,8 @@ def test_about_the_asked_share_of_clients_is_held_out_by_a_hash_of_the_seed(
     words = vocabulary(spark, u10=3)
 
     def held_out(seed: int) -> set[int]:
-        told = config(**{"sequences.held_out_share": "0.2", "seed": str(seed)})
-        built = build_sequences(events, words, "page_visit", told, cached)
+        settings = config(**{"sequences.held_out_share": "0.2", "seed": str(seed)})
+        built = build_sequences(events, words, "page_visit", settings, cached)
         return {row["client_id"] for row in built.filter("is_held_out").collect()}
 
     assert 150 < len(held_out(1)) < 250
@@ -89,7 +88,7 @@ def test_histories_shrunk_piece_by_piece_give_the_sequences_of_whole_ones(piece_
     rows = random_tokens(generator, n_rows=400, n_clients=12)
     last = LastTokens(max_length, config().sequences, seed=1)
     pieces = [last.shrink(last.pack(rows.slice(start, piece_rows))) for start in range(0, rows.num_rows, piece_rows)]
-    shuffled = [pieces[place] for place in generator.permutation(len(pieces))]
+    shuffled = [pieces[position] for position in generator.permutation(len(pieces))]
     gathered = shuffled[0]
     for piece in shuffled[1:]:
         gathered = last.shrink(pa.concat_tables([gathered, piece], promote_options="permissive").combine_chunks())
@@ -141,16 +140,16 @@ def test_pieces_packed_in_different_widths_are_one_history() -> None:
 def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
     spark: SparkSession, cached: ExitStack, keep: str
 ) -> None:
-    told = config(max_length=4, **{"behaviours.page_visit.keep_rare_as_unk": keep})
+    settings = config(max_length=4, **{"behaviours.page_visit.keep_rare_as_unk": keep})
     rows = [
         (client, f"{second:02d}", (client * 7 + second * 5) % 23) for client in range(20) for second in (1, 1, 2, 2, 3)
     ]
     events, words = visits(spark, *rows), vocabulary(spark, **{f"u{item}": 30 - item for item in range(0, 23, 2)})
-    small = collect_if_small(words, 12, "page_visit", told)
-    assert isinstance(small, ItemPlaces)
-    assert collect_if_small(words, 10**9, "page_visit", told) is words
+    small = collect_if_small(words, 12, "page_visit", settings)
+    assert isinstance(small, ItemPositions)
+    assert collect_if_small(words, 10**9, "page_visit", settings) is words
     found, joined = (
-        sorted(build_sequences(events, form, "page_visit", told, cached).collect()) for form in (small, words)
+        sorted(build_sequences(events, form, "page_visit", settings, cached).collect()) for form in (small, words)
     )
     assert len(found) == 20
     assert found == joined

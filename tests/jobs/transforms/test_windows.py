@@ -8,7 +8,7 @@ from jobs.transforms.windows import (
     collect_last_timestamp,
     collect_windows,
     derive_windows,
-    input_events,
+    events_before,
     target_events,
     windows_frame,
 )
@@ -48,7 +48,7 @@ def rows(spark):
 def test_an_event_at_a_boundary_belongs_to_the_window_that_starts_there(rows):
     windows = derive_windows(END, WindowSettings())
     targets = {row["sku"]: row["window"] for row in target_events(rows, windows).collect()}
-    assert [row["sku"] for row in input_events(rows, windows).collect()] == [0]
+    assert [row["sku"] for row in events_before(rows, windows.input_end).collect()] == [0]
     assert targets == {1: "train", 2: "train", 3: "validation", 4: "validation"}
 
 
@@ -65,7 +65,7 @@ def test_boundaries_do_not_depend_on_the_zone_of_the_driver(spark, rows, monkeyp
     try:
         windows = collect_windows(windows_frame(spark, derive_windows(END, WindowSettings())))
         assert windows.train_start == datetime(2022, 9, 1)
-        assert input_events(rows, windows).count() == 1
+        assert events_before(rows, windows.input_end).count() == 1
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -1,4 +1,4 @@
-"""The feed from memory; what holds for every feed is in test_feed.py."""
+"""The feed from memory; what holds for every feed is in test_petastorm_feed.py."""
 
 import subprocess
 import sys
@@ -40,6 +40,6 @@ def test_ranks_have_as_many_rows_where_these_are_fewer_than_ranks() -> None:
 
 def test_it_needs_neither_petastorm_nor_pyarrow_nor_torch() -> None:
     heavy = "{'petastorm', 'pyarrow', 'pandas', 'torch', 'pyspark'}"
-    told = f"import sys, ml.data.array_feed; print({heavy} & set(sys.modules))"
-    answer = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    code = f"import sys, ml.data.array_feed; print({heavy} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"

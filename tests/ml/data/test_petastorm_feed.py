@@ -135,7 +135,7 @@ def test_neither_memory_nor_threads_nor_open_files_grow_over_epochs(make_feed: M
     assert kept[-1][1] == kept[1][1]
 
 
-def test_a_rows_place_in_its_file_tells_nothing_of_its_batch(tmp_path: Path) -> None:
+def test_a_rows_position_in_its_file_says_nothing_of_its_batch(tmp_path: Path) -> None:
     """Row groups of 50 rows, a buffer of about 500: a batch of 40 mixes many groups, and the epoch has no drift."""
     file = write_file(tmp_path, "f.parquet", numbered(100, 2000), 4, row_group=50)
     feed = PetastormFeed([file], [], 160, FeedSettings(shuffle_buffer_mib=0.008), 0, 1, seed=3)
@@ -261,7 +261,7 @@ def test_so_many_batches_and_no_more_are_made_ahead_by_a_thread_that_closing_end
     assert not [thread for thread in threading.enumerate() if thread.ident in made]
 
 
-def test_an_error_of_the_thread_comes_in_its_batchs_place() -> None:
+def test_an_error_of_the_thread_comes_instead_of_its_batch() -> None:
     def batches() -> Iterator[SequenceBatch[Tokens]]:
         yield SequenceBatch(np.zeros((1, 1), np.int32))
         raise TrainingError("broken")

@@ -83,7 +83,8 @@ def test_a_repeat_is_the_run_of_another_seed_on_permuted_rows():
 
 def test_repeats_keep_the_first_score_and_add_mean_and_deviation():
     results = [TaskScore(0.7, 0.6, 0.2, 0.3), TaskScore(0.5, 0.5, 0.1, 0.1), TaskScore(0.6, 0.6, 0.0, 0.0)]
-    assert over_repeats(results) == TaskScore(0.7, 0.6, 0.2, 0.3, mean=0.6, std=0.1, n_repeats=3)
+    expected = TaskScore(0.7, 0.6, 0.2, 0.3, mean=0.6, std=0.1, n_repeats=3, repeats=[0.7, 0.5, 0.6])
+    assert over_repeats(results) == expected
     assert over_repeats(results[:1]) == results[0]
 
 
@@ -125,10 +126,10 @@ def test_the_probe_is_trained_on_unshuffled_batches_and_its_best_epoch_counts():
             optimizer.step()
         scores.append(score_logits(network(x).detach(), y, "churn", None).score)
     assert len(set(scores)) > 1
-    told: list[tuple[int, float]] = []
-    found = score_task(rows, labels, labels, "churn", None, TINY, on_epoch=lambda *epoch: told.append(epoch))
+    epochs: list[tuple[int, float]] = []
+    found = score_task(rows, labels, labels, "churn", None, TINY, on_epoch=lambda *epoch: epochs.append(epoch))
     assert found.score == round(max(scores), 4)
-    assert told == pytest.approx(list(enumerate(scores, start=1)))
+    assert epochs == pytest.approx(list(enumerate(scores, start=1)))
 
 
 def test_the_score_is_that_of_the_validation_labels():

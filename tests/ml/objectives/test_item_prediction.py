@@ -61,6 +61,30 @@ def test_negatives_are_drawn_for_the_losses_that_need_some():
     assert [len(negatives) for negatives in drawn[1:]] == [2048, 2048]
 
 
+def test_negatives_are_uniform_items_and_never_special_tokens():
+    settings = settings_of(**SHAPE, loss=LossSettings(name="sampled", n_negatives=50_000))
+    drawn = Cloze(settings, VocabularyDescription(8)).draw_candidates(torch.Generator().manual_seed(7))
+    share = torch.bincount(drawn, minlength=8) / len(drawn)
+
+    assert share.tolist() == pytest.approx([0, 0, 0, 0.2, 0.2, 0.2, 0.2, 0.2], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_items", "expected"),
+    [
+        ("auto", 100, "full"),
+        ("auto", 101, "sampled"),
+        ("full", 101, "full"),
+        ("sampled", 5, "sampled"),
+        ("gbce", 5, "gbce"),
+    ],
+)
+def test_large_vocabularies_use_the_sampled_softmax_unless_another_loss_is_named(name, n_items, expected):
+    settings = settings_of(**SHAPE, loss=LossSettings(name=name, full_softmax_max_items=100))
+
+    assert Cloze(settings, VocabularyDescription(FIRST_ITEM + n_items)).loss_name == expected
+
+
 @pytest.mark.parametrize("settings", [FULL, SAMPLED])
 def test_the_loss_sums_over_the_targets_whose_candidates_are_never_padding_or_mask(settings):
     encoder = transformer(settings, n_tokens=8).eval()

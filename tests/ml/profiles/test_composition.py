@@ -14,7 +14,7 @@ VISITS = Block("page_visit", np.array([[5, 8], [9, 9], [9, 9]], dtype=np.float32
 
 
 def compose(parts, **settings):
-    moments = {part.name: Moments.of(part.present) for part in parts}
+    moments = {part.name: Moments.of(part.vectors[part.is_present]) for part in parts}
     composition = fit_composition(moments, EnsembleSettings(**settings))
     profiles = composition.compose(parts)
     assert profiles.dtype == np.float32

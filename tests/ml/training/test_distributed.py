@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from ml.training.distributed import (
-    OneProcess,
+    Ranks,
     TorchRanks,
     buckets,
-    choose_device,
     pack_rows,
     unpack_rows,
 )
@@ -46,8 +45,8 @@ def test_buckets_keep_the_order_and_a_large_gradient_is_alone() -> None:
 def exchange(rank: int, port: int) -> dict[str, Any]:
     """What one of two ranks holds after each kind of exchange."""
     torch.set_num_threads(1)
-    told = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()})
+    environment = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
     ranks = TorchRanks(timeout_seconds=60)
     model = nn.ModuleDict({"table": nn.Embedding(6, 2, sparse=True), "layer": nn.Linear(2, 3)})
     for parameter in model.parameters():
@@ -86,10 +85,10 @@ def test_two_torch_ranks_sum_gradients_and_numbers_and_begin_with_rank_0s_weight
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told() -> None:
-    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+def test_a_gpu_that_is_not_there_is_named_in_the_message() -> None:
+    assert Ranks().device("auto") == Ranks().device("cpu") == torch.device("cpu")
     with pytest.raises(TrainingError, match="found none that this process may use"):
-        OneProcess().device("cuda")
+        Ranks().device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -100,4 +99,6 @@ def test_ranks_of_one_host_share_its_gpus(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device(wanted, local_rank=3, can_exchange=can_exchange) == torch.device(device)
+    ranks = Ranks()
+    ranks.local_rank, ranks.exchanges_on_gpus = 3, can_exchange
+    assert ranks.device(wanted) == torch.device(device)

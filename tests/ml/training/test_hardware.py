@@ -1,4 +1,4 @@
-"""What is told of the machine."""
+"""What the machine has used."""
 
 import pytest
 import torch

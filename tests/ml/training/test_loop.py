@@ -19,7 +19,7 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.metrics.ranking import RankingMetrics
 from ml.training import loop
 from ml.training.checkpoint import ModelCard, load_model
-from ml.training.distributed import OneProcess
+from ml.training.distributed import Ranks
 from ml.training.loop import Trainer, TrainingJob, TrainingResult, train_model
 from ml.training.step import Learner
 from schemas.errors import ConfigError, TrainingError
@@ -74,7 +74,7 @@ def trained(job: TrainingJob, **training: Any) -> TrainingJob:
 
 
 def train(job: TrainingJob, lines: Lines | None = None, from_feed: Any = None) -> TrainingResult:
-    return train_model(job, from_feed or feed(), OneProcess(), [].append if lines is None else lines.append)
+    return train_model(job, from_feed or feed(), Ranks(), [].append if lines is None else lines.append)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -175,7 +175,7 @@ def test_a_loss_or_weight_that_is_not_a_number_stops_training_and_keeps_the_form
     assert all(torch.equal(weight, before[name]) for name, weight in weights(job.folder).items())
 
 
-def test_training_that_diverges_tells_where_the_checkpoint_before_it_is_and_leaves_it_whole(
+def test_the_message_of_a_divergence_names_the_checkpoint_before_it_which_stays_whole(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = trained(job, epochs=2, checkpoint_every_steps=4)
@@ -273,7 +273,7 @@ def test_no_more_than_one_interval_is_lost(job: TrainingJob) -> None:
 
 def test_time_that_is_up_stops_at_a_checkpoint_and_the_next_call_goes_on(job: TrainingJob) -> None:
     job = trained(job, epochs=2, checkpoint_every_steps=4)
-    first = train_model(job, feed(), OneProcess(), [].append, is_time_up=lambda: True)
+    first = train_model(job, feed(), Ranks(), [].append, is_time_up=lambda: True)
     assert (first.n_steps, first.is_finished) == (4, False)
     assert not job.folder.exists()
     second = train(job)
@@ -309,7 +309,7 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
 
 
 @pytest.mark.parametrize("text", ["", '{"job": "', "[]", '{"job": JOB, "result": {}}'])
-def test_a_damaged_result_of_a_finished_job_is_told(job: TrainingJob, text: str) -> None:
+def test_a_damaged_result_of_a_finished_job_is_an_error(job: TrainingJob, text: str) -> None:
     job = trained(job, epochs=1)
     job.checkpoints.mkdir(parents=True)
     (job.checkpoints / "result.json").write_text(text.replace("JOB", f'"{job.fingerprint(1)}"'))
@@ -332,7 +332,7 @@ def test_another_configuration_does_not_go_on_from_this_ones_checkpoint(job: Tra
     assert lines[0]["step"] == 5
 
 
-def test_a_damaged_checkpoint_is_told_and_left_alone(job: TrainingJob) -> None:
+def test_a_damaged_checkpoint_is_an_error_and_left_alone(job: TrainingJob) -> None:
     with pytest.raises(KilledError):
         train(job, from_feed=DyingFeed(40))
     (run_file,) = job.checkpoints.glob("*.safetensors")

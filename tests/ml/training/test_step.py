@@ -17,7 +17,7 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.cloze import mask_tokens
 from ml.objectives.item_prediction import predict_tokens
 from ml.objectives.protocol import TrainingBatch
-from ml.training.distributed import OneProcess, Ranks
+from ml.training.distributed import Ranks
 from ml.training.step import Learner, mix_seed
 from schemas.tokens import FIRST_ITEM
 
@@ -57,7 +57,7 @@ def same_weights(one: Learner, other: Learner) -> bool:
     return all(torch.equal(*pair) for pair in zip(one.encoder.parameters(), other.encoder.parameters(), strict=True))
 
 
-class SecondRank(OneProcess):
+class SecondRank(Ranks):
     rank = 1
 
 

@@ -1,4 +1,4 @@
-"""A vocabulary of ids in arrays: items -> their places in key order -> token ids, in numpy."""
+"""A vocabulary of ids in arrays: items -> positions in key order -> token ids, in numpy."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +13,15 @@ from schemas.columns import KEY, TOKEN_ID
 from schemas.tokens import UNK
 
 SLOTS_PER_ITEM = 16
-"""Up to so many ids per item between the smallest and the largest, places are read from a table of all ids."""
+"""Up to so many ids per item between the smallest and the largest, positions are read from a table of all ids."""
 
 
 @dataclass(frozen=True)
-class ItemPlaces:
+class ItemPositions:
     """A behaviour's items, ids of kind ``ID``, in rising order.
 
-    The place of the item ``keys[n]`` is ``2 * n + 1``, and that of every other id ``2 * n`` where ``n`` items are
-    smaller: places are ordered as the items are, tell known from unknown, and need 32 bits.
+    The position of the item ``keys[n]`` is ``2 * n + 1``, and that of every other id ``2 * n`` where ``n`` items are
+    smaller: positions are ordered as the items are, tell known from unknown, and need 32 bits.
 
     Attributes
     ----------
@@ -33,27 +33,28 @@ class ItemPlaces:
     token_ids: NDArray[np.int32]
 
     def find(self, items: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The place of each item, int32 [rows]."""
+        """The position of each item, int32 [rows]."""
         if self._table is None:
             n_smaller = np.searchsorted(self.keys, items)
             is_known = self.keys[np.minimum(n_smaller, len(self.keys) - 1)] == items if len(self.keys) else False
             return (2 * n_smaller + is_known).astype(np.int32)
         above = items.view(np.uint64) - self.keys[:1].view(np.uint64)  # a smaller item wraps to a huge number
         last = np.uint64(len(self._table) - 1)
-        places = self._table[np.minimum(above, last).view(np.int64)]
+        positions = self._table[np.minimum(above, last).view(np.int64)]
         outside = np.flatnonzero(above > last)
-        places[outside] = np.where(items[outside] < self.keys[0], 0, 2 * len(self.keys))
-        return places
+        positions[outside] = np.where(items[outside] < self.keys[0], 0, 2 * len(self.keys))
+        return positions
 
-    def token_ids_at(self, places: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The token id at each place, UNK for an unknown item, int32 [rows]."""
-        tokens = np.append(self.token_ids, np.int32(UNK))[places >> 1]
-        tokens[places & 1 == 0] = UNK
+    def token_ids_at(self, positions: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The token id at each position, UNK for an unknown item, int32 [rows]."""
+        # an id beyond the last item has a position of its own, hence the one more
+        tokens = np.append(self.token_ids, np.int32(UNK))[positions >> 1]
+        tokens[positions & 1 == 0] = UNK
         return tokens
 
     @cached_property
     def _table(self) -> NDArray[np.int32] | None:
-        """The place of each id from the smallest item to the largest; None where these are far-flung."""
+        """The position of each id from the smallest item to the largest; None where these are far-flung."""
         if len(self.keys) == 0 or int(self.keys[-1]) - int(self.keys[0]) > SLOTS_PER_ITEM * len(self.keys):
             return None
         is_known = np.zeros(int(self.keys[-1]) - int(self.keys[0]) + 1, np.int32)
@@ -61,8 +62,8 @@ class ItemPlaces:
         return 2 * np.cumsum(is_known, dtype=np.int32) - is_known
 
 
-def collect_item_places(vocabulary: DataFrame) -> ItemPlaces:
+def collect_item_positions(vocabulary: DataFrame) -> ItemPositions:
     """The vocabulary of a behaviour whose items are ids, whole, in the driver."""
     items = np.asarray(vocabulary.select(F.col(KEY).cast("bigint"), TOKEN_ID).toPandas(), dtype=np.int64)
     items = items[rising_order(items[:, 0].copy())]
-    return ItemPlaces(items[:, 0].copy(), items[:, 1].astype(np.int32))
+    return ItemPositions(items[:, 0].copy(), items[:, 1].astype(np.int32))

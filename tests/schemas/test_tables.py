@@ -2,9 +2,8 @@
 
 import pytest
 
-from schemas.check import check_columns
 from schemas.errors import TableError
-from schemas.tables import WINDOWS
+from schemas.tables import WINDOWS, check_columns
 
 EXPECTED = [("a", "bigint"), ("b", "string")]
 

@@ -1,0 +1,87 @@
+"""What a footer says: columns of types that pyarrow does not know, and what Spark cannot decode."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
+import pytest
+from damage import spoil_arrow_schema
+
+from conf.inputs import IngestSettings
+from jobs.inputs.challenge_directory import count_rows, group_files
+from jobs.inputs.typed_files import typed_files
+from schemas.behaviours import ItemKind
+from schemas.errors import InputError
+from schemas.tables import events_contract
+
+TABLE = pa.table({"client_id": [1], "timestamp": ["2022-06-01 12:00:00"], "sku": [7], "extra": ["x"]})
+CONTRACT = events_contract("sku", ItemKind.ID)
+
+
+class PlainKeys(encryption.KmsClient):
+    """Keys that are kept as they are."""
+
+    def __init__(self, _: object) -> None:
+        super().__init__()
+
+    def wrap_key(self, key: bytes, _: str) -> bytes:
+        return base64.b64encode(key)
+
+
+def write_encrypted(path: Path, is_footer_plain: bool) -> None:
+    factory = encryption.CryptoFactory(PlainKeys)
+    settings = encryption.EncryptionConfiguration("f", column_keys={"c": ["sku"]}, plaintext_footer=is_footer_plain)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), settings)
+    with pq.ParquetWriter(path, TABLE.schema, encryption_properties=properties) as writer:
+        writer.write_table(TABLE)
+
+
+def write_split_bytes(path: Path) -> None:
+    """As pyarrow 14 writes no integers: the list of encodings (PLAIN, RLE) in the footer becomes another one."""
+    pq.write_table(TABLE, path, use_dictionary=False, compression="none", write_statistics=False)
+    content = path.read_bytes()
+    n_bytes = int.from_bytes(content[-8:-4], "little") + 8
+    footer = content[-n_bytes:].replace(b"\x25\x06\x00", b"\x25\x06\x12")
+    path.write_bytes(content[:-n_bytes] + footer)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: pq.write_table(TABLE, path, compression="brotli"),
+         "column 'client_id': expected a codec of UNCOMPRESSED, SNAPPY, .*, found BROTLI; .*write the file again"),
+        (write_split_bytes,
+         "column 'client_id': expected an encoding that Spark can read, .*found BYTE_STREAM_SPLIT; .*defaults"),
+        (lambda path: write_encrypted(path, False), "expected a Parquet file without encryption"),
+        (lambda path: write_encrypted(path, True), "expected a Parquet file without encryption"),
+    ],
+    ids=["codec", "encoding", "encrypted", "encrypted_columns"],
+)  # fmt: skip
+def test_what_spark_cannot_decode_is_refused_by_name(
+    tmp_path: Path, write: Callable[[Path], None], message: str
+) -> None:
+    write(tmp_path / "product_buy.parquet")
+    with pytest.raises(InputError, match=rf"product_buy\.parquet: {message}"):
+        group_files(tmp_path / "product_buy.parquet", CONTRACT)
+
+
+def test_columns_that_are_not_read_may_be_stored_in_any_way(tmp_path: Path) -> None:
+    codecs = {name: "brotli" if name == "extra" else "snappy" for name in TABLE.schema.names}
+    pq.write_table(TABLE, tmp_path / "product_buy.parquet", compression=codecs)
+    assert len(group_files(tmp_path / "product_buy.parquet", CONTRACT)) == 1
+
+
+def test_a_file_of_newer_arrow_types_is_read_by_parquets_own_schema(tmp_path: Path) -> None:
+    source = tmp_path / "product_buy.parquet"
+    source.mkdir()
+    pq.write_table(TABLE, source / "a.parquet")
+    pq.write_table(TABLE, source / "b.parquet")
+    spoil_arrow_schema(source / "b.parquet")
+    plain, newer = group_files(source, CONTRACT)
+    assert newer.columns == plain.columns
+    assert count_rows(source) == 2
+    assert typed_files([plain], "sku", ItemKind.ID, IngestSettings())
+    assert typed_files([plain, newer], "sku", ItemKind.ID, IngestSettings()) is None, "only Spark opens it"

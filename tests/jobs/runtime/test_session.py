@@ -1,0 +1,72 @@
+"""What a session of our own is started with, whatever surrounds it."""
+
+import os
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from conf.spark import SparkSettings
+from jobs.runtime import session
+from schemas.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(session, "find_java_home", lambda: Path("/java"))
+
+
+def test_a_local_session_takes_its_own_python_and_spark() -> None:
+    os.environ |= {"PYSPARK_PYTHON": "/other", "PYSPARK_DRIVER_PYTHON": "/other", "SPARK_HOME": "/other"}
+    session._own_jvm(SparkSettings(master="local[2]"))
+    assert os.environ["PYSPARK_PYTHON"] == os.environ["PYSPARK_DRIVER_PYTHON"] == sys.executable
+    assert os.environ["SPARK_HOME"] == str(Path(pyspark.__file__).parent)
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_a_spark_home_that_is_none_is_refused_for_a_cluster(tmp_path: Path) -> None:
+    os.environ["SPARK_HOME"] = str(tmp_path)
+    with pytest.raises(ConfigError, match="SPARK_HOME: expected a folder with bin/spark-submit"):
+        session._own_jvm(SparkSettings(master="spark://host:7077"))
+
+
+def test_the_jars_that_the_set_up_kept_are_taken_without_ivy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    settings = SparkSettings(master="local[2]")
+    assert "spark.jars.ivy" not in session._own_jvm(settings)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    assert session._own_jvm(settings)["spark.jars.ivy"].startswith(str(session.scratch_folder()))
+    session.jars_folder().mkdir(parents=True)
+    jar = session.jars_folder() / "delta.jar"
+    jar.touch()
+    values = session._own_jvm(settings)
+    assert values["spark.jars"] == str(jar)
+    assert "spark.jars.packages" not in values
+
+
+def test_a_space_or_a_quote_in_the_folder_of_temporary_files_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path('/tmp/a "b c')
+    monkeypatch.setattr(session, "scratch_folder", lambda: folder)
+    options = session._own_jvm(SparkSettings(master="local[2]"))["spark.driver.extraJavaOptions"]
+    assert f"-Djava.io.tmpdir={folder}" in shlex.split(options)
+
+
+@pytest.mark.parametrize(("locale", "expected"), [("C", "C.UTF-8"), ("de_DE.UTF-8", "de_DE.UTF-8")])
+def test_the_jvm_starts_with_a_utf_8_locale(locale: str, expected: str) -> None:
+    os.environ["LC_ALL"] = locale
+    session._own_jvm(SparkSettings(master="local[2]"))
+    assert os.environ["LC_ALL"] == expected
+
+
+def test_a_host_name_that_nothing_resolves_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> str:
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "gethostbyname", fail)
+    session._own_jvm(SparkSettings(master="local[2]"))
+    assert os.environ["SPARK_LOCAL_IP"] == "127.0.0.1"
+    assert os.environ["SPARK_LOCAL_HOSTNAME"] == "localhost"
