@@ -43,11 +43,11 @@ def read_group(spark: SparkSession, group: FileGroup) -> DataFrame:
 
 @contextlib.contextmanager
 def naming_unreadable_files(sources: Sequence[Path]) -> Iterator[None]:
-    """Turn what Spark says of a damaged file of these sources into an InputError that names it."""
+    """Turn what Spark or Python says of a damaged file of these sources into an InputError that names it."""
     files = [path for source in sources for path in parquet_files(source)]
     try:
         yield
-    except (Py4JJavaError, PySparkException) as error:
+    except (OSError, Py4JJavaError, PySparkException) as error:
         message = f"{error}\n{unquote(str(error))}"  # Python names paths, the JVM URLs
         damaged, rest = [], message
         for path in sorted(files, key=lambda path: -len(str(path))):  # the name of one may begin that of another
