@@ -33,6 +33,7 @@ sequences: {widths: [1, 8, 16], held_out_share: 0.1}
 model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}
 training: {n_ranks: 2, epochs: 2, tokens_per_batch: 512, learning_rate: 1.0e-3}
 inference: {clients_per_partition: 50}
+ensemble: {activity: true, blocks: [baseline]}
 probe: {hidden_size: 16, epochs: 1}
 spark: {driver_memory: 1g, shuffle_partitions: 2}
 """

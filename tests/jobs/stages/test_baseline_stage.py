@@ -100,7 +100,7 @@ def assert_others_tie_at_place_ten(spark, golden, names):
 
 def test_behaviours_without_events_are_left_out_and_a_second_run_gives_the_same(spark, workspace, caplog):
     caplog.set_level("INFO")
-    buys = [(1, "2022-08-01", 70), (2, "2022-08-02", 70), (1, "2022-09-28", 70)]
+    buys = [(1, "2022-08-01", 70), (2, "2022-08-02", 70), (1, "2022-09-10", 70), (1, "2022-09-28", 70)]
     write_shop(spark, workspace, SMALL, products=[(70, 7, None, None)], product_buy=buys)
     save_ids(workspace, "input/relevant_clients.npy", [3, 2, 1])
     split_windows.run(spark, SMALL, workspace)
