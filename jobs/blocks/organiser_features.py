@@ -8,14 +8,14 @@ values. Per behaviour with codes: ``<behaviour>/mean_code_<i>``.
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial, reduce
+from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.inputs import BehaviourSettings
 from jobs.blocks.table import Block
-from jobs.runtime.side_by_side import run_side_by_side
+from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.transforms.clients import rows_of_clients
 from jobs.transforms.windows import collect_last_timestamp, events_before
@@ -57,7 +57,7 @@ def collect_organiser_features(
             return collect_mean_codes(own, name, item)
         return collect_count_features(own, name, (c.SKU, c.CATEGORY, c.PRICE) if item == c.SKU else (item,))
 
-    found = run_side_by_side([partial(collect_part, name) for name in events])
+    found = map_side_by_side(collect_part, events)
     for name, part in zip(events, found, strict=True):
         if part is None:
             log.info("  %s: %s is left out: the relevant clients have no input event of it", BASELINE, name)

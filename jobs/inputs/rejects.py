@@ -50,13 +50,13 @@ def format_reasons(reasons: Mapping[str, int]) -> str:
 
 def collect_explanation(rejects: DataFrame, source: str, reasons: Mapping[str, int]) -> str:
     """The reasons of a source, each with how to fix it, and rows for example: of the commonest reason first."""
-    told = ", ".join(
+    reasons_and_fixes = ", ".join(
         f"{count:,} {reason}" + (f" ({_FIXES[reason]})" if reason in _FIXES else "")
         for reason, count in reasons.items()
     )
     is_of_another = F.col(REASON) != next(iter(reasons))
     rows = rejects.filter(F.col(SOURCE) == source).orderBy(is_of_another, ROW, REASON).select(ROW).head(N_EXAMPLES)
-    return f"{told}; for example {'; '.join(format_row(row[ROW]) for row in rows)}"
+    return f"{reasons_and_fixes}; for example {'; '.join(format_row(row[ROW]) for row in rows)}"
 
 
 def format_row(row: str) -> str:

@@ -176,8 +176,8 @@ def _compare_files(output: str, record: Record, call: Call) -> Reason | None:
 
 def _compare_settings(record: Record, settings: Mapping[str, Any]) -> Reason | None:
     settings = json.loads(json.dumps(settings))  # as the record has them: JSON makes lists of tuples
-    # by the keys of this call: a behaviour that it leaves out is no contradiction
-    # one that is None is as good as one that an earlier version did not have
+    # by the keys of this call: a behaviour that it leaves out is no contradiction; None is as good as a setting that an
+    # earlier version did not have
     differing = [key for key, value in settings.items() if record.settings.get(key) != value]
     if not differing:
         return None

@@ -87,12 +87,8 @@ class Stage:
         needed = [stage for stage in STAGES if stage.name in self.needs and not stage.is_left_out(config)]
         return [output for stage in needed for output in stage.outputs(config)]
 
-    def check_inputs(self, config: PipelineConfig, workspace: Workspace, fresh: Collection[str] = ()) -> None:
+    def check_inputs(self, config: PipelineConfig, workspace: Workspace) -> None:
         """Stop, before anything is written, where what the stage reads disagrees with itself or with the call.
-
-        Parameters
-        ----------
-        fresh : outputs that are made before this stage begins
 
         Raises
         ------
@@ -101,7 +97,7 @@ class Stage:
         """
         records = read_records(workspace)
         call = describe_call(config, workspace, self.reads_ingested, records)
-        rule.require_up_to_date(self.name, self.inputs(config), records, call, fresh)
+        rule.require_up_to_date(self.name, self.inputs(config), records, call)
 
     def run(self, spark: "SparkSession", config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
         """Do the stage's work, record what its output was made from, and log how long it took.
@@ -136,7 +132,7 @@ class Stage:
             call = describe_call(config, workspace, self.reads_ingested)
             rule.require_up_to_date(self.name, self.inputs(config), records, call)
             if self.saves_config:
-                self._save_config(config, workspace, records, outputs)
+                self._save_config(config, workspace, records, outputs, replace(call, reads_ingested=False))
             inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
             as_of = ingest = None
             if self.reads_ingested:
@@ -161,10 +157,9 @@ class Stage:
         return begun
 
     def _save_config(
-        self, config: PipelineConfig, workspace: Workspace, records: Records, outputs: Sequence[str]
+        self, config: PipelineConfig, workspace: Workspace, records: Records, outputs: Sequence[str], call: rule.Call
     ) -> None:
         """Write ``config.yaml``, which must show what every output was made with that stays up to date."""
-        call = describe_call(config, workspace, reads_ingested=False)
         differing: dict[str, list[rule.Reason]] = {}
         for output in records:
             # what is made now, and what is made from it, will have the settings of this call

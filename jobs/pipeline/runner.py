@@ -1,10 +1,11 @@
 """A run of all stages, which goes on after the last one that is up to date."""
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from conf.pipeline import PipelineConfig
-from jobs.pipeline.out_of_date import INGEST, find_outdated
+from jobs.pipeline.out_of_date import INGEST, find_outdated, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, STAGES, Stage, describe_call
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
@@ -63,8 +64,11 @@ def plan_run(
     plan = [(stage, _reason_to_leave_out(stage, config, workspace)) for stage in STAGES[start:stop]]
     running = [stage for stage, reason in plan if not reason]
     fresh = [output for stage in running for output in stage.outputs(config)]
+    records = read_records(workspace)
+    call = describe_call(config, workspace, reads_ingested=True, records=records)  # once: it looks at each source file
     for stage in running:  # all of them before the first begins: a run that cannot end should not replace anything
-        stage.check_inputs(config, workspace, fresh)
+        own_call = replace(call, reads_ingested=stage.reads_ingested)
+        require_up_to_date(stage.name, stage.inputs(config), records, own_call, fresh)
     return plan
 
 

@@ -21,7 +21,7 @@ from jobs.inputs.event_rules import keep_known_skus, reject_events, reject_produ
 from jobs.inputs.rejects import collect_explanation, collect_reasons, format_reasons
 from jobs.inputs.source_files import naming_unreadable_files, read_group
 from jobs.inputs.typed_files import TypedFiles, typed_files
-from jobs.runtime.side_by_side import run_side_by_side
+from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_commit import WrittenFile
 from jobs.storage.delta_tables import TableCommit, next_ingest, read_table, write_table
 from jobs.storage.metrics_log import append_metrics
@@ -99,17 +99,17 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     )
     tables = config.events_tables()
     given = [name for name in tables if source_path(workspace.data, name).exists()]
-    for name in tables.keys() - set(given):
-        log.info("  %s: no %s.parquet in the data, left out", name, name)
-        write(spark.createDataFrame([], tables[name].ddl), table=tables[name], write_files=write_no_files)
+    for name, table in tables.items():
+        if name not in given:
+            log.info("  %s: no %s.parquet in the data, left out", name, name)
+            write(spark.createDataFrame([], table.ddl), table=table, write_files=write_no_files)
     sources = [products, *(events_source(spark, config, workspace, name, is_judged_by_products=True) for name in given)]
-    writes = [partial(write_source, source, config.ingest, write) for source in sources]
+    write_good = partial(write_source, settings=config.ingest, write=write)
     # where products judge the skus of events, their table must be there first
     n_first = 1 if config.ingest.unknown_sku == "quarantine" else 0
-    counts = [*run_side_by_side(writes[:n_first]), *run_side_by_side(writes[n_first:])]
+    counts = [*map_side_by_side(write_good, sources[:n_first]), *map_side_by_side(write_good, sources[n_first:])]
     if config.ingest.count_duplicates and not config.ingest.drop_duplicates:
-        written = {name: read_table(spark, workspace, tables[name]) for name in given}
-        n_duplicates = collect_n_duplicates(written)
+        n_duplicates = collect_n_duplicates({name: read_table(spark, workspace, tables[name]) for name in given})
         counts = [
             replace(count, n_duplicates=n_duplicates.get(source.table.name))
             for source, count in zip(sources, counts, strict=True)

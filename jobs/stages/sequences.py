@@ -2,13 +2,13 @@
 
 import sys
 from contextlib import ExitStack
-from functools import partial, reduce
+from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
-from jobs.runtime.side_by_side import run_side_by_side
+from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.stored_rows import stored_rows
 from jobs.storage.workspace import Workspace
@@ -33,7 +33,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
                 events, collect_if_small(own, n_items.get(name, 0), name, config), name, config, cached
             )
 
-        sequences = run_side_by_side([partial(build, name) for name in config.streams()])
+        sequences = map_side_by_side(build, config.streams())
         write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
 
 

@@ -3,12 +3,12 @@
 import logging
 import sys
 from contextlib import ExitStack
-from functools import partial, reduce
+from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.pipeline import PipelineConfig
-from jobs.runtime.side_by_side import run_side_by_side
+from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.stored_rows import stored_rows
 from jobs.storage.workspace import Workspace
@@ -24,19 +24,15 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     """Write one row per behaviour and item."""
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     with ExitStack() as cached:
-        builds = [
-            partial(
-                build_vocabulary,
-                stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end),
-                name,
-                behaviour.item,
-                behaviour.min_count,
-                cached,
-            )
-            for name, behaviour in config.behaviours.items()
-        ]
+
+        def build(name: str) -> DataFrame:
+            events = stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end)
+            behaviour = config.behaviours[name]
+            return build_vocabulary(events, name, behaviour.item, behaviour.min_count, cached)
+
+        vocabularies = map_side_by_side(build, config.behaviours)
         # all behaviours in one commit: a reader finds vocabularies of one run
-        write_table(reduce(DataFrame.unionByName, run_side_by_side(builds)), workspace, VOCABULARIES)
+        write_table(reduce(DataFrame.unionByName, vocabularies), workspace, VOCABULARIES)
     found = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     for name in config.behaviours:
         if name not in found:

@@ -20,7 +20,6 @@ from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
@@ -114,7 +113,7 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
         raise TableError(
             f"table {table.name!r}: expected {wanted} in {location}, found: {error}; run the stage that writes it again"
         ) from error
-    check_columns(table, frame.dtypes, [(field.name, field.dataType.simpleString()) for field in _schema(spark, table)])
+    check_columns(table, frame.dtypes, _empty(spark, table).dtypes)
     return frame
 
 
@@ -165,9 +164,7 @@ def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema)
     """
     if workspace.as_of is None:
         frame = read_table(spark, workspace, table)
-        location = workspace.table(table.name)
-        # a listing of a folder's log gives the version without a Spark job
-        version = latest_version(location) if is_folder(location) else latest_commit(spark, workspace, table).version
+        version = latest_commit(spark, workspace, table).version
     else:
         version = _version_of_ingest(spark, workspace, table, workspace.as_of)
         frame = read_table(spark, workspace, table, version)
@@ -218,7 +215,7 @@ def write_table(
     """
     spark, location = frame.sparkSession, workspace.table(table.name)
     # Delta itself would take any columns: the writes below may replace those of the table
-    check_columns(table, frame.dtypes, [(field.name, field.dataType.simpleString()) for field in _schema(spark, table)])
+    check_columns(table, frame.dtypes, _empty(spark, table).dtypes)
     started = time.monotonic()
     note = None if ingest is None else f"{_INGEST}{ingest}"
     if write_files is not None and is_folder(location) and can_commit(spark):
@@ -457,7 +454,7 @@ def _replace_rows(location: str, frame: DataFrame, table: TableSchema, where: st
             spark.sql(f"CREATE TABLE IF NOT EXISTS {location} {_definition(table)}")
         else:
             builder = DeltaTable.createIfNotExists(spark).location(_url(location))
-            builder.addColumns(_schema(spark, table)).partitionedBy(*table.partition_by).execute()
+            builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
     if is_name(location):
         frame.writeTo(location).overwrite(F.expr(where))
     else:
@@ -485,5 +482,5 @@ def _commits(path: str) -> Iterator[Path]:
 
 
 @cache  # the JVM parses the DDL
-def _schema(spark: SparkSession, table: TableSchema) -> StructType:
-    return spark.createDataFrame([], table.ddl).schema
+def _empty(spark: SparkSession, table: TableSchema) -> DataFrame:
+    return spark.createDataFrame([], table.ddl)

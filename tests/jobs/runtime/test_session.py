@@ -48,8 +48,10 @@ def test_the_jars_that_the_set_up_kept_are_taken_without_ivy(tmp_path: Path, mon
     assert "spark.jars.packages" not in values
 
 
-def test_a_space_or_a_quote_in_the_folder_of_temporary_files_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Path('/tmp/a "b c')
+def test_a_space_or_a_quote_in_the_folder_of_temporary_files_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / 'a "b c'
     monkeypatch.setattr(session, "scratch_folder", lambda: folder)
     options = session._own_jvm(SparkSettings(master="local[2]"))["spark.driver.extraJavaOptions"]
     assert f"-Djava.io.tmpdir={folder}" in shlex.split(options)
