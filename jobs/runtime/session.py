@@ -98,10 +98,6 @@ def _own_jvm(settings: SparkSettings) -> dict[str, str]:
     """What a JVM is started with that spark-submit did not start; makes it find Java and Python."""
     home = find_java_home()
     os.environ["JAVA_HOME"] = str(home)
-    os.environ["PYTHONSAFEPATH"] = "1"  # workers and ranks inherit it
-    checkout = Path(__file__).resolve().parents[2]
-    if not checkout.is_relative_to(sys.prefix):  # they would no longer find it in the working directory
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
     if "UTF-8" not in (os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""):
         os.environ["LC_ALL"] = "C.UTF-8"  # else the JVM cannot encode the names of files that are not ASCII
     if settings.master.startswith("local"):
@@ -137,8 +133,10 @@ def _own_jvm(settings: SparkSettings) -> dict[str, str]:
             values["spark.jars.ivy"] = str(scratch_folder() / "ivy")
     if settings.master.startswith("local"):  # all of it on this host
         values |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-        values |= {"spark.local.dir": str(scratch_folder()), "spark.executorEnv.PYTHONSAFEPATH": "1"}
-        values |= {"spark.executorEnv.TMPDIR": str(scratch_folder())}
+        values |= {"spark.local.dir": str(scratch_folder()), "spark.executorEnv.TMPDIR": str(scratch_folder())}
+        # workers do not look into the working directory, where another schemas.py may lie; a checkout may lie there too
+        checkout = Path(__file__).resolve().parents[2]
+        values |= {"spark.executorEnv.PYTHONSAFEPATH": "1", "spark.executorEnv.PYTHONPATH": str(checkout)}
     return values
 
 

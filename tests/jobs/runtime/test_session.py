@@ -21,11 +21,15 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_local_session_takes_its_own_python_and_spark() -> None:
+    before = {*os.environ}
     os.environ |= {"PYSPARK_PYTHON": "/other", "PYSPARK_DRIVER_PYTHON": "/other", "SPARK_HOME": "/other"}
-    session._own_jvm(SparkSettings(master="local[2]"))
+    values = session._own_jvm(SparkSettings(master="local[2]"))
     assert os.environ["PYSPARK_PYTHON"] == os.environ["PYSPARK_DRIVER_PYTHON"] == sys.executable
     assert os.environ["SPARK_HOME"] == str(Path(pyspark.__file__).parent)
-    assert os.environ["PYTHONSAFEPATH"] == "1"
+    assert values["spark.executorEnv.PYTHONSAFEPATH"] == "1"
+    assert {"PYTHONPATH", "PYTHONSAFEPATH"} & {*os.environ} == {
+        "PYTHONPATH"
+    } & before  # children of the driver keep theirs
 
 
 def test_a_spark_home_that_is_none_is_refused_for_a_cluster(tmp_path: Path) -> None:
