@@ -108,9 +108,17 @@ class EncoderSettings(ModelSettings):
     training: TrainingSettings = field(default_factory=TrainingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
 
+    event_columns: bool | None = None
+    """Whether it reads what each event is and when it was, beside its item; null: where it has several behaviours."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.behaviours) > 0, "an encoder's behaviours are empty: name at least one")
+
+    @property
+    def reads_events(self) -> bool:
+        """Whether its batches have ``event_types`` and ``timestamps``."""
+        return len(self.behaviours) > 1 if self.event_columns is None else self.event_columns
 
 
 SECTIONS = ("masking", "loss", "training", "inference")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.data.batching import cut, rows_per_batch
-from ml.data.sequence_batch import Batches, SequenceBatch, Sequences
+from ml.data.sequence_batch import Batches, Sequences
 from ml.data.sharding import width_schedule
 from schemas.errors import TrainingError
 
@@ -64,13 +64,13 @@ class ArrayFeed:
         for number, width in enumerate(schedule.tolist()):
             rows = next(batches[width])
             if number >= skip:
-                yield SequenceBatch(self._training.padded(rows, width))
+                yield self._training.batch(rows, width)
 
     def validation(self) -> Batches:
         """Every row of the rank's share once, in rising width."""
         for width, rows in self._validation_rows.items():
             for batch in cut(rows[self._rank :: self._world_size], self._n_rows[width]):
-                yield SequenceBatch(self._validation.padded(batch, width))
+                yield self._validation.batch(batch, width)
 
     def _shuffled_share(self, rows: NDArray[np.int64], seed: tuple[int, ...]) -> NDArray[np.int64]:
         """Each ``world_size``-th row of a permutation that all ranks draw alike; as many rows on every rank."""

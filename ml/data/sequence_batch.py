@@ -104,6 +104,8 @@ class Sequences:
     ----------
     tokens : int32 [T]
     offsets : integers [N + 1], rising
+    event_types : int8 [T], which behaviour each event is of, from 1; None where nobody asked for it
+    timestamps : int64 [T], seconds since 1970; None likewise
 
     Examples
     --------
@@ -115,6 +117,8 @@ class Sequences:
 
     tokens: Tokens
     offsets: NDArray[np.integer]
+    event_types: NDArray[np.int8] | None = None
+    timestamps: NDArray[np.int64] | None = None
 
     @classmethod
     def from_rows(cls, rows: Iterable[ArrayLike]) -> "Sequences":
@@ -140,13 +144,22 @@ class Sequences:
         return (self.lengths > 1) & (np.diff(items_until) > 0)
 
     def padded(self, rows: NDArray[np.integer], width: int) -> Tokens:
-        """Some rows (integers [B]; none empty) as int32 [B, width], each ending in the last column.
+        """The token ids of ``batch``, int32 [B, width]."""
+        return self.batch(rows, width).token_ids
 
-        Of a longer row the last ``width`` tokens.
+    def batch(self, rows: NDArray[np.integer], width: int) -> "SequenceBatch[NDArray[Any]]":
+        """Some rows (integers [B]; none empty), columns [B, width], each row ending in the last column.
+
+        Of a longer row the last ``width`` events.
         """
         positions = self.offsets[rows + 1][:, None] + np.arange(-width, 0)
         is_before_row = positions < self.offsets[rows][:, None]
         positions[is_before_row] = self.offsets[0]  # any that exists: PAD replaces what is read there
-        padded = self.tokens[positions]
-        padded[is_before_row] = PAD
-        return padded
+
+        def pad(column: NDArray[Any]) -> NDArray[Any]:
+            padded = column[positions]
+            padded[is_before_row] = PAD
+            return padded
+
+        columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
+        return columns.map(pad)

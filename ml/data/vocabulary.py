@@ -1,22 +1,47 @@
 """What encoders and objectives must know of a vocabulary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from ml.data.item_attributes import ItemAttributes
 from schemas.tokens import FIRST_ITEM
 
 
 @dataclass(frozen=True)
 class VocabularyDescription:
-    """The size of a vocabulary; attributes of its items will stand here too.
+    """The size of a vocabulary and, for that of a merged stream, what is known of its items.
 
     Attributes
     ----------
     n_tokens : the special tokens and the items
+    n_item_kinds : values of ``ItemAttributes.item_kind``, 0 among them; 0 without attributes
+    n_categories : values of ``ItemAttributes.category``, 0 among them; 0 without attributes
+    attributes_digest : of the attributes, empty without
+    attributes : None where there are none, and when a model is rebuilt from its folder: an encoder keeps those that it
+        reads as buffers, whose shapes follow from the numbers above. No part of a model's card
     """
 
     n_tokens: int
+    n_item_kinds: int = 0
+    n_categories: int = 0
+    attributes_digest: str = ""
+    attributes: ItemAttributes | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of_attributes(cls, attributes: ItemAttributes) -> "VocabularyDescription":
+        """The description of a vocabulary whose items' attributes are at hand."""
+        n_item_kinds, n_categories = (1 + int(values.max()) for values in (attributes.item_kind, attributes.category))
+        return cls(len(attributes), n_item_kinds, n_categories, attributes.digest(), attributes)
 
     @property
     def n_items(self) -> int:
         """Tokens that are items."""
         return self.n_tokens - FIRST_ITEM
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether its items have attributes, at hand or in the encoder's buffers."""
+        return bool(self.attributes_digest)
+
+    def without_arrays(self) -> "VocabularyDescription":
+        """What a model's card keeps of it."""
+        return replace(self, attributes=None)

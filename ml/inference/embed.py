@@ -42,7 +42,7 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
     vectors = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
     with evaluating(model):
         for rows in like_length_batches(lengths + n_added, settings.tokens_per_batch):
-            batch = SequenceBatch(sequences.padded(rows, width=int(lengths[rows].max())))
+            batch = sequences.batch(rows, width=int(lengths[rows].max()))
             vectors[rows] = _pool(model, batch.tensors(model.device), settings).float().cpu().numpy()
     return vectors
 
@@ -50,7 +50,7 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
 def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
     """Float [B, D] of left-padded sequences."""
     if settings.pooling == "mask":
-        batch = SequenceBatch(F.pad(batch.token_ids, (0, 1), value=MASK))
+        batch = _with_mask(batch)
     height, width = batch.shape
     if settings.pooling in ("last", "mask"):
         # of each row only the last token's vector is wanted: the last block computes no other
@@ -62,6 +62,15 @@ def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: Infere
     # where, not a product: what stands at PAD means nothing, and nothing may leak from it
     total = (torch.where(is_token, model.encode(batch), 0.0) * weights).sum(dim=1)  # [B, D]
     return total / weights.sum(dim=1)
+
+
+def _with_mask(batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
+    """The batch with one more position: a MASK of no event type, at the time of the last event."""
+    longer = batch.map(lambda column: F.pad(column, (0, 1)))
+    longer.token_ids[:, -1] = MASK
+    if longer.timestamps is not None:
+        longer.timestamps[:, -1] = longer.timestamps[:, -2]
+    return longer
 
 
 def _require_known_tokens(sequences: Sequences, n_tokens: int) -> None:

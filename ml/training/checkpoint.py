@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def save_model(folder: Path, model: SequenceEncoder, card: ModelCard, metrics: d
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     write_tensors(new / WEIGHTS, model.state_dict())
-    _write_json(new / CONFIG, asdict(card))
+    _write_json(new / CONFIG, asdict(replace(card, vocabulary=card.vocabulary.without_arrays())))
     _write_json(new / METRICS, metrics)
     replace_folder(new, folder)
 

@@ -35,6 +35,17 @@ def test_offsets_may_begin_within_a_longer_array() -> None:
     assert part.is_learnable.tolist() == [True]
 
 
+def test_all_columns_of_a_row_are_padded_alike() -> None:
+    types, times = np.array([1, 2, 3], np.int8), np.array([10, 20, 30])
+    batch = Sequences(np.array([5, 6, 7], np.int32), np.array([0, 1, 3]), types, times).batch(np.array([1, 0]), 2)
+    assert batch.token_ids.tolist() == [[6, 7], [PAD, 5]]
+    assert batch.event_types is not None
+    assert batch.timestamps is not None
+    assert (batch.event_types.dtype, batch.event_types.tolist()) == (np.int8, [[2, 3], [0, 1]])
+    assert (batch.timestamps.dtype, batch.timestamps.tolist()) == (np.int64, [[20, 30], [0, 10]])
+    assert ROWS.batch(np.array([0]), 2).event_types is None
+
+
 BATCH = SequenceBatch(np.array([[PAD, 3, 4], [5, 6, 7]], np.int32), timestamps=np.array([[0, 30, 40], [50, 60, 70]]))
 
 

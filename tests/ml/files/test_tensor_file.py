@@ -16,6 +16,8 @@ def test_the_library_reads_back_every_tensor_and_the_metadata(tmp_path: Path) ->
         "turned": torch.randn(4, 3).T,
         "codes": torch.arange(7, dtype=torch.uint8),
         "count": torch.tensor(3),
+        "category": torch.arange(4, dtype=torch.int32),
+        "price": torch.arange(3, dtype=torch.int16),
         "empty": torch.empty(0, 2),
         "exact": torch.randn(2, dtype=torch.float64),
     }

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_encoders import batch_of, settings_of, transformer
 
 from conf.encoders import LossSettings
 from conf.training import TrainingSettings
+from ml.data.item_attributes import ItemAttributes
 from ml.data.vocabulary import VocabularyDescription
 from ml.training.checkpoint import ModelCard, load_model, save_model
 from schemas.errors import ModelError
@@ -50,6 +52,21 @@ def test_a_saved_model_comes_back_whole_and_ready_for_inference(saved):
     assert card == CARD
     assert not model.training
     torch.testing.assert_close(model.encode(batch_of([0, 5, 6])), fresh_model().eval().encode(batch_of([0, 5, 6])))
+
+
+def test_item_attributes_are_no_part_of_the_card_but_their_digest_is(tmp_path):
+    vocabularies = []
+    for price in (3, 4):
+        attributes = ItemAttributes.unknown(10)
+        attributes.price[5] = price
+        vocabularies.append(VocabularyDescription.of_attributes(attributes))
+    card = replace(CARD, vocabulary=vocabularies[0])
+    save_model(tmp_path / "model", fresh_model(), card, {})
+
+    loaded = load_model(tmp_path / "model")[1]
+    assert loaded == card
+    assert loaded.vocabulary.attributes is None
+    assert repr(loaded) == repr(card) != repr(replace(card, vocabulary=vocabularies[1]))
 
 
 def test_a_loaded_model_can_be_trained_on(saved):
