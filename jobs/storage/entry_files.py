@@ -4,6 +4,7 @@ An entry is ``client_ids.npy`` int64 [N] and ``embeddings.npy`` float16 [N, widt
 the client at that position of the clients table. Nothing here holds a whole entry in memory.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,9 +45,12 @@ class EntryWriter:
         self.staging = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
-        open_memmap = np.lib.format.open_memmap
-        open_memmap(self.staging / CLIENT_IDS, mode="w+", dtype=np.int64, shape=(n_clients,))
-        open_memmap(self.staging / EMBEDDINGS, mode="w+", dtype=np.float16, shape=(n_clients, width))
+        try:
+            _allocate(self.staging / CLIENT_IDS, np.dtype(np.int64), (n_clients,))
+            _allocate(self.staging / EMBEDDINGS, np.dtype(np.float16), (n_clients, width))
+        except OSError:
+            shutil.rmtree(self.staging, ignore_errors=True)
+            raise
         self._is_filled = np.zeros(n_clients, dtype=bool)
 
     def write(self, positions: np.ndarray, client_ids: np.ndarray, vectors: np.ndarray) -> None:
@@ -101,6 +105,17 @@ class EntryWriter:
                 self._commit()
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)  # after a commit it is there no more
+
+
+def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Make a ``.npy`` file with room on disk for all of the array.
+
+    A write through a map into a file with holes would end the process by a signal where the disk is full; here it is an
+    OSError.
+    """
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def stream_batches(paths: Sequence[str], columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -6,6 +6,7 @@ entry: they are seeded by the number of steps.
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
             if header["job"] != job:
                 log.info("  %s is of another configuration or table version: starting anew", path)
                 return Position()
-            _restore(learner, {name: stream.get_tensor(name) for name in stream.keys()})  # noqa: SIM118
+            # one copy at a time: tensors of the file are mapped from it, and a mount may lose what another host replaces
+            _restore(learner, ((name, stream.get_tensor(name).clone()) for name in stream.keys()))  # noqa: SIM118
         learner.n_steps = int(header["n_steps"])
         values = json.loads(header["position"])
         metrics = values["best_metrics"] and RankingMetrics(**values["best_metrics"])
@@ -81,10 +83,10 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
         raise TrainingError(f"{path} is damaged ({error}); remove it to train from the start") from error
 
 
-def _restore(learner: Learner, tensors: dict[str, Tensor]) -> None:
+def _restore(learner: Learner, tensors: Iterable[tuple[str, Tensor]]) -> None:
     weights: dict[str, Tensor] = {}
     states: list[dict[int, dict[str, Any]]] = [{} for _ in learner.optimizers]
-    for path, tensor in tensors.items():
+    for path, tensor in tensors:
         kind, *rest = path.split("/")
         if kind == MODEL:
             weights[rest[0]] = tensor

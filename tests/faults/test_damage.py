@@ -10,6 +10,9 @@ import pytest
 from fault_runs import Shop, assert_same_outcome, contents, finished_stages, started, tell
 
 from jobs.cli import main
+from jobs.runtime.user_errors import explain
+from jobs.storage.entry_files import EntryWriter
+from schemas.errors import OutputError
 
 pytestmark = pytest.mark.faults
 
@@ -49,6 +52,14 @@ def test_a_full_disk_is_told_and_with_more_room_the_run_ends_as_if_nothing_had_h
     subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
     shop.finish(out)
     assert_same_outcome(out, undisturbed)
+
+
+def test_a_disk_that_an_entry_does_not_fit_on_is_told_and_left_as_it_was(mounted: Callable[[str], Path]) -> None:
+    place = mounted("size=4m")
+    with pytest.raises(OSError, match="No space left on device") as told:
+        EntryWriter(place / "ensemble", 100_000, 64)  # 13 MB
+    assert isinstance(explain(told.value), OutputError)
+    assert list(place.iterdir()) == []
 
 
 def test_a_read_only_output_is_refused_before_anything_starts(

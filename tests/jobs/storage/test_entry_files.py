@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -42,6 +45,19 @@ def test_an_entry_with_an_empty_row_is_not_committed(tmp_path):
     expected = pytest.raises(EntryError, match="found none for 1, the first at position 1")
     with expected, EntryWriter(tmp_path / "e", 3, 2) as writer:
         writer.write(np.array([0, 2]), IDS[[0, 2]], VECTORS[[0, 2]])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_room_for_an_entry_is_taken_before_its_first_row(tmp_path, monkeypatch):
+    with pytest.raises(EntryError), EntryWriter(tmp_path / "e", 1000, 64) as writer:  # its rows are not written
+        assert all(512 * file.stat().st_blocks >= file.stat().st_size for file in writer.staging.iterdir())
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(OSError, match="No space left"):
+        EntryWriter(tmp_path / "e", 1000, 64)
     assert list(tmp_path.iterdir()) == []
 
 
