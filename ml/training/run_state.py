@@ -73,7 +73,7 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
             if header["job"] != job:
                 log.info("  %s is of another configuration or table version: starting anew", path)
                 return Position()
-            # one copy at a time: tensors of the file are mapped from it, and a mount may lose what another host replaces
+            # copied one by one: they are mapped from the file, and a mount may lose what another host replaces
             _restore(learner, ((name, stream.get_tensor(name).clone()) for name in stream.keys()))  # noqa: SIM118
         learner.n_steps = int(header["n_steps"])
         values = json.loads(header["position"])
