@@ -24,6 +24,19 @@ class ModelSettings(Settings):
     """``post``: sums are normalised; ``pre``: what a layer reads is, which eases deep models (Xiong et al. 2020)."""
     final_norm: bool = False
     """One more norm after the last block; goes with ``pre``."""
+    block: Literal["bert", "sasrec", "ligr"] = "bert"
+    """Of the transformer. ``bert``: normed as ``norm`` says; ``sasrec``: as SASRec's authors wrote it; ``ligr``: normed
+    before, gated, with a SwiGLU feed-forward (eSASRec)."""
+    embedding: Literal["normed", "sum", "scaled"] = "normed"
+    """Item and position vectors are added and: ``normed``, then normalised and projected; ``sum``, left so; ``scaled``,
+    left so, the item's first multiplied by the root of ``hidden_size`` (SASRec, HSTU). Recurrent encoders: none."""
+    head: Literal["bert", "none"] = "bert"
+    """What makes an output vector of a hidden state: a layer with GELU and a norm (BERT), or nothing."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """Of output vectors and items: their product, or their cosine divided by ``temperature``."""
+    temperature: PositiveFloat = 0.05
+    learn_temperature: bool = False
+    """Learn the temperature from there, down to .01 (PinnerFormer)."""
     embedding_dropout: Share = 0.2
     encoder_dropout: Share = 0.2
     attention_dropout: Share | None = None
@@ -34,6 +47,10 @@ class ModelSettings(Settings):
     """Of a hashed table."""
     table_splits: PositiveInt = 8
     """Parts of a vector of a product table; each is one of 256."""
+    output_table: Literal["tied", "separate"] = "tied"
+    """Whether outputs are compared with the input's item table or with one of their own (gSASRec)."""
+    item_bias: bool = True
+    """Whether an item has a bias as an output; of full tables and ``similarity: dot``."""
 
     def __post_init__(self) -> None:
         size = f"model.hidden_size ({self.hidden_size})"

@@ -6,6 +6,7 @@ step's floating point operations, as torch counts them, against a large matrix p
 """
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
 from ml.data.vocabulary import VocabularyDescription
+from ml.models.registry import ENCODERS
 from ml.training.distributed import Ranks
 from ml.training.hardware import peak_memory, product_rate, timed
 from ml.training.step import Learner
@@ -46,7 +48,7 @@ def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> l
 
 
 def build_learner(arguments: argparse.Namespace, ranks: Ranks | None = None) -> Learner:
-    """A fresh learner of the paper's shape but for the arguments."""
+    """A fresh learner of the paper's shape but for the arguments; a causal encoder learns the next item."""
     settings = EncoderSettings(
         behaviours=("made",),
         hidden_size=arguments.hidden_size,
@@ -54,9 +56,14 @@ def build_learner(arguments: argparse.Namespace, ranks: Ranks | None = None) -> 
         n_heads=arguments.heads,
         feed_forward_size=arguments.feed_forward_size or arguments.hidden_size,
         max_length=arguments.max_length,
+        architecture=arguments.architecture,
+        attention=arguments.attention,
+        block=arguments.block,
         loss=LossSettings(name=arguments.loss, n_negatives=arguments.negatives),
         training=TrainingSettings(device=arguments.device, precision=arguments.precision, compile=arguments.compile),
     )
+    if ENCODERS[settings.architecture].reads_causally(settings):
+        settings = replace(settings, objective="next_item")
     vocabulary = VocabularyDescription(FIRST_ITEM + arguments.items)
     return Learner(settings, vocabulary, arguments.seed, ranks)
 
@@ -113,6 +120,9 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--mean-length", type=float, default=9.4)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--architecture", choices=list(ENCODERS), default="transformer")
+    parser.add_argument("--attention", choices=["bidirectional", "causal"], default="bidirectional")
+    parser.add_argument("--block", choices=["bert", "sasrec", "ligr"], default="bert", help="of a transformer")
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=8)

@@ -42,7 +42,12 @@ class ItemTable(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
-        """Float [M, K], how well each token of ``candidates`` (int64 [K]) fits each of ``vectors`` (float [M, D])."""
+        """Float [M, K], how well each token of ``candidates`` fits each of ``vectors`` (float [M, D]).
+
+        Parameters
+        ----------
+        candidates : int64 [K]; or [M, K], where each vector has candidates of its own
+        """
 
     def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first], the same of the tokens ``first`` to ``end - 1``."""
@@ -63,18 +68,20 @@ class FullTable(ItemTable):
     Parameters
     ----------
     is_sparse : give both sparse gradients, of the rows used only
+    has_bias : False for a table without biases
     """
 
-    def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False) -> None:
+    def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False, has_bias: bool = True) -> None:
         super().__init__()
         self.is_sparse = is_sparse
         self.weight = nn.Parameter(torch.empty(n_tokens, hidden_size))
-        self.bias = nn.Parameter(torch.empty(n_tokens, 1))
+        self.bias = nn.Parameter(torch.empty(n_tokens, 1)) if has_bias else None
 
     def initialise(self) -> None:
         """Draw new vectors; biases begin at zero."""
         super().initialise()
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         with torch.no_grad():
             self.weight[PAD].zero_()
 
@@ -84,17 +91,18 @@ class FullTable(ItemTable):
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
-        bias = F.embedding(candidates, self.bias, sparse=self.is_sparse).squeeze(1)
-        return F.linear(vectors, self.vectors(candidates), bias)
+        bias = None if self.bias is None else F.embedding(candidates, self.bias, sparse=self.is_sparse).squeeze(-1)
+        return _products(vectors, self.vectors(candidates), bias)
 
     def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first]; no row is copied."""
-        return F.linear(vectors, self.weight[first:end], self.bias[first:end].squeeze(1))
+        return F.linear(vectors, self.weight[first:end], None if self.bias is None else self.bias[first:end].squeeze(1))
 
     def row_parameters(self) -> Iterator[nn.Parameter]:
         """Vectors and biases."""
         yield self.weight
-        yield self.bias
+        if self.bias is not None:
+            yield self.bias
 
 
 class HashedTable(ItemTable):
@@ -125,7 +133,7 @@ class HashedTable(ItemTable):
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
-        return F.linear(vectors, self.vectors(candidates))
+        return _products(vectors, self.vectors(candidates))
 
     def _rows(self, token_ids: Tensor) -> Iterator[Tensor]:
         n_shared = len(self.weight) - FIRST_ITEM
@@ -169,6 +177,8 @@ class ProductTable(ItemTable):
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
+        if candidates.ndim == 2:
+            return _products(vectors, self.vectors(candidates))
         parts = self.weight.unflatten(0, (self.n_splits, self.n_parts))  # [S, 259, D/S]
         part_scores = parts @ vectors.unflatten(1, (self.n_splits, -1)).permute(1, 2, 0)  # [S, 259, M]
         return F.embedding_bag(self._parts(candidates), part_scores.flatten(0, 1), mode="sum").T  # [K, M] -> [M, K]
@@ -180,10 +190,18 @@ class ProductTable(ItemTable):
         return codes + torch.arange(self.n_splits, device=codes.device) * self.n_parts
 
 
-def build_table(settings: ModelSettings, n_tokens: int, is_sparse: bool) -> ItemTable:
-    """The table that the settings ask for, not yet initialised; only a full one can be sparse."""
+def _products(vectors: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Float [M, K] of vectors float [M, D] with items float [K, D], or each with its own, [M, K, D]; biases added."""
+    if items.ndim == 2:
+        return F.linear(vectors, items, bias)
+    products = (items @ vectors.unsqueeze(-1)).squeeze(-1)
+    return products if bias is None else products + bias
+
+
+def build_table(settings: ModelSettings, n_tokens: int, is_sparse: bool, has_bias: bool = True) -> ItemTable:
+    """The table that the settings ask for, not yet initialised; only a full one can be sparse, or have biases."""
     if settings.table == "hashed":
         return HashedTable(settings.hidden_size, settings.table_rows)
     if settings.table == "product":
         return ProductTable(n_tokens, settings.hidden_size, settings.table_splits)
-    return FullTable(n_tokens, settings.hidden_size, is_sparse)
+    return FullTable(n_tokens, settings.hidden_size, is_sparse, has_bias)

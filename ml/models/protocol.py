@@ -85,8 +85,14 @@ class SequenceEncoder(nn.Module, ABC):
         return hidden
 
     def logits(self, vectors: Tensor, candidates: Tensor) -> Tensor:
-        """Float [M, K], how well each token of ``candidates`` (int64 [K]) fits each output vector (float [M, D])."""
-        return vectors @ self.item_vectors(candidates).T
+        """Float [M, K], how well each token of ``candidates`` fits each output vector (float [M, D]).
+
+        Parameters
+        ----------
+        candidates : int64 [K]; or [M, K], where each vector has candidates of its own
+        """
+        items = self.item_vectors(candidates)
+        return vectors @ items.T if candidates.ndim == 1 else (items @ vectors.unsqueeze(-1)).squeeze(-1)
 
     def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first], the ``logits`` of the tokens ``first`` to ``end - 1``."""

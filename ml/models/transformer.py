@@ -6,7 +6,6 @@ Legend of shapes: B batch, L positions of a row, D hidden, H heads, V vocabulary
 N rows that the encoder computes (the tokens of a batch, see ``ml.models.padding``), M chosen positions, K candidates.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,8 @@ from ml.compat.dropout import Dropout
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.attention import attend
-from ml.models.item_embeddings import INIT_STD, build_table
+from ml.models.item_encoder import ItemEncoder, build_head
 from ml.models.padding import Grid, grid_of_tokens, narrow_grid
-from ml.models.protocol import SequenceEncoder
 from schemas.tokens import PAD
 
 
@@ -43,24 +41,28 @@ class Context(NamedTuple):
 
 
 class SequenceEmbedding(nn.Module):
-    """Item vector plus position vector, normalised and projected; position 0 is the most recent token."""
+    """Item vector plus position vector, in the way that ``embedding`` says; position 0 is the most recent token."""
 
     def __init__(self, settings: ModelSettings, max_length: int) -> None:
         super().__init__()
+        is_normed = settings.embedding == "normed"
+        self.scale = settings.hidden_size**0.5 if settings.embedding == "scaled" else 1.0
         self.position_table = nn.Embedding(max_length, settings.hidden_size)
-        self.norm = nn.LayerNorm(settings.hidden_size)
+        self.norm = nn.LayerNorm(settings.hidden_size) if is_normed else nn.Identity()
         self.dropout = Dropout(settings.embedding_dropout)
-        self.projection = nn.Linear(settings.hidden_size, settings.hidden_size)
+        self.projection = nn.Linear(settings.hidden_size, settings.hidden_size) if is_normed else nn.Identity()
 
     def forward(self, items: Tensor, grid: Grid) -> Tensor:
         """Float [N, D] from the item vectors float [N, D]."""
         # counted from the end: a recent token has the same vector however wide its batch is padded
         positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
+        items = items if self.scale == 1.0 else items * self.scale
         if grid.positions is None:
             embedded = (items.unflatten(0, (grid.height, grid.width)) + positions).flatten(0, 1)
         else:
             embedded = items + F.embedding(grid.positions % grid.width, positions)
-        return self.projection(self.dropout(self.norm(embedded)))
+        vectors: Tensor = self.projection(self.dropout(self.norm(embedded)))
+        return vectors
 
 
 class SelfAttention(nn.Module):
@@ -75,9 +77,15 @@ class SelfAttention(nn.Module):
         self.key_value = nn.Linear(settings.hidden_size, 2 * settings.hidden_size)
         self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted."""
-        wanted = x if context.rows is None else x.index_select(0, context.rows)
+    def forward(self, x: Tensor, context: Context, wanted: Tensor | None = None) -> Tensor:
+        """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted.
+
+        Parameters
+        ----------
+        wanted : float [M, D], what queries are made of, where these are not the wanted rows of ``x``
+        """
+        if wanted is None:
+            wanted = x if context.rows is None else x.index_select(0, context.rows)
         (query,) = context.wanted.heads(self.query(wanted), 1, self.n_heads)  # [B, H, Q, D/H]
         key_value = context.grid.heads(self.key_value(x), 2, self.n_heads)  # [2, B, H, L, D/H]
         heads = attend(query, key_value, context.is_visible, self.dropout_prob if self.training else 0.0)
@@ -113,35 +121,79 @@ class Block(nn.Module):
         return self.feed_forward_norm(self.dropout(self.feed_forward(wanted), wanted))
 
 
-class Transformer(SequenceEncoder):
-    """One item table serves the input and the output (Sun et al. 2019, section 3.5); see ``SequenceEncoder``."""
+class SasRecBlock(nn.Module):
+    """SASRec's block as in its authors' code, https://github.com/kang205/SASRec.
+
+    Queries are normed, keys and values are not; sums are with the normed input; the feed-forward has ReLU and dropout.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.attention = SelfAttention(settings)
+        self.attention_norm = nn.LayerNorm(settings.hidden_size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(settings.hidden_size, settings.feed_forward_size),
+            nn.ReLU(),
+            Dropout(settings.encoder_dropout),
+            nn.Linear(settings.feed_forward_size, settings.hidden_size),
+        )
+        self.feed_forward_norm = nn.LayerNorm(settings.hidden_size)
+        self.dropout = Dropout(settings.encoder_dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted."""
+        queries = self.attention_norm(x if context.rows is None else x.index_select(0, context.rows))
+        wanted = self.feed_forward_norm(queries + self.attention(x, context, queries))
+        added: Tensor = self.dropout(self.feed_forward(wanted), wanted)
+        return added
+
+
+class LigrBlock(nn.Module):
+    """A pre-norm block whose two sums are gated by their input, with a SwiGLU feed-forward.
+
+    LiGR (Borisyuk et al. 2025), as eSASRec has it ("Enhancing Transformer-based Recommendations in a Modular Fashion",
+    RecSys 2025, and RecTools).
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        size, inside = settings.hidden_size, settings.feed_forward_size
+        self.attention = SelfAttention(settings)
+        self.attention_norm, self.attention_gate = nn.LayerNorm(size), nn.Linear(size, size)
+        self.feed_forward_in, self.feed_forward_out = nn.Linear(size, 2 * inside), nn.Linear(inside, size)
+        self.feed_forward_norm, self.feed_forward_gate = nn.LayerNorm(size), nn.Linear(size, size)
+        self.dropout = Dropout(settings.encoder_dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted."""
+        wanted = x if context.rows is None else x.index_select(0, context.rows)
+        attended = self.dropout(self.attention(self.attention_norm(x), context))
+        wanted = wanted + self.attention_gate(wanted).sigmoid() * attended
+        gate, value = self.feed_forward_in(self.feed_forward_norm(wanted)).chunk(2, dim=-1)  # SwiGLU, Shazeer 2020
+        fed = self.dropout(self.feed_forward_out(F.silu(gate) * value))
+        return wanted + self.feed_forward_gate(wanted).sigmoid() * fed
+
+
+BLOCKS = {"bert": Block, "sasrec": SasRecBlock, "ligr": LigrBlock}
+
+
+class Transformer(ItemEncoder):
+    """Blocks of attention; see ``SequenceEncoder``."""
 
     def __init__(
         self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
     ) -> None:
-        super().__init__(settings, vocabulary)
-        self.item_table = build_table(settings, vocabulary.n_tokens, sparse_tables)
-        self.has_sparse_tables = self.item_table.is_sparse
+        super().__init__(settings, vocabulary, sparse_tables)
         self.embedding = SequenceEmbedding(settings, settings.max_length)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.n_layers))
+        self.blocks = nn.ModuleList(BLOCKS[settings.block](settings) for _ in range(settings.n_layers))
         self.final_norm = nn.LayerNorm(self.hidden_size) if settings.final_norm else nn.Identity()
-        self.head = nn.Sequential(
-            nn.Linear(self.hidden_size, self.hidden_size), nn.GELU(), nn.LayerNorm(self.hidden_size)
-        )
-        self._initialise()
+        self.head = build_head(settings)
+        self.initialise()
 
     @classmethod
     def reads_causally(cls, settings: EncoderSettings) -> bool:
         """As ``attention`` says."""
         return settings.attention == "causal"
-
-    def _initialise(self) -> None:
-        self.item_table.initialise()
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=INIT_STD)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
 
     def encode(self, batch: SequenceBatch[Tensor]) -> Tensor:
         """The last layer's vectors, float [B, L, D]; of a batch's columns it reads ``token_ids``."""
@@ -184,32 +236,3 @@ class Transformer(SequenceEncoder):
         tokens = token_ids.flatten() if grid.positions is None else token_ids.flatten()[grid.positions]  # [N]
         x = self.embedding(self.item_table.vectors(tokens), grid)
         return x, Context(grid, is_visible, rows=None, wanted=grid)
-
-    def item_vectors(self, token_ids: Tensor) -> Tensor:
-        """Rows of the item table, float [..., D]."""
-        return self.item_table.vectors(token_ids)
-
-    def output_vectors(self, hidden: Tensor) -> Tensor:
-        """Float [M, D] to compare with the item table."""
-        return self.head(hidden)
-
-    def logits(self, vectors: Tensor, candidates: Tensor) -> Tensor:
-        """Float [M, K]."""
-        return self.item_table.scores(vectors, candidates)
-
-    def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
-        """Float [M, end - first]."""
-        return self.item_table.scores_between(vectors, first, end)
-
-    def row_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of a full item table."""
-        return self.item_table.row_parameters()
-
-    def compile_encode_at(self) -> None:
-        """Compile all of ``encode_at`` but the look-up in a table of sparse gradients.
-
-        The compiler knows none of these: a graph with the look-up in it would run as it is, after a page of warnings.
-        """
-        if self.has_sparse_tables:
-            self.item_table.vectors = torch.compiler.disable(self.item_table.vectors)  # type: ignore[method-assign]
-        super().compile_encode_at()

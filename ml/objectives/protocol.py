@@ -16,7 +16,8 @@ from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 
 Score = Callable[[Tensor], Tensor]
-"""Token ids of candidates, int64 [K] -> how well each fits each hidden state of a batch, float [M, K]."""
+"""Token ids of candidates, int64 [K], or [M, K] where each hidden state has its own -> how well they fit the hidden
+states of a batch, float [M, K]."""
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,9 @@ from small_encoders import batch_of, settings_of, transformer
 
 from ml.data.sequence_batch import SequenceBatch
 from ml.models import padding
+from ml.models.padding import Grid
 from ml.models.protocol import evaluating
-from ml.models.transformer import Block
+from ml.models.transformer import BLOCKS, Block, Context
 
 SETTINGS = settings_of(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32, max_length=8)
 VARIANTS = {
@@ -18,6 +20,9 @@ VARIANTS = {
     "hashed": {"table": "hashed", "table_rows": 12},
     "product": {"table": "product", "table_splits": 4},
     "causal": {"attention": "causal"},
+    "sasrec": {"attention": "causal", "block": "sasrec", "embedding": "scaled", "head": "none", "item_bias": False},
+    "ligr": {"attention": "causal", "block": "ligr", "embedding": "sum", "output_table": "separate"},
+    "cosine": {"similarity": "cosine", "learn_temperature": True},
 }
 BATCH = batch_of([0, 0, 5, 6, 7], [3, 4, 5, 6, 7], [0, 0, 0, 0, 9])
 IS_TOKEN = BATCH.token_ids != 0
@@ -216,6 +221,64 @@ def test_logits_are_products_with_the_input_table_plus_the_items_bias(model):
 
     expected = vectors @ model.item_table.weight[[9, 6]].T + torch.tensor([0.0, 0.5])
     torch.testing.assert_close(model.logits(vectors, torch.tensor([9, 6])), expected)
+
+
+def test_cosines_are_divided_by_a_temperature_that_is_learned_down_to_a_hundredth():
+    model = transformer(replace(SETTINGS, **VARIANTS["cosine"]), n_tokens=20).eval()
+    vectors, items = model.output_vectors(torch.randn(2, 16)), torch.tensor([5, 6, 7])
+    expected = F.cosine_similarity(vectors[:, None], model.item_vectors(items)[None], dim=-1)
+    torch.testing.assert_close(model.logits(vectors, items), expected / 0.05)
+    torch.testing.assert_close(model.logits_between(vectors, 5, 8), expected / 0.05)
+    model.logits(vectors, items).sum().backward()
+    assert model.temperature.grad != 0
+    model.temperature.data.fill_(-1.0)
+    torch.testing.assert_close(model.logits(vectors, items), expected / 0.01)
+
+
+@pytest.mark.parametrize("changes", [{}, {"similarity": "cosine"}, {"table": "product", "table_splits": 4}])
+def test_each_vector_may_have_candidates_of_its_own(changes):
+    model = transformer(replace(SETTINGS, **changes), n_tokens=20)
+    vectors, own = torch.randn(2, 16), torch.tensor([[5, 6, 7], [8, 6, 9]])
+    expected = torch.stack([model.logits(vectors[row : row + 1], own[row])[0] for row in range(2)])
+    torch.testing.assert_close(model.logits(vectors, own), expected)
+
+
+def test_a_separate_output_table_is_what_outputs_are_compared_with_and_a_tied_one_is_saved_once():
+    model = transformer(replace(SETTINGS, output_table="separate"), n_tokens=20)
+    vectors, items = torch.randn(2, 16), torch.tensor([5, 6])
+    torch.testing.assert_close(model.logits(vectors, items), vectors @ model.own_output_table.weight[[5, 6]].T)
+    assert model.item_table.bias is None
+    assert not any("output_table" in name for name in transformer(SETTINGS, n_tokens=20).state_dict())
+
+
+def numbers(layer, weight, bias=0.0):
+    """Give a linear layer one weight everywhere on its diagonal blocks."""
+    with torch.no_grad():
+        size = layer.weight.shape[1]
+        layer.weight.copy_(weight * torch.eye(size).repeat(layer.weight.shape[0] // size, 1))
+        layer.bias.fill_(bias)
+
+
+@pytest.mark.parametrize("block", ["sasrec", "ligr"])
+def test_a_block_of_two_columns_gives_what_its_formula_gives_by_hand(block):
+    """One row of [3, 1]: its norm is [1, -1], and attention to itself alone gives the value of its own row."""
+    settings = replace(SETTINGS, hidden_size=2, n_heads=1, feed_forward_size=2, encoder_dropout=0.0, block=block)
+    layer, grid = BLOCKS[block](settings), Grid(None, 1, 1)
+    for linear in (each for each in layer.modules() if isinstance(each, torch.nn.Linear)):
+        numbers(linear, 1.0)
+    row = layer(torch.tensor([[3.0, 1.0]]), Context(grid, None, None, grid))[0].tolist()
+    if block == "sasrec":
+        # queries [1, -1] plus the value of the raw row [3, 1]: [4, 0], normed [1, -1]; plus its ReLU, [1, 0]
+        assert row == pytest.approx([2.0, -1.0], abs=1e-4)
+    else:
+        # sigmoid(3) * 1 and sigmoid(1) * -1 are added; the norm is again [1, -1], and SwiGLU gives silu(x) * x
+        first, second = 3 + sigmoid(3), 1 - sigmoid(1)
+        expected = [first + sigmoid(first) * sigmoid(1), second + sigmoid(second) * sigmoid(-1)]
+        assert row == pytest.approx(expected, abs=1e-4)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
 
 
 def test_tables_and_dense_parameters_part_the_model(model):

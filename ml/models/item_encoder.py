@@ -1,0 +1,108 @@
+"""What encoders share that know items by a table: how items come in, and how a hidden state is compared with them.
+
+Legend of shapes: D hidden, M output vectors, K candidates.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conf.encoders import EncoderSettings, ModelSettings
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.item_embeddings import INIT_STD, ItemTable, build_table
+from ml.models.protocol import SequenceEncoder
+
+LOWEST_TEMPERATURE = 0.01
+"""A learned temperature goes no lower (PinnerFormer, Pancha et al. 2022, arXiv:2205.04507)."""
+
+
+class ItemEncoder(SequenceEncoder):
+    """One table serves input and output (Sun et al. 2019, section 3.5), or one each; see ``SequenceEncoder``.
+
+    A subclass makes its layers, then ``head`` by ``build_head``, then calls ``initialise``.
+    """
+
+    head: nn.Module
+
+    def __init__(
+        self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
+    ) -> None:
+        super().__init__(settings, vocabulary)
+        self.is_cosine, is_tied = settings.similarity == "cosine", settings.output_table == "tied"
+        has_bias = settings.item_bias and not self.is_cosine
+        self.item_table = build_table(settings, vocabulary.n_tokens, sparse_tables, has_bias and is_tied)
+        # not the item table again where it is tied: a model folder would hold it twice
+        self.own_output_table = None if is_tied else build_table(settings, vocabulary.n_tokens, sparse_tables, has_bias)
+        self.has_sparse_tables = self.item_table.is_sparse
+        self.initial_temperature = settings.temperature
+        is_learned = self.is_cosine and settings.learn_temperature
+        self.temperature = nn.Parameter(torch.empty(())) if is_learned else None
+
+    @property
+    def output_table(self) -> ItemTable:
+        """What outputs are compared with."""
+        return self.item_table if self.own_output_table is None else self.own_output_table
+
+    def initialise(self) -> None:
+        """Draw new weights from torch's global generator."""
+        self.item_table.initialise()
+        if self.own_output_table is not None:
+            self.own_output_table.initialise()
+        if self.temperature is not None:
+            nn.init.constant_(self.temperature, self.initial_temperature)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def item_vectors(self, token_ids: Tensor) -> Tensor:
+        """Rows of the table that outputs are compared with, float [..., D]."""
+        return self.output_table.vectors(token_ids)
+
+    def output_vectors(self, hidden: Tensor) -> Tensor:
+        """Float [M, D] to compare with the item table; of length 1 where cosines are compared."""
+        vectors: Tensor = self.head(hidden)
+        return F.normalize(vectors, dim=-1) if self.is_cosine else vectors
+
+    def logits(self, vectors: Tensor, candidates: Tensor) -> Tensor:
+        """Float [M, K]: products, or cosines divided by the temperature."""
+        if not self.is_cosine:
+            return self.output_table.scores(vectors, candidates)
+        items = F.normalize(self.output_table.vectors(candidates), dim=-1)  # [K, D] or [M, K, D]
+        cosines = vectors @ items.T if candidates.ndim == 1 else (items @ vectors.unsqueeze(-1)).squeeze(-1)
+        learned = self.temperature
+        return cosines / (self.initial_temperature if learned is None else learned.clamp(min=LOWEST_TEMPERATURE))
+
+    def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
+        """Float [M, end - first]."""
+        return (
+            super().logits_between(vectors, first, end)
+            if self.is_cosine
+            else (self.output_table.scores_between(vectors, first, end))
+        )
+
+    def row_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of full item tables."""
+        yield from self.item_table.row_parameters()
+        if self.own_output_table is not None:
+            yield from self.own_output_table.row_parameters()
+
+    def compile_encode_at(self) -> None:
+        """Compile all of ``encode_at`` but the look-up in a table of sparse gradients.
+
+        The compiler knows none of these: a graph with the look-up in it would run as it is, after a page of warnings.
+        """
+        if self.has_sparse_tables:
+            self.item_table.vectors = torch.compiler.disable(self.item_table.vectors)  # type: ignore[method-assign]
+        super().compile_encode_at()
+
+
+def build_head(settings: ModelSettings) -> nn.Module:
+    """What makes an output vector of a hidden state: BERT's layer, or nothing."""
+    size = settings.hidden_size
+    if settings.head == "none":
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size))
