@@ -33,9 +33,11 @@ class SequenceEncoder(nn.Module, ABC):
     max_length : the most positions of a batch
     is_causal : whether a position sees none after it
     has_sparse_tables : whether ``row_parameters`` get sparse gradients
+    heads : what its objective learns beside it (``Objective.build_heads``), on its device; None but in training
     """
 
     has_sparse_tables = False
+    heads: nn.Module | None = None
 
     def __init__(
         self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch
@@ -66,6 +66,14 @@ class Objective(Protocol):
     is_sampled: bool
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None: ...
+
+    def build_heads(self, hidden_size: int) -> nn.Module | None:
+        """What of the objective is learnt, such as a layer that classifies hidden states; None where nothing is.
+
+        The objective keeps it for ``loss``. It is trained, broadcast and resumed with the encoder, as its ``heads``,
+        and left out of the model folder.
+        """
+        return None
 
     @abstractmethod
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:

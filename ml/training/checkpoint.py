@@ -49,7 +49,9 @@ def save_model(folder: Path, model: SequenceEncoder, card: ModelCard, metrics: d
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    write_tensors(new / WEIGHTS, model.state_dict())
+    # heads are for training alone: whoever loads the model knows no objective
+    weights = {name: weight for name, weight in model.state_dict().items() if not name.startswith("heads.")}
+    write_tensors(new / WEIGHTS, weights)
     _write_json(new / CONFIG, asdict(replace(card, vocabulary=card.vocabulary.without_arrays())))
     _write_json(new / METRICS, metrics)
     replace_folder(new, folder)

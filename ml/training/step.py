@@ -50,7 +50,9 @@ class Learner:
         self.device = self.ranks.device(settings.training.device)
         self.objective = build_objective(settings, vocabulary)
         torch.manual_seed(seed)
-        self.encoder = build_encoder(settings, vocabulary, self.objective.is_sampled).to(self.device)
+        self.encoder = build_encoder(settings, vocabulary, self.objective.is_sampled)
+        self.encoder.heads = self.objective.build_heads(self.encoder.hidden_size)
+        self.encoder.to(self.device)
         if settings.training.compile:
             self.encoder.compile_encode_at()
         if self.encoder.has_sparse_tables:

@@ -21,7 +21,7 @@ from ml.inference.embed import embed_sequences
 from ml.inference.top_k import nearest_items
 from ml.models.protocol import SequenceEncoder
 from ml.models.registry import ENCODERS
-from ml.objectives.protocol import Score, TrainingBatch
+from ml.objectives.protocol import Objective, Score, TrainingBatch
 from ml.objectives.ranking import rank_last_items
 from ml.objectives.registry import OBJECTIVES, require_encoder
 from ml.training.checkpoint import ModelCard, load_model
@@ -51,8 +51,16 @@ class MeanOfItems(SequenceEncoder):
         return self.items(token_ids)
 
 
-class LastItem:
-    """The last item of each row is predicted from those before it, among all items."""
+class Sharpness(nn.Module):
+    """What scores are multiplied by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+
+class LastItem(Objective):
+    """The last item of each row is predicted from those before it, among all items; it learns how sharply."""
 
     needs_causal: bool | None = None
     is_sampled = False
@@ -60,16 +68,17 @@ class LastItem:
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None:
         self.items = torch.arange(FIRST_ITEM, vocabulary.n_tokens)
 
+    def build_heads(self, hidden_size: int) -> nn.Module:
+        self.sharpness = Sharpness()
+        return self.sharpness
+
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
         n_rows, width = batch.shape
         positions, labels = torch.arange(1, n_rows + 1) * width - 1, batch.token_ids[:, -1] - FIRST_ITEM
         return TrainingBatch(self.without_last(batch), positions, {"labels": labels}, n_targets=n_rows)
 
-    def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
-        return None
-
     def loss(self, hidden: Tensor, targets: Mapping[str, Tensor], candidates: Tensor | None, score: Score) -> Tensor:
-        return F.cross_entropy(score(self.items), targets["labels"], reduction="sum")
+        return F.cross_entropy(self.sharpness.factor * score(self.items), targets["labels"], reduction="sum")
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         return batch.map(lambda column: F.pad(column[:, :-1], (1, 0)))
@@ -112,6 +121,7 @@ def test_they_are_trained_saved_loaded_embedded_and_ranked(job: TrainingJob) -> 
 
     encoder, card = load_model(job.folder, expected_fingerprint="a-fingerprint")
     assert isinstance(encoder, MeanOfItems)
+    assert encoder.state_dict().keys() == {"items.weight"}  # what the objective learnt stays behind
     assert card == job.card
     rows = rows_of_pairs(20)
     vectors = embed_sequences(encoder, rows, InferenceSettings(pooling="last"))
