@@ -13,7 +13,8 @@ class VocabularyDescription:
     Attributes
     ----------
     n_tokens : the special tokens and the items
-    n_item_kinds : values of ``ItemAttributes.item_kind``, 0 among them; 0 without attributes
+    item_columns : the columns that its items come from, such as sku, url, query: ``ItemAttributes.item_kind`` is 1 + the
+        position here; none without attributes
     n_categories : values of ``ItemAttributes.category``, 0 among them; 0 without attributes
     attributes_digest : of the attributes, empty without
     attributes : None where there are none, and when a model is rebuilt from its folder: an encoder keeps those that it
@@ -21,16 +22,16 @@ class VocabularyDescription:
     """
 
     n_tokens: int
-    n_item_kinds: int = 0
+    item_columns: tuple[str, ...] = ()
     n_categories: int = 0
     attributes_digest: str = ""
     attributes: ItemAttributes | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of_attributes(cls, attributes: ItemAttributes) -> "VocabularyDescription":
+    def of_attributes(cls, attributes: ItemAttributes, item_columns: tuple[str, ...]) -> "VocabularyDescription":
         """The description of a vocabulary whose items' attributes are at hand."""
-        n_item_kinds, n_categories = (1 + int(values.max()) for values in (attributes.item_kind, attributes.category))
-        return cls(len(attributes), n_item_kinds, n_categories, attributes.digest(), attributes)
+        n_categories = 1 + int(attributes.category.max())
+        return cls(len(attributes), item_columns, n_categories, attributes.digest(), attributes)
 
     @property
     def n_items(self) -> int:

@@ -31,9 +31,9 @@ def test_a_file_gives_back_the_arrays(tmp_path: Path) -> None:
 
 
 def test_a_description_knows_the_shapes_of_what_an_encoder_keeps() -> None:
-    described = VocabularyDescription.of_attributes(attributes_of_five())
+    described = VocabularyDescription.of_attributes(attributes_of_five(), ("sku", "url"))
     assert (described.n_tokens, described.n_items) == (5, 2)
-    assert (described.n_item_kinds, described.n_categories) == (3, 8)
+    assert (described.item_columns, described.n_categories) == (("sku", "url"), 8)
     assert described.has_attributes
     assert described.without_arrays().has_attributes
     assert not VocabularyDescription(5).has_attributes

@@ -59,7 +59,7 @@ def test_item_attributes_are_no_part_of_the_card_but_their_digest_is(tmp_path):
     for price in (3, 4):
         attributes = ItemAttributes.unknown(10)
         attributes.price[5] = price
-        vocabularies.append(VocabularyDescription.of_attributes(attributes))
+        vocabularies.append(VocabularyDescription.of_attributes(attributes, ("sku",)))
     card = replace(CARD, vocabulary=vocabularies[0])
     save_model(tmp_path / "model", fresh_model(), card, {})
 
