@@ -13,7 +13,7 @@ class VocabularyDescription:
     Attributes
     ----------
     n_tokens : the special tokens and the items
-    item_columns : what its items come from, such as sku, url, query: an ``ItemAttributes.item_kind`` is 1 + the position
+    item_columns : what its items come from, such as sku, url, query: ``ItemAttributes.item_kind`` is 1 + the position
         here; none without attributes
     n_categories : values of ``ItemAttributes.category``, 0 among them; 0 without attributes
     attributes_digest : of the attributes, empty without
