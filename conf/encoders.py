@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from conf.ranges import PositiveFloat, PositiveInt, Settings, Share, require
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Settings, Share, require
 from conf.training import WITHOUT_EFFECT_ON_WEIGHTS, TrainingSettings
 from schemas.tokens import FIRST_ITEM
 
@@ -81,13 +81,28 @@ class MaskingSettings(Settings):
 class LossSettings(Settings):
     """The loss at the positions to predict: over every item, or over negatives that a step's positions share."""
 
-    name: Literal["auto", "full", "sampled", "gbce"] = "auto"
-    """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above; ``gbce``: of gSASRec."""
+    name: Literal["auto", "full", "sampled", "gbce", "bce", "bpr_max"] = "auto"
+    """``auto``: full softmax up to ``full_softmax_max_items`` items, sampled above; ``gbce``: of gSASRec; ``bce``: of
+    SASRec, each position with one negative of its own; ``bpr_max``: of GRU4Rec."""
     full_softmax_max_items: PositiveInt = 20_000
     n_negatives: PositiveInt = 2048
     """Uniform negatives drawn once per step and shared by its positions."""
     gbce_t: Share = 0.75
     """Calibration of gBCE: 0 is plain binary cross-entropy, 1 undoes what sampling adds to the scores."""
+    bpr_regularisation: NonNegativeFloat = 1.0
+    """Of BPR-max: weight of the squares of the negatives' scores."""
+
+
+@dataclass(frozen=True)
+class AllActionSettings(Settings):
+    """The objective ``all_action`` (PinnerFormer, Pancha et al. 2022)."""
+
+    positions: PositiveInt = 32
+    """Drawn of each sequence, each with one target."""
+    days: PositiveInt = 28
+    """After a position, in which its target lies, where the encoder reads times."""
+    events: PositiveInt = 10
+    """After a position, among which its target is, where it reads none."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,7 @@ class EncoderSettings(ModelSettings):
     """Most recent events that it reads of a client."""
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
+    all_action: AllActionSettings = field(default_factory=AllActionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
 
@@ -138,7 +154,7 @@ class EncoderSettings(ModelSettings):
         return len(self.behaviours) > 1 if self.event_columns is None else self.event_columns
 
 
-SECTIONS = ("masking", "loss", "training", "inference")
+SECTIONS = ("masking", "loss", "all_action", "training", "inference")
 """Sections of a configuration that an item of ``encoders`` may change for itself, besides the keys of ``model``."""
 RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
 """Settings of ``training`` that all encoders of a run share."""

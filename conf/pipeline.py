@@ -3,7 +3,14 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from conf.encoders import EncoderSettings, InferenceSettings, LossSettings, MaskingSettings, ModelSettings
+from conf.encoders import (
+    AllActionSettings,
+    EncoderSettings,
+    InferenceSettings,
+    LossSettings,
+    MaskingSettings,
+    ModelSettings,
+)
 from conf.evaluation import ProbeSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
 from conf.profile import EnsembleSettings
@@ -32,6 +39,7 @@ class PipelineConfig(Settings):
     model: ModelSettings = field(default_factory=ModelSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
+    all_action: AllActionSettings = field(default_factory=AllActionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)

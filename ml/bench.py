@@ -115,7 +115,7 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0 for its own choice")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--items", type=lambda text: int(float(text)), default=100_000)
-    parser.add_argument("--loss", choices=["auto", "full", "sampled", "gbce"], default="auto")
+    parser.add_argument("--loss", choices=["auto", "full", "sampled", "gbce", "bce", "bpr_max"], default="auto")
     parser.add_argument("--negatives", type=int, default=2048)
     parser.add_argument("--mean-length", type=float, default=9.4)
     parser.add_argument("--max-length", type=int, default=128)

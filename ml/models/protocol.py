@@ -52,6 +52,11 @@ class SequenceEncoder(nn.Module, ABC):
         """``is_causal`` of an encoder of these settings, before one is made."""
         return False
 
+    @classmethod
+    def require_settings(cls, name: str, settings: EncoderSettings) -> None:
+        """Raise ConfigError, which names ``encoders.<name>``, where no encoder of these settings can be made."""
+        return
+
     @property
     def device(self) -> torch.device:
         """Where its parameters are."""

@@ -5,11 +5,13 @@ from typing import TypeVar
 
 from conf.encoders import EncoderSettings
 from ml.data.vocabulary import VocabularyDescription
+from ml.models.hstu import Hstu
 from ml.models.protocol import SequenceEncoder
+from ml.models.recurrent import Gru, Lstm
 from ml.models.transformer import Transformer
 from schemas.errors import ConfigError
 
-ENCODERS: dict[str, type[SequenceEncoder]] = {"transformer": Transformer}
+ENCODERS: dict[str, type[SequenceEncoder]] = {"transformer": Transformer, "gru": Gru, "lstm": Lstm, "hstu": Hstu}
 
 T = TypeVar("T")
 

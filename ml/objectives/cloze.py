@@ -22,7 +22,8 @@ class Cloze(ItemPrediction):
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
         """A random share of the items masked, see ``mask_tokens``."""
         inputs, is_masked = mask_tokens(batch.token_ids, self.vocabulary.n_tokens, self.settings.masking, generator)
-        return predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked)
+        prepared = predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked)
+        return self.with_negatives(prepared, batch.token_ids, generator)
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """MASK instead of the last tokens."""

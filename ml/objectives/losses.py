@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schemas.tokens import PAD
+
 
 def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int) -> Tensor:
     """Summed cross-entropy over candidates that the whole batch shares, corrected for how they were drawn.
@@ -59,3 +61,41 @@ def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Ten
     positive_part = -beta * F.logsigmoid(own).sum()
     negative_part = F.softplus(others.masked_fill(is_hit, -math.inf)).sum()
     return (positive_part + negative_part) / (len(negatives) + 1)
+
+
+def bce_loss(logits: Tensor, is_target: Tensor) -> Tensor:
+    """Summed binary cross-entropy of each label and its own negatives (Kang and McAuley 2018, section 3.6).
+
+    Parameters
+    ----------
+    logits : float [M, 1 + K], of a position's label and then of its negatives
+    is_target : bool [M], where something is asked for
+    """
+    logits = logits.float()
+    terms = torch.cat([F.softplus(-logits[:, :1]), F.softplus(logits[:, 1:])], dim=1)
+    return torch.where(is_target, terms.mean(dim=1), 0.0).sum()
+
+
+def bpr_max_loss(
+    logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, regularisation: float
+) -> Tensor:
+    """Summed BPR-max (GRU4Rec, Hidasi and Karatzoglou 2018, arXiv:1706.03847, section 3.3).
+
+    One position's loss is -log sum_j s_j sigmoid(r - r_j) + regularisation * sum_j s_j r_j^2 over negatives j, where
+    s is the softmax of their scores. All labels of the batch and the drawn items are negatives of a position, but for
+    its own label.
+
+    Parameters
+    ----------
+    logits, columns, positives, negatives : as for ``sampled_softmax_loss``
+    """
+    logits = logits.float()
+    is_target, columns = columns >= 0, columns.clamp(min=0)
+    candidates = torch.cat([positives, negatives])  # [U + K]
+    is_left_out = (candidates == positives[columns].unsqueeze(1)) | (candidates == PAD)  # [M, U + K]
+    # finite: where nothing but the label is at hand, a softmax of nothing would be no number
+    weights = logits.masked_fill(is_left_out, torch.finfo(logits.dtype).min).log_softmax(dim=1)  # logarithms of s
+    gaps = F.logsigmoid(logits.gather(1, columns.unsqueeze(1)) - logits)
+    ranking = -torch.logsumexp(weights + gaps, dim=1)
+    penalty = (weights.exp() * logits.square()).sum(dim=1)
+    return torch.where(is_target, ranking + regularisation * penalty, 0.0).sum()

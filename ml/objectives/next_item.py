@@ -18,7 +18,8 @@ class NextItem(ItemPrediction):
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
         """Every row moves one position to the right: where a token was, the one before it is seen. UNK is a label."""
         inputs = moved_right(batch)
-        return predict_tokens(inputs, batch.token_ids, inputs.token_ids != PAD)
+        prepared = predict_tokens(inputs, batch.token_ids, inputs.token_ids != PAD)
+        return self.with_negatives(prepared, batch.token_ids, generator)
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """The rows without their last tokens."""

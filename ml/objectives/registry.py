@@ -1,14 +1,20 @@
 """Objectives by the name that a configuration gives them (``encoders.<name>.objective``)."""
 
+from dataclasses import replace
+from typing import Literal
+
 from conf.encoders import EncoderSettings
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import ENCODERS, registered
+from ml.objectives.all_action import AllAction
 from ml.objectives.cloze import Cloze
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import Objective
 from schemas.errors import ConfigError
 
-OBJECTIVES: dict[str, type[Objective]] = {"cloze": Cloze, "next_item": NextItem}
+OBJECTIVES: dict[str, type[Objective]] = {"cloze": Cloze, "next_item": NextItem, "all_action": AllAction}
+
+_DIRECTIONS: tuple[Literal["causal"], Literal["bidirectional"]] = ("causal", "bidirectional")
 
 
 def build_objective(settings: EncoderSettings, vocabulary: VocabularyDescription) -> Objective:
@@ -17,15 +23,24 @@ def build_objective(settings: EncoderSettings, vocabulary: VocabularyDescription
 
 
 def require_encoder(name: str, settings: EncoderSettings) -> None:
-    """Raise ConfigError where an encoder's architecture or objective is unknown, or the two do not go together."""
+    """Raise ConfigError where an encoder's architecture or objective is unknown, or its settings do not go together."""
     encoder = registered(ENCODERS, settings.architecture, f"encoders.{name}.architecture")
     objective = registered(OBJECTIVES, settings.objective, f"encoders.{name}.objective")
+    encoder.require_settings(name, settings)
     is_causal = encoder.reads_causally(settings)
+    if is_causal and settings.inference.pooling == "mask":
+        raise ConfigError(
+            f"encoders.{name}: inference.pooling=mask needs an encoder that sees MASK, found a causal one; set "
+            f"encoders.{name}.inference.pooling=last"
+        )
     if objective.needs_causal not in (None, is_causal):
-        wanted, found = ("causal", "bidirectional") if objective.needs_causal else ("bidirectional", "causal")
+        wanted, found = _DIRECTIONS if objective.needs_causal else _DIRECTIONS[::-1]
         others = [known for known, kind in OBJECTIVES.items() if kind.needs_causal in (None, is_causal)]
+        follows_attention = encoder.reads_causally(replace(settings, attention=wanted)) != is_causal
+        of_it, fix = f"architecture={settings.architecture}", "set"
+        if follows_attention:
+            of_it, fix = f"attention={settings.attention}", f"set encoders.{name}.attention={wanted}, or"
         raise ConfigError(
             f"encoders.{name}.objective={settings.objective}: expected a {wanted} encoder, found a {found} one "
-            f"(attention={settings.attention}); set encoders.{name}.attention={wanted}, or an objective for it: "
-            f"{', '.join(others)}"
+            f"({of_it}); {fix} an objective for it: {', '.join(others)}"
         )

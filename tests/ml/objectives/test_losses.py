@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ml.objectives.losses import gbce_loss, sampled_softmax_loss
+from ml.objectives.losses import bce_loss, bpr_max_loss, gbce_loss, sampled_softmax_loss
 from schemas.tokens import FIRST_ITEM
 
 SCORES = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0])
@@ -70,6 +70,29 @@ def test_gbce_removes_a_hit_from_its_own_row_alone():
     first = -log_sigmoid(3) - log_sigmoid(-1)
     second = -log_sigmoid(1) - log_sigmoid(-3)
     assert loss.item() == pytest.approx((first + second) / 3)
+
+
+def test_bce_is_the_mean_over_a_label_and_its_own_negative_where_something_is_asked():
+    logits = torch.tensor([[2.0, -1.0], [0.0, 1.0], [9.0, 9.0]])
+    loss = bce_loss(logits, torch.tensor([True, True, False]))
+
+    assert loss.item() == pytest.approx(-(log_sigmoid(2) + log_sigmoid(1) + log_sigmoid(0) + log_sigmoid(-1)) / 2)
+
+
+def test_bpr_max_weighs_negatives_by_their_softmax_and_leaves_out_the_label():
+    # label 4 scores 2; the negatives that are not the label: 3 scores 1, 5 scores 3
+    loss = bpr_max_loss(*candidates_of([4], [3, 4, 5], SCORES.unsqueeze(0)), regularisation=0.5)
+
+    first, second = math.exp(1) / (math.exp(1) + math.exp(3)), math.exp(3) / (math.exp(1) + math.exp(3))
+    ranking = -math.log(first * math.exp(log_sigmoid(1)) + second * math.exp(log_sigmoid(-1)))
+    assert loss.item() == pytest.approx(ranking + 0.5 * (first * 1 + second * 9))
+
+
+def test_bpr_max_takes_the_other_labels_of_a_batch_and_is_finite_without_negatives():
+    scores = SCORES.expand(2, -1)
+    loss = bpr_max_loss(*candidates_of([4, 5], [4], scores), regularisation=0.0)
+    assert loss.item() == pytest.approx(-log_sigmoid(2 - 3) - log_sigmoid(3 - 2), rel=1e-5)
+    assert bpr_max_loss(*candidates_of([4], [4], SCORES.unsqueeze(0)), regularisation=0.0).isfinite()
 
 
 def log_sigmoid(x):

@@ -2,11 +2,13 @@ import pytest
 import torch
 from small_encoders import batch_of, settings_of
 
+from conf.encoders import LossSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.next_item import NextItem
 from schemas.tokens import PAD, UNK
 
+BCE = LossSettings(name="bce")
 OBJECTIVE = NextItem(settings_of(), VocabularyDescription(13))
 
 
@@ -31,3 +33,17 @@ def test_validation_shows_all_but_the_last_token():
 def test_validation_refuses_rows_that_end_in_padding():
     with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
         OBJECTIVE.without_last(batch_of([3, PAD], [3, 4]))
+
+
+def test_bce_draws_one_negative_of_each_targets_own_that_its_row_does_not_hold():
+    objective = NextItem(settings_of(loss=BCE), VocabularyDescription(13))
+    batch, generator = batch_of([3, 4, 5, 6], [7, 8, 9, 10]), torch.Generator().manual_seed(7)
+    draws = torch.stack([objective.prepare(batch, generator).targets["negatives"] for _ in range(300)])
+
+    assert draws.shape == (300, 6)
+    assert objective.draw_candidates(generator) is None
+    for target in range(6):
+        held = batch.token_ids[target // 3].tolist()
+        assert set(draws[:, target].tolist()) - set(held) == set(range(3, 13)) - set(held)
+        assert sum(drawn in held for drawn in draws[:, target].tolist()) < 30, "only where all of four draws are held"
+    assert (draws[0] != draws[0, 0]).any()

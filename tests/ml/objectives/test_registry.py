@@ -1,8 +1,11 @@
 """What a configuration names, refused by name before anything starts."""
 
+from typing import Any
+
 import pytest
 from small_encoders import settings_of
 
+from conf.encoders import InferenceSettings
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import build_encoder
 from ml.models.transformer import Transformer
@@ -29,9 +32,18 @@ VOCABULARY = VocabularyDescription(8)
             r"^encoders\.carts\.objective=next_item: expected a causal encoder, found a bidirectional one .*"
             r"set encoders\.carts\.attention=causal, or an objective for it: .*cloze",
         ),
+        (
+            {"architecture": "gru"},
+            r"^encoders\.carts\.objective=cloze: expected a bidirectional encoder, found a causal one "
+            r"\(architecture=gru\); set an objective for it: next_item, all_action",
+        ),
+        (
+            {"architecture": "hstu", "objective": "next_item", "inference": InferenceSettings(pooling="mask")},
+            r"^encoders\.carts: inference\.pooling=mask needs an encoder that sees MASK",
+        ),
     ],
 )
-def test_what_is_unknown_or_does_not_go_together_is_refused_by_name(changes: dict[str, str], message: str) -> None:
+def test_what_is_unknown_or_does_not_go_together_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         require_encoder("carts", settings_of(**changes))
 

@@ -1,0 +1,66 @@
+"""Which events the dense all-action objective asks for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_encoders import batch_of, settings_of
+
+from conf.encoders import AllActionSettings
+from ml.data.sequence_batch import SequenceBatch
+from ml.data.vocabulary import VocabularyDescription
+from ml.objectives.all_action import SECONDS_PER_DAY, AllAction
+
+VOCABULARY = VocabularyDescription(40)
+
+
+def targets(batch, n_draws=200, **settings):
+    """Position -> the labels that it gets over many draws."""
+    objective = AllAction(settings_of(all_action=AllActionSettings(**settings)), VOCABULARY)
+    found, generator = {}, torch.Generator().manual_seed(7)
+    for _ in range(n_draws):
+        prepared = objective.prepare(batch, generator)
+        assert torch.equal(prepared.inputs.token_ids, batch.token_ids), "nothing moves: a target comes after its state"
+        for position, label in zip(prepared.positions.tolist(), prepared.targets["labels"].tolist(), strict=True):
+            found.setdefault(position, set()).add(label)
+    return found
+
+
+def test_a_target_is_any_of_the_next_events_where_times_are_not_known():
+    found = targets(batch_of([0, 3, 4, 5, 6], [0, 0, 0, 7, 8]), events=2)
+    assert found == {1: {4, 5}, 2: {5, 6}, 3: {6}, 8: {8}}
+
+
+def test_a_target_is_any_event_of_the_next_days_or_else_the_next_one():
+    days = torch.tensor([[0, 1, 2, 3, 9]]) * SECONDS_PER_DAY
+    found = targets(SequenceBatch(torch.tensor([[0, 3, 4, 5, 6]]), timestamps=days), days=2, events=1)
+    assert found == {1: {4, 5}, 2: {5}, 3: {6}}
+
+
+def test_so_many_positions_of_each_row_are_drawn():
+    objective = AllAction(settings_of(all_action=AllActionSettings(positions=2)), VOCABULARY)
+    batch = batch_of([0, 3, 4, 5, 6], [0, 0, 0, 7, 8])
+    draws = [objective.prepare(batch, torch.Generator().manual_seed(seed)).positions for seed in range(20)]
+    assert {tuple((positions // 5).tolist()) for positions in draws} == {(0, 0, 1)}
+    assert len({tuple(positions.tolist()) for positions in draws}) == 3
+
+
+def test_validation_asks_as_next_item_does():
+    objective = AllAction(settings_of(), VOCABULARY)
+    assert objective.without_last(batch_of([0, 3, 4])).token_ids.tolist() == [[0, 0, 3]]
+    assert AllAction.needs_causal
+
+
+@pytest.mark.parametrize("name", ["sampled", "bce"])
+def test_it_takes_the_losses_of_next_item(name):
+    settings = settings_of(all_action=AllActionSettings(positions=3))
+    settings = replace(settings, loss=replace(settings.loss, name=name, n_negatives=3))
+    objective, generator = AllAction(settings, VOCABULARY), torch.Generator()
+    prepared = objective.prepare(batch_of([0, 3, 4, 5, 6]), generator)
+
+    def score(tokens):
+        return torch.zeros(3, tokens.shape[-1], requires_grad=True)
+
+    loss = objective.loss(torch.zeros(3, 2), prepared.targets, objective.draw_candidates(generator), score)
+    assert loss.isfinite()
+    assert loss > 0
