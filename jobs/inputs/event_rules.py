@@ -56,7 +56,7 @@ def type_events(source: DataFrame, item: str, kind: ItemKind, settings: IngestSe
     values = _event_values(source, item, kind).items()
     typed = source.select(*(F.when(F.spark_partition_id() >= 0, value).alias(name) for name, value in values))
     is_complete = F.col(CLIENT_ID).isNotNull() & F.col(item).isNotNull()
-    return typed.filter(is_complete & _is_within_bounds(F.col(TIMESTAMP), settings))
+    return typed.filter(is_complete & is_within_bounds(F.col(TIMESTAMP), settings))
 
 
 def reject_events(
@@ -80,7 +80,7 @@ def reject_events(
         (values[CLIENT_ID].isNull(), is_beyond_int64(CLIENT_ID)),
         (F.col(TIMESTAMP).isNull(), is_null(TIMESTAMP)),
         (values[TIMESTAMP].isNull(), is_no_time(TIMESTAMP)),
-        (~_is_within_bounds(values[TIMESTAMP], settings), OUT_OF_BOUNDS),
+        (~is_within_bounds(values[TIMESTAMP], settings), OUT_OF_BOUNDS),
         (F.col(item).isNull(), is_null(item)),
         (values[item].isNull(), why_no_item),
     ]
@@ -88,8 +88,8 @@ def reject_events(
         known = known_skus.select(F.col(SKU).alias("known_sku"))
         source = source.join(known, on=F.col(item) == F.col("known_sku"), how="left")
         rules.append((F.col("known_sku").isNull(), UNKNOWN_SKU))
-    judged = source.select(_first_broken(rules).alias(REASON), F.to_json(F.struct(*values)).alias(ROW))
-    return _rejected(judged, name)
+    judged = source.select(first_broken(rules).alias(REASON), F.to_json(F.struct(*values)).alias(ROW))
+    return rejected(judged, name)
 
 
 def keep_known_skus(events: DataFrame, products: DataFrame) -> DataFrame:
@@ -99,14 +99,23 @@ def keep_known_skus(events: DataFrame, products: DataFrame) -> DataFrame:
 
 def type_products(source: DataFrame) -> DataFrame:
     """One row per sku of the product source: the first by category, price and name, nulls last, of the good rows."""
-    good = _judge_products(source).filter(F.col(REASON).isNull())
-    ranked = good.withColumn("rank", F.row_number().over(_rows_of_sku()))
-    return ranked.filter(F.col("rank") == 1).select(*PRODUCT_COLUMNS)
+    return keep_one_per_sku(_judge_products(source))
 
 
 def reject_products(source: DataFrame, name: str) -> DataFrame:
     """One row per product row that breaks the contract or is not the one kept for its sku; as ``reject_events``."""
-    judged = _judge_products(source)
+    return reject_others_of_sku(_judge_products(source), name)
+
+
+def keep_one_per_sku(judged: DataFrame) -> DataFrame:
+    """As ``type_products``, of typed rows with their ``reason``, null where there is none, and ``row``."""
+    good = judged.filter(F.col(REASON).isNull())
+    ranked = good.withColumn("rank", F.row_number().over(_rows_of_sku()))
+    return ranked.filter(F.col("rank") == 1).select(*PRODUCT_COLUMNS)
+
+
+def reject_others_of_sku(judged: DataFrame, name: str) -> DataFrame:
+    """As ``reject_products``, of typed rows with their ``reason`` and ``row``."""
     content = F.struct(CATEGORY, PRICE, NAME)
     compared = judged.filter(F.col(REASON).isNull()).select(
         F.row_number().over(_rows_of_sku()).alias("rank"),
@@ -115,7 +124,7 @@ def reject_products(source: DataFrame, name: str) -> DataFrame:
     )
     reason = F.when(F.col("is_equal"), F.lit(REPEATS_SKU)).otherwise(F.lit(CONFLICTS_ON_SKU))
     others = compared.filter(F.col("rank") > 1).select(reason.alias(REASON), ROW)
-    return _rejected(judged.select(REASON, ROW).unionByName(others), name)
+    return rejected(judged.select(REASON, ROW).unionByName(others), name)
 
 
 def canonical_codes(text: Column) -> Column:
@@ -160,7 +169,7 @@ def _judge_products(source: DataFrame) -> DataFrame:
     return source.select(
         *(ids[column].alias(column) for column in ids),
         name.alias(NAME),
-        _first_broken(rules).alias(REASON),
+        first_broken(rules).alias(REASON),
         F.to_json(F.struct(*PRODUCT_COLUMNS)).alias(ROW),
     )
 
@@ -175,14 +184,17 @@ def _integer(column: str) -> Column:
     return F.expr(f"try_cast(`{column}` AS bigint)")
 
 
-def _is_within_bounds(time: Column, settings: IngestSettings) -> Column:
+def is_within_bounds(time: Column, settings: IngestSettings) -> Column:
+    """Whether a time is between ``ingest.earliest`` and ``ingest.latest``."""
     earliest, latest = (datetime.fromisoformat(text) for text in (settings.earliest, settings.latest))
     return (time >= timestamp_literal(earliest)) & (time < timestamp_literal(latest))
 
 
-def _first_broken(rules: Sequence[tuple[Column, str]]) -> Column:
+def first_broken(rules: Sequence[tuple[Column, str]]) -> Column:
+    """The reason of the first rule that a row breaks, null where it keeps all; a rule is a claim that it breaks it."""
     return F.coalesce(*(F.when(is_broken, F.lit(reason)) for is_broken, reason in rules))
 
 
-def _rejected(judged: DataFrame, name: str) -> DataFrame:
+def rejected(judged: DataFrame, name: str) -> DataFrame:
+    """The rows with a reason, as rows of ``quarantine``."""
     return judged.filter(F.col(REASON).isNotNull()).select(F.lit(name).alias("source"), REASON, ROW)

@@ -15,46 +15,22 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.inputs import IngestSettings
 from conf.pipeline import PipelineConfig
-from jobs.inputs.challenge_directory import check_challenge, count_rows, group_files, source_path
-from jobs.inputs.data_files import log_unread_files
-from jobs.inputs.event_rules import keep_known_skus, reject_events, reject_products, type_events, type_products
 from jobs.inputs.rejects import collect_explanation, collect_reasons, format_reasons
-from jobs.inputs.source_files import naming_unreadable_files, read_group
-from jobs.inputs.typed_files import TypedFiles, typed_files
+from jobs.inputs.source_files import naming_unreadable_files
+from jobs.inputs.sources import ChallengeInputs, Inputs, Source
 from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_commit import WrittenFile
 from jobs.storage.delta_tables import TableCommit, next_ingest, read_table, write_table
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
 from jobs.transforms.duplicates import collect_n_duplicates
-from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.columns import SKU
+from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import InputError
-from schemas.tables import PRODUCT_CONTRACT, PRODUCT_PROPERTIES, QUARANTINE, TableSchema, events_contract
+from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE
 
 log = logging.getLogger(__name__)
 
 NO_PURCHASE = "expected purchases, found none that keeps the contract"
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source and its two kinds of row.
-
-    Attributes
-    ----------
-    path : file or folder
-    table : where the good rows go; it has the source's name
-    good : gives the typed rows that keep the contract, once the products that may judge them are written
-    bad : gives the others, as rows of ``quarantine``
-    files : writes the good rows too, where Python tasks can type them
-    """
-
-    path: Path
-    table: TableSchema
-    good: Callable[[], DataFrame]
-    bad: Callable[[], DataFrame]
-    files: TypedFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +39,7 @@ class Counts:
 
     Attributes
     ----------
-    n_in : by the files' footers
+    n_in : by the source, such as its files' footers
     n_kept : by the commit of its table
     n_duplicates : exact repeats, the first of each not counted; None where nobody asked
     n_dropped : those of the repeats that were removed
@@ -82,34 +58,27 @@ class Counts:
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
-    check_challenge(workspace.data, config)
-    log_unread_files(workspace.data, config)
-    purchases = events_source(spark, config, workspace, PRODUCT_BUY)
-    check_any_purchase(purchases)  # before anything is written
-    number = next_ingest(spark, workspace, [*config.events_tables().values(), PRODUCT_PROPERTIES])
+    config.behaviour(PRODUCT_BUY)
+    inputs: Inputs = ChallengeInputs(spark, config, workspace)
+    check_any_purchase(inputs.events(PRODUCT_BUY))  # before anything is written
+    tables = {**config.events_tables(), PRODUCT_PROPERTIES.name: PRODUCT_PROPERTIES}
+    number = next_ingest(spark, workspace, [*tables.values()])
+    inputs.prepare(number)
     # a task per part of a source file writes one file: as large as its part, nothing to gather
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True, ingest=number)
-    path = source_path(workspace.data, PRODUCT_PROPERTIES.name)
-    rows = _union([read_group(spark, group) for group in group_files(path, PRODUCT_CONTRACT)])
-    products = Source(
-        path,
-        PRODUCT_PROPERTIES,
-        partial(type_products, rows),
-        partial(reject_products, rows, PRODUCT_PROPERTIES.name),
-    )
-    tables = config.events_tables()
-    given = [name for name in tables if source_path(workspace.data, name).exists()]
+    found = [inputs.products(), *(inputs.events(name) for name in config.behaviours)]
+    sources = [source for source in found if source]
+    given = [source.table.name for source in sources]
     for name, table in tables.items():
         if name not in given:
-            log.info("  %s: no %s.parquet in the data, left out", name, name)
             write(spark.createDataFrame([], table.ddl), table=table, write_files=write_no_files)
-    sources = [products, *(events_source(spark, config, workspace, name, is_judged_by_products=True) for name in given)]
     write_good = partial(write_source, settings=config.ingest, write=write)
     # where products judge the skus of events, their table must be there first
     n_first = 1 if config.ingest.unknown_sku == "quarantine" else 0
     counts = [*map_side_by_side(write_good, sources[:n_first]), *map_side_by_side(write_good, sources[n_first:])]
     if config.ingest.count_duplicates and not config.ingest.drop_duplicates:
-        n_duplicates = collect_n_duplicates({name: read_table(spark, workspace, tables[name]) for name in given})
+        behaviours = [name for name in config.behaviours if name in given]
+        n_duplicates = collect_n_duplicates({name: read_table(spark, workspace, tables[name]) for name in behaviours})
         counts = [
             replace(count, n_duplicates=n_duplicates.get(source.table.name))
             for source, count in zip(sources, counts, strict=True)
@@ -121,47 +90,15 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     check_few_rejected(sources, counts, reasons, quarantine, config.ingest)
 
 
-def events_source(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, name: str, is_judged_by_products: bool = False
-) -> Source:
-    """The source of a behaviour's events.
-
-    Parameters
-    ----------
-    is_judged_by_products : apply ``ingest.unknown_sku``; the product table must have been written
-    """
-    path, settings = source_path(workspace.data, name), config.behaviour(name)
-    item, kind = settings.item, ItemKind(settings.kind)
-    groups = group_files(path, events_contract(item, kind))
-    is_judged = is_judged_by_products and item == SKU and config.ingest.unknown_sku == "quarantine"
-
-    def known_skus() -> DataFrame | None:
-        return read_table(spark, workspace, PRODUCT_PROPERTIES) if is_judged else None
-
-    def good() -> DataFrame:
-        # each group is typed before they are united: text and timestamps have no common type
-        typed = _union([type_events(read_group(spark, group), item, kind, config.ingest) for group in groups])
-        known = known_skus()
-        return typed if known is None else keep_known_skus(typed, known)
-
-    def bad() -> DataFrame:
-        known = known_skus()
-        rows = (read_group(spark, group) for group in groups)
-        return _union([reject_events(of_group, name, item, kind, config.ingest, known) for of_group in rows])
-
-    files = None if is_judged else typed_files(groups, item, kind, config.ingest)
-    return Source(path, config.events_table(name), good, bad, files)
-
-
 def write_source(source: Source, settings: IngestSettings, write: Callable[..., TableCommit]) -> Counts:
     """Write the good rows; without their exact repeats where the settings say so."""
-    n_in, good = count_rows(source.path), source.good()
-    with naming_unreadable_files([source.path]):
+    with naming_unreadable_files(source.files):
+        n_in, good = source.count(), source.good()
         if settings.drop_duplicates and source.table != PRODUCT_PROPERTIES:  # a sku has one row anyway
             n_kept = write(good.distinct(), table=source.table).n_rows
             n_duplicates = good.count() - n_kept  # exact: ``check_no_row_lost`` rests on the rows that are good
             return Counts(n_in, n_kept, n_duplicates, n_dropped=n_duplicates)
-        write_files = source.files.write if source.files else None
+        write_files = source.typed.write if source.typed else None
         return Counts(n_in, write(good, table=source.table, write_files=write_files).n_rows, None, n_dropped=0)
 
 
@@ -171,7 +108,7 @@ def write_quarantine(
     """Replace the quarantine by the bad rows of the sources that miss some; the others are not read again."""
     bad = [source.bad() for source, count in zip(sources, counts, strict=True) if count.n_missing]
     rows = _union([spark.createDataFrame([], QUARANTINE.ddl), *bad])
-    with naming_unreadable_files([source.path for source in sources]):
+    with naming_unreadable_files([path for source in sources for path in source.files]):
         write_table(rows, workspace, QUARANTINE, ingest=ingest, write_files=None if bad else write_no_files)
 
 
@@ -181,16 +118,17 @@ def write_no_files(spark: SparkSession, folder: Path) -> list[WrittenFile]:
     return []
 
 
-def check_any_purchase(purchases: Source) -> None:
+def check_any_purchase(purchases: Source | None) -> None:
     """Raise InputError, with the reasons, unless a purchase keeps the contract."""
-    with naming_unreadable_files([purchases.path]):
+    assert purchases, "a needed source, which the inputs have checked"
+    with naming_unreadable_files(purchases.files):
         # the first part is looked at here: where it has a purchase, as nearly always, no Spark job has to find one
-        has_purchase = purchases.files is not None and any(purchases.files.type_part(0))
+        has_purchase = purchases.typed is not None and any(purchases.typed.type_part(0))
         if has_purchase or not purchases.good().isEmpty():
             return
         rejects = purchases.bad()
         why = collect_explanation(rejects, PRODUCT_BUY, collect_reasons(rejects)[PRODUCT_BUY])
-    raise InputError(f"{purchases.path}: {NO_PURCHASE}: {why}; correct its rows")
+    raise InputError(f"{purchases.where}: {NO_PURCHASE}: {why}; correct its rows")
 
 
 def check_no_row_lost(
@@ -211,7 +149,7 @@ def check_no_row_lost(
             log.info("  %s: quarantined: %s", source.table.name, format_reasons(own_reasons))
         if count.n_missing != n_bad:
             lost.append(
-                f"{source.path}: expected its {count.n_in} source rows in the tables, found {count.n_kept} kept, "
+                f"{source.where}: expected its {count.n_in} source rows in the tables, found {count.n_kept} kept, "
                 f"{n_bad} quarantined and {count.n_dropped} removed as duplicates"
             )
     if lost:
@@ -237,7 +175,7 @@ def check_few_rejected(
             problem = f"expected at most {share:.1%} of its rows rejected (ingest.max_quarantined_share), found {found}"
         else:
             continue
-        problems.append(f"{source.path}: {problem}: {collect_explanation(quarantine, name, reasons[name])}")
+        problems.append(f"{source.where}: {problem}: {collect_explanation(quarantine, name, reasons[name])}")
     if problems:
         raise InputError(
             f"{'; '.join(problems)}; correct the rows, or allow more by ingest.max_quarantined_share; the table "

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from conf.inputs import IngestSettings
 from conf.load import load_config
 from jobs.cli import main
+from jobs.inputs.sources import Source
 from jobs.stages import ingest as ingest_events
-from jobs.stages.ingest import Counts, Source
+from jobs.stages.ingest import Counts
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.provenance import read_records
@@ -130,7 +131,7 @@ def test_sources_with_too_many_rejects_stop_the_stage_with_their_reasons(
 
 def test_as_many_rejects_as_the_share_allows_are_fine(tmp_path: Path) -> None:
     settings = IngestSettings(max_quarantined_share=0.29)  # of 100 rows, 28.999999999999996 as a product
-    source = Source(tmp_path, CONFIG.events_table("page_visit"), good=None, bad=None)
+    source = Source(str(tmp_path), CONFIG.events_table("page_visit"), count=None, good=None, bad=None)
     ingest_events.check_few_rejected([source], [Counts(100, 71, None, 0)], {}, None, settings)
     ingest_events.check_few_rejected([source], [Counts(0, 0, None, 0)], {}, None, settings)
 
@@ -158,7 +159,8 @@ def buys(spark: SparkSession, data: Path) -> Source:
         F.lit("").alias("row"),
     )  # fmt: skip
     typed = good.withColumn("timestamp", F.col("timestamp").cast("timestamp_ntz"))
-    return Source(data / "product_buy.parquet", CONFIG.events_table("product_buy"), lambda: typed, lambda: bad)
+    table = CONFIG.events_table("product_buy")
+    return Source(str(data / "product_buy.parquet"), table, lambda: 3, lambda: typed, lambda: bad)
 
 
 def test_rows_that_share_a_hash_do_not_disturb_the_balance_of_rows(

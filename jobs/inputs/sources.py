@@ -1,0 +1,121 @@
+"""A source of rows as ingest sees it, and those of the challenge directory."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from pathlib import Path
+from typing import Protocol
+
+from pyspark.sql import DataFrame, SparkSession
+
+from conf.pipeline import PipelineConfig
+from jobs.inputs.challenge_directory import check_challenge, count_rows, group_files, source_path
+from jobs.inputs.data_files import log_unread_files
+from jobs.inputs.event_rules import (
+    keep_known_skus,
+    reject_events,
+    reject_products,
+    type_events,
+    type_products,
+)
+from jobs.inputs.source_files import read_group
+from jobs.inputs.typed_files import TypedFiles, typed_files
+from jobs.storage.delta_tables import read_table
+from jobs.storage.workspace import Workspace
+from schemas.behaviours import ItemKind
+from schemas.columns import SKU
+from schemas.tables import PRODUCT_CONTRACT, PRODUCT_PROPERTIES, TableSchema, events_contract
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source and its two kinds of row.
+
+    Attributes
+    ----------
+    where : what messages call it: a path or the name of a table
+    table : where the good rows go; it has the source's name
+    count : gives how many rows it has
+    good : gives the typed rows that keep the contract, once the tables that may judge them are written
+    bad : gives the others, as rows of ``quarantine``
+    files : files and folders of files that may turn out to be damaged
+    typed : writes the good rows too, where Python tasks can type them
+    """
+
+    where: str
+    table: TableSchema
+    count: Callable[[], int]
+    good: Callable[[], DataFrame]
+    bad: Callable[[], DataFrame]
+    files: Sequence[Path] = ()
+    typed: TypedFiles | None = None
+
+
+class Inputs(Protocol):
+    """What ingest reads: the challenge directory or a user's own tables."""
+
+    def events(self, name: str) -> Source | None:
+        """The events of a behaviour; None where nothing gives them."""
+
+    def products(self) -> Source | None:
+        """The products; None where nothing gives them."""
+
+    def prepare(self, ingest: int) -> None:
+        """Write what the good rows need, as a part of the ingest of this number."""
+
+
+class ChallengeInputs:
+    """The sources of the challenge directory; InputError where it cannot be read."""
+
+    def __init__(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+        check_challenge(workspace.data, config)
+        log_unread_files(workspace.data, config)
+        self.spark, self.config, self.workspace = spark, config, workspace
+        self.is_prepared = False
+
+    def prepare(self, ingest: int) -> None:
+        """From here on, products may judge events; ids are integers already."""
+        self.is_prepared = True
+
+    def products(self) -> Source:
+        """As ``Inputs`` has it."""
+        path = source_path(self.workspace.data, PRODUCT_PROPERTIES.name)
+        groups = group_files(path, PRODUCT_CONTRACT)
+        rows = _union([read_group(self.spark, group) for group in groups])
+        good, bad = partial(type_products, rows), partial(reject_products, rows, PRODUCT_PROPERTIES.name)
+        return Source(str(path), PRODUCT_PROPERTIES, partial(count_rows, path), good, bad, [path])
+
+    def events(self, name: str) -> Source | None:
+        """As ``Inputs`` has it."""
+        path, settings = source_path(self.workspace.data, name), self.config.behaviour(name)
+        if not path.exists():
+            log.info("  %s: no %s.parquet in the data, left out", name, name)
+            return None
+        item, kind, ingest = settings.item, ItemKind(settings.kind), self.config.ingest
+        groups = group_files(path, events_contract(item, kind))
+        is_judged = item == SKU and ingest.unknown_sku == "quarantine"
+
+        def known_skus() -> DataFrame | None:
+            is_judged_now = is_judged and self.is_prepared
+            return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged_now else None
+
+        def good() -> DataFrame:
+            # each group is typed before they are united: text and timestamps have no common type
+            events = _union([type_events(read_group(self.spark, group), item, kind, ingest) for group in groups])
+            known = known_skus()
+            return events if known is None else keep_known_skus(events, known)
+
+        def bad() -> DataFrame:
+            known, rows = known_skus(), (read_group(self.spark, group) for group in groups)
+            return _union([reject_events(of_group, name, item, kind, ingest, known) for of_group in rows])
+
+        typed = None if is_judged else typed_files(groups, item, kind, ingest)
+        count = partial(count_rows, path)
+        return Source(str(path), self.config.events_table(name), count, good, bad, [path], typed)
+
+
+def _union(frames: Sequence[DataFrame]) -> DataFrame:
+    return reduce(DataFrame.unionByName, frames)
