@@ -40,8 +40,12 @@ class TrainingSettings(Settings):
     """``auto``: a GPU where torch, and the launcher if there is one, can use one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16``: matrix products by autocast; weights, sums, norms and losses stay float32."""
-    compile: bool = False
-    """Compile the encoder by ``torch.compile``: a minute or so at the start, needs a C++ compiler."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile a step's loss by ``torch.compile``: a minute or so at the start, needs a C++ compiler. ``auto``: on a
+    GPU, where steps are recorded as CUDA graphs too."""
+    packing: bool | Literal["auto"] = "auto"
+    """Train on rows that several short sequences share, all batches of one shape, where encoder and objective take
+    such rows. ``auto``: on a GPU."""
     epochs: PositiveInt = 10
     tokens_per_batch: PositiveInt = 4096
     """Positions, padding included, in one rank's batch: its rows are this divided by its width."""

@@ -33,6 +33,7 @@ from ml.training.checkpoint import CONFIG, ModelCard
 from ml.training.distributed import Ranks
 from ml.training.loop import TrainingJob, TrainingResult, train_model
 from ml.training.stall_watch import StallWatch, WatchedFeed
+from ml.training.step import open_feed
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
 from schemas.errors import ConfigError, TrainingError
 from schemas.tables import SEQUENCES, VOCABULARIES
@@ -51,15 +52,12 @@ class PlannedModel:
 
     def open_feed(self, ranks: Ranks) -> Feed:
         """The batches of one rank."""
-        return PetastormFeed(
-            self.training_files,
-            self.validation_files,
-            self.job.settings.training.tokens_per_batch,
-            self.feed,
-            ranks.rank,
-            ranks.world_size,
-            self.job.seed,
-        )
+
+        def make(tokens_per_batch: int) -> Feed:
+            files, share = (self.training_files, self.validation_files), (ranks.rank, ranks.world_size, self.job.seed)
+            return PetastormFeed(*files, tokens_per_batch, self.feed, *share)
+
+        return open_feed(self.job.settings, ranks, make)
 
 
 def run(

@@ -1,11 +1,15 @@
-"""Rows of like length put together in batches."""
+"""Rows of like length put together in batches, and batches made ahead."""
 
-from collections.abc import Iterator
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
 Rows = TypeVar("Rows", bound=Any)
+Batch = TypeVar("Batch")
 
 
 def rows_per_batch(tokens_per_batch: int, width: int) -> int:
@@ -38,3 +42,23 @@ def like_length_batches(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[
         stop = start + rows_per_batch(tokens_per_batch, int(lengths[rows[start]]))
         yield rows[start:stop]
         start = stop
+
+
+def read_ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator[Batch, None, None]:
+    """The same batches, the next ``n_ahead`` of them made by a thread while the caller works with one.
+
+    With 0 each is made when it is asked for. An error of the thread is raised instead of the batch. Closing ends the
+    thread, after the batch that it is making.
+    """
+    if not n_ahead:
+        yield from batches
+        return
+    thread = ThreadPoolExecutor(1, "feed")
+    with contextlib.closing(batches):
+        try:
+            ready = deque(thread.submit(next, batches, None) for _ in range(n_ahead))
+            while (batch := ready.popleft().result()) is not None:
+                ready.append(thread.submit(next, batches, None))
+                yield batch
+        finally:
+            thread.shutdown(cancel_futures=True)

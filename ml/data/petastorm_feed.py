@@ -2,9 +2,7 @@
 
 import contextlib
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,7 +13,7 @@ from petastorm.workers_pool import EmptyResultError
 
 from conf.training import FeedSettings
 from ml.compat.petastorm_race import wait_until_all_is_handed_out
-from ml.data.batching import cut, rows_per_batch
+from ml.data.batching import cut, read_ahead, rows_per_batch
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
     FeedFile,
@@ -136,26 +134,6 @@ class PetastormFeed:
 def _holds_learnable_row(file: FeedFile) -> bool:
     with contextlib.closing(read_shard(Shard((file,)))) as chunks:
         return any(len(chunk) > 0 for chunk in chunks)
-
-
-def read_ahead(batches: Batches, n_ahead: int) -> Batches:
-    """The same batches, the next ``n_ahead`` of them made by a thread while the caller works with one.
-
-    With 0 each is made when it is asked for. An error of the thread is raised instead of the batch. Closing ends the
-    thread, after the batch that it is making.
-    """
-    if not n_ahead:
-        yield from batches
-        return
-    thread = ThreadPoolExecutor(1, "feed")
-    with contextlib.closing(batches):
-        try:
-            ready = deque(thread.submit(next, batches, None) for _ in range(n_ahead))
-            while (batch := ready.popleft().result()) is not None:
-                ready.append(thread.submit(next, batches, None))
-                yield batch
-        finally:
-            thread.shutdown(cancel_futures=True)
 
 
 def read_shard(shard: Shard, seed: int | None = None) -> Batches:

@@ -20,17 +20,19 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True, eq=False)
 class SequenceBatch(Generic[Column]):
-    """Sequences of clients as aligned columns, integers [B, L] each, that end in the last position.
+    """Sequences of clients as aligned columns, integers [B, L] each.
 
-    Columns are numpy arrays where a feed makes them and int64 tensors from there on. All but ``token_ids`` are None
-    where nobody asked for them.
+    Each row is one client and ends in the last position, or, where there are ``segments``, several clients share it,
+    one after the other. Columns are numpy arrays where a feed makes them and int64 tensors from there on. All but
+    ``token_ids`` are None where nobody asked for them.
 
     Attributes
     ----------
-    token_ids : left-padded with PAD
+    token_ids : PAD where there is none
     event_types : which behaviour each event is of, 0 at PAD
     timestamps : seconds, 0 at PAD
-    segments : which positions of a row belong to one client, 0 at PAD; None where each row is one client
+    segments : the number of the sequence that a position belongs to, rising from 1 over the rows of the batch or
+        without an order, each number once, 0 at PAD; None where each row is one client
     """
 
     token_ids: Column
@@ -54,16 +56,29 @@ class SequenceBatch(Generic[Column]):
         """Positions that are not PAD."""
         return int((self.token_ids != PAD).sum())  # type: ignore[attr-defined]
 
+    @property
+    def lengths(self) -> NDArray[np.integer]:
+        """Tokens of each sequence, [N]; of a batch of numpy arrays."""
+        if self.segments is None:
+            return (self.token_ids != PAD).sum(axis=1)  # type: ignore[attr-defined]
+        return np.bincount(np.ravel(self.segments))[1:]  # type: ignore[call-overload]
+
     def map(self, function: Callable[[Column], Other]) -> "SequenceBatch[Other]":
         """The batch with a function applied to each column that is there."""
         columns = [getattr(self, field.name) for field in fields(self)]
         return SequenceBatch(*(None if column is None else function(column) for column in columns))  # type: ignore[arg-type]
 
     def tensors(self, device: "torch.device | str" = "cpu") -> "SequenceBatch[torch.Tensor]":
-        """The batch as int64 tensors."""
+        """The batch as int64 tensors; to a GPU from pinned memory, so that nobody waits for the copy."""
         import torch  # here, because feeds do without
 
-        return self.map(lambda column: torch.as_tensor(column).to(device, torch.int64))
+        def moved(column: Any) -> "torch.Tensor":
+            tensor = torch.as_tensor(column)
+            if torch.device(device).type != "cuda" or tensor.is_cuda:
+                return tensor.to(device, torch.int64)
+            return tensor.pin_memory().to(device, non_blocking=True).to(torch.int64)
+
+        return self.map(moved)
 
 
 def concatenate(batches: "Sequence[SequenceBatch[Tokens]]") -> "SequenceBatch[Tokens]":

@@ -69,7 +69,14 @@ class FullTable(ItemTable):
     ----------
     is_sparse : give both sparse gradients, of the rows used only
     has_bias : False for a table without biases
+
+    Attributes
+    ----------
+    window : while a step computes (``ml.training.row_window``), the tokens that it uses, rising, PAD first (int64 [N]),
+        and what stands for their rows of ``weight`` and ``bias``
     """
+
+    window: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False, has_bias: bool = True) -> None:
         super().__init__()
@@ -87,12 +94,19 @@ class FullTable(ItemTable):
 
     def vectors(self, token_ids: Tensor) -> Tensor:
         """Float [..., D]."""
+        if self.window is not None:
+            ids, weight, _ = self.window
+            return F.embedding(torch.searchsorted(ids, token_ids), weight, padding_idx=0)
         return F.embedding(token_ids, self.weight, padding_idx=PAD, sparse=self.is_sparse)
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
-        bias = None if self.bias is None else F.embedding(candidates, self.bias, sparse=self.is_sparse).squeeze(-1)
-        return _products(vectors, self.vectors(candidates), bias)
+        if self.window is not None:
+            ids, _, own = self.window
+            bias = None if own is None else F.embedding(torch.searchsorted(ids, candidates), own, padding_idx=0)
+        else:
+            bias = None if self.bias is None else F.embedding(candidates, self.bias, sparse=self.is_sparse)
+        return _products(vectors, self.vectors(candidates), None if bias is None else bias.squeeze(-1))
 
     def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first]; no row is copied."""

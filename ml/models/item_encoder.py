@@ -90,15 +90,6 @@ class ItemEncoder(SequenceEncoder):
         if self.own_output_table is not None:
             yield from self.own_output_table.row_parameters()
 
-    def compile_encode_at(self) -> None:
-        """Compile all of ``encode_at`` but the look-up in a table of sparse gradients.
-
-        The compiler knows none of these: a graph with the look-up in it would run as it is, after a page of warnings.
-        """
-        if self.has_sparse_tables:
-            self.item_table.vectors = torch.compiler.disable(self.item_table.vectors)  # type: ignore[method-assign]
-        super().compile_encode_at()
-
 
 def build_head(settings: ModelSettings) -> nn.Module:
     """What makes an output vector of a hidden state: BERT's layer, or nothing."""

@@ -24,10 +24,11 @@ class Grid:
     Parameters
     ----------
     positions : int64 [N], rising, in the flattened grid; None where each position has its row
+    may_repeat : positions may come several times and in any order; then ``rows_at`` and ``spread`` make no sense
     """
 
-    def __init__(self, positions: Tensor | None, height: int, width: int) -> None:
-        self.positions, self.height, self.width = positions, height, width
+    def __init__(self, positions: Tensor | None, height: int, width: int, may_repeat: bool = False) -> None:
+        self.positions, self.height, self.width, self.may_repeat = positions, height, width, may_repeat
         self._indices: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # one for all layers
 
     @property
@@ -61,7 +62,7 @@ class Grid:
 
     def merge(self, heads: Tensor) -> Tensor:
         """Float [N, C], the rows of a grid of heads float [B, H, W, C / H]; what stands at empty positions is lost."""
-        if self.positions is None or not packs(heads):
+        if self.positions is None or self.may_repeat or not packs(heads):
             return self.collect(heads.transpose(1, 2).flatten(2))
         to_grid, to_rows = self._index(self.positions, 1, heads.shape[1])
         return _Take.apply(heads.flatten(0, 2), to_rows, to_grid).view(len(self.positions), -1)
@@ -114,14 +115,42 @@ def grid_of_tokens(is_token: Tensor) -> Grid:
 
 
 def narrow_grid(positions: Tensor, height: int, width: int) -> Grid:
-    """A grid of the rows at ``positions`` (int64 [M], rising, flat in B x W); narrow where rows are packed.
+    """A narrow grid of the rows at ``positions`` (int64 [M], rising, flat in B x W), where padding is left out.
 
     A row keeps its line there, and lines keep the order of their rows.
     """
-    if not packs(positions):
-        return Grid(positions, height, width)
     line = positions // width
     counts = torch.bincount(line, minlength=height)  # [B]
     narrow = int(counts.max()) if len(positions) else 1
     number_in_line = torch.arange(len(positions)) - (counts.cumsum(0) - counts)[line]
     return Grid(line * narrow + number_in_line, height, narrow)
+
+
+def visible_positions(is_token: Tensor, segments: Tensor | None, is_causal: bool) -> Tensor:
+    """Which tokens of its row each position may attend to, bool [B, 1, W, W]; any sees itself, PAD too.
+
+    Parameters
+    ----------
+    is_token : bool [B, W]
+    segments : as of a ``SequenceBatch``: tokens of another sequence are not visible
+    is_causal : nor are those after it
+    """
+    width = is_token.shape[1]
+    is_visible = is_token[:, None, :].expand(-1, width, -1)
+    if segments is not None:
+        is_visible = is_visible & (segments[:, :, None] == segments[:, None, :])
+    if is_causal:
+        is_visible = is_visible.tril()
+    # a softmax of nothing would be no number
+    return (is_visible | torch.eye(width, dtype=torch.bool, device=is_token.device))[:, None]
+
+
+def positions_from_newest(segments: Tensor) -> Tensor:
+    """How many events of its sequence come after each position, int64 [B, W]; 0 at PAD."""
+    width = segments.shape[1]
+    index = torch.arange(width, device=segments.device)
+    is_last = torch.ones_like(segments, dtype=torch.bool)
+    is_last[:, :-1] = segments[:, 1:] != segments[:, :-1]
+    # the nearest end at or after each position: the least of those to its right
+    ends = torch.where(is_last, index, width).flip(1).cummin(dim=1).values.flip(1)
+    return torch.where(segments > 0, ends - index, 0)

@@ -33,10 +33,14 @@ class SequenceEncoder(nn.Module, ABC):
     max_length : the most positions of a batch
     is_causal : whether a position sees none after it
     has_sparse_tables : whether ``row_parameters`` get sparse gradients
+    can_compile : whether torch's compiler makes it quicker
     heads : what its objective learns beside it (``Objective.build_heads``), on its device; None but in training
+    reads_segments : whether rows that several clients share do not mix them; such rows may be wider than ``max_length``
     """
 
     has_sparse_tables = False
+    reads_segments = False
+    can_compile = True
     heads: nn.Module | None = None
 
     def __init__(
@@ -71,7 +75,7 @@ class SequenceEncoder(nn.Module, ABC):
         Raises
         ------
         ValueError
-            If the batch is wider than ``max_length``.
+            If the rows are wider than ``max_length`` and one client each.
         """
 
     def encode_at(self, batch: SequenceBatch[Tensor], positions: Tensor) -> Tensor:
@@ -117,10 +121,6 @@ class SequenceEncoder(nn.Module, ABC):
     def decaying_parameters(self) -> Iterator[Tensor]:
         """The dense parameters that weight decay is for: matrices, not tables, norms or biases."""
         return (module.weight for module in self.modules() if isinstance(module, nn.Linear))
-
-    def compile_encode_at(self) -> None:
-        """Have ``encode_at`` compiled by ``torch.compile`` when it is first called."""
-        self.encode_at = torch.compile(self.encode_at)  # type: ignore[method-assign]
 
 
 @contextmanager

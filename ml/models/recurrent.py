@@ -24,6 +24,7 @@ class Gru(ItemEncoder):
     arXiv:1706.03847): ``head: none``, dropout of the inputs and of the states.
     """
 
+    can_compile = False
     layers_kind: ClassVar[type[nn.GRU] | type[nn.LSTM]] = nn.GRU
 
     def __init__(
@@ -46,7 +47,7 @@ class Gru(ItemEncoder):
     @classmethod
     def require_settings(cls, name: str, settings: EncoderSettings) -> None:
         """Refuse to be compiled: torch's compiler leaves recurrent layers as they are."""
-        if settings.training.compile:
+        if settings.training.compile is True:
             raise ConfigError(
                 f"encoders.{name}.training.compile: expected false for architecture={settings.architecture}, found "
                 "true: torch.compile knows no recurrent layers; set it to false"

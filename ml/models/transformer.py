@@ -8,7 +8,6 @@ N rows that the encoder computes (the tokens of a batch, see ``ml.models.padding
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.attention import attend
 from ml.models.item_encoder import ItemEncoder, build_head
-from ml.models.padding import Grid, grid_of_tokens, narrow_grid
+from ml.models.padding import Grid, grid_of_tokens, narrow_grid, positions_from_newest, visible_positions
 from schemas.tokens import PAD
 
 
@@ -28,16 +27,18 @@ class Context(NamedTuple):
     Attributes
     ----------
     grid : of the rows
-    is_visible : bool [B, 1, 1, L] or, where each row sees others, [B, 1, L or the width of ``wanted``, L]: which
+    is_visible : bool [B, 1, 1, L] or, where each row sees others, [B, 1, L or the width of ``queries``, L]: which
         positions may be attended to; None where all may
-    rows : int64 [M], the rows wanted; None for all
+    queries : the grid of the rows that attend to others: all, or on a CPU those wanted alone
     wanted : the grid of the rows wanted
+    rows : int64 [M], the rows wanted; None for all
     """
 
     grid: Grid
     is_visible: Tensor | None
-    rows: Tensor | None
+    queries: Grid
     wanted: Grid
+    rows: Tensor | None = None
 
 
 class SequenceEmbedding(nn.Module):
@@ -52,14 +53,17 @@ class SequenceEmbedding(nn.Module):
         self.dropout = Dropout(settings.embedding_dropout)
         self.projection = nn.Linear(settings.hidden_size, settings.hidden_size) if is_normed else nn.Identity()
 
-    def forward(self, items: Tensor, grid: Grid) -> Tensor:
-        """Float [N, D] from the item vectors float [N, D]."""
+    def forward(self, items: Tensor, grid: Grid, segments: Tensor | None = None) -> Tensor:
+        """Float [N, D] from the item vectors float [N, D]; ``segments`` as of a ``SequenceBatch``."""
         # counted from the end: a recent token has the same vector however wide its batch is padded
-        positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
         items = items if self.scale == 1.0 else items * self.scale
-        if grid.positions is None:
+        if segments is not None:
+            embedded = items + self.position_table(positions_from_newest(segments).flatten())
+        elif grid.positions is None:
+            positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
             embedded = (items.unflatten(0, (grid.height, grid.width)) + positions).flatten(0, 1)
         else:
+            positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
             embedded = items + F.embedding(grid.positions % grid.width, positions)
         vectors: Tensor = self.projection(self.dropout(self.norm(embedded)))
         return vectors
@@ -77,16 +81,17 @@ class SelfAttention(nn.Module):
         self.key_value = nn.Linear(settings.hidden_size, 2 * settings.hidden_size)
         self.output = nn.Linear(settings.hidden_size, settings.hidden_size)
 
-    def forward(self, x: Tensor, context: Context, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, queries: Tensor | None = None) -> Tensor:
         """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted.
 
         Parameters
         ----------
-        wanted : float [M, D], what queries are made of, where these are not the wanted rows of ``x``
+        queries : float [N, D], what queries are made of, where these are not the rows ``x``
         """
-        if wanted is None:
-            wanted = x if context.rows is None else x.index_select(0, context.rows)
-        (query,) = context.wanted.heads(self.query(wanted), 1, self.n_heads)  # [B, H, Q, D/H]
+        attending = x if queries is None else queries
+        if context.rows is not None and context.queries is not context.grid:
+            attending = attending.index_select(0, context.rows)
+        (query,) = context.queries.heads(self.query(attending), 1, self.n_heads)  # [B, H, Q, D/H]
         key_value = context.grid.heads(self.key_value(x), 2, self.n_heads)  # [2, B, H, L, D/H]
         heads = attend(query, key_value, context.is_visible, self.dropout_prob if self.training else 0.0)
         return self.output(context.wanted.merge(heads))
@@ -142,8 +147,9 @@ class SasRecBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Float [N, D] from float [N, D]; [M, D] where only some rows are wanted."""
-        queries = self.attention_norm(x if context.rows is None else x.index_select(0, context.rows))
-        wanted = self.feed_forward_norm(queries + self.attention(x, context, queries))
+        queries = self.attention_norm(x)
+        wanted = queries if context.rows is None else queries.index_select(0, context.rows)
+        wanted = self.feed_forward_norm(wanted + self.attention(x, context, queries))
         added: Tensor = self.dropout(self.feed_forward(wanted), wanted)
         return added
 
@@ -180,6 +186,8 @@ BLOCKS = {"bert": Block, "sasrec": SasRecBlock, "ligr": LigrBlock}
 class Transformer(ItemEncoder):
     """Blocks of attention; see ``SequenceEncoder``."""
 
+    reads_segments = True
+
     def __init__(
         self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
     ) -> None:
@@ -209,30 +217,30 @@ class Transformer(ItemEncoder):
         *first, last = self.blocks
         for block in first:
             x = block(x, context)
-        grid, wanted = context.grid, narrow_grid(positions, *batch.shape)
-        is_visible = context.is_visible
-        if self.is_causal and is_visible is not None:
+        grid, is_visible = context.grid, context.is_visible
+        if grid.positions is None:
+            wanted = Grid(positions, *batch.shape, may_repeat=True)
+            return self.final_norm(last(x, Context(grid, is_visible, grid, wanted, positions)))
+        wanted = narrow_grid(positions, *batch.shape)
+        if is_visible is not None and is_visible.shape[2] > 1:
             # each row sees what its position sees; an empty position of their grid sees all, and what it gets is lost
             is_unseen = ~is_visible.flatten(0, 2).index_select(0, positions)  # [M, L]
             is_visible = ~wanted.spread(is_unseen)[:, None]  # [B, 1, Q, L]
-        return self.final_norm(last(x, Context(grid, is_visible, grid.rows_at(positions), wanted)))
+        return self.final_norm(last(x, Context(grid, is_visible, wanted, wanted, grid.rows_at(positions))))
 
     def _embed(self, batch: SequenceBatch[Tensor]) -> tuple[Tensor, Context]:
         token_ids = batch.token_ids  # [B, L]
-        if token_ids.shape[1] > self.max_length:
+        if batch.segments is None and token_ids.shape[1] > self.max_length:
             raise ValueError(f"a batch of width {token_ids.shape[1]} exceeds the model's max_length {self.max_length}")
-        if batch.segments is not None:
-            raise ValueError("rows that several clients share (segments): expected none, this encoder would mix them")
         is_token = token_ids != PAD  # [B, L]
-        grid = grid_of_tokens(is_token)
+        # packed rows have hardly any padding to leave out
+        grid = grid_of_tokens(is_token) if batch.segments is None else Grid(None, *batch.shape)
         is_visible: Tensor | None = None
-        if self.is_causal:  # each position sees the tokens before it, and itself
-            width = is_token.shape[1]
-            itself = torch.eye(width, dtype=torch.bool, device=is_token.device)
-            is_visible = (is_token[:, None, :].expand(-1, width, -1).tril() | itself)[:, None]  # [B, 1, L, L]
+        if self.is_causal or batch.segments is not None:
+            is_visible = visible_positions(is_token, batch.segments, self.is_causal)
         elif not grid.is_full:
             # a row without tokens sees its padding: a softmax of nothing is no number
             is_visible = (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]  # [B, 1, 1, L]
         tokens = token_ids.flatten() if grid.positions is None else token_ids.flatten()[grid.positions]  # [N]
-        x = self.embedding(self.item_table.vectors(tokens), grid)
-        return x, Context(grid, is_visible, rows=None, wanted=grid)
+        x = self.embedding(self.item_table.vectors(tokens), grid, batch.segments)
+        return x, Context(grid, is_visible, queries=grid, wanted=grid)

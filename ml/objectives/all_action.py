@@ -22,7 +22,7 @@ class AllAction(NextItem):
     ``similarity: cosine`` and ``learn_temperature``.
     """
 
-    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
+    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
         """Random positions of each row, with one of the events that follow each as its target.
 
         Those are the events of the next ``all_action.days`` where the batch has timestamps, and otherwise the next

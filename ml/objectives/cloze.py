@@ -3,13 +3,15 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from conf.encoders import MaskingSettings
 from ml.data.sequence_batch import SequenceBatch
-from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token
+from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token, round_up_targets
 from ml.objectives.protocol import TrainingBatch
 from schemas.tokens import FIRST_ITEM, MASK, PAD
 
@@ -18,12 +20,27 @@ class Cloze(ItemPrediction):
     """BERT4Rec's task, for encoders that see what comes before and after a masked position."""
 
     needs_causal: bool | None = False
+    takes_packed = True
 
-    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
+    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
         """A random share of the items masked, see ``mask_tokens``."""
-        inputs, is_masked = mask_tokens(batch.token_ids, self.vocabulary.n_tokens, self.settings.masking, generator)
-        prepared = predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked)
+        n_tokens, masking = self.vocabulary.n_tokens, self.settings.masking
+        inputs, is_masked = mask_tokens(batch.token_ids, n_tokens, masking, generator, batch.segments)
+        prepared = predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked, most_targets)
         return self.with_negatives(prepared, batch.token_ids, generator)
+
+    def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
+        """The number to expect and six standard deviations: beyond it, masked positions are not asked for."""
+        masking = self.settings.masking
+        # each draw decides alone, but one token is masked where no draw says so, and one kept where all do
+        none, every = (1 - masking.mask_prob) ** lengths, masking.mask_prob**lengths
+        by_share = lengths * masking.mask_prob + none - every
+        last_only = masking.last_only_share
+        expected = last_only + (1 - last_only) * by_share
+        variance = (
+            lengths * masking.mask_prob * (1 - masking.mask_prob) + last_only * (1 - last_only) * (by_share - 1) ** 2
+        )
+        return round_up_targets(expected.sum() + 6 * np.sqrt(variance.sum()), n_positions)
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """MASK instead of the last tokens."""
@@ -32,18 +49,24 @@ class Cloze(ItemPrediction):
 
 
 def mask_tokens(
-    token_ids: Tensor, n_tokens: int, settings: MaskingSettings, generator: torch.Generator
+    token_ids: Tensor,
+    n_tokens: int,
+    settings: MaskingSettings,
+    generator: torch.Generator,
+    segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mask a random share of each row's items (Devlin et al. 2019, A.1).
+    """Mask a random share of each sequence's items (Devlin et al. 2019, A.1).
 
-    Only items are masked, never UNK or PAD. Each row has one or more masked and keeps one or more of its real tokens.
-    A share of the rows has its last item alone masked, always by MASK, as when the encoder is asked to predict.
+    Only items are masked, never UNK or PAD. Each sequence has one or more masked and keeps one or more of its real
+    tokens. A share of the sequences has its last item alone masked, always by MASK, as when the encoder is asked to
+    predict.
 
     Parameters
     ----------
-    token_ids : int64 [B, L], left-padded with PAD
+    token_ids : int64 [B, L]
     n_tokens : V; random replacements are drawn uniformly from the items, [FIRST_ITEM, n_tokens)
     generator : source of randomness, on the device of ``token_ids``; the same seed gives the same masks
+    segments : of a ``SequenceBatch``, where sequences share rows
 
     Returns
     -------
@@ -52,15 +75,22 @@ def mask_tokens(
     Raises
     ------
     ValueError
-        If a row has fewer than two real tokens, or no item: nothing can be masked in it with a context left.
+        If a row that is one client has fewer than two real tokens, or no item: nothing can be masked in it with a
+        context left.
     """
-    _require_context_and_item(token_ids)
     draw = partial(torch.rand, generator=generator, device=generator.device)
     n_rows, width = token_ids.shape
     is_last = torch.arange(width, device=token_ids.device) == width - 1  # [L]
-    # a row that ends in UNK has no last item to ask for, and is masked like the others
-    is_last_only = (draw((n_rows, 1)) < settings.last_only_share) & (token_ids[:, -1:] >= FIRST_ITEM)  # [B, 1]
-    is_chosen = _choose_positions(token_ids, settings.mask_prob, draw(token_ids.shape))
+    if segments is None:
+        _require_context_and_item(token_ids)
+        chance = draw((n_rows, 1))
+    else:  # the feed below has looked: to look here would be to wait for the device
+        is_last = F.pad(segments[:, 1:] != segments[:, :-1], (0, 1), value=True) & (segments > 0)  # [B, L]
+        chance = draw((segments.numel() + 1,))[segments]  # one for each sequence, [B, L]
+    # a sequence that ends in UNK has no last item to ask for, and is masked like the others
+    ends_in_item = _sequence_least(~(is_last & (token_ids < FIRST_ITEM)), segments)
+    is_last_only = (chance < settings.last_only_share) & ends_in_item  # [B, 1 or L]
+    is_chosen = _choose_positions(token_ids, segments, settings.mask_prob, draw(token_ids.shape))
     is_masked = torch.where(is_last_only, is_last, is_chosen)
     fate = draw(token_ids.shape).masked_fill(is_last_only, -1.0)  # below every share: replaced by MASK
     is_random = (fate >= settings.mask_share) & (fate < settings.mask_share + settings.random_share)
@@ -78,12 +108,22 @@ def _require_context_and_item(token_ids: Tensor) -> None:
         raise ValueError(f"{n_without_item} of {len(token_ids)} rows hold no item; the feed must leave them out")
 
 
-def _choose_positions(token_ids: Tensor, mask_prob: float, draws: Tensor) -> Tensor:
-    """Bool [B, L]: items whose draw is below ``mask_prob``, the lowest in any case, yet never all of a row."""
+def _choose_positions(token_ids: Tensor, segments: Tensor | None, mask_prob: float, draws: Tensor) -> Tensor:
+    """Bool [B, L]: items whose draw is below ``mask_prob``, the lowest in any case, yet never all of a sequence."""
     is_item = token_ids >= FIRST_ITEM
-    lowest = draws.masked_fill(~is_item, 2.0).amin(dim=1, keepdim=True)
+    lowest = _sequence_least(draws.masked_fill(~is_item, 2.0), segments)
     is_masked = is_item & ((draws < mask_prob) | (draws == lowest))
-    is_all_masked = (is_masked == (token_ids != PAD)).all(dim=1, keepdim=True)  # [B, 1]
-    highest = draws.masked_fill(~is_masked, -1.0).argmax(dim=1, keepdim=True)
-    is_released = torch.zeros_like(is_masked).scatter(1, highest, is_all_masked)
+    is_all_masked = _sequence_least(is_masked == (token_ids != PAD), segments)
+    # of the masked draws the highest, as the lowest of their negatives
+    of_masked = -draws.masked_fill(~is_masked, -1.0)
+    is_released = is_all_masked & (of_masked == _sequence_least(of_masked, segments))
     return is_masked & ~is_released
+
+
+def _sequence_least(values: Tensor, segments: Tensor | None) -> Tensor:
+    """The least of a sequence's values, [B, 1], or [B, L] where sequences share rows; False is less than True."""
+    if segments is None:
+        return values.amin(dim=1, keepdim=True)
+    flat = values.flatten().float()
+    least = flat.new_full((len(flat) + 1,), torch.inf).scatter_reduce(0, segments.flatten(), flat, "amin")
+    return least[segments].to(values.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,9 @@ from torch import Tensor
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
-from ml.objectives.losses import bce_loss, bpr_max_loss, gbce_loss, sampled_softmax_loss
+from ml.objectives.losses import NO_LABEL, bce_loss, bpr_max_loss, gbce_loss, sampled_softmax_loss
 from ml.objectives.protocol import Objective, Score, TrainingBatch
-from schemas.tokens import FIRST_ITEM, MASK, UNK
+from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 FIRST_OUTPUT = UNK
 """The full softmax is over UNK and the items: PAD and MASK can never be the answer."""
@@ -46,7 +47,9 @@ class ItemPrediction(Objective):
             return bce_loss(score(own), is_target)
         if candidates is None:
             outputs = torch.arange(FIRST_OUTPUT, self.vocabulary.n_tokens, device=hidden.device)
-            return F.cross_entropy(score(outputs), targets["labels"] - FIRST_OUTPUT, reduction="sum")
+            labels = targets["labels"]
+            labels = torch.where(labels == NO_LABEL, NO_LABEL, labels - FIRST_OUTPUT)
+            return F.cross_entropy(score(outputs), labels, ignore_index=NO_LABEL, reduction="sum")
         positives, columns = targets["positives"], targets["columns"]
         logits = score(torch.cat([positives, candidates]))  # [M, U + K]
         if self.loss_name == "sampled":
@@ -75,17 +78,46 @@ class ItemPrediction(Objective):
         return replace(batch, targets={**batch.targets, "negatives": negatives, "positives": positives})
 
 
-def predict_tokens(inputs: SequenceBatch[Tensor], token_ids: Tensor, is_target: Tensor) -> TrainingBatch:
+def predict_tokens(
+    inputs: SequenceBatch[Tensor], token_ids: Tensor, is_target: Tensor, most_targets: int = 0
+) -> TrainingBatch:
     """Have tokens (int64 [B, L]) predicted where ``is_target`` (bool [B, L]).
 
-    The targets are ``labels`` int64 [M], the tokens; ``positives`` int64 [U], the distinct labels, rising; ``columns``
-    int64 [M], which of these each label is.
+    The targets are ``labels`` int64 [M], the tokens; ``positives`` int64 [U], the labels, rising; ``columns``
+    int64 [M], which of these each label is. Of packed rows, M is ``most_targets``, labels and columns past the last
+    target are ``NO_LABEL``, and ``positives`` has as many entries as ``labels``, with repeats and PAD among them.
     """
-    positions = is_target.flatten().nonzero().squeeze(1)
-    labels = token_ids.flatten()[positions]
-    positives, columns = labels.unique(return_inverse=True)
-    targets = {"labels": labels, "positives": positives, "columns": columns}
-    return TrainingBatch(inputs, positions, targets, n_targets=len(positions))
+    if inputs.segments is None:
+        positions = is_target.flatten().nonzero().squeeze(1)
+        labels = token_ids.flatten()[positions]
+        positives, columns = labels.unique(return_inverse=True)
+        targets = {"labels": labels, "positives": positives, "columns": columns}
+        return TrainingBatch(inputs, positions, targets, n_targets=len(positions))
+    # as above, but with sizes that are known beforehand: unique and nonzero would wait for the device
+    is_target = is_target.flatten()
+    number = is_target.cumsum(0)  # of a target, from 1; those past the bound go where nobody reads
+    slot = torch.where(is_target & (number <= most_targets), number - 1, most_targets)
+    every_position = torch.arange(len(slot), device=slot.device)
+    positions = slot.new_zeros(most_targets + 1).scatter_(0, slot, every_position)[:most_targets]
+    n_targets = number[-1].clamp(max=most_targets)
+    is_real = torch.arange(most_targets, device=slot.device) < n_targets
+    positions = torch.where(is_real, positions, 0)
+    labels = torch.where(is_real, token_ids.flatten()[positions], PAD)
+    positives = labels.sort().values
+    columns = torch.searchsorted(positives, labels)
+    none = torch.full_like(labels, NO_LABEL)
+    targets = {
+        "labels": torch.where(is_real, labels, none),
+        "positives": positives,
+        "columns": torch.where(is_real, columns, none),
+    }
+    return TrainingBatch(inputs, positions, targets, n_targets)
+
+
+def round_up_targets(n_targets: float, n_positions: int) -> int:
+    """``n_targets`` raised to one of few sizes, so that hardly any batch has another shape than the one before it."""
+    step = max(1, n_positions // 16)
+    return min(n_positions, step * ceil(n_targets / step))
 
 
 def require_last_token(token_ids: Tensor) -> None:

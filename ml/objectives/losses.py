@@ -1,6 +1,6 @@
 """Losses of logits over the labels of a batch and sampled negatives.
 
-Legend of shapes: M predicted positions of a batch, K negatives, U distinct labels of the batch.
+Legend of shapes: M predicted positions of a batch, K negatives, U labels of the batch.
 """
 
 import math
@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schemas.tokens import PAD
+
+NO_LABEL = -100
+"""Of a position that is none of the targets (``ignore_index`` of ``torch.nn.functional.cross_entropy``)."""
 
 
 def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int) -> Tensor:
@@ -28,15 +31,16 @@ def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, neg
     Parameters
     ----------
     logits : float [M, U + K], of ``positives`` and then of ``negatives``
-    columns : int64 [M], which of ``positives`` is right
-    positives : int64 [U], the distinct labels, rising
+    columns : int64 [M], which of ``positives`` is right, the first of equal ones; ``NO_LABEL`` where nothing is asked
+    positives : int64 [U], the labels, rising; each counts once, however often it stands there, and PAD never
     negatives : int64 [K], uniform items, drawn with replacement
     """
     nearest = torch.searchsorted(positives, negatives).clamp(max=len(positives) - 1)
     is_hit = positives[nearest] == negatives  # [K]
     log_count = torch.where(is_hit, math.inf, math.log(len(negatives) / n_items))
-    log_counts = torch.cat([log_count.new_zeros(len(positives)), log_count])  # [U + K]
-    return F.cross_entropy(logits - log_counts, columns, reduction="sum")
+    is_extra = F.pad(positives[1:] == positives[:-1], (1, 0)) | (positives == PAD)  # [U]
+    log_counts = torch.cat([torch.where(is_extra, math.inf, 0.0), log_count])  # [U + K]
+    return F.cross_entropy(logits - log_counts, columns, ignore_index=NO_LABEL, reduction="sum")
 
 
 def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int, t: float) -> Tensor:
@@ -56,10 +60,12 @@ def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Ten
     beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
     # to float32: autocast gives bfloat16, and unlike cross_entropy what follows would stay so
     logits = logits.float()
+    is_asked = (columns != NO_LABEL).unsqueeze(1)  # [M, 1]
+    columns = columns.clamp(min=0)
     own, others = logits[:, : len(positives)].gather(1, columns.unsqueeze(1)), logits[:, len(positives) :]
     is_hit = positives[columns].unsqueeze(1) == negatives  # [M, K]
-    positive_part = -beta * F.logsigmoid(own).sum()
-    negative_part = F.softplus(others.masked_fill(is_hit, -math.inf)).sum()
+    positive_part = -beta * (F.logsigmoid(own) * is_asked).sum()
+    negative_part = F.softplus(others.masked_fill(is_hit | ~is_asked, -math.inf)).sum()
     return (positive_part + negative_part) / (len(negatives) + 1)
 
 

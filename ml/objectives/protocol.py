@@ -1,6 +1,7 @@
 """What an objective is.
 
-Legend of shapes: B batch, L positions of a row, M positions whose hidden states a loss needs, D hidden, K candidates.
+Legend of shapes: B batch, L positions of a row, N sequences, M positions whose hidden states a loss needs, D hidden,
+K candidates.
 """
 
 from abc import abstractmethod
@@ -8,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
@@ -22,20 +25,24 @@ states of a batch, float [M, K]."""
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What an encoder reads, and what is to be learnt of it; made on the CPU, so that no GPU waits to count targets.
+    """What an encoder reads, and what is to be learnt of it.
+
+    Of rows that are one client each it is made on the CPU, so that no GPU waits to count targets. Of packed rows it is
+    made where the encoder is: M is a bound, and positions past the last target are 0 and have no part in the loss.
 
     Attributes
     ----------
     inputs : tensors [B, L]
     positions : int64 [M], rising: those of the flattened inputs whose hidden states the loss needs
-    targets : what the objective's loss compares them with; each begins with M or is shared by all
-    n_targets : how many terms the loss sums
+    targets : what the objective's loss compares them with; each begins with M or is shared by all. ``positives``, where
+        there are some, are all tokens that the loss scores besides the candidates
+    n_targets : how many terms the loss sums; a tensor where nobody may wait to know
     """
 
     inputs: SequenceBatch[Tensor]
     positions: Tensor
     targets: Mapping[str, Tensor]
-    n_targets: int
+    n_targets: int | Tensor
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same on ``device``; to a GPU from pinned memory, which nobody waits for."""
@@ -59,10 +66,12 @@ class Objective(Protocol):
     Attributes
     ----------
     needs_causal : whether the encoder must be causal; None where it may be or not
+    takes_packed : whether ``prepare`` takes rows that several clients share
     is_sampled : whether a step scores few of the items; tables with a row per token then get sparse gradients
     """
 
     needs_causal: bool | None
+    takes_packed: bool = False
     is_sampled: bool
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None: ...
@@ -76,14 +85,28 @@ class Objective(Protocol):
         return None
 
     @abstractmethod
-    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator) -> TrainingBatch:
-        """Inputs and targets of a batch of tensors on the CPU; the same seed gives the same ones.
+    def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
+        """Inputs and targets of a batch of tensors, on the generator's device; the same seed gives the same ones.
+
+        Parameters
+        ----------
+        most_targets : M, of packed rows
 
         Raises
         ------
         ValueError
-            If a row has nothing to learn; the feed must leave it out.
+            If a row that is one client has nothing to learn; the feed must leave it out.
         """
+
+    def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
+        """A bound of the targets of packed sequences.
+
+        Parameters
+        ----------
+        lengths : integers [N], 2 or more each
+        n_positions : of the batch; the bound is one of few numbers for all batches of as many
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no packed rows")
 
     def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
         """Token ids int64 [K] that all batches of a step are compared with; None where none are drawn."""

@@ -165,13 +165,13 @@ class Trainer:
                 asked = time.monotonic()
                 group = list(islice(batches, training.batches_per_step))
                 meter.wait_seconds += time.monotonic() - asked
-                if not group:
-                    return True
-                meter.add(self.learner.step(group), group)
+                sums = self.learner.step(group)
+                if sums.is_over:
+                    break
+                meter.add(sums, group)
                 n_steps, n_done = self.learner.n_steps, n_done + len(group)
-                is_last = n_done >= self.feed.n_batches
-                is_checkpoint = n_steps % training.checkpoint_every_steps == 0 and not is_last
-                if is_checkpoint or is_last or n_steps % training.log_every_steps == 0:
+                is_checkpoint = n_steps % training.checkpoint_every_steps == 0
+                if is_checkpoint or n_steps % training.log_every_steps == 0:
                     self._report_interval(meter)
                     meter = Meter()
                 if is_checkpoint:
@@ -179,6 +179,9 @@ class Trainer:
                     # all ranks stop or none: one that went on alone would wait for the others for ever
                     if self.ranks.sum([self.is_time_up()])[0]:
                         return False
+        if meter.n_steps:
+            self._report_interval(meter)
+        return True
 
     def validate(self) -> RankingMetrics | None:
         """Rank the last item of every held-out client among all items; None where there is none."""
@@ -256,7 +259,7 @@ class Trainer:
 
     def _report_interval(self, meter: "Meter") -> None:
         # here the CPU waits for the device, once an interval: a step only adds to the loss
-        sums = self.ranks.sum([float(meter.loss), meter.n_targets, meter.n_sequences, meter.n_tokens])
+        sums = self.ranks.sum([float(meter.loss), float(meter.n_targets), meter.n_sequences, meter.n_tokens])
         loss = sums[0] / sums[1]
         if not np.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
@@ -289,17 +292,19 @@ class Meter:
     """Sums over the steps since the last report, on one rank; the loss stays on its device."""
 
     loss: torch.Tensor | float = 0.0
-    n_targets: int = 0
+    n_targets: int | torch.Tensor = 0
     n_sequences: int = 0
     n_tokens: int = 0
+    n_steps: int = 0
     wait_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     def add(self, sums: StepSums, batches: list[SequenceBatch[Tokens]]) -> None:
         """Count one step."""
+        self.n_steps += 1
         self.loss = self.loss + sums.loss
-        self.n_targets += sums.n_targets
-        self.n_sequences += sum(len(batch) for batch in batches)
+        self.n_targets = self.n_targets + sums.n_targets
+        self.n_sequences += sum(len(batch.lengths) for batch in batches)
         self.n_tokens += sum(batch.n_tokens for batch in batches)
 
 

@@ -42,22 +42,39 @@ class RowAdam(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     gradient = parameter.grad.coalesce()
-                    self._update(parameter, gradient.indices()[0], gradient.values(), group)
+                    self.update(parameter, gradient.indices()[0], gradient.values())
 
-    def _update(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def update(self, table: Tensor, rows: Tensor, gradient: Tensor, skips_zeros: bool = False) -> None:
+        """Update some rows of a table.
+
+        Parameters
+        ----------
+        rows : int64 [R], each once
+        gradient : float [R, D]
+        skips_zeros : leave rows alone whose gradient is 0; they may come several times
+        """
+        (group,) = self.param_groups
         state: dict[str, Tensor] = self.state[table]
         if not state:
             state["mean"] = torch.zeros_like(table)
             state["square"] = table.new_zeros(len(table), 1)
             state["n_steps"] = table.new_zeros(len(table), 1)
         beta1, beta2 = group["betas"]
-        n_steps = state["n_steps"].index_select(0, rows) + 1  # [R, 1]
-        mean = state["mean"].index_select(0, rows).lerp_(gradient, 1 - beta1)  # [R, D]
-        square = state["square"].index_select(0, rows).lerp_(gradient.square().mean(1, keepdim=True), 1 - beta2)
-        for name, values in (("n_steps", n_steps), ("mean", mean), ("square", square)):
-            state[name].index_copy_(0, rows, values)
+        before = {name: values.index_select(0, rows) for name, values in state.items()}
+        n_steps = before["n_steps"] + 1  # [R, 1]
+        mean = before["mean"].lerp(gradient, 1 - beta1)  # [R, D]
+        square = before["square"].lerp(gradient.square().mean(1, keepdim=True), 1 - beta2)
         spread = (square / (1 - beta2**n_steps)).sqrt_().add_(group["eps"])  # [R, 1]
-        table.index_add_(0, rows, mean.div_(spread * (1 - beta1**n_steps)), alpha=-group["lr"])
+        change = mean / (spread * (1 - beta1**n_steps))
+        after = {"n_steps": n_steps, "mean": mean, "square": square}
+        if skips_zeros:
+            is_used = (gradient != 0).any(dim=1, keepdim=True)  # [R, 1]
+            change = torch.where(is_used, change, 0.0)
+            after = {name: torch.where(is_used, values, before[name]) for name, values in after.items()}
+        for name, values in after.items():
+            state[name].index_copy_(0, rows, values)
+        table.index_add_(0, rows, change, alpha=-group["lr"])
 
 
 def build_optimizers(encoder: SequenceEncoder, settings: TrainingSettings) -> list[Optimizer]:

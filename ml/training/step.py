@@ -1,6 +1,6 @@
 """One step of training: inputs and targets, loss, update. Knows the ranks, not where batches come from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -9,20 +9,28 @@ import torch
 from torch import Tensor
 
 from conf.encoders import EncoderSettings
-from ml.data.sequence_batch import SequenceBatch, Tokens
+from ml.data.packing import PIECES, PackedFeed
+from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
 from ml.data.vocabulary import VocabularyDescription
-from ml.models.registry import build_encoder
+from ml.models.registry import ENCODERS, build_encoder
 from ml.objectives.protocol import TrainingBatch
-from ml.objectives.registry import build_objective
+from ml.objectives.registry import OBJECTIVES, build_objective
 from ml.training.distributed import Ranks
-from ml.training.optimizers import build_optimizers, learning_rate
+from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
+from ml.training.row_window import RowGradient, RowWindow
 
 
 class StepSums(NamedTuple):
-    """One rank's sums over one step; the loss stays on its device until somebody asks for its value."""
+    """One rank's sums over one step; what is a tensor stays on its device until somebody asks for its value.
+
+    Attributes
+    ----------
+    is_over : no rank had a batch left, and nothing changed
+    """
 
     loss: Tensor
-    n_targets: int
+    n_targets: int | Tensor
+    is_over: bool = False
 
 
 class Learner:
@@ -53,22 +61,40 @@ class Learner:
         self.encoder = build_encoder(settings, vocabulary, self.objective.is_sampled)
         self.encoder.heads = self.objective.build_heads(self.encoder.hidden_size)
         self.encoder.to(self.device)
-        if settings.training.compile:
-            self.encoder.compile_encode_at()
-        if self.encoder.has_sparse_tables:
+        wants = settings.training.compile
+        is_compiled = self.device.type == "cuda" and self.encoder.can_compile if wants == "auto" else wants
+        # sparse gradients are quick on a CPU; a GPU's queue would halt to count their rows, and no compiler takes them
+        uses_window = self.encoder.has_sparse_tables and (is_compiled or self.device.type == "cuda")
+        self.window = RowWindow(self.encoder) if uses_window and RowWindow.fits(self.encoder) else None
+        if self.encoder.has_sparse_tables and self.window is None:
+            is_compiled = False
             for table in self.encoder.row_parameters():
                 # a token met often in a batch is one row of the gradient, before it is sent to other ranks
                 table.register_hook(Tensor.coalesce)
+        # of a graph that is recorded, the next batch would overwrite gradients that batches of a step add up
+        self.is_recorded = is_compiled and self.device.type == "cuda" and settings.training.batches_per_step == 1
+        self._loss_of = self.loss
+        if is_compiled:
+            self._loss_of = torch.compile(self.loss, mode="reduce-overhead" if self.is_recorded else None)
         self.optimizers = build_optimizers(self.encoder, settings.training)
         self.ranks.broadcast(self.encoder)
         self.n_steps = 0
 
     def step(self, batches: Sequence[SequenceBatch[Tokens]]) -> StepSums:
-        """Update the encoder by what the objective asks of the batches."""
-        # dropout draws from torch's global generator, on every device; masks and candidates from one on the CPU
+        """Update the encoder by what the objective asks of the batches.
+
+        A rank that has no batch left takes part in the others' steps with none.
+        """
+        # the targets of packed rows are drawn on the device: their number is bounded, so that nobody waits to count
+        is_packed = any(batch.segments is not None for batch in batches)
+        device = self.device if is_packed else torch.device("cpu")
+        # dropout draws from torch's global generator, on every device; masks and candidates from one of their own
         torch.manual_seed(self._seed(0))
-        generator = torch.Generator().manual_seed(self._seed(1))
-        prepared = [self.objective.prepare(batch.tensors(), generator) for batch in batches]
+        generator = torch.Generator(device).manual_seed(self._seed(1))
+        prepared = []
+        for batch in batches:
+            bound = [self.objective.most_targets(batch.lengths, batch.token_ids.size)] if is_packed else []
+            prepared.append(self.objective.prepare(batch.tensors(device), generator, *bound))
         return self.update(prepared, self.objective.draw_candidates(generator))
 
     def update(self, batches: Sequence[TrainingBatch], candidates: Tensor | None) -> StepSums:
@@ -76,21 +102,36 @@ class Learner:
 
         Every target of all batches and ranks counts the same, however many a rank has.
         """
+        loss, n_targets = torch.zeros((), device=self.device), sum(batch.n_targets for batch in batches)
+        # the sum over the ranks comes while the loss is computed; cached, because it can be waited for only once
+        n_everywhere: Callable[[], float | Tensor] = cache(self._begin_sum(n_targets))
+        if not batches and not n_everywhere():
+            return StepSums(loss, 0, is_over=True)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        n_targets = sum(batch.n_targets for batch in batches)
-        # the sum over the ranks comes while the loss is computed; cached, because it can be waited for only once
-        n_everywhere = cache(self.ranks.begin_sum([n_targets]))
+        batches = [batch.to(self.device) for batch in batches]
         candidates = None if candidates is None else candidates.to(self.device)
-        loss = torch.zeros((), device=self.device)
+        if self.window and batches:
+            used = [tokens for batch in batches for tokens in (batch.inputs.token_ids, batch.targets["positives"])]
+            used += [] if candidates is None else [candidates]
+            self.window.open(torch.cat([tokens.flatten() for tokens in used]))
         for batch in batches:
-            batch_loss = self._loss(batch.to(self.device), candidates)
-            (batch_loss / n_everywhere()[0]).backward()
+            if self.is_recorded:
+                torch.compiler.cudagraph_mark_step_begin()
+            batch_loss = self._loss_of(batch, candidates)
+            (batch_loss / n_everywhere()).backward()
             loss += batch_loss.detach()
-        self._apply_gradients()
+        self._apply_gradients(self.window.close() if self.window and batches else [])
         return StepSums(loss, n_targets)
 
-    def _loss(self, batch: TrainingBatch, candidates: Tensor | None) -> Tensor:
+    def _begin_sum(self, n_targets: int | Tensor) -> Callable[[], float | Tensor]:
+        if self.ranks.world_size == 1:
+            return lambda: n_targets
+        wait = self.ranks.begin_sum([float(n_targets)])
+        return lambda: wait()[0]
+
+    def loss(self, batch: TrainingBatch, candidates: Tensor | None) -> Tensor:
+        """The loss summed over a batch's targets."""
         encoder, is_half = self.encoder, self.settings.training.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_half):
             hidden = encoder.encode_at(batch.inputs, batch.positions)  # [M, D]
@@ -100,18 +141,38 @@ class Learner:
 
             return self.objective.loss(hidden, batch.targets, candidates, score)
 
-    def _apply_gradients(self) -> None:
+    def _apply_gradients(self, by_row: Sequence[RowGradient]) -> None:
         training = self.settings.training
         rate = learning_rate(training, self.n_steps, self.steps_per_epoch)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
+        if self.ranks.world_size > 1:
+            for table, rows, gradient in by_row:
+                is_used = (gradient != 0).any(dim=1)
+                table.grad = torch.sparse_coo_tensor(rows[is_used].unsqueeze(0), gradient[is_used], table.shape)
+            by_row = []
+            self._fill_gradients()
         self.ranks.sum_gradients(self.encoder.parameters())
         # sparse gradients are not clipped: RowAdam divides each by its own size
         dense = [p for p in self.encoder.parameters() if p.grad is not None and not p.grad.is_sparse]
         torch.nn.utils.clip_grad_norm_(dense, training.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
+        for table, rows, gradient in by_row:  # of a process alone: nobody needs to know how many rows there are
+            next(each for each in self.optimizers if isinstance(each, RowAdam)).update(table, rows, gradient, True)
         self.n_steps += 1
+
+    def _fill_gradients(self) -> None:
+        """Zeros where there is no gradient: all ranks must exchange the same ones, also one without a batch."""
+        tables = {id(table) for table in self.encoder.row_parameters()} if self.encoder.has_sparse_tables else set()
+        for parameter in self.encoder.parameters():
+            if parameter.grad is None and parameter.requires_grad:
+                if id(parameter) not in tables:
+                    parameter.grad = torch.zeros_like(parameter)
+                else:
+                    no_rows = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
+                    values = parameter.new_empty(0, parameter.shape[1])
+                    parameter.grad = torch.sparse_coo_tensor(no_rows, values, parameter.shape)
 
     def _seed(self, use: int) -> int:
         return mix_seed(self.seed, self.n_steps, self.ranks.rank, use)
@@ -120,3 +181,24 @@ class Learner:
 def mix_seed(*parts: int) -> int:
     """One 63-bit seed from several numbers; different numbers give unrelated streams."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def packs_rows(settings: EncoderSettings, device: torch.device) -> bool:
+    """Whether training on a device is to read packed rows, and the encoder and its objective can."""
+    wants = settings.training.packing
+    is_wanted = device.type == "cuda" if wants == "auto" else wants
+    encoder, objective = ENCODERS[settings.architecture], OBJECTIVES[settings.objective]
+    return is_wanted and encoder.reads_segments and objective.takes_packed
+
+
+def open_feed(settings: EncoderSettings, ranks: Ranks, make: Callable[[int], Feed]) -> Feed:
+    """The feed of one rank's training, packed where ``packs_rows``.
+
+    Parameters
+    ----------
+    make : makes the feed whose batches have so many positions
+    """
+    tokens = settings.training.tokens_per_batch
+    if not packs_rows(settings, ranks.device(settings.training.device)):
+        return make(tokens)
+    return PackedFeed(make(max(1, tokens // PIECES)), settings.max_length, tokens)

@@ -108,9 +108,9 @@ def test_the_loss_of_a_batch_does_not_wait_for_the_device(name: Any, attention: 
     batch = learner.objective.prepare(SequenceBatch(rows()).tensors(), generator).to(learner.device)
     candidates = learner.objective.draw_candidates(generator)
     candidates = None if candidates is None else candidates.to(learner.device)
-    learner._loss(batch, candidates)  # what is made once may wait
+    learner.loss(batch, candidates)  # what is made once may wait
     request.getfixturevalue("no_waiting")
-    learner._loss(batch, candidates)
+    learner.loss(batch, candidates)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "recency", "last", "mask"])

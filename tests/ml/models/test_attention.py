@@ -20,6 +20,8 @@ def test_gradients_with_dropout_are_those_of_the_function():
         return attend(query, key_value, is_visible, dropout_prob=0.4)
 
     assert torch.autograd.gradcheck(seeded, (query, key_value))
+    other_order = key_value.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(seeded, (query, other_order))
 
 
 def test_with_a_dropout_that_drops_nothing_it_is_torchs_own_attention():

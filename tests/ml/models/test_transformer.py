@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from packed_rows import both_layouts, random_sequences, tokens_by_sequence
 from small_encoders import batch_of, settings_of, transformer
 
 from ml.data.sequence_batch import SequenceBatch
@@ -185,10 +186,19 @@ def test_a_batch_wider_than_the_position_table_is_refused(model):
         model.encode(batch_of([5] * 9))
 
 
-def test_rows_that_several_clients_share_are_refused_until_it_can_part_them(model):
-    token_ids = torch.tensor([[5, 6]])
-    with pytest.raises(ValueError, match=r"rows that several clients share \(segments\)"):
-        model.encode(SequenceBatch(token_ids, segments=torch.tensor([[1, 2]])))
+@torch.no_grad()
+@pytest.mark.parametrize("packs", [True, False])
+def test_clients_that_share_a_row_have_the_vectors_that_each_has_alone(variant, monkeypatch, packs):
+    monkeypatch.setattr(padding, "packs", lambda tensor: packs)
+    variant.eval()
+    padded, packed = (batch.tensors() for batch in both_layouts(random_sequences(20, 20), n_rows=5, width=32))
+    alone, together = (tokens_by_sequence(batch, variant.encode(batch)) for batch in (padded, packed))
+    torch.testing.assert_close(torch.cat(together), torch.cat(alone), atol=1e-6, rtol=0)
+
+    # positions past the last one that is wanted are 0, whatever stands there
+    positions = torch.cat([(packed.segments.flatten() % 3 == 1).nonzero().squeeze(1), torch.zeros(4, dtype=int)])
+    whole = variant.encode(packed).flatten(0, 1)
+    torch.testing.assert_close(variant.encode_at(packed, positions), whole[positions], atol=1e-6, rtol=0)
 
 
 def test_an_id_beyond_the_vocabulary_is_an_error_not_another_token(model):
@@ -266,7 +276,7 @@ def test_a_block_of_two_columns_gives_what_its_formula_gives_by_hand(block):
     layer, grid = BLOCKS[block](settings), Grid(None, 1, 1)
     for linear in (each for each in layer.modules() if isinstance(each, torch.nn.Linear)):
         numbers(linear, 1.0)
-    row = layer(torch.tensor([[3.0, 1.0]]), Context(grid, None, None, grid))[0].tolist()
+    row = layer(torch.tensor([[3.0, 1.0]]), Context(grid, None, grid, grid))[0].tolist()
     if block == "sasrec":
         # queries [1, -1] plus the value of the raw row [3, 1]: [4, 0], normed [1, -1]; plus its ReLU, [1, 0]
         assert row == pytest.approx([2.0, -1.0], abs=1e-4)

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from packed_rows import both_layouts, random_sequences
 from small_encoders import batch_of, settings_of
 
 from conf.encoders import MaskingSettings
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.cloze import Cloze, mask_tokens
+from ml.objectives.losses import NO_LABEL
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 N_TOKENS = 13
@@ -139,3 +141,59 @@ def test_validation_masks_the_last_token_alone():
 def test_validation_refuses_rows_that_end_in_padding():
     with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
         OBJECTIVE.without_last(batch_of([3, PAD], [3, 4]))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mask_prob": 0.0}, {"mask_prob": 0.3}, {"mask_prob": 1.0, "last_only_share": 0.5}]
+)
+def test_in_packed_rows_each_sequence_is_masked_as_one_that_has_a_row(settings):
+    _, packed = both_layouts(random_sequences(400, N_TOKENS), n_rows=80, width=32)
+    batch = packed.tensors()
+    token_ids, numbers = batch.token_ids, batch.segments
+    n_masked = {}
+    for layout in ("packed", "padded"):
+        counts = []
+        for seed in range(20):
+            if layout == "packed":
+                inputs, is_masked = mask_tokens(token_ids, N_TOKENS, MaskingSettings(**settings), seeded(seed), numbers)
+                of_sequence = torch.zeros(401).index_add_(0, numbers.flatten(), is_masked.flatten().float())[1:]
+                lengths = torch.from_numpy(packed.lengths)
+                assert (of_sequence >= 1).all()
+                assert (of_sequence < lengths).all()
+                assert not is_masked[numbers == 0].any()
+                assert torch.equal(inputs[~is_masked], token_ids[~is_masked])
+            else:
+                rows = both_layouts(random_sequences(400, N_TOKENS), n_rows=80)[0].tensors().token_ids
+                _, is_masked = mask_tokens(rows, N_TOKENS, MaskingSettings(**settings), seeded(seed))
+            counts.append(int(is_masked.sum()))
+        n_masked[layout] = counts
+    mean = sum(n_masked["padded"]) / 20
+    assert sum(n_masked["packed"]) / 20 == pytest.approx(mean, rel=0.03)
+    bound = Cloze(settings_of(masking=MaskingSettings(**settings)), VocabularyDescription(N_TOKENS)).most_targets(
+        packed.lengths, packed.token_ids.size
+    )
+    assert max(n_masked["packed"]) <= bound <= max(n_masked["packed"]) + 80 * 32 / 16 + 6 * 20
+
+
+def test_a_sequence_of_a_packed_row_may_have_its_last_item_alone_masked():
+    _, packed = both_layouts(random_sequences(50, N_TOKENS), n_rows=16, width=32)
+    batch = packed.tensors()
+    masking = MaskingSettings(last_only_share=1.0)
+    inputs, is_masked = mask_tokens(batch.token_ids, N_TOKENS, masking, seeded(), batch.segments)
+    follows = torch.nn.functional.pad(batch.segments[:, 1:], (0, 1))
+
+    assert torch.equal(is_masked, (batch.segments != follows) & (batch.segments > 0))
+    assert (inputs[is_masked] == MASK).all()
+
+
+def test_targets_past_the_bound_are_left_out_and_the_rest_of_it_is_none():
+    _, packed = both_layouts(random_sequences(50, N_TOKENS), n_rows=16, width=32)
+    objective = Cloze(settings_of(), VocabularyDescription(N_TOKENS))
+    few, many = (objective.prepare(packed.tensors(), seeded(), bound) for bound in (10, 300))
+
+    assert int(few.n_targets) == 10
+    assert (few.targets["labels"] != NO_LABEL).all()
+    assert torch.equal(few.targets["labels"], many.targets["labels"][:10])
+    assert int((many.targets["labels"] != NO_LABEL).sum()) == int(many.n_targets)
+    found = many.targets["columns"] != NO_LABEL
+    assert torch.equal(many.targets["positives"][many.targets["columns"][found]], many.targets["labels"][found])

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from packed_rows import both_layouts, random_sequences
 from small_encoders import batch_of, settings_of
 
 from conf.encoders import LossSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
+from ml.objectives.losses import NO_LABEL
 from ml.objectives.next_item import NextItem
+from ml.objectives.protocol import TrainingBatch
 from schemas.tokens import PAD, UNK
 
 BCE = LossSettings(name="bce")
@@ -33,6 +36,26 @@ def test_validation_shows_all_but_the_last_token():
 def test_validation_refuses_rows_that_end_in_padding():
     with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
         OBJECTIVE.without_last(batch_of([3, PAD], [3, 4]))
+
+
+def test_packed_sequences_are_asked_for_the_same_items_from_the_same_ones_before() -> None:
+    padded, packed = both_layouts(random_sequences(30, 50), n_rows=8, width=32)
+    bound = OBJECTIVE.most_targets(packed.lengths, packed.token_ids.size)
+    one = OBJECTIVE.prepare(padded.tensors(), torch.Generator())
+    other = OBJECTIVE.prepare(packed.tensors(), torch.Generator(), bound)
+
+    assert int(other.n_targets) == one.n_targets == int(packed.lengths.sum()) - 30 <= bound
+    assert other.positions.shape == other.targets["labels"].shape == (bound,)
+
+    def pairs(batch: TrainingBatch) -> list[tuple[int, int]]:
+        seen = batch.inputs.token_ids.flatten()[batch.positions]
+        found = zip(seen.tolist(), batch.targets["labels"].tolist(), strict=True)
+        return sorted(pair for pair in found if pair[1] != NO_LABEL)
+
+    assert pairs(other) == pairs(one)
+    is_first = torch.diff(packed.tensors().segments, dim=1, prepend=torch.zeros(8, 1, dtype=torch.int64)) != 0
+    assert not other.inputs.token_ids[is_first].any()
+    assert not other.inputs.segments[is_first].any()
 
 
 def test_bce_draws_one_negative_of_each_targets_own_that_its_row_does_not_hold():

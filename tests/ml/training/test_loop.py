@@ -14,14 +14,14 @@ from small_encoders import settings_of
 from conf.encoders import InferenceSettings, LossSettings, MaskingSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
-from ml.data.sequence_batch import Batches, Sequences
+from ml.data.sequence_batch import Batches, Feed, Sequences
 from ml.data.vocabulary import VocabularyDescription
 from ml.metrics.ranking import RankingMetrics
 from ml.training import loop
 from ml.training.checkpoint import ModelCard, load_model
 from ml.training.distributed import Ranks
 from ml.training.loop import Trainer, TrainingJob, TrainingResult, train_model
-from ml.training.step import Learner
+from ml.training.step import Learner, open_feed
 from schemas.errors import ConfigError, TrainingError
 from schemas.tokens import FIRST_ITEM
 
@@ -223,8 +223,8 @@ class KilledError(Exception):
 class DyingFeed:
     """A feed whose process dies when it has given so many batches."""
 
-    def __init__(self, n_left: int) -> None:
-        self.feed, self.n_left = feed(), n_left
+    def __init__(self, n_left: int, of: Feed | None = None) -> None:
+        self.feed, self.n_left = of or feed(), n_left
         self.n_batches = self.feed.n_batches
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
@@ -258,6 +258,30 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(
         n_deaths += 1
     assert n_deaths >= 3
     assert train(job) == undisturbed
+    for name, weight in weights(tmp_path / "whole").items():
+        assert torch.equal(weight, weights(job.folder)[name]), name
+
+
+def test_on_packed_rows_a_run_learns_and_when_killed_ends_with_the_same_weights(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    job = trained(
+        changed(job, encoder_dropout=0.1, loss=LossSettings(name="sampled", n_negatives=8)),
+        epochs=25, checkpoint_every_steps=4, tokens_per_batch=256, packing=True,
+    )  # fmt: skip
+
+    def packed() -> Feed:
+        rows = Sequences.from_rows(circular(120, 4, 4) + circular(120, 8, 8))
+        validation = Sequences.from_rows(circular(40, 6, 0))
+        return open_feed(job.settings, Ranks(), lambda tokens: ArrayFeed(rows, validation, (4, 8), tokens, seed=1))
+
+    undisturbed = train(replace(job, folder=tmp_path / "whole", checkpoints=tmp_path / "wholes"), from_feed=packed())
+    assert undisturbed.metrics is not None
+    assert undisturbed.metrics.ndcg_at_10 > 0.6
+    for n_batches in (3, 17, 1):
+        with pytest.raises(KilledError):
+            train(job, from_feed=DyingFeed(n_batches, packed()))
+    assert train(job, from_feed=packed()) == undisturbed
     for name, weight in weights(tmp_path / "whole").items():
         assert torch.equal(weight, weights(job.folder)[name]), name
 

@@ -1,5 +1,6 @@
 """One step: what it draws, what it sums, what it changes."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packed_rows import both_layouts, random_sequences
 from small_encoders import settings_of
 from torch._dynamo.utils import counters
 
@@ -18,6 +20,7 @@ from ml.objectives.cloze import mask_tokens
 from ml.objectives.item_prediction import predict_tokens
 from ml.objectives.protocol import TrainingBatch
 from ml.training.distributed import Ranks
+from ml.training.row_window import RowWindow
 from ml.training.step import Learner, mix_seed
 from schemas.tokens import FIRST_ITEM
 
@@ -110,7 +113,7 @@ def test_half_precision_gives_nearly_the_same_loss_in_whole_numbers_and_leaves_w
     learner, batch = learner_of(halved), tokens(30)
     whole = learner_of(settings)
     candidates = torch.arange(FIRST_ITEM, FIRST_ITEM + 20) if whole.objective.is_sampled else None
-    of_batch = learner._loss(masked(batch), candidates)
+    of_batch = learner.loss(masked(batch), candidates)
     assert of_batch.dtype == torch.float32
     loss, exact = float(learner.step([batch]).loss), float(whole.step([batch]).loss)
     assert loss != exact
@@ -149,3 +152,77 @@ def test_gradients_are_clipped_to_their_common_norm(monkeypatch: pytest.MonkeyPa
 def test_seeds_of_different_parts_differ() -> None:
     seeds = {mix_seed(1, step, rank, use) for step in range(5) for rank in range(5) for use in range(2)}
     assert len(seeds) == 50
+
+
+def packed_batches(n: int, n_rows: int = 6) -> list[SequenceBatch[Tokens]]:
+    """Batches of one shape."""
+    made = (both_layouts(random_sequences(20, N_TOKENS, seed=seed), n_rows, 32)[1] for seed in range(n))
+    return list(made)
+
+
+PACKED = replace(SAMPLED, loss=LossSettings(name="sampled", n_negatives=15))
+COMPILED = {"compile": True, "packing": True}
+
+
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+def test_packed_sequences_lose_what_they_lose_in_rows_of_their_own(name: Any) -> None:
+    of_loss = LossSettings(name=name, n_negatives=15)
+    settings = replace(PACKED, loss=of_loss, attention="causal", objective="next_item")
+    sums = []
+    for batch in both_layouts(random_sequences(20, N_TOKENS), 6, 32):
+        learner, generator = learner_of(settings), torch.Generator().manual_seed(3)
+        bound = [96] if batch.segments is not None else []
+        prepared = learner.objective.prepare(batch.tensors(), generator, *bound)
+        candidates = learner.objective.draw_candidates(generator)
+        loss = learner.update([prepared], candidates).loss
+        sums.append((float(loss), int(prepared.n_targets), learner))
+    assert sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
+    assert sums[0][1] == sums[1][1]
+    for one, other in zip(*(learner.encoder.parameters() for *_, learner in sums), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sampled", "gbce"])
+def test_the_rows_of_a_step_alone_are_updated_as_by_sparse_gradients(name: Any) -> None:
+    settings = replace(PACKED, loss=LossSettings(name=name, n_negatives=5))
+    sparse, windowed = learner_of(settings), learner_of(settings)
+    windowed.window = RowWindow(windowed.encoder)
+    for batch in packed_batches(3):
+        assert float(sparse.step([batch]).loss) == pytest.approx(float(windowed.step([batch]).loss), rel=1e-5)
+    for one, other in zip(sparse.encoder.parameters(), windowed.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_all_steps_of_packed_rows_are_one_graph_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    compiled, eager = (
+        learner_of(replace(PACKED, training=replace(PACKED.training, **training)))  # type: ignore[arg-type]
+        for training in (COMPILED, {"compile": False, "packing": True})
+    )
+    for batch in packed_batches(4):
+        assert float(compiled.step([batch]).loss) == pytest.approx(float(eager.step([batch]).loss), rel=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+class Pair(Ranks):
+    """Two ranks, seen from the second, whose other one has this many targets and gradients of zero."""
+
+    rank, world_size = 1, 2
+
+    def __init__(self, n_targets: float) -> None:
+        self.n_targets = n_targets
+
+    def begin_sum(self, values: Iterable[float]) -> Callable[[], Any]:
+        return lambda: np.array([self.n_targets + value for value in values])
+
+
+def test_a_rank_without_a_batch_takes_part_with_zeros_until_none_has_one() -> None:
+    assert learner_of(SAMPLED).step([]).is_over
+    assert learner_of(SAMPLED, ranks=Pair(0)).step([]).is_over
+    learner = learner_of(SAMPLED, ranks=Pair(7))
+    sums = learner.step([])
+    assert (sums.is_over, sums.n_targets, learner.n_steps) == (False, 0, 1)
+    assert all(parameter.grad is not None for parameter in learner.encoder.parameters())
+    assert {p.grad.is_sparse for p in learner.encoder.row_parameters() if p.grad is not None} == {True}
