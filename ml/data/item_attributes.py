@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from ml.files.tensor_file import write_tensors
 from schemas.behaviours import CODES_PER_QUERY
@@ -68,6 +66,9 @@ class ItemAttributes:
     @classmethod
     def load(cls, path: Path) -> "ItemAttributes":
         """The arrays of a file; TrainingError if it is missing or damaged."""
+        from safetensors import SafetensorError  # here: training by itself needs torch and numpy alone
+        from safetensors.numpy import load_file
+
         try:
             return cls(**load_file(path))
         except (OSError, SafetensorError, TypeError) as error:
