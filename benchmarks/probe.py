@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from conf.evaluation import ProbeSettings
+from ml.evaluation.packed_labels import PackedLabels
 from ml.evaluation.probe import (
     ProbeNetwork,
     Profiles,
@@ -97,7 +98,7 @@ def list_sides(profiles: np.ndarray, labels: np.ndarray, settings: ProbeSettings
 
     def ours(name: str, of: ProbeSettings) -> Side:
         made = network(of)
-        truth = torch.from_numpy(labels)
+        truth = PackedLabels.pack(labels)
         steps = train_epoch(made, build_optimizer(made, of), Profiles(profiles, device=device), truth, of.batch_size)
         return Side(name, made, steps)
 
@@ -147,7 +148,7 @@ def show(sides: list[Side], profiles: np.ndarray, labels: np.ndarray, device: st
     for side in sides:
         difference = np.abs(np.array(side.losses) - np.array(first.losses)).max()
         logits = predict(side.network, Profiles(profiles, device=device), N_LABELS)
-        result = score_logits(logits, torch.from_numpy(labels), TASK, popularity)
+        result = score_logits(logits, PackedLabels.pack(labels), TASK, popularity)
         print(
             f"{side.name:22} {side.seconds:7.1f} s  {1000 * side.seconds / len(side.losses):6.0f} ms a step  "
             f"x {side.seconds / first.seconds:.2f}  largest difference of losses {difference:.1e}  "

@@ -82,9 +82,9 @@ def read_labels(config: "PipelineConfig", workspace: "Workspace") -> dict[str, n
     ):
         arrays[f"{unit.task}/popularity"] = np.array(unit.popularity)
         for window in WINDOWS:
-            values, is_there = read_label_rows(unit.targets[window], len(client_ids), len(unit.popularity) or 1)
+            labels_of, is_there = read_label_rows(unit.targets[window], len(client_ids), len(unit.popularity) or 1)
             arrays[f"{unit.task}/rows"] = np.flatnonzero(is_there)
-            arrays[f"{unit.task}/{window}"] = values[is_there]
+            arrays[f"{unit.task}/{window}"] = np.unpackbits(labels_of.bits[is_there], axis=1, count=labels_of.n_labels)
     return arrays
 
 

@@ -1,21 +1,24 @@
 """Settings of encoders: shape, objective, loss, and how an encoder's vectors are made."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Settings, Share, require
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Settings, Share, require
 from conf.training import WITHOUT_EFFECT_ON_WEIGHTS, TrainingSettings
 from schemas.tokens import FIRST_ITEM
+
+Size = Annotated[int, Range(gt=0, le=2**20)]
+"""Far above what trains: a model folder that is handed over must not make its reader build for ever."""
 
 
 @dataclass(frozen=True)
 class ModelSettings(Settings):
     """The shape of an encoder (Sun et al. 2019); the values are the *paper*'s."""
 
-    hidden_size: PositiveInt = 256
-    n_layers: PositiveInt = 6
+    hidden_size: Size = 256
+    n_layers: Annotated[int, Range(gt=0, le=1000)] = 6
     n_heads: PositiveInt = 8
-    feed_forward_size: PositiveInt = 256
+    feed_forward_size: Size = 256
     """Width inside the feed-forward; 4 x ``hidden_size`` in BERT."""
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     """``bidirectional``: a token sees all others, as ``objective: cloze`` needs; ``causal``: it sees those before it,
@@ -133,7 +136,7 @@ class EncoderSettings(ModelSettings):
     """A name of ``ml.models.registry``."""
     objective: str = "cloze"
     """A name of ``ml.objectives.registry``."""
-    max_length: PositiveInt = 64
+    max_length: Size = 64
     """Most recent events that it reads of a client."""
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     loss: LossSettings = field(default_factory=LossSettings)

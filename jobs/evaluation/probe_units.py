@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
 from jobs.storage.files import append_line, digest, digest_file
 from jobs.storage.locations import local_path
+from ml.evaluation.packed_labels import PackedLabels
 from ml.evaluation.probe import score_task
 from schemas import columns as c
 from schemas import tasks
@@ -220,13 +222,13 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
         release_device()
 
 
-def read_label_rows(paths: tuple[str, ...], n_clients: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """One task's labels of one window: uint8 [n_clients, n_labels] by position, and which clients have any, bool."""
-    labels = np.zeros((n_clients, n_labels), dtype=np.uint8)
+def read_label_rows(paths: tuple[str, ...], n_clients: int, n_labels: int) -> tuple[PackedLabels, np.ndarray]:
+    """One task's labels of one window: of n_clients, by position, and which clients have any, bool."""
+    labels = PackedLabels(np.zeros((n_clients, ceil(n_labels / 8)), dtype=np.uint8), n_labels)
     is_there = np.zeros(n_clients, dtype=bool)
     for batch in stream_batches(paths, [c.POSITION, c.LABELS]):
         positions = batch.column(c.POSITION).to_numpy()
-        labels[positions] = rectangle(batch.column(c.LABELS), np.dtype(np.uint8))
+        labels.bits[positions] = np.packbits(rectangle(batch.column(c.LABELS), np.dtype(np.uint8)), axis=1)
         is_there[positions] = True
     return labels, is_there
 

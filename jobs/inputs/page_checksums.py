@@ -1,17 +1,23 @@
-"""Checks the checksums that a Parquet file's pages carry.
+"""Checks a Parquet file's pages before they are decoded: the checksums that they carry, and what they grow to.
 
-The Parquet reader of pyarrow 14 has no switch for it; pyarrow 15 has ``page_checksum_verification``, but Petastorm
-fails there. Where pyarrow may be newer, this file goes.
+The Parquet reader of pyarrow 14 has no switch for checksums; pyarrow 15 has ``page_checksum_verification``, but
+Petastorm fails there. Where pyarrow may be newer, that part goes. No version bounds memory: a thousand bytes of Parquet
+may stand for gigabytes, by compression, and by one long text that a dictionary lends to every row.
 """
 
 import mmap
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_STORED_BYTES, _CHECKSUM = 3, 4  # of PageHeader in parquet.thrift
+MAX_PAGE_BYTES = 2**28
+"""Of a page as it is decoded: far more than writers put into one, most of which end a page at a mebibyte."""
+_DECODED_BYTES, _STORED_BYTES, _CHECKSUM = 2, 3, 4  # of PageHeader in parquet.thrift
+_DATA_PAGES, _N_VALUES = (5, 8), 1  # of both kinds; in their headers
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
 _MAX_DEPTH = 4  # of a struct in a page header: its page's header, the statistics in it, and some to spare
 
@@ -20,9 +26,15 @@ class PageError(Exception):
     """A page is not what its file says of it."""
 
 
-def check_pages(file: pq.ParquetFile, path: str, groups: Iterable[int], columns: Iterable[str]) -> None:
-    """Raise PageError if a page of these row groups and columns does not have the checksum that it carries."""
-    wanted = set(columns)
+def check_pages(file: pq.ParquetFile, path: str, groups: Iterable[int], columns: Iterable[str]) -> int:
+    """The bytes that a row of these row groups and columns may take as it is decoded; texts of dictionaries aside.
+
+    Raises
+    ------
+    PageError
+        If a page does not have the checksum that it carries, or is larger than any writer makes one.
+    """
+    wanted, row_bytes = set(columns), 0
     with Path(path).open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for group in groups:
             row_group = file.metadata.row_group(group)
@@ -30,14 +42,28 @@ def check_pages(file: pq.ParquetFile, path: str, groups: Iterable[int], columns:
                 chunk = row_group.column(number)
                 if chunk.path_in_schema in wanted:
                     start = chunk.dictionary_page_offset or chunk.data_page_offset
-                    _check_chunk(content, start, start + chunk.total_compressed_size, chunk.path_in_schema)
+                    end = start + chunk.total_compressed_size
+                    row_bytes = max(row_bytes, _check_chunk(content, start, end, chunk.path_in_schema))
+    return row_bytes
 
 
-def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> None:
-    """Check the pages that start between two bytes of a file."""
+def longest_lent_text(path: str, groups: Iterable[int], columns: Iterable[str]) -> int:
+    """Bytes of the longest text in the dictionaries of these row groups and columns; of pages that were checked."""
+    names, longest = list(columns), 0
+    file = pq.ParquetFile(path, read_dictionary=names)  # texts stay in their dictionary
+    for group in groups:
+        for row in file.iter_batches(1, [group], names):
+            lengths = [pc.max(pc.binary_length(text.dictionary)).as_py() for text in row.columns]
+            longest = max([longest, *filter(None, lengths)])
+            break  # the first row brings the whole dictionary
+    return longest
+
+
+def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> int:
+    """Check the pages that start between two bytes of a file; the most bytes of a row, as the mean of its page."""
     if not 0 <= start <= end <= len(content):
         raise PageError(f"column {column!r} at bytes {start} to {end}, of {len(content)}")
-    position = start
+    position, row_bytes = start, 0
     with memoryview(content) as file:
         while position < end:
             try:
@@ -45,14 +71,23 @@ def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> None:
                     header = _HeaderReader(rest)
                     fields = header.read_numbers()
                 page_start, n_bytes = position + header.position, fields[_STORED_BYTES]
-                if not 0 <= n_bytes <= len(file) - page_start:
-                    raise ValueError(n_bytes)
-            except (LookupError, ValueError) as error:
+                n_decoded = fields[_DECODED_BYTES]
+                if not 0 <= n_bytes <= len(file) - page_start or n_decoded < 0:
+                    raise ValueError(n_bytes, n_decoded)
+                for kind in set(_DATA_PAGES) & fields.keys():
+                    row_bytes = max(row_bytes, n_decoded // max(1, fields[kind][_N_VALUES]))
+            except (LookupError, ValueError, TypeError) as error:
                 raise PageError(f"no page header at byte {position} of column {column!r}") from error
+            if n_decoded > MAX_PAGE_BYTES:
+                raise PageError(
+                    f"the page at byte {position} of column {column!r} is {n_decoded:,} bytes large, expected at most "
+                    f"{MAX_PAGE_BYTES:,}"
+                )
             with file[page_start : page_start + n_bytes] as page:
                 if _CHECKSUM in fields and zlib.crc32(page) != fields[_CHECKSUM] & 0xFFFFFFFF:
                     raise PageError(f"the page at byte {position} of column {column!r} does not have its CRC")
             position = page_start + n_bytes
+    return row_bytes
 
 
 class _HeaderReader:
@@ -65,11 +100,12 @@ class _HeaderReader:
     def __init__(self, content: memoryview) -> None:
         self.content, self.position = content, 0
 
-    def read_numbers(self, depth: int = 0) -> dict[int, int]:
-        """The 32-bit fields of the struct here, by their ids; what is in other fields is passed over."""
+    def read_numbers(self, depth: int = 0) -> dict[int, Any]:
+        """The 32-bit fields of the struct here, and the structs in it, by their ids; others are passed over."""
         if depth > _MAX_DEPTH:
             raise ValueError(depth)
-        numbers, field = {}, 0
+        numbers: dict[int, Any] = {}
+        field = 0
         while (head := self._byte()) != 0:
             kind = head & 0x0F
             field = field + (head >> 4) if head >> 4 else self._number()
@@ -83,7 +119,7 @@ class _HeaderReader:
                 n_bytes = self._varint()
                 self.position += n_bytes
             elif kind == _STRUCT:
-                self.read_numbers(depth + 1)
+                numbers[field] = self.read_numbers(depth + 1)
             elif kind not in (_TRUE, _FALSE):
                 raise ValueError(kind)
         return numbers

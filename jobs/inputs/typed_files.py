@@ -21,13 +21,15 @@ from pyspark.sql import SparkSession
 
 from conf.inputs import IngestSettings
 from jobs.inputs.challenge_directory import FileGroup
-from jobs.inputs.page_checksums import PageError, check_pages
+from jobs.inputs.page_checksums import PageError, check_pages, longest_lent_text
 from jobs.inputs.timestamps import TIME_TYPE, parse_times
 from jobs.storage.delta_commit import WrittenFile
 from jobs.storage.stored_rows import Parts, list_parts
 from schemas.behaviours import ItemKind
 from schemas.columns import CLIENT_ID, TIMESTAMP
 
+MAX_BATCH_BYTES = 2**26
+"""Of a column, as it is decoded: fewer rows are read at once where their texts are longer than any time."""
 _IDS = ("byte", "short", "integer", "long")
 
 
@@ -89,8 +91,9 @@ class TypedFiles:
         path, _ = self.parts.starts[number]
         try:
             file, groups = self.parts.open(number)
-            check_pages(file, path, groups, self.parts.columns)
-            for rows in self.parts.read_part(number):
+            row_bytes = check_pages(file, path, groups, self.parts.columns)
+            row_bytes = max(row_bytes, longest_lent_text(path, groups, [TIMESTAMP]))
+            for rows in self.parts.read_part(number, MAX_BATCH_BYTES // max(1, row_bytes)):
                 typed = self._type_rows(rows)
                 if typed.num_rows:
                     yield typed

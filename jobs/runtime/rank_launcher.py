@@ -74,11 +74,12 @@ def run_ranks(
     folder.mkdir(parents=True, exist_ok=True)
     log_file.write_text("")
     for n_failures in range(1, settings.max_restarts + 2):
-        for name in (SIGN, ERROR):  # of an earlier start
-            (folder / name).unlink(missing_ok=True)
+        _remove_messages(folder)  # of an earlier start
         try:
             with log_file.open("a") as ranks_log, sign_watched(folder / SIGN, settings.stall_seconds):
-                return starter(spark, settings, (work, arguments, folder, settings.stall_seconds), ranks_log)
+                value = starter(spark, settings, (work, arguments, folder, settings.stall_seconds), ranks_log)
+            _remove_messages(folder)
+            return value
         except PipelineError:  # of the driver itself: it would be raised again
             raise
         except Exception as error:
@@ -265,6 +266,11 @@ def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], fold
         noted = {"type": type(error).__name__, "message": str(error)}
         (folder / ERROR).write_text(json.dumps(noted), encoding="utf-8")
         raise
+
+
+def _remove_messages(folder: Path) -> None:
+    for name in (SIGN, ERROR):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _raise_noted(folder: Path) -> None:

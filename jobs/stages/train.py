@@ -1,6 +1,5 @@
 """Train: the encoders of the configuration, data-parallel on Spark's executors (jobs/runtime/rank_launcher.py)."""
 
-import json
 import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +17,7 @@ from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
-from jobs.storage.files import remove_folder
+from jobs.storage.files import remove_empty_folder, remove_folder
 from jobs.storage.locations import file_url
 from jobs.storage.metrics_log import TensorBoard, append_metrics
 from jobs.storage.provenance import MODELS, changed_records, read_records
@@ -29,9 +28,9 @@ from ml.data.petastorm_feed import PetastormFeed
 from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
-from ml.training.checkpoint import CONFIG, ModelCard
+from ml.training.checkpoint import ModelCard
 from ml.training.distributed import Ranks
-from ml.training.loop import TrainingJob, TrainingResult, train_model
+from ml.training.loop import CHECKPOINT_FILES, TrainingJob, TrainingResult, train_model
 from ml.training.stall_watch import StallWatch, WatchedFeed
 from ml.training.step import open_feed
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
@@ -84,8 +83,7 @@ def run(
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
     remove_other_models(workspace, config.encoders, prune)
-    for name in only or [""]:  # all of them, or those of the encoders that were trained
-        remove_folder(workspace.checkpoints(name))
+    remove_checkpoints(workspace, chosen, is_all=not only)
     for result in results:
         score = ", no held-out client to rank"
         if result.metrics is not None:
@@ -184,11 +182,14 @@ def train_all(
 def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: bool) -> None:
     """Remove the models of earlier runs that no encoder of the configuration has, if ``prune`` is set; else name them.
 
-    A folder that is no model of ours, by its ``config.json`` or our records, is left alone.
+    Only what our records name is removed: another folder there, whatever it holds, is somebody's own.
     """
     recorded = read_records(workspace)
     for folder in sorted(workspace.model("").glob("[!.]*/")):
-        if folder.name in encoders or not (MODELS + folder.name in recorded or _is_model(folder)):
+        if folder.name in encoders:
+            continue
+        if MODELS + folder.name not in recorded or folder.is_symlink():
+            log.warning("  %s is left alone: no run in this --out is recorded to have made it", folder)
             continue
         if not prune:
             log.warning("  model %s is kept, and no stage reads it: no encoder has its name (--prune)", folder.name)
@@ -199,11 +200,14 @@ def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: 
             records.pop(MODELS + folder.name, None)
 
 
-def _is_model(folder: Path) -> bool:
-    try:
-        return "sequences_version" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+def remove_checkpoints(workspace: Workspace, encoders: Collection[str], is_all: bool) -> None:
+    """Remove what the trainings of these encoders went on from, and, with ``is_all``, of any; nothing of others'."""
+    folder = workspace.checkpoints("")
+    for path in folder.glob("[!.]*/"):
+        is_ours = {file.name for file in path.iterdir()} <= CHECKPOINT_FILES
+        if path.name in encoders or (is_all and is_ours):
+            remove_folder(path)
+    remove_empty_folder(folder)
 
 
 def _feed_file(file: DataFile, max_length: int) -> FeedFile:

@@ -4,6 +4,7 @@ Another kind of storage would be a change of this module, ``ml/files`` and ``job
 and messages between ranks and driver are of ``jobs/runtime``.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ml.files.atomic import replace_text
+from ml.files.regular import require_regular
 from schemas.errors import TableError
 
 
@@ -35,12 +37,13 @@ def read_json(path: Path, shape: Any, fix: str) -> Any:
         If the file is missing, is not JSON, or holds something else.
     """
     try:
+        require_regular(path)
         text = path.read_bytes()
         TypeAdapter(shape).validate_json(text, strict=True)
     except FileNotFoundError as error:
         raise TableError(f"expected {path}, found none; {fix}") from error
     except OSError as error:
-        raise TableError(f"{path}: expected a file that can be read, found: {error.strerror}") from error
+        raise TableError(f"{path}: expected a file that can be read, found: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -77,3 +80,9 @@ def digest_file(path: Path) -> str:
 def remove_folder(path: Path) -> None:
     """Remove a folder with all that it holds; one that is not there is none to remove."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_empty_folder(path: Path) -> None:
+    """Remove a folder unless something is in it, or it is not there."""
+    with contextlib.suppress(OSError):
+        path.rmdir()

@@ -66,8 +66,8 @@ class Parts:
         first_bytes = [int(column.dictionary_page_offset or column.data_page_offset) for column in columns]
         return file, [group for group, first in enumerate(first_bytes) if 0 <= first - start < PART_BYTES]
 
-    def read_part(self, number: int) -> Iterator[pa.RecordBatch]:
-        """The rows of one part.
+    def read_part(self, number: int, max_rows: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of one part, at most so many at once, where few of them are large.
 
         Raises
         ------
@@ -77,7 +77,8 @@ class Parts:
         columns = [*self.columns, *([TIMESTAMP] if self.before and TIMESTAMP not in self.columns else [])]
         try:
             file, groups = self.open(number)
-            for rows in file.iter_batches(BATCH_ROWS, groups, columns):
+            n_rows = BATCH_ROWS if max_rows is None else max(1, min(BATCH_ROWS, max_rows))
+            for rows in file.iter_batches(n_rows, groups, columns):
                 yield self._keep_early(rows).select(self.columns)
         except (pa.ArrowException, OSError) as error:  # pyarrow's own names no file
             raise OSError(f"Encountered error while reading file {self.starts[number][0]}: {error}") from error

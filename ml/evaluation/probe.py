@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conf.evaluation import ProbeSettings
 from ml.compat.allocator import keep_freed_memory
+from ml.evaluation.packed_labels import PackedLabels
 from ml.metrics import challenge
 from schemas.errors import TrainingError
 from schemas.tasks import PROPENSITY, TaskScore
@@ -70,8 +71,8 @@ def build_probe(width: int, n_labels: int, settings: ProbeSettings) -> ProbeNetw
 
 def score_task(
     embeddings: np.ndarray,
-    train_labels: np.ndarray,
-    validation_labels: np.ndarray,
+    train_labels: np.ndarray | PackedLabels,
+    validation_labels: np.ndarray | PackedLabels,
     task: str,
     popularity: np.ndarray | None,
     settings: ProbeSettings,
@@ -85,7 +86,7 @@ def score_task(
     Parameters
     ----------
     embeddings : float16 or float32 [M, d], may be a memory map: only batches are read
-    train_labels, validation_labels : uint8 [N, n], of the same clients in the two windows
+    train_labels, validation_labels : uint8 [N, n], or the same packed, of the same clients in the two windows
     popularity : float [n], None for churn and conversion
     rows : int64 [N], the row of ``embeddings`` of each label row; None where they are the same (M = N)
     repeat : 0 is the organisers' run: ``settings.seed``, rows in the order given. Repeat r has the seed
@@ -98,13 +99,16 @@ def score_task(
         If the network gives something that is not a number.
     """
     keep_freed_memory()  # AdamW makes large tensors in each step, a third of its time without this
+    train, truth = (
+        labels if isinstance(labels, PackedLabels) else PackedLabels.pack(labels)
+        for labels in (train_labels, validation_labels)
+    )
     if repeat:
         settings = replace(settings, seed=settings.seed + repeat)
-        order = np.random.default_rng(settings.seed).permutation(len(train_labels))
+        order = np.random.default_rng(settings.seed).permutation(len(train))
         rows = order if rows is None else rows[order]
-        train_labels, validation_labels = train_labels[order], validation_labels[order]
-    profiles, n_labels = Profiles(embeddings, rows, device), train_labels.shape[1]
-    train, truth = torch.from_numpy(train_labels), torch.from_numpy(validation_labels)
+        train, truth = train[order], truth[order]
+    profiles, n_labels = Profiles(embeddings, rows, device), train.n_labels
     epochs: list[TaskScore] = []
     with tensor_float32(settings.precision == "tf32"):
         network = build_probe(embeddings.shape[1], n_labels, settings).to(device)
@@ -113,7 +117,7 @@ def score_task(
             for _ in train_epoch(network, optimizer, profiles, train, settings.batch_size):
                 pass
             logits = predict(network, profiles, n_labels)
-            if not logits.isfinite().all():
+            if not all(bound.isfinite() for bound in logits.aminmax()):  # in no memory, and a NaN is both
                 raise TrainingError(f"the probe of {task} gave a logit that is no number in epoch {epoch}")
             epochs.append(score_logits(logits, truth, task, popularity))
             if on_epoch:
@@ -163,19 +167,14 @@ def train_epoch(
     network: ProbeNetwork,
     optimizer: torch.optim.AdamW,
     profiles: Profiles,
-    labels: Tensor,
+    labels: PackedLabels,
     batch_size: int,
 ) -> Iterator[Tensor]:
-    """Take one step per batch, and give its loss, as the caller asks for them.
-
-    Parameters
-    ----------
-    labels : 0 and 1 [N, n]
-    """
+    """Take one step per batch, and give its loss, as the caller asks for them."""
     network.train()
     for part, batch in profiles.batches(batch_size):
         optimizer.zero_grad()
-        target = labels[part].to(batch.device, torch.float32)
+        target = labels.unpack(part).to(batch.device, torch.float32)
         loss = nn.functional.binary_cross_entropy_with_logits(network(batch), target)
         loss.backward()
         optimizer.step()
@@ -192,16 +191,15 @@ def predict(network: ProbeNetwork, profiles: Profiles, n_labels: int) -> Tensor:
     return logits
 
 
-def score_logits(logits: Tensor, labels: Tensor, task: str, popularity: np.ndarray | None) -> TaskScore:
+def score_logits(logits: Tensor, labels: PackedLabels, task: str, popularity: np.ndarray | None) -> TaskScore:
     """The score of one set of predictions, not rounded.
 
     Parameters
     ----------
     logits : float32 [N, n]
-    labels : 0 and 1 [N, n]
     popularity : [n], needed for the propensity tasks
     """
-    area = challenge.auroc(logits, labels)
+    area = challenge.auroc(logits, labels.columns())
     if task not in PROPENSITY:
         return TaskScore(score=area, auroc=area)
     assert popularity is not None, f"{task} needs the popularity of its labels"

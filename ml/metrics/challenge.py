@@ -4,27 +4,36 @@ Shapes: N clients, n labels. Logits are float32 [N, n], labels integers 0 and 1 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc, multilabel_auroc
+from torchmetrics.functional.classification import binary_auroc
 
 TOP_LABELS = 10
+ROWS_AT_ONCE = 65_536
 EPSILON = 1e-9
 
 
-def auroc(logits: Tensor, labels: Tensor) -> float:
-    """Area under the ROC curve; with several labels the mean over them, as torchmetrics has it.
+def auroc(logits: Tensor, columns: Iterable[Tensor]) -> float:
+    """Area under the ROC curve; with several labels the mean over them, as torchmetrics' ``multilabel_auroc`` has it.
 
-    A label with one class only counts 0 in that mean, which is the organisers' rule too.
+    A label with one class only counts 0 in that mean, which is the organisers' rule too. One label at a time: all of
+    them at once take ten times the memory of the logits.
+
+    Parameters
+    ----------
+    columns : n of int64 [N], the labels' 0 and 1
     """
-    labels = labels.long()
+    # torchmetrics' rule: what is beyond 0 to 1 are no probabilities, in none of the columns
+    is_logits = any(not 0 <= bound <= 1 for bound in logits.aminmax())
+    areas = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
-        if logits.shape[1] == 1:
-            return float(binary_auroc(logits[:, 0], labels[:, 0]))
-        return float(multilabel_auroc(logits, labels, num_labels=logits.shape[1], average="macro"))
+        for number, column in enumerate(columns):
+            own = logits[:, number].contiguous()
+            areas.append(binary_auroc(own.sigmoid() if is_logits else own, column))
+    return float(torch.stack(areas).mean())
 
 
 def novelty(logits: Tensor, popularity: Tensor) -> float:
@@ -36,9 +45,12 @@ def novelty(logits: Tensor, popularity: Tensor) -> float:
     """
     total = _top(popularity.float()).values.sum()
     weight = popularity.float() / total.clamp_min(torch.finfo(torch.float32).tiny)
-    top = _top(torch.sigmoid(logits))  # [N, 10]
-    recommended = (top.values * weight[top.indices]).sum(dim=1).mean()
-    return float((1 - recommended) ** 100)
+
+    def recommend(part: Tensor) -> Tensor:
+        top = _top(torch.sigmoid(part))  # [N, 10]
+        return (top.values * weight[top.indices]).sum(dim=1)
+
+    return float((1 - _mean_of_rows(recommend, logits)) ** 100)
 
 
 def diversity(logits: Tensor) -> float:
@@ -46,9 +58,12 @@ def diversity(logits: Tensor) -> float:
     n_labels = logits.shape[1]
     if n_labels == 1:
         return 0.0
-    share = torch.nn.functional.normalize(torch.sigmoid(logits), p=1.0, dim=1)
-    entropy = -(share * torch.log2(share + EPSILON)).sum(dim=1)
-    return float(entropy.mean() / torch.log2(torch.tensor(n_labels + EPSILON)))
+
+    def entropy(part: Tensor) -> Tensor:
+        share = torch.nn.functional.normalize(torch.sigmoid(part), p=1.0, dim=1)
+        return -(share * torch.log2(share + EPSILON)).sum(dim=1)
+
+    return float(_mean_of_rows(entropy, logits) / torch.log2(torch.tensor(n_labels + EPSILON)))
 
 
 def propensity_score(auroc: float, novelty: float, diversity: float) -> float:
@@ -78,6 +93,11 @@ def borda(scores: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
         for entry, score in in_task.items():
             points[entry] += len(scores) - 1 - sum(other > score for other in in_task.values())
     return points
+
+
+def _mean_of_rows(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """The mean over all rows of what a function makes of each; a part of them at a time, for its copies of the part."""
+    return torch.cat([function(part) for part in logits.split(ROWS_AT_ONCE)]).mean()
 
 
 def _top(values: Tensor) -> torch.return_types.topk:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -14,12 +15,14 @@ from conf.encoders import EncoderSettings
 from ml.compat.meta_init import NoRandomInit
 from ml.data.vocabulary import VocabularyDescription
 from ml.files.atomic import replace_folder
+from ml.files.regular import require_regular
 from ml.files.tensor_file import write_tensors
 from ml.models.protocol import SequenceEncoder
 from ml.models.registry import build_encoder
 from schemas.errors import ConfigError, ModelError
 
 WEIGHTS, CONFIG, METRICS = "weights.safetensors", "config.json", "metrics.json"
+MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[S
     """
     if not folder.is_dir():
         raise ModelError(f"no model folder {folder}; run train first")
-    card = _read_card(folder / CONFIG)
+    card = _read_card(folder)
     if expected_fingerprint is not None and card.vocabulary_fingerprint != expected_fingerprint:
         raise ModelError(
             f"{folder}: the model belongs to another vocabulary: it was trained on {card.vocabulary_fingerprint}, "
@@ -94,11 +97,30 @@ def load_model(folder: Path, expected_fingerprint: str | None = None) -> tuple[S
     return model.eval(), card
 
 
-def _read_card(path: Path) -> ModelCard:
+def _read_card(folder: Path) -> ModelCard:
+    """The card of a model whose layers can be built in no time, and whose vocabulary its weights can be of."""
+    path, weights = folder / CONFIG, folder / WEIGHTS
     try:
-        return _rebuilt(ModelCard, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, TypeError, ConfigError) as error:
+        require_regular(path, MAX_CONFIG_BYTES)
+        card = _rebuilt(ModelCard, json.loads(path.read_text(encoding="utf-8")))
+        TypeAdapter(EncoderSettings).validate_python(asdict(card.settings))  # types and ranges
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} is missing or is no model's configuration ({error}); run train again") from error
+    try:
+        require_regular(weights)
+        n_bytes = weights.stat().st_size
+    except OSError as error:
+        raise ModelError(
+            f"{weights} is missing, damaged or not of {CONFIG}'s shape ({error}); run train again"
+        ) from error
+    # each token has a byte or more there; building some tables takes memory for each
+    n_parts = card.settings.table_splits if card.settings.table == "product" else 1
+    if not 0 < card.vocabulary.n_tokens * n_parts <= n_bytes:
+        raise ModelError(
+            f"{weights} is missing, damaged or not of {CONFIG}'s shape: expected {card.vocabulary.n_tokens:,} tokens, "
+            f"found {n_bytes:,} bytes; run train again"
+        )
+    return card
 
 
 def _rebuilt(kind: Any, values: Any) -> Any:

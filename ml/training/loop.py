@@ -30,6 +30,10 @@ from schemas.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
+RUN, BEST, RESULT = "run.safetensors", "best", "result.json"
+CHECKPOINT_FILES = {RUN, BEST, RESULT, *(f".{name}.partial" for name in (RUN, RESULT)), f".{BEST}.new", f".{BEST}.old"}
+"""What a folder of checkpoints holds, drafts of killed processes included."""
+
 Report = Callable[[Mapping[str, Any]], None]
 """Takes one line of figures; only rank 0's does something."""
 
@@ -111,7 +115,7 @@ def train_model(
         finished job left is damaged.
     """
     require_encoder(job.card.encoder, job.settings)
-    outcome = job.checkpoints / "result.json"
+    outcome = job.checkpoints / RESULT
     job_id = job.fingerprint(ranks.world_size)
     finished = _read_outcome(outcome, job_id)
     if finished and job.folder.is_dir():
@@ -141,7 +145,7 @@ class Trainer:
         self.steps_per_epoch = ceil(feed.n_batches / job.settings.training.batches_per_step)
         self.learner = Learner(job.settings, job.card.vocabulary, job.seed, ranks, self.steps_per_epoch)
         forget_gpu_peak(self.learner.device)
-        self.run_file, self.best = job.checkpoints / "run.safetensors", job.checkpoints / "best"
+        self.run_file, self.best = job.checkpoints / RUN, job.checkpoints / BEST
         self.position = self._resume()
 
     def run(self) -> TrainingResult:

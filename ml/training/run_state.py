@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ml.files.regular import require_regular
 from ml.files.tensor_file import write_tensors
 from ml.metrics.ranking import RankingMetrics
 from ml.training.step import Learner
@@ -68,6 +69,7 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
     if not path.exists():
         return Position()
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as stream:
             header = stream.metadata()
             if header["job"] != job:

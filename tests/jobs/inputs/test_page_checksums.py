@@ -11,7 +11,7 @@ from damage import damage_pages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.inputs.page_checksums import PageError, _check_chunk, check_pages
+from jobs.inputs.page_checksums import PageError, _check_chunk, check_pages, longest_lent_text
 
 COLUMNS = ("sku", "timestamp")
 
@@ -48,9 +48,9 @@ def check_bytes(content: bytes, start: int = 0, end: int | None = None) -> None:
         _check_chunk(file, start, len(content) if end is None else end, "sku")
 
 
-def header(n_bytes: int) -> bytes:
-    """A page's type and its stored bytes, in one byte, in Thrift's compact protocol."""
-    return bytes([0x15, 0, 0x25, (n_bytes << 1) ^ (n_bytes >> 31), 0])
+def header(n_bytes: int, n_decoded: int = 8) -> bytes:
+    """A page's type and its bytes, decoded and stored, in a byte each, in Thrift's compact protocol."""
+    return bytes([0x15, 0, 0x15, (n_decoded << 1) ^ (n_decoded >> 31), 0x15, (n_bytes << 1) ^ (n_bytes >> 31), 0])
 
 
 def test_a_chunk_is_as_many_pages_as_it_is_long() -> None:
@@ -63,8 +63,9 @@ def test_a_chunk_is_as_many_pages_as_it_is_long() -> None:
     [
         (header(-5) + b"abcde", 0),  # read on from here, it would come by the same header again and again
         (header(-1) + b"abcde", 0),
-        (header(3) + b"abc" + header(60) + b"abc", 8),
-        (header(3) + b"abc" + header(1)[:3], 8),
+        (header(3) + b"abc" + header(60) + b"abc", 10),
+        (header(3) + b"abc" + header(1)[:3], 10),
+        (header(3, -1) + b"abc", 0),
         (b"\x15" + b"\xff" * 2000, 0),  # a number without an end
         (b"\x1c" * 5000, 0),  # structs without an end
         (b"\x18\xff\xff\xff\xff\x7f" + b"a" * 50, 0),  # a text of 32 GiB
@@ -76,9 +77,39 @@ def test_sizes_that_cannot_be_are_told(content: bytes, position: int) -> None:
         check_bytes(content)
 
 
-@pytest.mark.parametrize(("start", "end"), [(-1, 4), (4, 2), (0, 9), (9, 12)])
+def test_a_page_that_grows_beyond_what_writers_make_is_told() -> None:
+    check_bytes(header(3, 63) + b"abc")
+    large = b"\x15\x00\x15\xff\xff\xff\xff\x01\x15\x06\x00abc"  # 3 bytes, decoded -2**28
+    with pytest.raises(PageError, match="no page header"):
+        check_bytes(large)
+    with pytest.raises(PageError, match=r"^the page at byte 0 of column 'sku' is 268,435,457 bytes large, expected"):
+        check_bytes(large.replace(b"\xff\xff\xff\xff\x01", b"\x82\x80\x80\x80\x02"))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_what_a_row_may_take_is_known_before_one_is_decoded(tmp_path: Path, version: str, use_dictionary: bool) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"id": range(2000), "timestamp": [None, *["x" * 5000] * 1998, "y" * 7000]}),
+        path,
+        row_group_size=1000,
+        data_page_version=version,
+        use_dictionary=use_dictionary,
+    )
+    row_bytes = check_pages(pq.ParquetFile(path), str(path), [0, 1], ["id", "timestamp"])
+    lent = longest_lent_text(str(path), [0, 1], ["timestamp"])
+    if use_dictionary:
+        assert row_bytes < 20
+        assert (lent, longest_lent_text(str(path), [0], ["timestamp"])) == (7000, 5000)
+    else:
+        assert 4900 < row_bytes < 5100
+        assert check_pages(pq.ParquetFile(path), str(path), [0, 1], ["id"]) < 20
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 4), (4, 2), (0, 11), (11, 12)])
 def test_a_chunk_beyond_its_file_is_told(start: int, end: int) -> None:
-    with pytest.raises(PageError, match=rf"^column 'sku' at bytes {start} to {end}, of 8$"):
+    with pytest.raises(PageError, match=rf"^column 'sku' at bytes {start} to {end}, of 10$"):
         check_bytes(header(3) + b"abc", start, end)
 
 

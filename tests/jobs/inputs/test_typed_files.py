@@ -11,6 +11,7 @@ from damage import damage_pages, flip_stored_bit
 from pyspark.sql import SparkSession
 
 from conf.inputs import IngestSettings
+from jobs.inputs import typed_files as typed_files_module
 from jobs.inputs.challenge_directory import group_files
 from jobs.inputs.event_rules import type_events
 from jobs.inputs.source_files import naming_unreadable_files, read_group
@@ -122,3 +123,20 @@ def test_a_flipped_bit_in_a_page_with_a_checksum_is_noticed(spark: SparkSession,
 def write_and_name(spark: SparkSession, source: Path, folder: Path) -> None:
     with naming_unreadable_files([source]):
         write_typed(spark, source, folder)
+
+
+def test_rows_whose_texts_grow_are_read_few_at_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = pa.DictionaryArray.from_arrays(pa.array([0] * 3000 + [1]), pa.array(["x" * 10_000, NOON]))
+    path = source / "a.parquet"
+    pq.write_table(
+        pa.table({"sku": range(3001), "timestamp": times, "client_id": range(3001)}), path, store_schema=False
+    )
+    assert path.stat().st_size < 60_000
+    seen = []
+    parse = typed_files_module.parse_times
+    monkeypatch.setattr(typed_files_module, "parse_times", lambda texts: seen.append(texts.nbytes) or parse(texts))
+    monkeypatch.setattr(typed_files_module, "MAX_BATCH_BYTES", 100_000)
+    files = files_of(source)
+    assert files is not None
+    assert rows_of(list(files.type_part(0))) == [(3000, datetime.fromisoformat(NOON), 3000)]
+    assert max(seen) < 110_000

@@ -56,24 +56,28 @@ def test_some_encoders_are_trained_and_other_models_stay_until_they_are_pruned(
     models = workspace.model("")
     for name in ("former", "recorded", "foreign", "of_another_tool"):
         (models / name).mkdir(parents=True)
-    (models / "former" / "config.json").write_text('{"sequences_version": 1}')
-    (models / "of_another_tool" / "config.json").write_text('{"hidden_size": 1}')
-    (workspace.checkpoints("product_buy") / "in the making").mkdir(parents=True)
+    (models / "of_another_tool" / "config.json").write_text('{"sequences_version": 1}')
+    for name in ("product_buy", "page_visit", "dropped"):
+        (workspace.checkpoints(name) / "best").mkdir(parents=True)
+    (workspace.checkpoints("foreign") / "kept").mkdir(parents=True)
     with changed_records(workspace) as records:
-        records["models/recorded"] = Record("train")
+        records |= {f"models/{name}": Record("train") for name in ("former", "recorded")}
 
     train.run(spark, config(), workspace, only=["page_visit"])
     assert {path.name for path in models.iterdir()} == {
         "page_visit", "former", "recorded", "foreign", "of_another_tool",
     }  # fmt: skip
-    assert [path.name for path in workspace.checkpoints("").iterdir() if path.is_dir()] == ["product_buy"]
+    assert {path.name for path in workspace.checkpoints("").iterdir()} == {"product_buy", "dropped", "foreign"}
     kept = [record.getMessage() for record in caplog.records if "is kept" in record.getMessage()]
     assert [line.split()[1] for line in kept] == ["former", "recorded"]
 
     train.run(spark, config(), workspace, only=["page_visit"], prune=True)
     assert {path.name for path in models.iterdir()} == {"page_visit", "foreign", "of_another_tool"}
     assert "model former is removed: no encoder has its name" in caplog.text
+    assert f"{models / 'of_another_tool'} is left alone" in caplog.text
     assert read_records(workspace) == {}
+    train.remove_checkpoints(workspace, ["page_visit"], is_all=True)
+    assert {path.name for path in workspace.checkpoints("").iterdir()} == {"foreign"}
 
 
 def test_an_encoder_that_cannot_be_trained_does_not_keep_the_model_of_an_earlier_run(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from conf.evaluation import ProbeSettings
+from ml.evaluation.packed_labels import PackedLabels
 from ml.evaluation.probe import ProbeNetwork, build_probe, over_repeats, score_logits, score_task
 from schemas.errors import TrainingError
 from schemas.tasks import TaskScore
@@ -124,7 +125,7 @@ def test_the_probe_is_trained_on_unshuffled_batches_and_its_best_epoch_counts():
             loss = nn.BCEWithLogitsLoss()(network(x[start : start + 5]), y[start : start + 5])
             loss.backward()
             optimizer.step()
-        scores.append(score_logits(network(x).detach(), y, "churn", None).score)
+        scores.append(score_logits(network(x).detach(), PackedLabels.pack(labels), "churn", None).score)
     assert len(set(scores)) > 1
     epochs: list[tuple[int, float]] = []
     found = score_task(rows, labels, labels, "churn", None, TINY, on_epoch=lambda *epoch: epochs.append(epoch))

@@ -3,7 +3,10 @@ import math
 
 import pytest
 import torch
+from torchmetrics.functional.classification import multilabel_auroc
 
+from ml.evaluation.packed_labels import PackedLabels
+from ml.metrics import challenge
 from ml.metrics.challenge import auroc, borda, diversity, novelty, propensity_score
 
 CASES = range(4)
@@ -14,18 +17,18 @@ def test_metrics_are_the_golden_ones(golden, number):
     case = json.loads((golden / "metrics.json").read_text())[number]
     logits, labels = torch.tensor(case["predictions"]), torch.tensor(case["targets"])
     found = {
-        "auroc": auroc(logits, labels),
+        "auroc": auroc(logits, labels.T),
         "novelty": novelty(logits, torch.tensor(case["popularity"])),
         "diversity": diversity(logits),
     }
     found["score"] = propensity_score(**found)
     assert found == pytest.approx(case["propensity"], abs=1e-5)
-    assert auroc(logits[:, :1], labels[:, :1]) == pytest.approx(case["binary_first_column_auroc"], abs=1e-5)
+    assert auroc(logits[:, :1], labels[:, :1].T) == pytest.approx(case["binary_first_column_auroc"], abs=1e-5)
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
     logits = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
-    assert auroc(logits, torch.tensor([[1], [1], [0], [0]])) == pytest.approx(3 / 4)
+    assert auroc(logits, torch.tensor([[1, 1, 0, 0]])) == pytest.approx(3 / 4)
 
 
 def test_a_label_without_positives_counts_zero_in_the_mean_as_in_torchmetrics():
@@ -67,3 +70,20 @@ def test_place_k_of_n_gives_n_minus_k_points_and_equal_scores_share_the_best_pla
 
 def test_an_entry_without_a_task_gets_no_points_for_it():
     assert borda({"a": {"churn": 0.9}, "b": {}}) == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize("scale", [3.0, 0.2])
+def test_a_part_at_a_time_gives_the_same_numbers_to_the_last_bit(monkeypatch, scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.rand(10_007, 13, generator=generator) - scale / 3
+    logits = logits if scale > 1 else logits.clamp(0, 1)  # which torchmetrics takes for probabilities
+    labels = (torch.rand(10_007, 13, generator=generator) < torch.sigmoid(logits) / 3).long()
+    labels[:, 5] = 0
+    popularity = torch.rand(13, generator=generator)
+    whole = float(multilabel_auroc(logits, labels, num_labels=13, average="macro"))
+    at_once = novelty(logits, popularity), diversity(logits)
+    monkeypatch.setattr(challenge, "ROWS_AT_ONCE", 1000)
+    packed = PackedLabels.pack(labels.numpy())
+    assert auroc(logits, packed.columns()) == auroc(logits, labels.T) == whole
+    assert (novelty(logits, popularity), diversity(logits)) == at_once
+    assert torch.equal(packed.unpack(slice(5, 900)), labels[5:900].to(torch.uint8))

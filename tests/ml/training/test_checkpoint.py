@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,6 +139,44 @@ def test_weights_of_another_shape_than_the_configuration_are_refused(saved):
 
     with pytest.raises(ModelError, match=r"not of config\.json's shape"):
         load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_layers", 10_000_000), ("hidden_size", 2**40), ("n_layers", -1), ("max_length", 2**40), ("norm", "no")],
+)
+def test_a_shape_that_no_model_has_is_refused_before_it_is_built(saved, key, value):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"settings": {**config["settings"], key: value}}))
+
+    with pytest.raises(ModelError, match=rf"config\.json is missing or is no model's configuration [^;]*{key}"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("change", [{}, {"table": "product", "table_splits": 2}])
+def test_a_vocabulary_larger_than_the_weights_is_refused_before_its_table_is_built(saved, change):
+    config = json.loads((saved / "config.json").read_text())
+    config |= {"vocabulary": {"n_tokens": 10**12}, "settings": config["settings"] | change}
+    (saved / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(ModelError, match=r"not of config\.json's shape: expected 1,000,000,000,000 tokens"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(saved, name):
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+
+    with pytest.raises(ModelError, match=rf"{name} is missing.*found a pipe"):
+        load_model(saved)
+
+
+def test_a_configuration_without_an_end_is_refused(saved):
+    for text in ("[" * 500_000, "[" * 2_000_000):
+        (saved / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"config\.json is missing or is no model's configuration"):
+            load_model(saved)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"encoder": 1', '{"settings": {"hidden_size": 7}}', "[]"])
