@@ -233,8 +233,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
 
 
 def _lock(arguments: argparse.Namespace, workspace: Workspace) -> None:
-    for name in locked_stages(arguments):
-        arguments.locks.enter_context(locked(workspace.logs / f"lock-{name}.json", f"ubp {arguments.command}"))
+    arguments.locks.enter_context(locked(workspace.logs, locked_stages(arguments), f"ubp {arguments.command}"))
 
 
 def locked_stages(arguments: argparse.Namespace) -> list[str]:

@@ -82,7 +82,7 @@ def read_records(workspace: Workspace) -> Records:
 def changed_records(workspace: Workspace) -> Iterator[Records]:
     """The records, to be changed; written back when the block ends well.
 
-    Stages that run at once, on one host or several, take turns, where the file system has locks.
+    Stages that run at once, on one host or several, take turns.
     """
     with taking_turns(workspace.logs / "provenance.lock"):
         records = read_records(workspace)

@@ -1,6 +1,7 @@
 """Folders and files that are written whole or not at all."""
 
 import shutil
+import uuid
 from pathlib import Path
 
 
@@ -17,6 +18,10 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file's text: whoever reads it meanwhile finds the former text or the new one."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    # of this write alone: another process, perhaps on another host, may replace the same file now
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

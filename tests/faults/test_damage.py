@@ -124,3 +124,13 @@ def test_of_two_runs_at_once_one_ends_well_and_the_other_is_told(shop: Shop, und
     told = (tmp_path / str(codes.index(2))).read_text()
     assert f"process {[one, other][codes.index(0)].pid} on " in told
     assert_same_outcome(out, undisturbed)
+
+
+def test_stages_that_share_nothing_run_at_once_and_lose_nothing_of_each_other(
+    shop: Shop, undisturbed: Path, finished: Path, tmp_path: Path
+) -> None:
+    commands = [shop.command(finished, stage) for stage in ("train", "baseline")]
+    with started(commands[0], tmp_path / "0") as one, started(commands[1], tmp_path / "1") as other:
+        assert [one.wait(), other.wait()] == [0, 0], [(tmp_path / name).read_text()[-2000:] for name in "01"]
+    assert "report" in finished_stages(finished), "each has the record that it is made"
+    assert_same_outcome(finished, undisturbed)

@@ -5,29 +5,35 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.cli import main
-from jobs.runtime.locks import Holder, locked
+from jobs.runtime import locks
+from jobs.runtime.locks import LEASE_SECONDS, Holder, locked, taking_turns
+from jobs.storage.provenance import read_records
+from jobs.storage.workspace import Workspace
 from schemas.errors import OutputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from jobs.runtime.locks import locked
-with locked(Path(sys.argv[1]), "ubp run"):
+with locked(Path(sys.argv[1]), ["sequences", "train"], "ubp run"):
     print("holds", flush=True)
     time.sleep(float(sys.argv[2]))
 """
 
 
-def holder(path: Path, seconds: float) -> "subprocess.Popen[str]":
+def holder(logs: Path, seconds: float) -> "subprocess.Popen[str]":
     """Another process that works there; it has begun."""
-    command = [sys.executable, "-c", HOLDER, str(path), str(seconds)]
+    command = [sys.executable, "-c", HOLDER, str(logs), str(seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "holds\n"
@@ -35,33 +41,47 @@ def holder(path: Path, seconds: float) -> "subprocess.Popen[str]":
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def logs(tmp_path: Path) -> Path:
     (tmp_path / "out" / "logs").mkdir(parents=True)
-    return tmp_path / "out" / "logs" / "lock-sequences.json"
+    return tmp_path / "out" / "logs"
 
 
-def test_the_second_run_is_told_who_works_there_and_may_when_that_one_ended(path: Path) -> None:
-    with holder(path, 60) as other:
-        with (
-            pytest.raises(OutputError, match=rf"`ubp run` there since .*, process {other.pid} on "),
-            locked(path, "x"),
-        ):
+def holders(logs: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(logs.glob("lock-*.json"))]
+
+
+def lost_on_another_host(logs: Path, *names: str) -> Path:
+    """The lock of a process that nobody here can ask for, as it was just renewed."""
+    path = logs / f"lock-{names[0]}.json"
+    path.write_text(json.dumps(asdict(replace(Holder.this("ubp run", names), machine="another", host="worker-7"))))
+    return path
+
+
+def test_the_second_run_is_told_who_works_there_and_may_when_that_one_ended(logs: Path) -> None:
+    with holder(logs, 60) as other:
+        told = rf"`ubp run` there since .*, process {other.pid} on .*, remove \S+lock-\w+\.json$"
+        with pytest.raises(OutputError, match=told), locked(logs, ["vocabulary", "sequences"], "x"):
             pass
-        assert json.loads(path.read_text())["pid"] == other.pid
+        assert [each["pid"] for each in holders(logs)] == [other.pid]
         other.terminate()
         other.wait()
-    with locked(path, "x"):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert path.read_text() == ""
+    with locked(logs, ["sequences"], "x"):
+        assert [each["pid"] for each in holders(logs)] == [os.getpid()]
+    assert list(logs.iterdir()) == []
 
 
-def test_the_lock_of_a_killed_process_is_taken_over(path: Path) -> None:
-    with holder(path, 60) as other:
+def test_stages_that_share_nothing_may_run_at_once(logs: Path) -> None:
+    with locked(logs, ["train"], "ubp train"), locked(logs, ["baseline"], "ubp baseline"):
+        assert sorted(each["names"] for each in holders(logs)) == [["baseline"], ["train"]]
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(logs: Path) -> None:
+    with holder(logs, 60) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
-    assert json.loads(path.read_text())["pid"] == other.pid
-    with locked(path, "x"):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert [each["pid"] for each in holders(logs)] == [other.pid]
+    with locked(logs, ["sequences"], "x"):
+        assert [each["pid"] for each in holders(logs)] == [os.getpid()]
 
 
 @pytest.mark.parametrize(
@@ -73,50 +93,134 @@ def test_the_lock_of_a_killed_process_is_taken_over(path: Path) -> None:
     ids=["alive", "number used again", "another machine", "perhaps dead on another machine"],
 )  # fmt: skip
 def test_only_a_holder_of_this_machine_that_is_surely_gone_is_replaced(
-    path: Path, change: dict[str, object], is_free: bool
+    logs: Path, change: dict[str, Any], is_free: bool
 ) -> None:
-    other = replace(Holder.this("ubp run"), **change)
+    other, path = replace(Holder.this("ubp run", ["train"]), **change), logs / "lock-1.json"
     path.write_text(json.dumps(asdict(other)))
     if is_free:
-        with locked(path, "x"):
-            pass
+        with locked(logs, ["train"], "x"):
+            assert not path.exists()
         return
-    with pytest.raises(OutputError, match="if it surely runs no more, remove"), locked(path, "x"):
+    with pytest.raises(OutputError, match=f"if it surely runs no more, remove {path}$"), locked(logs, ["train"], "x"):
         pass
     assert json.loads(path.read_text()) == asdict(other), "another's lock is left as it was"
 
 
-def test_a_lock_file_cut_short_by_a_kill_holds_nobody_up(path: Path) -> None:
-    path.write_text('{"host": "some')
-    with locked(path, "x"):
+def test_the_lock_of_a_lost_host_ends_with_its_lease_and_all_of_them_are_named_until_then(
+    logs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = [lost_on_another_host(logs, name) for name in ("baseline", "train")]
+    told = ".*on worker-7, .*on worker-7; .* remove " + ", ".join(map(str, lost))
+    with pytest.raises(OutputError, match=told), locked(logs, ["baseline", "train"], "x"):
         pass
+    for path in lost:
+        before = path.stat().st_mtime - LEASE_SECONDS - 5
+        os.utime(path, (before, before))
+    with locked(logs, ["baseline", "train"], "x"):
+        assert [each["pid"] for each in holders(logs)] == [os.getpid()]
+    assert caplog.text.count("the lock of `ubp run` on worker-7 is taken over") == 2
 
 
-def test_of_many_that_begin_at_once_one_gets_it(path: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(path), "8"]
+def test_a_lock_is_renewed_while_its_holder_runs(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.01)
+    with locked(logs, ["train"], "x"):
+        (path,) = logs.glob("lock-*.json")
+        os.utime(path, (1.0, 1.0))
+        wait_until(lambda: path.stat().st_mtime > 1.0)
+        assert holders(logs)[0]["pid"] == os.getpid()
+
+
+def test_a_run_whose_lock_was_taken_over_ends(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.01)
+
+    def work() -> None:
+        next(logs.glob("lock-*.json")).unlink()
+        wait_until(lambda: False)
+
+    with pytest.raises(KeyboardInterrupt), locked(logs, ["train"], "x"):
+        work()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if is_so():
+            return
+        time.sleep(0.02)
+    pytest.fail("it did not come")
+
+
+@pytest.mark.parametrize("text", ['{"host": "some', '{"host": "old", "machine": "m", "pid": 1, "x": 2}', "[]"])
+def test_a_lock_file_cut_short_by_a_kill_or_of_another_version_holds_nobody_up(logs: Path, text: str) -> None:
+    (logs / "lock-1.json").write_text(text)
+    with locked(logs, ["train"], "x"):
+        assert len(holders(logs)) == 1
+
+
+def test_of_many_that_begin_at_once_one_gets_it(logs: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(logs), "8"]
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(4)))
     assert sorted(run.returncode for run in runs) == [0, 1, 1, 1]
     assert all("OutputError" in run.stderr for run in runs if run.returncode)
 
 
+COUNTER = """
+import fcntl, sys
+from pathlib import Path
+from jobs.storage.provenance import Record, changed_records
+from jobs.storage.workspace import Workspace
+fcntl.flock = lambda *_: None  # as between hosts: there a lock of the file system holds on one of them alone
+for number in range(40):
+    with changed_records(Workspace(Path(sys.argv[1]))) as records:
+        records[f"{sys.argv[2]}-{number}"] = Record(sys.argv[2])
+"""
+
+
+def test_stages_on_two_hosts_lose_none_of_each_others_records(logs: Path) -> None:
+    commands = [[sys.executable, "-c", COUNTER, str(logs.parent), stage] for stage in ("train", "baseline")]
+    runs = [subprocess.Popen(command) for command in commands]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(read_records(Workspace(logs.parent))) == 80
+    assert [path.name for path in logs.parent.iterdir() if path.name != "logs"] == ["provenance.json"]
+    assert list(logs.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_turn_that_was_lost_with_its_process_or_host_is_not_waited_for(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    monkeypatch.setattr(locks, "TURN_SECONDS", 60.0 if is_ours else 0.05)
+    lost = replace(Holder.this("lock.turn"), **({"started": 1.0} if is_ours else {"machine": "another"}))
+    (logs / "lock.turn").write_text(json.dumps(asdict(lost)))
+    with taking_turns(logs / "lock.turn") as turn:
+        assert json.loads(turn.read_text())["pid"] == os.getpid()
+    assert list(logs.iterdir()) == []
+
+
+def test_a_turn_of_another_that_was_first_to_end_a_lost_one_is_put_back(logs: Path) -> None:
+    turn = logs / "lock.turn"
+    turn.write_text("of another, just begun")
+    locks._put_aside(turn, (0, 0))
+    assert [path.read_text() for path in logs.iterdir()] == ["of another, just begun"]
+
+
 @pytest.mark.parametrize("command", ["vacuum", "compact"])
-def test_upkeep_is_refused_while_a_stage_works(path: Path, caplog: pytest.LogCaptureFixture, command: str) -> None:
-    commit = path.parents[1] / "tables" / "sequences" / "_delta_log" / "00000000000000000000.json"
+def test_upkeep_is_refused_while_a_stage_works(logs: Path, caplog: pytest.LogCaptureFixture, command: str) -> None:
+    commit = logs.parent / "tables" / "sequences" / "_delta_log" / "00000000000000000000.json"
     commit.parent.mkdir(parents=True)
     commit.touch()
-    with holder(path, 60) as other:
-        assert main([command, "--out", str(path.parents[1])]) == 2
+    with holder(logs, 60) as other:
+        assert main([command, "--out", str(logs.parent)]) == 2
         assert f"process {other.pid}" in caplog.text
         other.kill()
 
 
 @pytest.mark.parametrize("call", [["sequences"], ["run", "--from", "sequences"]])
 def test_the_command_line_refuses_before_spark_starts(
-    path: Path, caplog: pytest.LogCaptureFixture, call: list[str]
+    logs: Path, caplog: pytest.LogCaptureFixture, call: list[str]
 ) -> None:
-    with holder(path, 60) as other:
-        out = path.parents[1]
+    with holder(logs, 60) as other:
+        out = logs.parent
         assert main([*call, "--out", str(out)]) == 2
         assert f"process {other.pid}" in caplog.text
         assert {file.name for file in out.iterdir()} == {"logs"}
