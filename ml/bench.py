@@ -2,27 +2,31 @@
 
 Made sequences of geometric lengths go through the very step that training takes (``ml.training.step``): masks, forward,
 backward, optimisers. Prints tokens and sequences per second, memory, and the share of what the hardware can do: the
-step's floating point operations, as torch counts them, against a large matrix product of the same precision.
+step's floating point operations, as torch counts them, against a large matrix product of the same precision. With
+``--inference`` they become vectors instead, as the Spark job makes them. ``--profile`` adds where a step's time goes.
 """
 
 import argparse
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from conf.encoders import EncoderSettings, LossSettings
+from conf.encoders import EncoderSettings, InferenceSettings, LossSettings
 from conf.sequences import SequenceSettings
 from conf.training import TrainingSettings
 from ml.compat.allocator import keep_freed_memory
 from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
 from ml.data.vocabulary import VocabularyDescription
+from ml.inference.embed import embed_sequences
 from ml.models.registry import ENCODERS
 from ml.training.distributed import Ranks
 from ml.training.hardware import peak_memory, product_rate, timed
-from ml.training.step import Learner
+from ml.training.step import Learner, open_feed
 from schemas.tokens import FIRST_ITEM
 
 
@@ -43,12 +47,27 @@ def draw_batches(arguments: argparse.Namespace, ranks: Ranks | None = None) -> l
     widths = [width for width in SequenceSettings().widths if width < arguments.max_length] + [arguments.max_length]
     nobody = Sequences.from_rows([])
     shares = arguments.seed, ranks.rank, ranks.world_size
-    feed = ArrayFeed(rows, nobody, widths, arguments.tokens_per_batch, *shares)
+
+    def make(tokens_per_batch: int) -> ArrayFeed:
+        return ArrayFeed(rows, nobody, widths, tokens_per_batch, *shares)
+
+    feed = open_feed(_settings(arguments), ranks, make, arguments.packed_width or 0)
     return [batch for batch, _ in zip(feed.training(1), range(arguments.steps), strict=False)]
 
 
 def build_learner(arguments: argparse.Namespace, ranks: Ranks | None = None) -> Learner:
     """A fresh learner of the paper's shape but for the arguments; a causal encoder learns the next item."""
+    vocabulary = VocabularyDescription(FIRST_ITEM + arguments.items)
+    return Learner(_settings(arguments), vocabulary, arguments.seed, ranks)
+
+
+def _settings(arguments: argparse.Namespace) -> EncoderSettings:
+    choice: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
+    packing = choice["auto"] if arguments.packed_width is None else arguments.packed_width > 0
+    training = TrainingSettings(
+        device=arguments.device, precision=arguments.precision, compile=choice[arguments.compile], packing=packing,
+        tokens_per_batch=arguments.tokens_per_batch,
+    )  # fmt: skip
     settings = EncoderSettings(
         behaviours=("made",),
         hidden_size=arguments.hidden_size,
@@ -60,35 +79,60 @@ def build_learner(arguments: argparse.Namespace, ranks: Ranks | None = None) -> 
         attention=arguments.attention,
         block=arguments.block,
         loss=LossSettings(name=arguments.loss, n_negatives=arguments.negatives),
-        training=TrainingSettings(device=arguments.device, precision=arguments.precision, compile=arguments.compile),
+        training=training,
     )
     if ENCODERS[settings.architecture].reads_causally(settings):
         settings = replace(settings, objective="next_item")
-    vocabulary = VocabularyDescription(FIRST_ITEM + arguments.items)
-    return Learner(settings, vocabulary, arguments.seed, ranks)
+    return settings
 
 
 def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str, float]:
     """One step per batch, after a warm-up in which operations are counted; key -> figure."""
-    warm_up = batches[: len(batches) // 4 + 1]
-    with FlopCounterMode(display=False) as counter:
-        for batch in warm_up:
+    counted = batches[: len(batches) // 8 + 1]
+    with FlopCounterMode(display=False) as counter, learner.uncompiled():  # a compiled graph's operations are not seen
+        for batch in counted:
             learner.step([batch])
+    for batch in batches[: len(batches) // 4 + 3]:
+        learner.step([batch])
     seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
     n_positions = sum(batch.token_ids.size for batch in batches)
     n_tokens = sum(batch.n_tokens for batch in batches)
-    flops = counter.get_total_flops() * n_positions / sum(batch.token_ids.size for batch in warm_up)
+    flops = counter.get_total_flops() * n_positions / sum(batch.token_ids.size for batch in counted)
     rate = product_rate(learner.device, getattr(torch, learner.settings.training.precision))
     return {
         "ms per step": 1000 * seconds / len(batches),
         "positions per step": n_positions / len(batches),
         "% padding": 100 * (1 - n_tokens / n_positions),
         "tokens/s": n_tokens / seconds,
-        "sequences/s": sum(map(len, batches)) / seconds,
+        "sequences/s": sum(len(batch.lengths) for batch in batches) / seconds,
         "TFLOP/s": flops / seconds / 1e12,
         "% of a large matrix product's rate": 100 * flops / seconds / rate,
         **peak_memory(learner.device),
     }
+
+
+def measure_inference(learner: Learner, arguments: argparse.Namespace) -> dict[str, float]:
+    """Vectors of made sequences by the mean of their tokens, after a warm-up; key -> figure."""
+    n_rows = int(arguments.tokens_per_batch * arguments.steps / arguments.mean_length)
+    rows = made_sequences(n_rows, arguments.mean_length, arguments.max_length, arguments.items, arguments.seed)
+    settings = InferenceSettings(precision=arguments.precision, compile=arguments.compile == "yes")
+
+    def embed() -> None:
+        embed_sequences(learner.encoder, rows, settings)
+
+    embed()
+    seconds = timed(learner.device, embed)
+    return {"tokens/s": len(rows.tokens) / seconds, "sequences/s": n_rows / seconds, **peak_memory(learner.device)}
+
+
+def print_profile(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> None:
+    """Where the time of eight steps goes, by operation or kernel."""
+    is_cuda = learner.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * is_cuda
+    with profile(activities=activities) as profiler:
+        timed(learner.device, lambda: [learner.step([batch]) for batch in batches[:8]])
+    key = "self_cuda_time_total" if is_cuda else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60))
 
 
 def main() -> None:
@@ -102,8 +146,12 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     n_parameters = sum(parameter.numel() for parameter in learner.encoder.parameters())
     print(f"{name}, torch {torch.__version__}, {arguments.precision}, {n_parameters:,} parameters")
-    for key, value in measure(learner, draw_batches(arguments)).items():
+    batches = [] if arguments.inference else draw_batches(arguments)
+    figures = measure_inference(learner, arguments) if arguments.inference else measure(learner, batches)
+    for key, value in figures.items():
         print(f"{value:14,.2f} {key}")
+    if arguments.profile and batches:
+        print_profile(learner, batches)
 
 
 def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
@@ -111,7 +159,12 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", choices=["auto", "yes", "no"], default="auto", help="auto: as training does")
+    parser.add_argument("--inference", action="store_true", help="make vectors instead of training steps")
+    parser.add_argument("--profile", action="store_true", help="add where the time of eight steps goes")
+    parser.add_argument(
+        "--packed-width", type=int, default=None, help="of rows that sequences share; 0 for rows of their own"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0 for its own choice")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--items", type=lambda text: int(float(text)), default=100_000)

@@ -33,7 +33,7 @@ class PackedFeed:
     Parameters
     ----------
     feed : gives batches of about 1 / ``PIECES`` of ``tokens_per_batch`` positions
-    max_length : the most tokens of a sequence
+    width : W, as wide as the longest sequence or wider
     tokens_per_batch : R x W, rounded to whole rows
     batches_ahead : made by a thread while the step computes
 
@@ -42,10 +42,9 @@ class PackedFeed:
     n_batches : about; how many there are is known only once all lengths are
     """
 
-    def __init__(self, feed: Feed, max_length: int, tokens_per_batch: int, batches_ahead: int = 4) -> None:
+    def __init__(self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 4) -> None:
         self._feed, self._batches_ahead = feed, batches_ahead
-        self._width = max(ROW_WIDTH, max_length)
-        self._n_rows = max(1, round(tokens_per_batch / self._width))
+        self._width, self._n_rows = width, max(1, round(tokens_per_batch / width))
         # a row of the feed below fills more than half of its width, three quarters on average
         self.n_batches = max(1, ceil(0.75 * feed.n_batches / PIECES))
 
@@ -70,11 +69,32 @@ def pack_batches(batches: Iterator[SequenceBatch[Tokens]], n_rows: int, width: i
     for batch in batches:
         waiting = Flat.of(batch) if waiting is None else waiting.followed_by(Flat.of(batch))
         while waiting.n_tokens >= capacity:
-            packed, waiting = waiting.pack(capacity, n_rows, width)
+            packed, waiting, _ = waiting.pack(capacity, n_rows, width)
             yield packed
     while waiting is not None and len(waiting.lengths):
-        packed, waiting = waiting.pack(capacity, n_rows, width)
+        packed, waiting, _ = waiting.pack(capacity, n_rows, width)
         yield packed
+
+
+def pack_rows(
+    batch: SequenceBatch[Tokens], n_positions: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], SequenceBatch[Tokens]]]:
+    """The rows of a left-padded batch, each with a token or more, in packed batches of about ``n_positions``.
+
+    Yields
+    ------
+    int64 [n], the numbers of the rows that are in a packed batch, in the order of their segments; int64 [n], where each
+    ends in it, flat; the packed batch
+    """
+    width = max(ROW_WIDTH, batch.shape[1])
+    n_rows = max(1, n_positions // width)
+    waiting, numbers = Flat.of(batch), np.arange(len(batch))
+    while len(numbers):
+        lengths = waiting.lengths
+        packed, waiting, starts = waiting.pack(int(FILL * n_rows * width), n_rows, width)
+        is_placed = starts >= 0
+        yield numbers[is_placed], (starts + lengths - 1)[is_placed], packed
+        numbers = numbers[~is_placed]
 
 
 class Flat:
@@ -102,8 +122,13 @@ class Flat:
         columns = {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()}
         return Flat(columns, np.concatenate([self.lengths, other.lengths]))
 
-    def pack(self, capacity: int, n_rows: int, width: int) -> tuple[SequenceBatch[Tokens], "Flat"]:
-        """A packed batch of the first sequences, at most ``capacity`` tokens, and what is left over."""
+    def pack(self, capacity: int, n_rows: int, width: int) -> tuple[SequenceBatch[Tokens], "Flat", NDArray[np.int64]]:
+        """A packed batch of the first sequences, at most ``capacity`` tokens.
+
+        Returns
+        -------
+        The batch; what is left over; int64 [N], where each sequence starts in the batch, -1 where it is left over
+        """
         n_first = max(1, int(np.searchsorted(np.cumsum(self.lengths), capacity, side="right")))
         starts = np.full(len(self.lengths), -1, np.int64)
         starts[:n_first] = place(self.lengths[:n_first], n_rows, width)
@@ -118,7 +143,7 @@ class Flat:
         for name, column in columns.items():
             grids[name] = np.zeros(n_rows * width, column.dtype)
             grids[name][positions] = column
-        return SequenceBatch(**{name: grid.reshape(n_rows, width) for name, grid in grids.items()}), rest
+        return SequenceBatch(**{name: grid.reshape(n_rows, width) for name, grid in grids.items()}), rest, starts
 
 
 def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.int64]:

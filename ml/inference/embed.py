@@ -3,6 +3,9 @@
 Legend of shapes: B batch, L sequence, D hidden.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,10 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conf.encoders import InferenceSettings
-from ml.data.batching import like_length_batches
+from ml.data.batching import cut, like_length_batches
+from ml.data.packing import pack_rows
 from ml.data.sequence_batch import SequenceBatch, Sequences
+from ml.models.last_states import POSITIONS, encode_last, uses_packed_rows
+from ml.models.padding import positions_from_newest
 from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import MASK, PAD, UNK
+
+SEQUENCES_AT_ONCE = 16_384
+"""Of which packed batches are made."""
 
 
 def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: InferenceSettings) -> NDArray[np.float32]:
@@ -40,28 +49,61 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
     n_added = int(settings.pooling == "mask")
     lengths = np.minimum(sequences.lengths, model.max_length - n_added)
     vectors = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
-    with evaluating(model):
-        for rows in like_length_batches(lengths + n_added, settings.tokens_per_batch):
-            batch = sequences.batch(rows, width=int(lengths[rows].max()))
-            vectors[rows] = _pool(model, batch.tensors(model.device), settings).float().cpu().numpy()
+    half = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
+    with evaluating(model), half, _compiled(model, settings.compile):
+        if uses_packed_rows(model):  # as they come: sequences of like length would fill no rows
+            batches = cut(np.arange(len(sequences)), SEQUENCES_AT_ONCE)
+        else:
+            batches = like_length_batches(lengths + n_added, settings.tokens_per_batch)
+        for rows in batches:
+            batch = sequences.batch(rows, width=int(lengths[rows].max())).tensors()
+            batch = _with_mask(batch) if n_added else batch
+            vectors[rows] = _pool(model, batch, settings).float().cpu().numpy()
     return vectors
+
+
+@contextmanager
+def _compiled(model: SequenceEncoder, is_wanted: bool) -> Iterator[None]:
+    """Have the encoder's two ways in compiled for a while."""
+    names = ("encode", "encode_at") if is_wanted and model.can_compile else ()
+    for name in names:
+        setattr(model, name, torch.compile(getattr(model, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)  # the class' own again
 
 
 def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
     """Float [B, D] of left-padded sequences."""
-    if settings.pooling == "mask":
-        batch = _with_mask(batch)
-    height, width = batch.shape
     if settings.pooling in ("last", "mask"):
-        # of each row only the last token's vector is wanted: the last block computes no other
-        return model.encode_at(batch, torch.arange(1, height + 1, device=model.device) * width - 1)
-    age = torch.arange(width - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
+        return encode_last(model, batch)  # the last block computes no other
+    if not uses_packed_rows(model):
+        return _means(model, batch.map(lambda column: column.to(model.device)), settings)
+    vectors = torch.empty(len(batch), model.hidden_size, device=model.device)
+    for rows, _, packed in pack_rows(batch.map(lambda column: column.numpy()), POSITIONS):
+        vectors[torch.from_numpy(rows).to(model.device)] = _means(model, packed.tensors(model.device), settings)
+    return vectors
+
+
+def _means(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
+    """Float [N, D], weighted means over the tokens of each sequence."""
+    width = batch.shape[1]
+    if batch.segments is None:
+        age = torch.arange(width - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
+    else:
+        age = positions_from_newest(batch.segments)  # [B, L]
     weights = torch.exp2(-age / settings.half_life) if settings.pooling == "recency" else torch.ones_like(age)
     is_token = (batch.token_ids != PAD).unsqueeze(-1)  # [B, L, 1]
     weights = torch.where(is_token, weights.unsqueeze(-1), 0.0)  # [B, L, 1]
     # where, not a product: what stands at PAD means nothing, and nothing may leak from it
-    total = (torch.where(is_token, model.encode(batch), 0.0) * weights).sum(dim=1)  # [B, D]
-    return total / weights.sum(dim=1)
+    weighted = torch.where(is_token, model.encode(batch).float(), 0.0) * weights  # [B, L, D]
+    if batch.segments is None:
+        return weighted.sum(dim=1) / weights.sum(dim=1)
+    numbers, n = batch.segments.flatten(), int(batch.segments.max())
+    totals = weighted.new_zeros(n + 1, weighted.shape[2]).index_add_(0, numbers, weighted.flatten(0, 1))
+    return (totals / weights.new_zeros(n + 1, 1).index_add_(0, numbers, weights.flatten(0, 1)))[1:]
 
 
 def _with_mask(batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ml.data.sequence_batch import SequenceBatch
+from ml.models.last_states import encode_last
 from ml.models.protocol import SequenceEncoder, evaluating
 from ml.objectives.protocol import Objective
 from schemas.tokens import FIRST_ITEM, PAD
@@ -32,7 +33,7 @@ def rank_last_items(
     ----------
     encoder : is left in the mode it is in
     objective : says how the last item is asked for
-    batch : tensors on the encoder's device
+    batch : tensors, in memory or on the encoder's device
     chunk_size : items scored at once; memory is ROWS_AT_ONCE x chunk_size scores and four times as many booleans
     remove_seen : leave out of a row's ranking the items that it holds before its last, but for the last item itself
 
@@ -40,11 +41,13 @@ def rank_last_items(
     -------
     int64 [B], from 1 to the number of items ranked (one more for UNK)
     """
+    inputs = objective.without_last(batch)
+    batch = batch.map(lambda column: column.to(encoder.device))
     token_ids = batch.token_ids  # [B, L]
     last_items = token_ids[:, -1:]  # [B, 1]
     removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
     with evaluating(encoder):
-        vectors = encoder.output_vectors(encoder.encode(objective.without_last(batch))[:, -1])  # [B, D]
+        vectors = encoder.output_vectors(encode_last(encoder, inputs))  # [B, D]
         pieces = zip(*(rows.split(ROWS_AT_ONCE) for rows in (vectors, last_items, removed)), strict=True)
         n_unbeaten = torch.cat([_count_unbeaten(encoder, own, last, seen, chunk_size) for own, last, seen in pieces])
     is_item = last_items.squeeze(1) >= FIRST_ITEM

@@ -193,8 +193,8 @@ class Trainer:
         sums = np.zeros(4)
         with contextlib.closing(self.feed.validation()) as batches:
             for batch in batches:
-                tensors, remove_seen = batch.tensors(learner.device), not training.rank_seen_items
-                ranks = rank_last_items(learner.encoder, learner.objective, tensors, remove_seen=remove_seen)
+                remove_seen = not training.rank_seen_items
+                ranks = rank_last_items(learner.encoder, learner.objective, batch.tensors(), remove_seen=remove_seen)
                 sums += ranking_sums(ranks)
         totals = self.ranks.sum(sums)
         if totals[0] == 0:

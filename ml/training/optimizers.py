@@ -91,7 +91,8 @@ def build_optimizers(encoder: SequenceEncoder, settings: TrainingSettings) -> li
         {"params": [p for p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
         {"params": [p for p in dense if id(p) not in decaying], "weight_decay": 0.0},
     ]
-    optimizers: list[Optimizer] = [torch.optim.AdamW(groups)]
+    # one kernel for all parameters; on a CPU the loop over them is as quick
+    optimizers: list[Optimizer] = [torch.optim.AdamW(groups, fused=True if encoder.device.type == "cuda" else None)]
     if sparse:
         optimizers.append(RowAdam(sparse))
     return optimizers

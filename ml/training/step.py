@@ -1,6 +1,7 @@
 """One step of training: inputs and targets, loss, update. Knows the ranks, not where batches come from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conf.encoders import EncoderSettings
-from ml.data.packing import PIECES, PackedFeed
+from ml.data.packing import PIECES, ROW_WIDTH, PackedFeed
 from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import ENCODERS, build_encoder
@@ -71,11 +72,14 @@ class Learner:
             for table in self.encoder.row_parameters():
                 # a token met often in a batch is one row of the gradient, before it is sent to other ranks
                 table.register_hook(Tensor.coalesce)
+        is_packed = packs_rows(settings, self.device)
         # of a graph that is recorded, the next batch would overwrite gradients that batches of a step add up
-        self.is_recorded = is_compiled and self.device.type == "cuda" and settings.training.batches_per_step == 1
+        is_alone = settings.training.batches_per_step == 1
+        self.is_recorded = is_compiled and is_packed and is_alone and self.device.type == "cuda"
         self._loss_of = self.loss
-        if is_compiled:
-            self._loss_of = torch.compile(self.loss, mode="reduce-overhead" if self.is_recorded else None)
+        if is_compiled:  # packed batches have one shape, or two: a graph of each is quicker than one of any
+            mode, any_shape = ("reduce-overhead" if self.is_recorded else None), (False if is_packed else None)
+            self._loss_of = torch.compile(self.loss, mode=mode, dynamic=any_shape)
         self.optimizers = build_optimizers(self.encoder, settings.training)
         self.ranks.broadcast(self.encoder)
         self.n_steps = 0
@@ -123,6 +127,15 @@ class Learner:
             loss += batch_loss.detach()
         self._apply_gradients(self.window.close() if self.window and batches else [])
         return StepSums(loss, n_targets)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Compute losses as they are written, for those who count operations."""
+        compiled, self._loss_of = self._loss_of, self.loss
+        try:
+            yield
+        finally:
+            self._loss_of = compiled
 
     def _begin_sum(self, n_targets: int | Tensor) -> Callable[[], float | Tensor]:
         if self.ranks.world_size == 1:
@@ -191,14 +204,16 @@ def packs_rows(settings: EncoderSettings, device: torch.device) -> bool:
     return is_wanted and encoder.reads_segments and objective.takes_packed
 
 
-def open_feed(settings: EncoderSettings, ranks: Ranks, make: Callable[[int], Feed]) -> Feed:
+def open_feed(settings: EncoderSettings, ranks: Ranks, make: Callable[[int], Feed], row_width: int = 0) -> Feed:
     """The feed of one rank's training, packed where ``packs_rows``.
 
     Parameters
     ----------
     make : makes the feed whose batches have so many positions
+    row_width : of packed rows; 0 for one that suits a GPU
     """
     tokens = settings.training.tokens_per_batch
     if not packs_rows(settings, ranks.device(settings.training.device)):
         return make(tokens)
-    return PackedFeed(make(max(1, tokens // PIECES)), settings.max_length, tokens)
+    width = max(row_width or ROW_WIDTH, settings.max_length)
+    return PackedFeed(make(max(1, tokens // PIECES)), width, tokens)

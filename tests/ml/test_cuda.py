@@ -15,6 +15,7 @@ from conf.encoders import EncoderSettings, InferenceSettings, LossSettings
 from conf.evaluation import ProbeSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
+from ml.data.packing import PackedFeed
 from ml.data.sequence_batch import SequenceBatch, Sequences, Tokens
 from ml.data.vocabulary import VocabularyDescription
 from ml.evaluation.probe import score_task
@@ -111,6 +112,58 @@ def test_the_loss_of_a_batch_does_not_wait_for_the_device(name: Any, attention: 
     learner.loss(batch, candidates)  # what is made once may wait
     request.getfixturevalue("no_waiting")
     learner.loss(batch, candidates)
+
+
+PACKED: dict[str, Any] = {"packing": True, "compile": False}
+
+
+def packed_batches(n: int, seed: int = 0) -> list[SequenceBatch[Tokens]]:
+    """Batches of 8 rows of 128 positions."""
+    sequences = Sequences.from_rows([row[row != PAD] for row in rows(150 * n, seed)])
+    nobody = Sequences.from_rows([])
+    feed = PackedFeed(ArrayFeed(sequences, nobody, (4, 8, WIDTH), 64, seed=1), 128, 1024)
+    return [batch for batch, _ in zip(feed.training(1), range(n), strict=False)]
+
+
+def packed_losses(settings: EncoderSettings, device: str, **training: Any) -> list[float]:
+    settings = replace(settings, training=replace(settings.training, device=device, **training))  # type: ignore[arg-type]
+    learner = Learner(settings, VOCABULARY)
+    sums = [learner.step([batch]) for batch in packed_batches(6)]
+    return [float(of_step.loss) / float(of_step.n_targets) for of_step in sums]
+
+
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+def test_packed_steps_lose_what_they_lose_on_a_cpu_also_recorded(name: Any) -> None:
+    # next items, not masked ones: masks are drawn on the device, and devices draw differently
+    loss = LossSettings(name=name, n_negatives=498 if name == "full" else 4000)
+    settings = replace(SETTINGS, attention="causal", objective="next_item", loss=loss)
+    expected = packed_losses(settings, "cpu", packing=True, compile=False)
+    rel = 1e-3 if name == "full" else 0.03  # negatives differ, too
+    assert packed_losses(settings, "cuda", **PACKED) == pytest.approx(expected, rel=rel)
+    eager, recorded = (packed_losses(settings, "cuda", packing=True, compile=compiles) for compiles in (False, True))
+    assert recorded == pytest.approx(eager, rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["cloze", "next_item"])
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_packed_step_never_waits_for_the_device(objective: str, compiles: bool, request: Any) -> None:
+    attention: Any = "bidirectional" if objective == "cloze" else "causal"
+    training = replace(SETTINGS.training, device="cuda", packing=True, compile=compiles)
+    loss = LossSettings(name="sampled", n_negatives=50)
+    settings = replace(SETTINGS, attention=attention, objective=objective, loss=loss, training=training)
+    learner, batches = Learner(settings, VOCABULARY), packed_batches(8)
+    for batch in batches[:6]:
+        learner.step([batch])  # what is made once may wait
+    request.getfixturevalue("no_waiting")
+    for batch in batches[6:]:
+        learner.step([batch])
+
+
+def test_recorded_steps_with_dropout_repeat_by_the_seed_alone() -> None:
+    loss = LossSettings(name="sampled", n_negatives=50)
+    settings = replace(SETTINGS, embedding_dropout=0.2, encoder_dropout=0.2, loss=loss)
+    first, again = (packed_losses(settings, "cuda", packing=True, compile=True) for _ in range(2))
+    assert first == pytest.approx(again, rel=1e-3)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "recency", "last", "mask"])

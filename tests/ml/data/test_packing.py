@@ -49,7 +49,7 @@ def test_each_sequence_comes_once_whole_and_rows_are_full(world_size):
     seen = []
     for rank in range(world_size):
         below = ArrayFeed(rows, sequences(0), WIDTHS, 128, seed=3, rank=rank, world_size=world_size)
-        feed = PackedFeed(below, 32, 2048)
+        feed = PackedFeed(below, 128, 2048)
         batches = list(feed.training(1))
         assert {batch.shape for batch in batches} == {(16, 128)}
         assert np.mean([batch.n_tokens for batch in batches[:-1]]) > 0.98 * FILL * 2048
@@ -64,7 +64,7 @@ def test_each_sequence_comes_once_whole_and_rows_are_full(world_size):
 
 
 def test_an_epoch_goes_on_where_it_was_left_and_another_epoch_mixes_anew():
-    feed = PackedFeed(ArrayFeed(sequences(500), sequences(0), WIDTHS, 64, seed=3), 32, 512)
+    feed = PackedFeed(ArrayFeed(sequences(500), sequences(0), WIDTHS, 64, seed=3), 128, 512)
     whole = list(feed.training(1))
     with closing(feed.training(1, skip=2)) as rest:
         np.testing.assert_array_equal(next(rest).token_ids, whole[2].token_ids)

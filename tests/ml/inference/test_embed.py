@@ -1,11 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from packed_rows import random_sequences
 from small_encoders import batch_of, settings_of, transformer
 
 from conf.encoders import InferenceSettings
 from ml.data.sequence_batch import Sequences
+from ml.inference import embed as embedding
 from ml.inference.embed import embed_sequences
+from ml.models import last_states
+from ml.objectives.cloze import Cloze
+from ml.objectives.ranking import rank_last_items
 from schemas.tokens import MASK
 
 SETTINGS = settings_of(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32, max_length=4)
@@ -106,3 +113,27 @@ def test_a_sequence_without_tokens_is_refused(model):
 def test_ids_that_are_no_events_of_the_vocabulary_are_refused_not_clamped(model, token_id):
     with pytest.raises(ValueError, match="built with another vocabulary"):
         embed(model, [[5, token_id]])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "recency", "last", "mask"])
+def test_packed_rows_give_the_vectors_of_rows_of_their_own(pooling, monkeypatch):
+    sequences, model = random_sequences(300, 50, longest=9), transformer(replace(SETTINGS, max_length=10), 50)
+    settings = InferenceSettings(pooling=pooling)
+    alone = embed_sequences(model, sequences, settings)
+    for module in (embedding, last_states):
+        monkeypatch.setattr(module, "uses_packed_rows", lambda encoder: True)
+        monkeypatch.setattr(module, "POSITIONS", 512)
+    monkeypatch.setattr(embedding, "SEQUENCES_AT_ONCE", 130)
+
+    np.testing.assert_allclose(embed_sequences(model, sequences, settings), alone, atol=1e-6)
+
+
+def test_packed_rows_rank_the_last_items_alike(monkeypatch):
+    model = transformer(replace(SETTINGS, max_length=10), 50)
+    batch = random_sequences(60, 50, longest=9).batch(np.arange(60), 9).tensors()
+    objective = Cloze(settings_of(), model.vocabulary)
+    alone = rank_last_items(model, objective, batch, remove_seen=True)
+    monkeypatch.setattr(last_states, "uses_packed_rows", lambda encoder: True)
+    monkeypatch.setattr(last_states, "POSITIONS", 256)
+
+    assert torch.equal(rank_last_items(model, objective, batch, remove_seen=True), alone)

@@ -1,0 +1,80 @@
+"""All figures of a GPU in one call of some minutes: training steps, inference, and loss curves, as Markdown.
+
+    python -m benchmarks.gpu_steps            # on a machine with a GPU, torch and numpy
+    python -m benchmarks.gpu_steps --smoke    # the same calls, tiny, on any machine
+
+Each line of the table is one process of ``python -m ml.bench``; what it prints besides goes to standard error.
+"""
+
+import argparse
+import subprocess
+import sys
+
+import numpy as np
+
+from ml.bench import build_learner, build_parser, draw_batches
+
+HALF = "--precision bfloat16"
+OWN_ROWS = "--packed-width 0 --compile no"
+LARGE = f"{HALF} --hidden-size 1024 --layers 20 --heads 16 --feed-forward-size 4096 --attention causal --max-length 256"
+CALLS = {
+    "own rows, 4,096 positions": f"{HALF} {OWN_ROWS} --tokens-per-batch 4096 --steps 200",
+    "packed, compiled, 4,096 positions": f"{HALF} --tokens-per-batch 4096 --steps 400",
+    "own rows, 65,536 positions": f"{HALF} {OWN_ROWS} --tokens-per-batch 65536 --steps 40",
+    "packed, 65,536 positions": f"{HALF} --compile no --tokens-per-batch 65536 --steps 60",
+    "packed, compiled, 65,536 positions": f"{HALF} --tokens-per-batch 65536 --steps 100 --profile",
+    "the same with 1.3 million items": f"{HALF} --tokens-per-batch 65536 --steps 100 --items 1.3e6",
+    "1,024 wide, 20 layers, causal, rows of 256": f"{LARGE} --tokens-per-batch 32768 --steps 30",
+    "inference, 65,536 positions a call": f"{HALF} --inference --compile yes --tokens-per-batch 65536 --steps 200",
+}
+SMOKE = (
+    " --steps 9 --tokens-per-batch 512 --items 300 --loss sampled --hidden-size 16 --layers 1 --heads 2"
+    " --feed-forward-size 16 --compile no"
+)
+SHOWN = ("ms per step", "tokens/s", "% of a large matrix product's rate", "memory/gpu_peak_gib")
+CURVE_STEPS = 500
+
+
+def bench(flags: str) -> dict[str, str]:
+    """The figures that ``ml.bench`` prints, by key."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ml.bench", *flags.split()], capture_output=True, text=True, check=False
+    )
+    sys.stderr.write(done.stdout + done.stderr)
+    lines = (line.split(maxsplit=1) for line in done.stdout.splitlines())
+    return {parts[1]: parts[0] for parts in lines if len(parts) == 2}
+
+
+def loss_curves(flags: str, n_steps: int) -> dict[str, float]:
+    """How far losses per target of packed, compiled steps lie from those of rows of their own, of the same seed.
+
+    The two see different batches of the same sequences: their means over the last fifth of the steps are compared.
+    """
+    curves = {}
+    for layout in ("own rows", "packed"):
+        arguments = build_parser().parse_args(flags.split() + (OWN_ROWS.split() if layout == "own rows" else []))
+        arguments.steps = n_steps
+        learner = build_learner(arguments)
+        sums = [learner.step([batch]) for batch in draw_batches(arguments)]
+        curves[layout] = np.array([float(of_step.loss) / float(of_step.n_targets) for of_step in sums])
+    ends = {layout: float(curve[-len(curve) // 5 :].mean()) for layout, curve in curves.items()}
+    noise = float(curves["own rows"][-n_steps // 5 :].std())
+    return {**ends, "standard deviation of one step": noise}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny, to see that all calls work")
+    is_smoke = parser.parse_args().smoke
+    print("| | " + " | ".join(SHOWN) + " |\n|---" + "|---" * len(SHOWN) + "|")
+    for name, flags in CALLS.items():
+        figures = bench(flags + (SMOKE if is_smoke else ""))
+        print(f"| {name} | " + " | ".join(figures.get(key, "") for key in SHOWN) + " |", flush=True)
+    flags = f"{HALF} --tokens-per-batch 16384 --items 2e4" + (SMOKE if is_smoke else "")
+    for key, value in loss_curves(flags, 12 if is_smoke else CURVE_STEPS).items():
+        print(f"loss, {key}: {value:.4f}")
+
+
+if __name__ == "__main__":
+    main()
