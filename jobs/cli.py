@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from conf.load import DEFAULT, checked, load_config
 from conf.pipeline import PipelineConfig
 from jobs.commands.flags import build_parser
-from jobs.pipeline.out_of_date import INGEST, require_up_to_date
+from jobs.pipeline.out_of_date import INGEST, TRAIN, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, describe_call, find_stage
 from jobs.runtime.locks import locked
 from jobs.runtime.logs import JsonLines
@@ -182,7 +182,9 @@ def _generate(arguments: argparse.Namespace) -> None:
         log_file = None if arguments.verbose else Path(spark_log.name)
         if is_shop:
             shop = checked(ShopSettings, given, "the simulated shop")
-            generate_shop(build_session(SparkSettings(shuffle_partitions=8), log_file), arguments.out, shop)
+            is_usual = shop.n_clients <= ShopSettings().n_clients
+            spark = build_session(SparkSettings(shuffle_partitions=8), log_file, is_small=is_usual)
+            generate_shop(spark, arguments.out, shop)
         else:
             events = checked(BenchmarkLogSettings, given, "the benchmark log")
             spark_settings = SparkSettings(shuffle_partitions=max(8, events.n_events // 2_000_000))
@@ -206,7 +208,6 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     """Check all that can be checked without Spark before the output directory is touched."""
     from jobs.blocks.imported import require_blocks
     from jobs.inputs.challenge_directory import check_challenge
-    from ml.objectives.registry import require_encoder
 
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
@@ -215,8 +216,11 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     config = load_config(arguments.config, [*arguments.set, *repeats])
     blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
     config = replace(config, ensemble=replace(config.ensemble, blocks=blocks))
-    for name, encoder in config.encoders.items():
-        require_encoder(name, encoder)
+    if _reaches_training(arguments):
+        from ml.objectives.registry import require_encoder  # torch takes seconds to import
+
+        for name, encoder in config.encoders.items():
+            require_encoder(name, encoder)
     if unknown := [name for name in getattr(arguments, "only", []) if name not in config.encoders]:
         known = ", ".join(config.encoders)
         raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
@@ -230,6 +234,12 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     workspace.prepare()
     _lock(arguments, workspace)
     return config, workspace
+
+
+def _reaches_training(arguments: argparse.Namespace) -> bool:
+    """Whether the last stage of a call is ``train`` or a later one."""
+    last = getattr(arguments, "last", None) if arguments.command == "run" else arguments.command
+    return last not in STAGE_NAMES or STAGE_NAMES.index(last) >= STAGE_NAMES.index(TRAIN)
 
 
 def _lock(arguments: argparse.Namespace, workspace: Workspace) -> None:
@@ -250,10 +260,12 @@ def locked_stages(arguments: argparse.Namespace) -> list[str]:
 
 
 def _session(arguments: argparse.Namespace, config: PipelineConfig, workspace: Workspace) -> "SparkSession":
+    from jobs.inputs.data_files import is_small
     from jobs.runtime.session import build_session
     from jobs.storage.delta_tables import require_schema
 
-    spark = build_session(config.spark, None if arguments.verbose else workspace.logs / "spark.log")
+    log_file = None if arguments.verbose else workspace.logs / "spark.log"
+    spark = build_session(config.spark, log_file, is_small=is_small(workspace, config))
     require_schema(spark, workspace)
     return spark
 

@@ -1,5 +1,7 @@
 """One local Spark session for all tests that ask for it; those of ``ml`` need no Spark at all."""
 
+import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +33,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
 
     log_file = tmp_path_factory.mktemp("spark") / "spark.log"
     settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2)
-    session = build_session(settings, log_file)
+    session = build_session(settings, log_file, is_small=True)
     yield session
     session.stop()
 
@@ -51,9 +53,17 @@ def forgotten_tables() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_run(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> "TinyRun":
-    from tiny_run import make_tiny_run
+    """Made once for all processes of the suite: the first that asks for it makes it, others wait; read it only."""
+    from tiny_run import TinyRun
 
-    return make_tiny_run(spark, tmp_path_factory.mktemp("tiny"))
+    own = tmp_path_factory.getbasetemp()
+    run = TinyRun((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny-run")
+    with run.folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not run.is_made.exists():
+            run.make(spark)
+            run.is_made.touch()
+    return run
 
 
 @pytest.fixture

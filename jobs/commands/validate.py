@@ -31,6 +31,7 @@ def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = Fa
     log.info("%s has no %s: deriving the relevant clients from its events", data, RELEVANT_CLIENTS)
     # not at the top: a directory that names its clients is answered without Spark
     from jobs.evaluation.probe_units import read_client_ids
+    from jobs.inputs.data_files import is_small
     from jobs.pipeline.registry import find_stage
     from jobs.runtime.session import build_session
     from jobs.storage.delta_tables import read_as_files
@@ -40,7 +41,8 @@ def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = Fa
     with tempfile.TemporaryDirectory(prefix="ubp-clients-") as folder:
         workspace = Workspace(Path(folder), data)
         workspace.prepare()
-        spark = build_session(config.spark, None if verbose else workspace.logs / "spark.log")
+        log_file = None if verbose else workspace.logs / "spark.log"
+        spark = build_session(config.spark, log_file, is_small=is_small(workspace, config))
         for stage in ("ingest", "split"):
             find_stage(stage).run(spark, config, workspace)
         return read_client_ids(snapshot_files(read_as_files(spark, workspace, CLIENTS)))

@@ -8,11 +8,14 @@ from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, source_path
 from jobs.inputs.listing import list_source, parquet_files
 from jobs.storage.provenance import DataFiles
+from jobs.storage.workspace import Workspace
 from schemas.tables import PRODUCT_PROPERTIES
 from schemas.tasks import PROPENSITY
 
 log = logging.getLogger(__name__)
 
+SMALL_BYTES = 32 * 2**20
+"""Of source files: about two million events."""
 MAX_NAMES = 20
 """Names of files in one line of the log."""
 
@@ -41,6 +44,21 @@ def describe_files(data: Path | None, sources: Iterable[str]) -> DataFiles:
         stats = {str(file.relative_to(data)): file.stat() for file in files}
         found[source] = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
     return found
+
+
+def is_small(workspace: Workspace, config: PipelineConfig) -> bool:
+    """Whether the source files, or the tables where no sources are named, are few bytes; False where none are seen."""
+    if workspace.challenge is None:
+        sizes = (path.stat().st_size for path in (workspace.out / "tables").rglob("*.parquet"))
+    else:
+        sources = describe_files(workspace.challenge, list_sources("ingest", config))
+        sizes = (size for files in sources.values() for size, _ in files.values())
+    n_bytes = 0
+    for size in sizes:
+        n_bytes += size
+        if n_bytes > SMALL_BYTES:  # the others need not be looked at
+            return False
+    return n_bytes > 0
 
 
 def log_unread_files(data: Path, config: PipelineConfig) -> None:

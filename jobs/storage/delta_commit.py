@@ -60,10 +60,11 @@ def replace_by_files(
     transaction.registerSQLMetrics(spark._jsparkSession, _metrics(spark, jvm, files))
     now = int(time.time() * 1000)
     actions = jvm.java.util.ArrayList()
-    # listing the files also marks them as read: the commit fails where another writer replaced them meanwhile
-    active = transaction.filterFiles()
-    for index in range(active.size()):
-        actions.add(active.apply(index).removeWithTimestamp(now, True))
+    if int(transaction.readVersion()) >= 0:
+        # listing the files also marks them as read: the commit fails where another writer replaced them meanwhile
+        active = transaction.filterFiles()
+        for index in range(active.size()):
+            actions.add(active.apply(index).removeWithTimestamp(now, True))
     for file in files:
         stats = json.dumps({"numRecords": file.n_rows})
         added = {"path": file.name, "partitionValues": {}, "size": file.n_bytes, "modificationTime": now}

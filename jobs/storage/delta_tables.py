@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
 from jobs.storage.files import digest, remove_folder
 from jobs.storage.locations import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
 from jobs.storage.metrics_log import append_metrics
+from jobs.storage.short_log import read_short_log
 from jobs.storage.workspace import Workspace
 from schemas.errors import TableError
 from schemas.tables import TableSchema, check_columns
@@ -107,7 +109,7 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
             "all of them)"
         )
     try:
-        frame = read_version(spark, location, version)
+        frame = _read_by_short_log(spark, location, version) or read_version(spark, location, version)
     except AnalysisException as error:
         wanted = "a table that Delta can read" if version is None else f"version {version}"
         raise TableError(
@@ -296,6 +298,19 @@ def read_version(spark: SparkSession, location: str, version: int | None = None)
 
 def read_history(spark: SparkSession, path: str) -> list[Row]:
     """The commits that the table's log still holds, oldest first: version, operation, note, seconds (since 1970)."""
+    if is_folder(path):
+        commits = list(_commits_backwards(spark, path))[::-1]
+        # Delta, too, dates a commit by its file
+        times = accumulate((commit["modified"] for commit in commits), max)
+        return [
+            Row(
+                version=commit["version"],
+                operation=commit["operation"],
+                note=commit.get("userMetadata"),
+                seconds=int(seconds),
+            )
+            for commit, seconds in zip(commits, times, strict=True)
+        ]
     note, seconds = F.col("userMetadata").alias("note"), F.unix_seconds("timestamp").alias("seconds")
     history = _history(spark, path)
     return history.select("version", "operation", note, seconds).orderBy("version").collect()
@@ -359,6 +374,14 @@ def session_settings(spark: SparkSession, settings: dict[str, str]) -> Iterator[
                     spark.conf.set(name, former)
 
 
+def _read_by_short_log(spark: SparkSession, location: str, version: int | None) -> DataFrame | None:
+    # Databricks refuses to read the files of a Delta table as Parquet
+    if not is_folder(location) or not can_commit(spark):
+        return None
+    short_log = read_short_log(Path(location), version)
+    return short_log.read(spark, Path(location)) if short_log else None
+
+
 def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSchema, number: int) -> int:
     path = workspace.table(table.name)
     versions = ingest_versions(read_history(spark, path)) if _has_history(spark, path) else {}
@@ -409,13 +432,13 @@ def _newest_commits(spark: SparkSession, location: str) -> tuple[dict[str, Any],
 
 
 def _commits_backwards(spark: SparkSession, location: str) -> Iterator[dict[str, Any]]:
-    """``version``, ``operation`` and ``operationMetrics`` of each commit, the newest first."""
+    """``version``, ``operation``, ``operationMetrics`` and ``userMetadata`` of each commit, the newest first."""
     if is_folder(location):
         # the log's own files: Delta's history starts a Spark job, which takes longer than many a write
         for path in sorted(_commits(location), reverse=True):
             actions = map(json.loads, path.read_text(encoding="utf-8").splitlines())
             (info,) = (action["commitInfo"] for action in actions if "commitInfo" in action)
-            yield {"version": int(path.stem), **info}
+            yield {**info, "version": int(path.stem), "modified": path.stat().st_mtime}
         return
     history = _history(spark, location, RECENT).collect()
     yield from (row.asDict() for row in history)

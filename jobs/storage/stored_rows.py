@@ -17,6 +17,8 @@ from schemas.columns import TIMESTAMP
 PART_BYTES = 128 * 2**20
 """About what one task reads; a row group is read whole, by the task in whose part it starts."""
 BATCH_ROWS = 1_000_000
+MAX_FOOTERS = 8
+"""Files that the driver opens to learn how many rows there are: each may take a while on a mount."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ class StoredRows:
     def select(self, *columns: str) -> "StoredRows":
         """The same rows with fewer columns."""
         return StoredRows(self.frame.select(*columns), replace(self.parts, columns=columns))
+
+    @property
+    def max_rows(self) -> int | None:
+        """The rows are no more, by the footers of their files; None where many would have to be asked."""
+        paths = {path for path, _ in self.parts.starts}
+        if len(paths) > MAX_FOOTERS:
+            return None
+        try:
+            return sum(pq.read_metadata(path).num_rows for path in paths)
+        except (pa.ArrowException, OSError):  # the task that reads the file says what is wrong with it
+            return None
 
 
 @dataclass(frozen=True)

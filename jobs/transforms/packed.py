@@ -77,11 +77,13 @@ def aggregate_packed(
     return gathered.mapInArrow(partial(_merge, shrink, finish), ddl)
 
 
-@cache  # a Spark job, of which a run would start dozens
+@cache
 def _bucket_numbers(spark: SparkSession, n_buckets: int) -> NDArray[np.int32]:
     """A number for each bucket that Spark's hash sends to a partition of its own."""
+    if n_buckets == 1:
+        return np.zeros(1, np.int32)
     # any numbers would do but for collisions: two buckets in one partition leave another partition without work
-    candidates = spark.range(30 * n_buckets).select(F.col("id").cast("int").alias("id"))
+    candidates = spark.createDataFrame(pd.DataFrame({"id": np.arange(30 * n_buckets, dtype=np.int32)}))
     partition = F.pmod(F.hash("id"), F.lit(n_buckets))
     sent_to = [row["partition"] for row in candidates.select(partition.alias("partition")).collect()]
     partitions, first = np.unique(sent_to, return_index=True)

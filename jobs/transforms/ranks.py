@@ -15,7 +15,12 @@ _ROW_BITS = 33
 
 
 def with_global_rank(
-    frame: DataFrame, order_by: list[Column], rank_column: str, cached: ExitStack, start: int = 0
+    frame: DataFrame,
+    order_by: list[Column],
+    rank_column: str,
+    cached: ExitStack,
+    start: int = 0,
+    max_rows: int | None = None,
 ) -> DataFrame:
     """Each row with its rank in a total order; the same rows whatever their order or partitions.
 
@@ -27,20 +32,25 @@ def with_global_rank(
     order_by : a total order: end with a column that breaks every tie
     rank_column : added, bigint, ``start`` for the first row and up by one
     cached : keeps ``frame`` and the sorted rows cached; close it after the write
+    max_rows : ``frame`` has no more, where that is known; a few are ranked without counting them first
 
     Notes
     -----
-    Runs ``frame`` at once and caches it and the sorted rows, because the bounds of the ranges are sampled: counts and
-    ranks must come from the very same partitions, or two rows get one rank.
+    Unless the rows are few, runs ``frame`` at once and caches it and the sorted rows, because the bounds of the ranges
+    are sampled: counts and ranks must come from the very same partitions, or two rows get one rank.
     """
-    frame = cache_rows(frame, cached)
-    n_ranges = 1 + frame.count() // ROWS_PER_TASK
+    if max_rows is None or max_rows >= ROWS_PER_TASK:
+        frame = cache_rows(frame, cached)
+        n_ranges = 1 + frame.count() // ROWS_PER_TASK
+    else:
+        n_ranges = 1
+    if n_ranges == 1:
+        # not by a range, which would be one more shuffle
+        ordered = frame.coalesce(1).sortWithinPartitions(*order_by)
+        return ordered.withColumn(rank_column, F.monotonically_increasing_id() + start)
     position = f"{rank_column}__position"
     ranges = frame.repartitionByRange(n_ranges, *order_by).sortWithinPartitions(*order_by)
-    numbered = ranges.withColumn(position, F.monotonically_increasing_id())
-    if n_ranges == 1:
-        return numbered.withColumn(rank_column, F.col(position) + start).drop(position)
-    numbered = cache_rows(numbered, cached)
+    numbered = cache_rows(ranges.withColumn(position, F.monotonically_increasing_id()), cached)
     partition = F.shiftright(F.col(position), _ROW_BITS)
     row_in_partition = F.col(position).bitwiseAND(F.lit((1 << _ROW_BITS) - 1))
     counts = numbered.groupBy(partition.alias("partition")).count().collect()

@@ -58,7 +58,9 @@ def build_vocabulary(
     cached : keeps the counts cached, see ``with_global_rank``
     """
     counts = count_items(events, item, min_count)
-    ranked = with_global_rank(counts, [F.col(N_EVENTS).desc(), F.col(item).asc()], TOKEN_ID, cached, FIRST_ITEM)
+    max_rows = events.max_rows if isinstance(events, StoredRows) else None
+    order = [F.col(N_EVENTS).desc(), F.col(item).asc()]
+    ranked = with_global_rank(counts, order, TOKEN_ID, cached, FIRST_ITEM, max_rows)
     return ranked.select(
         F.lit(behaviour).alias(BEHAVIOUR), F.col(item).cast("string").alias(KEY), F.col(TOKEN_ID).cast("int"), N_EVENTS
     )

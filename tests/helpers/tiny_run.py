@@ -43,22 +43,38 @@ spark: {driver_memory: 1g, shuffle_partitions: 2}
 class TinyRun:
     """A simulated shop of 250 clients, the settings above, and what a run of two ranks in local mode made of them."""
 
-    data: Path
-    settings: Path
-    workspace: Workspace
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The shop."""
+        return self.folder / "shop"
+
+    @property
+    def settings(self) -> Path:
+        """The configuration file."""
+        return self.folder / "tiny.yaml"
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where the run lies."""
+        return Workspace(self.folder / "local")
+
+    @property
+    def is_made(self) -> Path:
+        """There once the run is complete."""
+        return self.folder / "made"
 
     def flags(self, out: Path) -> list[str]:
         """Of the same run with another ``--out``."""
         return ["--data", str(self.data), "--out", str(out), "--config", str(self.settings)]
 
-
-def make_tiny_run(spark: SparkSession, folder: Path) -> TinyRun:
-    settings = folder / "tiny.yaml"
-    settings.write_text(CONFIG)
-    generate_shop(spark, folder / "shop", ShopSettings(n_clients=250, n_days=70, seed=3))
-    run = TinyRun(folder / "shop", settings, Workspace(folder / "local"))
-    assert main(["run", *run.flags(run.workspace.out)]) == 0
-    return run
+    def make(self, spark: SparkSession) -> None:
+        """Generate the shop and run all stages on it."""
+        self.folder.mkdir()
+        self.settings.write_text(CONFIG)
+        generate_shop(spark, self.data, ShopSettings(n_clients=250, n_days=70, seed=3))
+        assert main(["run", *self.flags(self.workspace.out)]) == 0
 
 
 def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str]]:

@@ -188,7 +188,7 @@ def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest
         assert f'sys.exit(main_stage("{stage.name}"))' in (root / f"{stage.module.replace('.', '/')}.py").read_text()
 
 
-def test_help_and_a_refused_flag_import_neither_spark_nor_torch() -> None:
+def test_help_and_a_refused_flag_import_no_large_library() -> None:
     code = """
 import sys
 from jobs.cli import main
@@ -197,10 +197,24 @@ for call in (["--help"], ["train", "--help"], ["run"], ["run", "--out", "x", "--
         main(call)
     except SystemExit:
         pass
-sys.exit(str(found) if (found := {"pyspark", "delta", "torch", "pyarrow"} & set(sys.modules)) else 0)
+large = {"pyspark", "py4j", "delta", "torch", "horovod", "petastorm", "pyarrow", "pandas", "numpy", "matplotlib"}
+sys.exit(str(found) if (found := large & set(sys.modules)) else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("last", "is_imported"), [("sequences", False), ("train", True)])
+def test_only_a_run_that_trains_imports_torch(data: Path, tmp_path: Path, last: str, is_imported: bool) -> None:
+    code = """
+import sys
+from jobs import cli
+cli._session = lambda *_: sys.exit(str("torch" in sys.modules))
+cli.main(sys.argv[1:])
+"""
+    call = ["run", "--data", str(data), "--out", str(tmp_path / "out"), "--to", last]
+    done = subprocess.run([sys.executable, "-c", code, *call], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == str(is_imported)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,12 @@ def test_a_space_or_a_quote_in_the_folder_of_temporary_files_is_kept(
     assert f"-Djava.io.tmpdir={folder}" in shlex.split(options)
 
 
+def test_only_small_data_is_worked_on_without_the_optimising_compiler() -> None:
+    for is_small in (True, False):
+        options = session._own_jvm(SparkSettings(master="local[2]"), is_small)["spark.driver.extraJavaOptions"]
+        assert ("-XX:TieredStopAtLevel=1" in shlex.split(options)) == is_small
+
+
 @pytest.mark.parametrize(("locale", "expected"), [("C", "C.UTF-8"), ("de_DE.UTF-8", "de_DE.UTF-8")])
 def test_the_jvm_starts_with_a_utf_8_locale(locale: str, expected: str) -> None:
     os.environ["LC_ALL"] = locale

@@ -1,4 +1,6 @@
+import shutil
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +20,20 @@ from schemas.tasks import PROPENSITY
 BUYS = [(1, "2022-08-01", 70), (1, "2022-09-02", 70), (2, "2022-09-03", 80), (2, "2022-09-28", 80)]
 
 
+@pytest.fixture(scope="module")
+def small_shop(spark, tmp_path_factory):
+    """Its tables after ingest and split, for tests that copy them."""
+    place = Workspace(tmp_path_factory.mktemp("small"), tmp_path_factory.mktemp("data"))
+    place.prepare()
+    write_shop(spark, place, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
+    split.run(spark, SMALL, place)
+    return place.out
+
+
 @pytest.fixture
-def workspace(workspace, tmp_path):
+def workspace(small_shop, tmp_path):
     (tmp_path / "data").mkdir()
-    return Workspace(workspace.out, tmp_path / "data")
+    return Workspace(Path(shutil.copytree(small_shop, tmp_path / "out")), tmp_path / "data")
 
 
 def labels_of(spark, workspace):
@@ -32,10 +44,10 @@ def labels_of(spark, workspace):
     }
 
 
-def test_labels_are_derived_where_no_file_gives_them(spark, workspace):
-    write_shop(spark, workspace, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
-    split.run(spark, SMALL, workspace)
-    for _ in range(2):
+def test_labels_are_derived_where_no_file_gives_them_and_rows_do_not_depend_on_the_parts(spark, workspace, monkeypatch):
+    found = []
+    for clients_per_part in (build_targets.CLIENTS_PER_PART, 1):
+        monkeypatch.setattr(build_targets, "CLIENTS_PER_PART", clients_per_part)
         run(spark, SMALL, workspace)
         assert labels_of(spark, workspace) == {
             "propensity_category": [(7, 0.5), (8, 0.5)],
@@ -43,22 +55,14 @@ def test_labels_are_derived_where_no_file_gives_them(spark, workspace):
             "propensity_sku": [(70, 0.5), (80, 0.5)],
         }
         targets = read_table(spark, workspace, TARGETS)
-        assert targets.filter("task = 'propensity_price'").isEmpty()
-        assert targets.filter("task = 'propensity_sku' and window = 'train'").count() == 1
-
-
-def test_rows_do_not_depend_on_the_parts_and_each_part_makes_one_file_of_a_task_and_window(
-    spark, workspace, monkeypatch
-):
-    write_shop(spark, workspace, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
-    split.run(spark, SMALL, workspace)
-    run(spark, SMALL, workspace)
-    whole = read_table(spark, workspace, TARGETS)
-    rows, files = whole.collect(), list_files(whole, TARGETS.partition_by)
-    assert len({str(file.partition) for file in files}) == len(files)
-    monkeypatch.setattr(build_targets, "CLIENTS_PER_PART", 1)
-    run(spark, SMALL, workspace)
-    assert sorted(read_table(spark, workspace, TARGETS).collect()) == sorted(rows)
+        found.append(sorted(targets.collect()))
+        if clients_per_part > 1:  # each part makes one file of a task and window
+            files = list_files(targets, TARGETS.partition_by)
+            assert len({str(file.partition) for file in files}) == len(files)
+    assert found[0] == found[1]
+    of = [(row["task"], row["window"]) for row in found[0]]
+    assert not {task for task, _ in of} & {"propensity_price"}
+    assert of.count(("propensity_sku", "train")) == 1
 
 
 COUNTS = [("propensity_sku", 70, 1), ("propensity_sku", 80, 1)]
@@ -90,14 +94,8 @@ def test_a_popularity_of_another_length_is_an_input_error(workspace, counts):
         read_labels(counts, workspace.data / "target")
 
 
-def shop_with_sku_labels(spark, workspace, ids):
-    write_shop(spark, workspace, SMALL, products=[(70, 7, None, None), (80, 8, None, None)], product_buy=BUYS)
-    split.run(spark, SMALL, workspace)
-    save_ids(workspace, "target/propensity_sku.npy", ids)
-
-
 def test_labels_of_no_product_and_no_purchase_are_told_and_nobody_has_them(spark, workspace, caplog):
-    shop_with_sku_labels(spark, workspace, [80, 1, 2, 70, 3, 4])
+    save_ids(workspace, "target/propensity_sku.npy", [80, 1, 2, 70, 3, 4])
     run(spark, SMALL, workspace)
     assert "propensity_sku.npy: 4 of 6 labels are of no product and no purchase (1, 2, 3, ...)" in caplog.text
     rows = read_table(spark, workspace, TARGETS).filter("task = 'propensity_sku' and window = 'train'").collect()
@@ -105,7 +103,7 @@ def test_labels_of_no_product_and_no_purchase_are_told_and_nobody_has_them(spark
 
 
 def test_a_label_file_of_another_data_set_is_an_input_error(spark, workspace):
-    shop_with_sku_labels(spark, workspace, [1, 2])
+    save_ids(workspace, "target/propensity_sku.npy", [1, 2])
     with pytest.raises(InputError, match=r"2 of 2 labels are of no product and no purchase \(1, 2\)"):
         run(spark, SMALL, workspace)
 

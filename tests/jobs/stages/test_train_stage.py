@@ -102,9 +102,10 @@ def test_more_ranks_than_cores_are_refused_at_once(spark: SparkSession, workspac
         train.run(spark, config("training.n_ranks=99"), workspace)
 
 
-def test_an_error_of_a_rank_reaches_the_driver_as_itself(spark: SparkSession, workspace: Workspace) -> None:
+def test_a_training_that_diverges_is_told_with_what_to_lower(spark: SparkSession, workspace: Workspace) -> None:
+    """In this process; that an error of a rank is raised as itself, the launcher's tests show."""
     write_tables(spark, workspace, 80, ["page_visit"])
-    told = config("training.n_ranks=2", "training.learning_rate=1e30", "training.epochs=3")
+    told = config("training.learning_rate=1e30", "training.epochs=3")
     with pytest.raises(TrainingError, match=r"lower training\.learning_rate"):
         train.run(spark, told, workspace)
 

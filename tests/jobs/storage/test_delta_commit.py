@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
+from jobs.commands.upkeep import Retention, vacuum
 from jobs.storage import delta_commit
 from jobs.storage.delta_commit import WrittenFile, can_commit, replace_by_files
 from jobs.storage.delta_tables import latest_commit, latest_version, read_history, read_table, write_table
@@ -93,10 +93,6 @@ def test_a_vacuum_removes_files_of_former_commits_and_of_none(spark: SparkSessio
     write_file(folder, "part-2.parquet", 3)
     commit(spark, workspace, former)
     commit(spark, workspace, kept)
-    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-    try:
-        DeltaTable.forPath(spark, str(folder)).vacuum(0)
-    finally:
-        spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
+    vacuum(spark, workspace, Retention(keep_hours=0, is_idle=True))
     assert [path.name for path in folder.glob("*.parquet")] == ["part-1.parquet"]
     assert latest_version(str(folder)) >= 1

@@ -33,6 +33,14 @@ def test_ranks_do_not_depend_on_the_order_or_partitions_of_the_rows(spark, cache
     assert one == other
 
 
+def test_a_few_rows_are_ranked_without_a_job_that_counts_them(spark, cached):
+    manager = spark._jsparkSession.sharedState().cacheManager()
+    ids = spark.range(0, 50, numPartitions=5).select(((F.col("id") * 7) % 50).alias("id"))
+    ranked = with_global_rank(ids, [F.col("id")], "rank", cached, 3, max_rows=50)
+    assert manager.isEmpty()
+    assert sorted(map(tuple, ranked.collect())) == [(i, i + 3) for i in range(50)]
+
+
 def test_an_empty_frame_has_no_ranks(spark, cached):
     assert with_global_rank(spark.range(0), [F.col("id")], "rank", cached).count() == 0
 

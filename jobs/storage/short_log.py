@@ -1,0 +1,101 @@
+"""Reads small Delta tables by their log's own files, without a Spark job.
+
+Delta starts three jobs to know a table that it has not read yet, and one more at each read: more work than all that a
+stage does with a small table. Long logs, large tables and whatever this module does not know are left to Delta.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from jobs.storage.locations import spark_url
+
+MAX_LOG_BYTES = 2**20
+MAX_FILES = 128
+"""Spark lists more by a job (``spark.sql.sources.parallelPartitionDiscovery.threshold``)."""
+
+_KNOWN_FEATURES = {"timestampNtz"}
+_PATTERN = set("*?[]{}\\:")
+"""What Spark would take for more than a character of a file's name."""
+
+
+@dataclass(frozen=True)
+class ShortLog:
+    """One version of a table.
+
+    Attributes
+    ----------
+    schema : as Delta keeps it
+    files : paths below the table's folder, sorted
+    """
+
+    schema: StructType
+    files: tuple[str, ...]
+
+    def read(self, spark: SparkSession, folder: Path) -> DataFrame:
+        """The rows of the version."""
+        if not self.files:
+            jvm: Any = spark._jvm
+            schema = spark._jsparkSession.parseDataType(self.schema.json())
+            return DataFrame(spark._jsparkSession.createDataFrame(jvm.java.util.ArrayList(), schema), spark)
+        root = spark_url(folder)
+        reader = spark.read.schema(self.schema).option("basePath", root)
+        # Spark puts partition columns last
+        return reader.parquet(*(f"{root}/{name}" for name in self.files)).select(self.schema.names)
+
+
+def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
+    """A version of a table, None for the newest; no result where Delta must read it.
+
+    It must if the log does not begin with version 0, is long or damaged, or has more than files that are added and
+    removed, if the table has many files or lacks one of them, or if names of folders or files are unusual.
+    """
+    # Spark names the files of Parquet otherwise than Delta does where URLs encode something in their path
+    if quote(str(folder)) != str(folder):
+        return None
+    # a version has 20 digits; checkpoints and compacted commits have more in their names
+    commits = sorted((folder / "_delta_log").glob(f"{'[0-9]' * 20}.json"))
+    if version is not None:
+        commits = commits[: version + 1]
+    numbers = [int(path.stem) for path in commits]
+    if numbers != list(range(len(commits))) or (version is not None and len(commits) != version + 1):
+        return None
+    if sum(path.stat().st_size for path in commits) > MAX_LOG_BYTES:
+        return None
+    try:
+        found = _replay(commits)
+    except (OSError, ValueError, KeyError, TypeError):  # Delta says what is wrong
+        return None
+    if found is None or len(found.files) > MAX_FILES or not all((folder / name).exists() for name in found.files):
+        return None
+    return found if not any(_PATTERN & set(name) for name in found.files) else None
+
+
+def _replay(commits: Sequence[Path]) -> ShortLog | None:
+    schema: dict[str, Any] = {}
+    files = {}
+    for path in commits:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            ((kind, values),) = json.loads(line).items()
+            if kind == "metaData":
+                schema = json.loads(values["schemaString"])
+            elif kind == "add":
+                files[values["path"]] = unquote(values["path"])
+            elif kind == "remove":
+                files.pop(values["path"], None)
+            elif kind == "protocol" and not _is_known(values):
+                return None
+    return ShortLog(StructType.fromJson(schema), tuple(sorted(files.values())))
+
+
+def _is_known(protocol: dict[str, Any]) -> bool:
+    """Whether a table of this protocol is nothing but the files of its log."""
+    return protocol["minReaderVersion"] == 1 or (
+        protocol["minReaderVersion"] == 3 and set(protocol["readerFeatures"]) <= _KNOWN_FEATURES
+    )
