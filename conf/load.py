@@ -29,6 +29,7 @@ _MOVED = {
 """Keys of earlier versions -> where they are now."""
 
 _REFERENCE = re.compile(r"\$\{\.*\w+(?:\.\w+)*\}")  # to another setting; resolvers would read the environment
+_LOCAL_MASTER = re.compile(r"local(-cluster)?(\[[^\]]*\])?")
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError)
 """What reading and merging a user's YAML may raise."""
 
@@ -55,6 +56,8 @@ def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> P
         layers.append((f"--set {override}", _parse(f"--set {override}", override, is_setting=True)))
     values = _merge(layers)
     _refuse_moved_keys(name_or_path, values)
+    if not any(override.partition("=")[0] in ("spark", "spark.master") for override in overrides):
+        _require_local_master(name_or_path, values)
     items, owner = values.get("encoders") or {}, f"configuration {name_or_path!r}"
     if not isinstance(items, Mapping):
         raise ConfigError(f"encoders: expected names and their settings, found {items!r}; see conf/report.yaml")
@@ -135,6 +138,17 @@ def _complete_encoder(name: str, item: Any, values: Mapping[str, Any]) -> Any:
 
 def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+
+
+def _require_local_master(name_or_path: str, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a file, which may be another's, would have Spark connect to somewhere."""
+    section = values.get("spark")
+    master = section.get("master") if isinstance(section, Mapping) else None
+    if isinstance(master, str) and not _LOCAL_MASTER.fullmatch(master):
+        raise ConfigError(
+            f"configuration {name_or_path!r}: spark.master: expected a local one such as local[*] in a file, found "
+            f"{master!r}; name a cluster on the command line, by --set spark.master=... or spark-submit --master"
+        )
 
 
 def _refuse_moved_keys(name_or_path: str, values: Mapping[str, Any]) -> None:

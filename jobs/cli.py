@@ -16,7 +16,7 @@ from jobs.commands.flags import build_parser
 from jobs.pipeline.out_of_date import INGEST, TRAIN, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, describe_call, find_stage
 from jobs.runtime.locks import locked
-from jobs.runtime.logs import JsonLines
+from jobs.runtime.logs import JsonLines, PlainLines, printable
 from jobs.runtime.user_errors import explain
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
@@ -115,7 +115,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
         prepare_tables(spark, config, workspace)
         config, stage = purchases_only(config), beside_run(stage)
     stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks or TASKS)
-    sys.stdout.write(format_score_table(read_scores(config, workspace), probe_note(config.probe)))
+    sys.stdout.write(printable(format_score_table(read_scores(config, workspace), probe_note(config.probe))))
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
@@ -127,7 +127,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
     from jobs.commands import ablate
 
     found = ablate.run(_session(arguments, config, workspace), config, workspace, arguments.tasks or TASKS)
-    sys.stdout.write(ablate.format_ablation(found))
+    sys.stdout.write(printable(ablate.format_ablation(found)))
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -135,7 +135,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
     compares_settings = arguments.config or arguments.set
     config = load_config(arguments.config or DEFAULT, arguments.set) if compares_settings else None
-    sys.stdout.write(describe_outputs(Workspace(arguments.out), config))
+    sys.stdout.write(printable(describe_outputs(Workspace(arguments.out), config)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
@@ -144,10 +144,11 @@ def _validate(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config, arguments.set)
     n_clients, width = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
-    sys.stdout.write(
+    told = (
         f"{arguments.entry}: {n_clients:,} relevant clients, each once, and as many profiles of {width} "
         "float16 numbers, all finite: the entry keeps the competition's rules\n"
     )
+    sys.stdout.write(printable(told))
 
 
 def _vacuum(arguments: argparse.Namespace) -> None:
@@ -286,7 +287,7 @@ def _prepare_upkeep(arguments: argparse.Namespace) -> "tuple[SparkSession, Works
 def _configure_logging(verbose: bool, is_json: bool) -> None:
     """Our own progress on stderr; what libraries say below a warning only with ``--verbose``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if is_json else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(JsonLines() if is_json else PlainLines("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     for name in ("jobs", "ml"):
         logging.getLogger(name).setLevel(logging.INFO)

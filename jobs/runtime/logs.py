@@ -1,4 +1,4 @@
-"""Log lines as JSON, for whatever collects a cluster's logs."""
+"""Log lines: plain for a terminal, which no name of a file commands; as JSON for whatever collects a cluster's logs."""
 
 import json
 import logging
@@ -6,6 +6,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 _USUAL = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
+
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+"""Of control characters: a terminal takes some for commands."""
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written out; but for ends of lines, which our own messages have."""
+    return text.translate(_ESCAPES)
+
+
+class PlainLines(logging.Formatter):
+    """The usual line; what a name or an error adds after an end of line is indented, so that it is no line of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text that a terminal only shows."""
+        return printable(super().format(record)).replace("\n", "\n  ")
 
 
 class JsonLines(logging.Formatter):

@@ -91,9 +91,14 @@ class Workspace:
         return self.out / "logs"
 
     def prepare(self) -> None:
-        """Make the output directory; OutputError if it cannot be written."""
+        """Make the output directory, for its user alone; OutputError if it cannot be written.
+
+        One that is there keeps its permissions: where executors work as another user, it is made first.
+        """
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(mode=0o700, exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.out, prefix=".writable-"):  # its own: stages may start at once
                 pass
         except OSError as error:

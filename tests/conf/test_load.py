@@ -261,3 +261,21 @@ def _leaf_names(owner: Any) -> list[str]:
         nested = field.default_factory if is_dataclass(field.default_factory) else None
         names += _leaf_names(nested) if nested else [field.name]
     return names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: default\nspark: {master: 'spark://host:7077'}",
+        "base: default\ntracking: {experiment: 'k8s://https://host'}\nspark: {master: '${tracking.experiment}'}",
+        "base: default\nspark: {master: 'localhost'}",
+    ],
+)
+def test_a_file_connects_to_no_cluster(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "handed_over.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"spark\.master: expected a local one such as local\[\*\] in a file, found"):
+        load_config(str(path), ["training.epochs=2"])
+    assert load_config(str(path), ["spark.master=spark://mine:7077"]).spark.master == "spark://mine:7077"
+    path.write_text("base: default\nspark: {master: 'local-cluster[2,1,1024]'}")
+    assert load_config(str(path)).spark.master == "local-cluster[2,1,1024]"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jobs.runtime.logs import printable
+
 
 def test_every_line_is_json_also_that_of_an_error(tmp_path: Path) -> None:
     """In a process of its own: pytest has set up logging in this one."""
@@ -31,3 +33,17 @@ logging.info("%s: done", "split", extra={"stage": "split", "rows": 3, "seconds":
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     )
     assert (line["stage"], line["rows"], line["seconds"], line["message"]) == ("split", 3, 1.5, "split: done")
+
+
+def test_a_name_of_a_file_commands_no_terminal_and_forges_no_line() -> None:
+    name = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n12:00:00 all is well\x7f"
+    program = f"""
+from jobs.cli import main
+raise SystemExit(main(["run", "--out", "/nowhere/out", "--data", {name!r}, "--verbose"]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "\\x1b]0;owned\\x07" in result.stderr
+    assert not {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))} & set(result.stderr) - {"\n"}
+    assert "\n  12:00:00 all is well\\x7f: expected a challenge directory" in result.stderr
+    assert printable("a\tb\x00\n") == "a\tb\\x00\n"

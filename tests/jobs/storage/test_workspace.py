@@ -25,3 +25,12 @@ def test_stages_that_start_at_once_all_find_the_output_directory_writable(
 ) -> None:
     list(hasty_threads.map(Workspace.prepare, [Workspace(tmp_path / "out")] * 800))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["logs"]
+
+
+def test_an_output_is_made_for_its_user_alone_unless_it_is_there(tmp_path: Path) -> None:
+    Workspace(tmp_path / "made" / "out").prepare()
+    assert (tmp_path / "made" / "out").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "shared").mkdir(mode=0o775)
+    (tmp_path / "shared").chmod(0o775)
+    Workspace(tmp_path / "shared").prepare()
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o775
