@@ -44,10 +44,12 @@ class ModelSettings(Settings):
     encoder_dropout: Share = 0.2
     attention_dropout: Share | None = None
     """Of attention weights; null: as ``encoder_dropout``."""
-    table: Literal["full", "hashed", "product"] = "full"
-    """``full``: a row per token; ``hashed``: two hashes into fewer; ``product``: parts that items share (RecJPQ)."""
+    table: Literal["auto", "full", "hashed", "product", "events"] = "auto"
+    """``full``: a row per token; ``hashed``: two hashes into fewer; ``product``: parts that items share (RecJPQ);
+    ``events``: made of an item's hashed id and its attributes (``event_embedding``). ``auto``: ``events`` where several
+    behaviours are merged, else ``full``."""
     table_rows: PositiveInt = 100_000
-    """Of a hashed table."""
+    """Of a hashed table, and of the one that ids and categories of ``events`` share."""
     table_splits: PositiveInt = 8
     """Parts of a vector of a product table; each is one of 256."""
     output_table: Literal["tied", "separate"] = "tied"
@@ -63,6 +65,54 @@ class ModelSettings(Settings):
             f"{size} must be divisible by table_splits ({self.table_splits})",
         )
         require(self.table_rows > FIRST_ITEM, f"model.table_rows must exceed {FIRST_ITEM}; found {self.table_rows}")
+
+
+@dataclass(frozen=True)
+class EventEmbeddingSettings(Settings):
+    """How events of a merged stream come in: what they are about, and what is known of when and what they were.
+
+    As the fourth place of the challenge has it (``ml/models/event_embedding.py``).
+    """
+
+    width: PositiveInt = 256
+    """Of each of the three parts that an item is made of: its ids, its price, its name's or query's codes."""
+    ids: Literal["concatenate", "mean"] = "concatenate"
+    """How the two rows that an id is hashed to become ``width`` columns."""
+    context: bool | None = None
+    """Whether the five parts below are added to the item; null: where several behaviours are merged."""
+    event_type: bool = True
+    weekday: bool = True
+    hour: bool = True
+    since_previous: bool = True
+    """The time since the event before."""
+    since_first: bool = True
+    """The time since the first event of the sequence."""
+
+    def __post_init__(self) -> None:
+        is_whole = self.ids == "mean" or self.width % 2 == 0
+        require(is_whole, f"event_embedding.width must be even to concatenate two rows; found {self.width}")
+
+
+@dataclass(frozen=True)
+class NextEventSettings(Settings):
+    """The heads of ``objective: next_event``, and its negatives."""
+
+    type: bool = True
+    """Of which behaviour the next event is."""
+    time: bool = True
+    """How long it takes until then."""
+    url: bool = True
+    """Which url it is about, where it is a visit."""
+    item: bool = True
+    """Which sku it is about, where it has one."""
+    in_batch_negatives: PositiveInt = 8192
+    """The most targets of its batch that a head's target is compared with."""
+    uniform_negatives: PositiveInt = 8192
+    """Skus drawn once a step, that the item head's targets are compared with too."""
+
+    def __post_init__(self) -> None:
+        is_any = self.type or self.time or self.url or self.item
+        require(is_any, "next_event: expected one head or more of type, time, url and item, found all false; set one")
 
 
 @dataclass(frozen=True)
@@ -131,8 +181,9 @@ class InferenceSettings(Settings):
 class EncoderSettings(ModelSettings):
     """One encoder: what it reads, what it is, what it is trained on.
 
-    What a configuration leaves out here is taken from its sections ``model``, ``masking``, ``loss``, ``training`` and
-    ``inference`` (``conf.load``), so that an item of ``encoders`` says only what differs from these.
+    What a configuration leaves out here is taken from its sections ``model``, ``event_embedding``, ``masking``,
+    ``loss``, ``next_event``, ``training`` and ``inference`` (``conf.load``), so that an item of ``encoders`` says only
+    what differs from these.
     """
 
     behaviours: tuple[str, ...] = field(kw_only=True)
@@ -143,9 +194,11 @@ class EncoderSettings(ModelSettings):
     """A name of ``ml.objectives.registry``."""
     max_length: Size = 64
     """Most recent events that it reads of a client."""
+    event_embedding: EventEmbeddingSettings = field(default_factory=EventEmbeddingSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     all_action: AllActionSettings = field(default_factory=AllActionSettings)
+    next_event: NextEventSettings = field(default_factory=NextEventSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
 
@@ -155,6 +208,28 @@ class EncoderSettings(ModelSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.behaviours) > 0, "an encoder's behaviours are empty: name at least one")
+        require(
+            self.table != "events" or len(self.behaviours) > 1,
+            f"table=events: expected several behaviours, whose items have attributes, found {list(self.behaviours)}; "
+            "set table=full, hashed or product",
+        )
+
+        require(
+            self.reads_events or not self.has_context,
+            "event_embedding.context: expected an encoder that reads what its events are; set event_columns=true",
+        )
+
+    @property
+    def table_kind(self) -> str:
+        """``table``, with ``auto`` resolved."""
+        return self.table if self.table != "auto" else "events" if len(self.behaviours) > 1 else "full"
+
+    @property
+    def has_context(self) -> bool:
+        """Whether what is known of an event beside its item comes in too."""
+        chosen = self.event_embedding
+        is_any = chosen.event_type or chosen.weekday or chosen.hour or chosen.since_previous or chosen.since_first
+        return is_any and (len(self.behaviours) > 1 if chosen.context is None else chosen.context)
 
     @property
     def reads_events(self) -> bool:
@@ -162,7 +237,7 @@ class EncoderSettings(ModelSettings):
         return len(self.behaviours) > 1 if self.event_columns is None else self.event_columns
 
 
-SECTIONS = ("masking", "loss", "all_action", "training", "inference")
+SECTIONS = ("event_embedding", "masking", "loss", "next_event", "all_action", "training", "inference")
 """Sections of a configuration that an item of ``encoders`` may change for itself, besides the keys of ``model``."""
 RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
 """Settings of ``training`` that all encoders of a run share."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from conf.encoders import (
     AllActionSettings,
     EncoderSettings,
+    EventEmbeddingSettings,
     InferenceSettings,
     LossSettings,
     MaskingSettings,
     ModelSettings,
+    NextEventSettings,
 )
 from conf.evaluation import ProbeSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
@@ -22,6 +24,7 @@ from conf.training import FeedSettings, TrainingSettings
 from schemas import tables
 from schemas.behaviours import ItemKind
 from schemas.blocks import ACTIVITY, ENSEMBLE, RESERVED
+from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
 OUR_TABLES = [table.name for table in vars(tables).values() if isinstance(table, TableSchema)]
@@ -37,9 +40,11 @@ class PipelineConfig(Settings):
     windows: WindowSettings = field(default_factory=WindowSettings)
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    event_embedding: EventEmbeddingSettings = field(default_factory=EventEmbeddingSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     all_action: AllActionSettings = field(default_factory=AllActionSettings)
+    next_event: NextEventSettings = field(default_factory=NextEventSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
@@ -79,6 +84,13 @@ class PipelineConfig(Settings):
             encoder.max_length <= widest,
             f"encoders.{name}.max_length ({encoder.max_length}) exceeds the widest of sequences.widths, {widest}",
         )
+        columns = sorted({self.behaviours[behaviour].item for behaviour in encoder.behaviours})
+        for head, column in (("url", URL), ("item", SKU)):
+            require(
+                column in columns or encoder.objective != "next_event" or not getattr(encoder.next_event, head),
+                f"encoders.{name}.next_event.{head}: expected a behaviour whose item is {column}, found the items "
+                f"{', '.join(columns)}; set it to false",
+            )
         require(
             encoder.attention == "bidirectional" or encoder.inference.pooling != "mask",
             f"encoders.{name}: inference.pooling=mask needs attention=bidirectional: causal models never see MASK",

@@ -87,6 +87,14 @@ def concatenate(batches: "Sequence[SequenceBatch[Tokens]]") -> "SequenceBatch[To
     return SequenceBatch(*(None if parts[0] is None else np.concatenate(parts) for parts in columns))
 
 
+def required_column(batch: "SequenceBatch[Column]", name: str) -> Column:
+    """A column that an encoder or an objective cannot do without; ValueError where a batch has none."""
+    column: Column | None = getattr(batch, name)
+    if column is None:
+        raise ValueError(f"expected batches with {name}, found none: the feed must read them (event_columns)")
+    return column
+
+
 Batches = Generator[SequenceBatch[Tokens], None, None]
 
 

@@ -98,8 +98,7 @@ class Hstu(ItemEncoder):
         grid = grid_of_tokens(is_token)
         is_visible = is_token[:, None, None, :].expand(-1, 1, width, -1).tril()
         buckets = None if times is None else time_buckets(times)[:, None]
-        tokens = token_ids.flatten() if grid.positions is None else token_ids.flatten()[grid.positions]  # [N]
-        x = self.embedding(self.item_table.vectors(tokens), grid)
+        x = self.embedding(self.event_vectors(batch, grid.positions), grid)
         for layer in self.layers:
             x = layer(x, grid, is_visible, buckets)
         return grid.spread(self.final_norm(x))

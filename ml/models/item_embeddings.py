@@ -49,6 +49,10 @@ class ItemTable(nn.Module, ABC):
         candidates : int64 [K]; or [M, K], where each vector has candidates of its own
         """
 
+    def outputs(self, token_ids: Tensor) -> Tensor:
+        """Float [..., D], what output vectors are compared with; ``vectors``, unless a table says otherwise."""
+        return self.vectors(token_ids)
+
     def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first], the same of the tokens ``first`` to ``end - 1``."""
         return self.scores(vectors, torch.arange(first, end, device=vectors.device))
@@ -106,7 +110,7 @@ class FullTable(ItemTable):
             bias = None if own is None else F.embedding(torch.searchsorted(ids, candidates), own, padding_idx=0)
         else:
             bias = None if self.bias is None else F.embedding(candidates, self.bias, sparse=self.is_sparse)
-        return _products(vectors, self.vectors(candidates), None if bias is None else bias.squeeze(-1))
+        return products(vectors, self.vectors(candidates), None if bias is None else bias.squeeze(-1))
 
     def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first]; no row is copied."""
@@ -147,14 +151,12 @@ class HashedTable(ItemTable):
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
-        return _products(vectors, self.vectors(candidates))
+        return products(vectors, self.vectors(candidates))
 
     def _rows(self, token_ids: Tensor) -> Iterator[Tensor]:
         n_shared = len(self.weight) - FIRST_ITEM
-        for factor in HASH_FACTORS:
-            # the product overflows on purpose; its high bits depend on all bits of the token id
-            high_bits = (token_ids * factor >> 32) & 0x7FFFFFFF
-            yield torch.where(token_ids < FIRST_ITEM, token_ids, FIRST_ITEM + high_bits % n_shared)
+        for rows in hashed_rows(token_ids, n_shared):
+            yield torch.where(token_ids < FIRST_ITEM, token_ids, FIRST_ITEM + rows)
 
 
 class ProductTable(ItemTable):
@@ -192,7 +194,7 @@ class ProductTable(ItemTable):
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
         if candidates.ndim == 2:
-            return _products(vectors, self.vectors(candidates))
+            return products(vectors, self.vectors(candidates))
         parts = self.weight.unflatten(0, (self.n_splits, self.n_parts))  # [S, 259, D/S]
         part_scores = parts @ vectors.unflatten(1, (self.n_splits, -1)).permute(1, 2, 0)  # [S, 259, M]
         return F.embedding_bag(self._parts(candidates), part_scores.flatten(0, 1), mode="sum").T  # [K, M] -> [M, K]
@@ -204,7 +206,14 @@ class ProductTable(ItemTable):
         return codes + torch.arange(self.n_splits, device=codes.device) * self.n_parts
 
 
-def _products(vectors: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
+def hashed_rows(ids: Tensor, n_rows: int) -> Iterator[Tensor]:
+    """Two rows, 0 to ``n_rows`` - 1, for each id (int64 [...]), one by each of ``HASH_FACTORS``."""
+    for factor in HASH_FACTORS:
+        # the product overflows on purpose; its high bits depend on all bits of the id
+        yield ((ids * factor >> 32) & 0x7FFFFFFF) % n_rows
+
+
+def products(vectors: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
     """Float [M, K] of vectors float [M, D] with items float [K, D], or each with its own, [M, K, D]; biases added."""
     if items.ndim == 2:
         return F.linear(vectors, items, bias)

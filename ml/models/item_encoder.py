@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings, ModelSettings
+from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
+from ml.models.event_embedding import EventContext, EventTable
 from ml.models.item_embeddings import INIT_STD, ItemTable, build_table
 from ml.models.protocol import SequenceEncoder
+from schemas.tokens import PAD
 
 LOWEST_TEMPERATURE = 0.01
 """A learned temperature goes no lower (PinnerFormer, Pancha et al. 2022, arXiv:2205.04507)."""
@@ -32,9 +35,10 @@ class ItemEncoder(SequenceEncoder):
         super().__init__(settings, vocabulary)
         self.is_cosine, is_tied = settings.similarity == "cosine", settings.output_table == "tied"
         has_bias = settings.item_bias and not self.is_cosine
-        self.item_table = build_table(settings, vocabulary.n_tokens, sparse_tables, has_bias and is_tied)
+        self.item_table = _build_table(settings, vocabulary, sparse_tables, has_bias and is_tied)
         # not the item table again where it is tied: a model folder would hold it twice
-        self.own_output_table = None if is_tied else build_table(settings, vocabulary.n_tokens, sparse_tables, has_bias)
+        self.own_output_table = None if is_tied else _build_table(settings, vocabulary, sparse_tables, has_bias)
+        self.context = EventContext(settings) if settings.has_context else None
         self.has_sparse_tables = self.item_table.is_sparse
         self.initial_temperature = settings.temperature
         is_learned = self.is_cosine and settings.learn_temperature
@@ -52,15 +56,29 @@ class ItemEncoder(SequenceEncoder):
             self.own_output_table.initialise()
         if self.temperature is not None:
             nn.init.constant_(self.temperature, self.initial_temperature)
-        for module in self.modules():
+        own = {id(module) for table in (self.item_table, self.output_table) for module in table.modules()}
+        for module in (module for module in self.modules() if id(module) not in own):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    def event_vectors(self, batch: SequenceBatch[Tensor], positions: Tensor | None = None) -> Tensor:
+        """What of a batch comes in: its items' vectors and, where there is one, their context; float [N, D].
+
+        Parameters
+        ----------
+        positions : int64 [N], of the events, in the flattened batch; None for all, padding too, which is zero
+        """
+        tokens = batch.token_ids.flatten() if positions is None else batch.token_ids.flatten()[positions]
+        items = self.item_table.vectors(tokens)
+        if self.context is None:
+            return items
+        return items + self.context(batch, positions).masked_fill((tokens == PAD).unsqueeze(1), 0.0)
+
     def item_vectors(self, token_ids: Tensor) -> Tensor:
-        """Rows of the table that outputs are compared with, float [..., D]."""
-        return self.output_table.vectors(token_ids)
+        """What outputs are compared with, float [..., D]."""
+        return self.output_table.outputs(token_ids)
 
     def output_vectors(self, hidden: Tensor) -> Tensor:
         """Float [M, D] to compare with the item table; of length 1 where cosines are compared."""
@@ -71,7 +89,7 @@ class ItemEncoder(SequenceEncoder):
         """Float [M, K]: products, or cosines divided by the temperature."""
         if not self.is_cosine:
             return self.output_table.scores(vectors, candidates)
-        items = F.normalize(self.output_table.vectors(candidates), dim=-1)  # [K, D] or [M, K, D]
+        items = F.normalize(self.output_table.outputs(candidates), dim=-1)  # [K, D] or [M, K, D]
         cosines = vectors @ items.T if candidates.ndim == 1 else (items @ vectors.unsqueeze(-1)).squeeze(-1)
         learned = self.temperature
         return cosines / (self.initial_temperature if learned is None else learned.clamp(min=LOWEST_TEMPERATURE))
@@ -89,6 +107,14 @@ class ItemEncoder(SequenceEncoder):
         yield from self.item_table.row_parameters()
         if self.own_output_table is not None:
             yield from self.own_output_table.row_parameters()
+
+
+def _build_table(
+    settings: EncoderSettings, vocabulary: VocabularyDescription, is_sparse: bool, has_bias: bool
+) -> ItemTable:
+    if settings.table_kind == "events":
+        return EventTable(settings, vocabulary, is_sparse)
+    return build_table(settings, vocabulary.n_tokens, is_sparse, has_bias)
 
 
 def build_head(settings: ModelSettings) -> nn.Module:

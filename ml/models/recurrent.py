@@ -61,7 +61,7 @@ class Gru(ItemEncoder):
             raise ValueError(f"a batch of width {width} exceeds the model's max_length {self.max_length}")
         if batch.segments is not None:
             raise ValueError("rows that several clients share (segments): expected none, this encoder would mix them")
-        items: Tensor = self.input_dropout(self.item_table.vectors(token_ids))  # [B, L, D]
+        items: Tensor = self.input_dropout(self.event_vectors(batch)).unflatten(0, token_ids.shape)  # [B, L, D]
         # each row is turned so that its tokens come first: no layer runs over padding before it meets a token
         n_padding = (token_ids == PAD).sum(dim=1, keepdim=True)  # [B, 1]
         index = torch.arange(width, device=token_ids.device).expand(n_rows, -1)

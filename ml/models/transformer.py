@@ -241,6 +241,5 @@ class Transformer(ItemEncoder):
         elif not grid.is_full:
             # a row without tokens sees its padding: a softmax of nothing is no number
             is_visible = (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]  # [B, 1, 1, L]
-        tokens = token_ids.flatten() if grid.positions is None else token_ids.flatten()[grid.positions]  # [N]
-        x = self.embedding(self.item_table.vectors(tokens), grid, batch.segments)
+        x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch.segments)
         return x, Context(grid, is_visible, queries=grid, wanted=grid)

@@ -13,6 +13,10 @@ from schemas.tokens import PAD
 
 NO_LABEL = -100
 """Of a position that is none of the targets (``ignore_index`` of ``torch.nn.functional.cross_entropy``)."""
+LEAST_PROBABILITY = 1e-10
+"""Of an item to be drawn, where it is divided by."""
+NO_NEGATIVE = -1e9
+"""Logit of what is no negative; finite, so that a position without any has a loss of 0 and no NaN."""
 
 
 def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int) -> Tensor:
@@ -105,3 +109,48 @@ def bpr_max_loss(
     ranking = -torch.logsumexp(weights + gaps, dim=1)
     penalty = (weights.exp() * logits.square()).sum(dim=1)
     return torch.where(is_target, ranking + regularisation * penalty, 0.0).sum()
+
+
+def in_batch_softmax_loss(logits: Tensor, columns: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
+    """Summed cross-entropy of each label against those of its batch, uncorrected for how often these are drawn.
+
+    Parameters
+    ----------
+    logits : float [M, U]
+    columns : int64 [M], which of the candidates is right
+    candidates : int64 [U], their token ids; a right one is no negative
+    counts : float [M, U], how often each is drawn as a negative
+    """
+    own, negatives = _own_and_negatives(logits, columns, candidates, counts)
+    return (torch.logaddexp(own, negatives.logsumexp(dim=1)) - own).sum()
+
+
+def corrected_log_q_loss(
+    logits: Tensor, columns: Tensor, candidates: Tensor, counts: Tensor, probabilities: Tensor
+) -> Tensor:
+    """Summed softmax loss with the corrected log-Q (Khrylchenko et al. 2025, arXiv:2507.09331).
+
+    One position's loss is -w log(exp(s) / sum over negatives of exp(s- - log Q)): its own item is no candidate of
+    the sum, for it is no draw. The weight w is 1 - P, and no gradient goes through it. P is the softmax of s among the
+    s- - log Q - log n of n draws, an estimate of how probable the model holds the item to be. This loss is no
+    likelihood and may be negative.
+
+    Parameters
+    ----------
+    logits, columns, candidates, counts : as for ``in_batch_softmax_loss``
+    probabilities : float [M, U], Q, with which one draw gives this candidate
+    """
+    log_q = probabilities.clamp(min=LEAST_PROBABILITY).log()
+    own, negatives = _own_and_negatives(logits, columns, candidates, counts)
+    excess = (negatives - log_q).logsumexp(dim=1) - own
+    # 1 - P, by its log odds; 0 where there is no negative
+    weight = (excess - counts.sum(dim=1).clamp(min=1).log()).sigmoid().detach()
+    return (weight * excess).sum()
+
+
+def _own_and_negatives(logits: Tensor, columns: Tensor, candidates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of labels, float [M], and of negatives, float [M, U], once for each time that they are drawn."""
+    logits = logits.float()  # autocast gives bfloat16
+    own = logits.gather(1, columns.unsqueeze(1)).squeeze(1)
+    is_none = (counts == 0) | (candidates == candidates[columns].unsqueeze(1))
+    return own, (logits + counts.clamp(min=1).log()).masked_fill(is_none, NO_NEGATIVE)

@@ -5,7 +5,7 @@ K candidates.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +18,18 @@ from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 
-Score = Callable[[Tensor], Tensor]
-"""Token ids of candidates, int64 [K], or [M, K] where each hidden state has its own -> how well they fit the hidden
-states of a batch, float [M, K]."""
+
+class Score(Protocol):
+    """How well tokens fit the hidden states of a batch, by the encoder's prediction head and items."""
+
+    def __call__(self, tokens: Tensor, rows: Tensor | None = None, /) -> Tensor:
+        """Float [M, K].
+
+        Parameters
+        ----------
+        tokens : int64 [K], or [M, K], where each hidden state has its own
+        rows : of the hidden states, int64 [M]; None for all
+        """
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,16 @@ class Objective(Protocol):
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None: ...
 
+    @classmethod
+    def require_settings(cls, name: str, settings: EncoderSettings) -> None:
+        """Raise ConfigError, which names ``encoders.<name>``, where an encoder of these settings cannot learn this."""
+        return
+
+    @property
+    def item_kinds(self) -> Tensor | None:
+        """Integers [V], on the encoder's device: validation ranks an item among those of its kind; None: among all."""
+        return None
+
     def build_heads(self, hidden_size: int) -> nn.Module | None:
         """What of the objective is learnt, such as a layer that classifies hidden states; None where nothing is.
 
@@ -106,7 +125,8 @@ class Objective(Protocol):
         lengths : integers [N], 2 or more each
         n_positions : of the batch; the bound is one of few numbers for all batches of as many
         """
-        raise NotImplementedError(f"{type(self).__name__} takes no packed rows")
+        kind = type(self).__name__  # a body of a raise alone would make the method abstract for mypy
+        raise NotImplementedError(f"{kind} takes no packed rows")
 
     def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
         """Token ids int64 [K] that all batches of a step are compared with; None where none are drawn."""

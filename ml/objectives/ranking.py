@@ -26,6 +26,8 @@ def rank_last_items(
 ) -> Tensor:
     """The rank, among all items, of each row's last item when the encoder does not see it; 1 is best.
 
+    Where the objective has ``item_kinds``, among all items of its kind.
+
     Ties count against the item, and so do scores that are not numbers. A last token UNK is no item: it ranks
     after all of them.
 
@@ -49,16 +51,27 @@ def rank_last_items(
     with evaluating(encoder):
         vectors = encoder.output_vectors(encode_last(encoder, inputs))  # [B, D]
         pieces = zip(*(rows.split(ROWS_AT_ONCE) for rows in (vectors, last_items, removed)), strict=True)
-        n_unbeaten = torch.cat([_count_unbeaten(encoder, own, last, seen, chunk_size) for own, last, seen in pieces])
+        kinds = objective.item_kinds
+        n_unbeaten = torch.cat(
+            [_count_unbeaten(encoder, own, last, seen, chunk_size, kinds) for own, last, seen in pieces]
+        )
     is_item = last_items.squeeze(1) >= FIRST_ITEM
     n_ranked = encoder.vocabulary.n_items - (removed >= FIRST_ITEM).sum(dim=1)
     return torch.where(is_item, n_unbeaten, n_ranked + 1)
 
 
 def _count_unbeaten(
-    encoder: SequenceEncoder, vectors: Tensor, last_items: Tensor, removed: Tensor, chunk_size: int
+    encoder: SequenceEncoder,
+    vectors: Tensor,
+    last_items: Tensor,
+    removed: Tensor,
+    chunk_size: int,
+    kinds: Tensor | None,
 ) -> Tensor:
-    """Int64 [R], the items that score no less than a row's last one ([R, 1]), itself too, ``removed`` ([R, S]) not."""
+    """Int64 [R], the items that score no less than a row's last one ([R, 1]), itself too, ``removed`` ([R, S]) not.
+
+    With ``kinds`` (integers [V]) those of the last one's kind.
+    """
     # of a product as below: summed in another order, ties of items that share a vector would be broken by chance
     own_scores = encoder.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [R, 1]
     n_unbeaten = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
@@ -67,6 +80,8 @@ def _count_unbeaten(
         scores = encoder.logits_between(vectors, start, start + len(items))  # [R, chunk]
         # Rounding may differ from own_scores: the item itself is counted by its id, not by its score.
         is_unbeaten = ~(scores < own_scores) | (items == last_items)  # [R, chunk]
+        if kinds is not None:
+            is_unbeaten &= kinds[start : start + len(items)] == kinds[last_items]
         columns = removed - start  # [R, S]; those outside of the chunk are counted in another
         is_inside = (columns >= 0) & (columns < len(items))
         n_removed = (is_unbeaten.gather(1, columns.clamp(0, len(items) - 1)) & is_inside).sum(dim=1)

@@ -8,11 +8,17 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import ENCODERS, registered
 from ml.objectives.all_action import AllAction
 from ml.objectives.cloze import Cloze
+from ml.objectives.next_event import NextEvent
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import Objective
 from schemas.errors import ConfigError
 
-OBJECTIVES: dict[str, type[Objective]] = {"cloze": Cloze, "next_item": NextItem, "all_action": AllAction}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cloze": Cloze,
+    "next_item": NextItem,
+    "all_action": AllAction,
+    "next_event": NextEvent,
+}
 
 _DIRECTIONS: tuple[Literal["causal"], Literal["bidirectional"]] = ("causal", "bidirectional")
 
@@ -27,6 +33,7 @@ def require_encoder(name: str, settings: EncoderSettings) -> None:
     encoder = registered(ENCODERS, settings.architecture, f"encoders.{name}.architecture")
     objective = registered(OBJECTIVES, settings.objective, f"encoders.{name}.objective")
     encoder.require_settings(name, settings)
+    objective.require_settings(name, settings)
     is_causal = encoder.reads_causally(settings)
     if is_causal and settings.inference.pooling == "mask":
         raise ConfigError(

@@ -149,8 +149,9 @@ class Learner:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_half):
             hidden = encoder.encode_at(batch.inputs, batch.positions)  # [M, D]
 
-            def score(tokens: Tensor) -> Tensor:
-                return encoder.logits(encoder.output_vectors(hidden), tokens)
+            # quoted: the compiler knows no union of types that it would have to make
+            def score(tokens: Tensor, rows: "Tensor | None" = None) -> Tensor:
+                return encoder.logits(encoder.output_vectors(hidden if rows is None else hidden[rows]), tokens)
 
             return self.objective.loss(hidden, batch.targets, candidates, score)
 

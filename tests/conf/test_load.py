@@ -117,6 +117,15 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
             r"expected names of behaviours, product_buy, .*found \['page_view'\]",
         ),
         ("encoders.visits={behaviours: []}", "an encoder's behaviours are empty"),
+        (
+            "encoders.visits={behaviours: [page_visit], objective: next_event}",
+            r"encoders\.visits\.next_event\.item: expected a behaviour whose item is sku, found the items url; set it",
+        ),
+        (
+            "encoders.carts={behaviours: [add_to_cart], objective: next_event}",
+            r"encoders\.carts\.next_event\.url: expected a behaviour whose item is url, found the items sku; set it",
+        ),
+        ("next_event={type: false, time: false, url: false, item: false}", "next_event: expected one head or more"),
         ("encoders.visits=3", r"encoders\.visits: expected keys and values such as behaviours: \[visits\], found 3"),
         ("ensemble.max_width=2049", "ensemble.max_width: .*less than or equal to 2048"),
         ("sequences.widths=[8,4]", "widths must start with 1 and rise"),

@@ -13,7 +13,7 @@ from ml.models.transformer import Transformer
 
 def settings_of(**values: Any) -> EncoderSettings:
     """Settings of an encoder of page visits."""
-    return EncoderSettings(behaviours=("page_visit",), **values)
+    return EncoderSettings(**{"behaviours": ("page_visit",), **values})
 
 
 def transformer(settings: EncoderSettings, n_tokens: int, sparse_tables: bool = False) -> Transformer:

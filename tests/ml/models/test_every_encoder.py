@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from small_encoders import settings_of
 from torch import Tensor, nn
 
-from conf.encoders import AllActionSettings, EncoderSettings, LossSettings
+from conf.encoders import AllActionSettings, EncoderSettings, EventEmbeddingSettings, LossSettings, NextEventSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
+from ml.data.item_attributes import ItemAttributes
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.protocol import SequenceEncoder
@@ -30,7 +31,6 @@ from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM
 
 N_TOKENS = FIRST_ITEM + 20
-VOCABULARY = VocabularyDescription(N_TOKENS)
 SMALL = {"hidden_size": 8, "n_layers": 2, "n_heads": 2, "feed_forward_size": 16, "max_length": 8}
 CAUSAL = {"attention": "causal", "objective": "next_item"}
 PLAIN = {"head": "none", "item_bias": False}
@@ -41,6 +41,24 @@ def loss(name: Any, **values: Any) -> dict[str, LossSettings]:
     return {"loss": LossSettings(name=name, n_negatives=6, **values)}
 
 
+def vocabulary_of(n_tokens: int) -> VocabularyDescription:
+    """A vocabulary whose items are skus and urls in turn, with all that is known of them."""
+    attributes, number = ItemAttributes.unknown(n_tokens), np.arange(n_tokens - FIRST_ITEM)
+    attributes.item_kind[FIRST_ITEM:] = 1 + number % 2
+    attributes.category[FIRST_ITEM:] = attributes.price[FIRST_ITEM:] = 1 + number % 3
+    attributes.codes[FIRST_ITEM:] = 1 + number[:, None] % 4
+    attributes.n_events[FIRST_ITEM:] = 1 + number
+    return VocabularyDescription.of_attributes(attributes, ("sku", "url"))
+
+
+VOCABULARY = vocabulary_of(N_TOKENS)
+MIXED = {
+    "behaviours": ("product_buy", "add_to_cart", "remove_from_cart", "page_visit", "search_query"),
+    "objective": "next_event",
+    "event_embedding": EventEmbeddingSettings(width=4),
+    "next_event": NextEventSettings(uniform_negatives=3),
+    "similarity": "cosine",
+}
 CASES: dict[str, dict[str, Any]] = {
     "bert4rec": loss("full"),
     "sasrec": {**CAUSAL, **PLAIN, "block": "sasrec", "embedding": "scaled", **loss("bce")},
@@ -59,6 +77,11 @@ CASES: dict[str, dict[str, Any]] = {
     "lstm": {"architecture": "lstm", "objective": "next_item", **loss("sampled")},
     "hstu": {"architecture": "hstu", "objective": "next_item", "embedding": "scaled", **COSINE, **loss("sampled")},
 }
+CASES["mixed"] = {**MIXED, "attention": "causal"}
+CASES["mixed-mean"] = {**CASES["mixed"], "event_embedding": EventEmbeddingSettings(width=4, ids="mean")}
+CASES["mixed-items"] = {**CASES["mixed"], "table": "full", "similarity": "dot"}
+CASES["mixed-lstm"] = {**MIXED, "architecture": "lstm"}
+CASES["mixed-hstu"] = {**MIXED, "architecture": "hstu"}
 UNDROPPED = {"embedding_dropout": 0.0, "encoder_dropout": 0.0}
 TOKENS = torch.tensor([[0, 0, 5, 6, 7], [3, 4, 5, 6, 7], [0, 0, 0, 8, 9]])
 BATCH = SequenceBatch(TOKENS, (TOKENS > 0).long(), torch.arange(1, 6) ** 4 * (TOKENS > 0))
@@ -137,9 +160,9 @@ def test_a_step_is_finite_in_both_precisions_and_touches_few_rows_of_a_sparse_ta
     settings: EncoderSettings, precision: Any
 ) -> None:
     settings = replace(settings, training=TrainingSettings(n_ranks=1, precision=precision, device="cpu"))
-    learner = Learner(settings, VocabularyDescription(500))
+    learner = Learner(settings, vocabulary_of(500))
     before = {name: parameter.detach().clone() for name, parameter in learner.encoder.named_parameters()}
-    assert learner.step([SequenceBatch(TOKENS.int().numpy())]).loss.isfinite()
+    assert learner.step([BATCH.map(lambda column: column.int().numpy())]).loss.isfinite()
     moved = {name: parameter != before[name] for name, parameter in learner.encoder.named_parameters()}
     assert all(parameter.isfinite().all() for parameter in learner.encoder.parameters())
     assert learner.encoder.has_sparse_tables is learner.objective.is_sampled
@@ -214,8 +237,14 @@ class DyingFeed(ArrayFeed):
 
 def feed() -> DyingFeed:
     rows = np.random.default_rng(7).integers(FIRST_ITEM, N_TOKENS, (24, 8), dtype=np.int32)
-    sequences = Sequences.from_rows([row[: 3 + number % 6] for number, row in enumerate(rows)])
-    return DyingFeed(sequences, Sequences.from_rows(rows[:4, :4]), (4, 8), tokens_per_batch=64, seed=1)
+    parts = [row[: 3 + number % 6] for number, row in enumerate(rows)]
+    training, held_out = (with_events(Sequences.from_rows(part)) for part in (parts, rows[:4, :4]))
+    return DyingFeed(training, held_out, (4, 8), tokens_per_batch=64, seed=1)
+
+
+def with_events(rows: Sequences) -> Sequences:
+    number = np.arange(len(rows.tokens))
+    return replace(rows, event_types=(1 + number % 5).astype(np.int8), timestamps=10_000 * number)
 
 
 def test_a_killed_training_ends_with_the_same_weights_and_the_folder_gives_the_same_vectors(

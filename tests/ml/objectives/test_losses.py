@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ml.objectives.losses import bce_loss, bpr_max_loss, gbce_loss, sampled_softmax_loss
+from ml.objectives.losses import (
+    bce_loss,
+    bpr_max_loss,
+    corrected_log_q_loss,
+    gbce_loss,
+    in_batch_softmax_loss,
+    sampled_softmax_loss,
+)
 from schemas.tokens import FIRST_ITEM
 
 SCORES = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0])
@@ -97,3 +104,49 @@ def test_bpr_max_takes_the_other_labels_of_a_batch_and_is_finite_without_negativ
 
 def log_sigmoid(x):
     return -math.log(1 + math.exp(-x))
+
+
+def test_labels_of_a_batch_are_negatives_as_often_as_they_are_drawn():
+    # label 4, a hit; 5 is drawn twice, 3 never
+    logits = torch.tensor([[9.0, 2.0, 1.0]])
+    candidates, counts = torch.tensor([3, 4, 5]), torch.tensor([[0.0, 7.0, 2.0]])
+    loss = in_batch_softmax_loss(logits, torch.tensor([1]), candidates, counts)
+
+    assert loss.item() == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 2 * math.exp(1))))
+
+
+# label 4, which is drawn among the batch's and the uniform ones; 5 is drawn twice, 6 once: six draws
+CORRECTED = {
+    "columns": torch.tensor([0]),
+    "candidates": torch.tensor([4, 5, 4, 6]),
+    "counts": torch.tensor([[2.0, 2.0, 1.0, 1.0]]),
+    "probabilities": torch.tensor([[0.2, 0.5, 0.2, 0.1]]),
+}
+
+
+def test_the_corrected_log_q_leaves_the_positive_out_of_the_sum_and_weighs_by_how_improbable_it_is():
+    loss = corrected_log_q_loss(torch.tensor([[2.0, 1.0, 2.0, 0.5]]), **CORRECTED)
+
+    draws = 2 * math.exp(1) / 0.5 + math.exp(0.5) / 0.1
+    probability = math.exp(2) / (math.exp(2) + draws / 6)
+    assert loss.item() == pytest.approx(-(1 - probability) * math.log(math.exp(2) / draws))
+
+
+def test_no_gradient_flows_through_the_weight():
+    logits = torch.tensor([[2.0, 1.0, 2.0, 0.5]], requires_grad=True)
+    corrected_log_q_loss(logits, **CORRECTED).backward()
+
+    of_5, of_6 = 2 * math.exp(1) / 0.5, math.exp(0.5) / 0.1
+    weight = 1 - math.exp(2) / (math.exp(2) + (of_5 + of_6) / 6)
+    expected = [-weight, weight * of_5 / (of_5 + of_6), 0.0, weight * of_6 / (of_5 + of_6)]
+    torch.testing.assert_close(logits.grad[0], torch.tensor(expected))
+
+
+def test_a_position_whose_draws_are_all_hits_costs_nothing():
+    logits = torch.tensor([[2.0, 1.0]], requires_grad=True)
+    arguments = torch.tensor([0]), torch.tensor([4, 5]), torch.tensor([[1.0, 0.0]])
+    loss = corrected_log_q_loss(logits, *arguments, torch.full((1, 2), 0.5)) + in_batch_softmax_loss(logits, *arguments)
+    loss.backward()
+
+    assert loss.item() == 0
+    assert logits.grad.tolist() == [[0, 0]]

@@ -57,6 +57,16 @@ def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
     assert ranks.tolist() == [4, 1, 2, 3]
 
 
+@pytest.mark.parametrize("chunk_size", [2, 50])
+def test_items_of_another_kind_do_not_compete(chunk_size, monkeypatch):
+    kinds = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    monkeypatch.setattr(Cloze, "item_kinds", kinds)
+    model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.4, 0.3, 0.2])
+    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]), chunk_size)
+
+    assert ranks.tolist() == [2, 1, 1, 2]
+
+
 @pytest.mark.parametrize("table", ["full", "hashed", "product"])
 @pytest.mark.parametrize("remove_seen", [False, True])
 @pytest.mark.parametrize("chunk_size", [4, 50])

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from event_streams import event_settings
 from small_encoders import settings_of
 
-from conf.encoders import InferenceSettings
+from conf.encoders import EventEmbeddingSettings, InferenceSettings
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import build_encoder
 from ml.models.transformer import Transformer
@@ -21,7 +22,10 @@ VOCABULARY = VocabularyDescription(8)
     ("changes", "message"),
     [
         ({"architecture": "rnn"}, r"^encoders\.carts\.architecture: expected one of .*transformer.*, found 'rnn'$"),
-        ({"objective": "guess"}, r"^encoders\.carts\.objective: expected one of .*cloze, next_item.*, found 'guess'$"),
+        (
+            {"objective": "guess"},
+            r"^encoders\.carts\.objective: expected one of .*cloze, .*next_item.*, found 'guess'$",
+        ),
         (
             {"attention": "causal"},
             r"^encoders\.carts\.objective=cloze: expected a bidirectional encoder, found a causal one "
@@ -46,6 +50,15 @@ VOCABULARY = VocabularyDescription(8)
 def test_what_is_unknown_or_does_not_go_together_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         require_encoder("carts", settings_of(**changes))
+
+
+@pytest.mark.parametrize("changes", [{"behaviours": ("page_visit",)}, {"event_columns": False}])
+def test_next_event_needs_the_events_of_several_behaviours(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^encoders\.mixed\.objective=next_event: expected several behaviours"):
+        require_encoder("mixed", event_settings(event_embedding=EventEmbeddingSettings(context=False), **changes))
+    with pytest.raises(ConfigError, match=r"^encoders\.mixed\.objective=next_event: expected a causal encoder"):
+        require_encoder("mixed", event_settings(attention="bidirectional"))
+    require_encoder("mixed", event_settings())
 
 
 def test_what_goes_together_is_built() -> None:
