@@ -262,12 +262,14 @@ def locked_stages(arguments: argparse.Namespace) -> list[str]:
 
 def _session(arguments: argparse.Namespace, config: PipelineConfig, workspace: Workspace) -> "SparkSession":
     from jobs.inputs.data_files import is_small
+    from jobs.runtime.preflight import require_mounts
     from jobs.runtime.session import build_session
     from jobs.storage.delta_tables import require_schema
 
     log_file = None if arguments.verbose else workspace.logs / "spark.log"
     spark = build_session(config.spark, log_file, is_small=is_small(workspace, config))
     require_schema(spark, workspace)
+    require_mounts(spark.sparkContext, workspace.out, workspace.challenge)
     return spark
 
 

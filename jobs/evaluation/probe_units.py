@@ -14,6 +14,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from pyspark import SparkContext, inheritable_thread_target
 from pyspark.sql import DataFrame
@@ -28,6 +29,7 @@ from jobs.storage.files import append_line, digest, digest_file
 from jobs.storage.locations import local_path
 from ml.evaluation.packed_labels import PackedLabels
 from ml.evaluation.probe import score_task
+from ml.files.npy import open_npy
 from schemas import columns as c
 from schemas import tasks
 from schemas.errors import PipelineError
@@ -35,6 +37,11 @@ from schemas.tables import TARGETS
 from schemas.tasks import TaskScore
 
 log = logging.getLogger(__name__)
+
+MAX_JOBS = 64
+"""Spark jobs at once; each has a thread in the driver."""
+PROCESS_BYTES = 400 * 2**20
+"""Of a Python worker with torch, and of what it computes for one batch."""
 
 Outcome = tuple[TaskScore | PipelineError, float]
 """Of a unit: its result, or the error that the user can act on, and seconds."""
@@ -127,8 +134,36 @@ def list_units(
     ]
 
 
-def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[tuple[ProbeUnit, TaskScore]]:
-    """Each unit with its result, as they finish; logs which begin and end.
+def unit_bytes(n_rows: int, width: int, n_labels: int, settings: ProbeSettings) -> int:
+    """About what a unit needs beside the entry's own pages: logits, labels, positions, and the network in training."""
+    n_weights = (width + n_labels + 4 * settings.hidden_size * settings.n_blocks) * settings.hidden_size
+    # weights, gradients and two moments; 200 bytes are the copies of one label's logits while they are ranked
+    return PROCESS_BYTES + 16 * n_weights + n_rows * (4 * n_labels + 4 * ceil(n_labels / 8) + 200)
+
+
+def count_at_once(context: SparkContext, units: Sequence[ProbeUnit]) -> int:
+    """How many units to hand to Spark at once.
+
+    In local mode as many as there are cores and memory for. A cluster is given more than it has slots for: where it
+    has executors by the work that waits, that work must be known.
+    """
+    if not str(context.master).startswith("local"):
+        return min(len(units), MAX_JOBS)
+    shapes = {entry: open_npy(entry / EMBEDDINGS).shape for entry in {unit.entry for unit in units}}
+    largest = max(
+        unit_bytes(shapes[unit.entry][0], shapes[unit.entry][1], len(unit.popularity) or 1, unit.settings)
+        for unit in units
+    )
+    n_fitting = max(1, psutil.virtual_memory().available // largest)
+    if n_fitting < min(len(units), context.defaultParallelism):
+        log.info("  %d units at once: each may take %.1f GiB", n_fitting, largest / 2**30)
+    return min(n_fitting, max(1, context.defaultParallelism))
+
+
+def score_units(
+    context: SparkContext, units: Sequence[ProbeUnit], n_at_once: int | None = None
+) -> Iterator[tuple[ProbeUnit, TaskScore]]:
+    """Each unit with its result, as they finish; logs which are handed to Spark, and their ends.
 
     One Spark job per unit, so that a result is known when it is there: one job over all units would tell at
     its end, and toLocalIterator runs them one after another. Where a unit fails, the others are cancelled: its
@@ -148,7 +183,7 @@ def score_units(context: SparkContext, units: Sequence[ProbeUnit]) -> Iterator[t
     n_epochs = len(units) * units[0].settings.epochs
     with (
         probe_progress(units[0].epochs, n_epochs),
-        ThreadPoolExecutor(max_workers=max(1, context.defaultParallelism)) as pool,
+        ThreadPoolExecutor(max_workers=n_at_once or max(1, context.defaultParallelism)) as pool,
     ):
         futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
         try:

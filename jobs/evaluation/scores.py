@@ -12,7 +12,14 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from jobs.evaluation.comparison import RUN_PROBE, Scores, ScoresFile
-from jobs.evaluation.probe_units import ProbeUnit, digest_entry, list_units, read_client_ids, score_units
+from jobs.evaluation.probe_units import (
+    ProbeUnit,
+    count_at_once,
+    digest_entry,
+    list_units,
+    read_client_ids,
+    score_units,
+)
 from jobs.storage.delta_tables import read_as_files, read_table
 from jobs.storage.entry_files import snapshot_files
 from jobs.storage.entry_rules import validate_entry
@@ -197,7 +204,8 @@ def collect_results(
     names = ", ".join(dict.fromkeys(unit.entry.name for unit in units))
     of_tasks = ", ".join(dict.fromkeys(unit.task for unit in units))
     log.info("  entries %s; tasks %s; %d units, %d of them scored before", names, of_tasks, len(units), len(results))
-    for unit, result in score_units(spark.sparkContext, waiting):
+    n_at_once = count_at_once(spark.sparkContext, waiting) if waiting else 0
+    for unit, result in score_units(spark.sparkContext, waiting, n_at_once):
         results[unit.key] = result
         known[fingerprints[unit.key]] = asdict(result)
         write_json(path, known)  # after each: what is there survives a kill

@@ -14,7 +14,7 @@ from conf.training import WITHOUT_EFFECT_ON_WEIGHTS
 from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
 from jobs.storage.files import write_text
-from jobs.storage.metrics_log import append_metrics, lines_of_stage, read_metrics
+from jobs.storage.metrics_log import append_metrics, lines_of_stage, log_size, read_metrics
 from jobs.storage.provenance import MODELS, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
 
@@ -110,12 +110,12 @@ class Stage:
         """
         begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())))
         log.info("%s: %s", self.name, self.about)
-        started, n_lines = time.monotonic(), len(read_metrics(workspace.metrics))
+        started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             importlib.import_module(self.module).run(spark, config, workspace, **options)
         seconds = round(time.monotonic() - started, 2)
         # by name, for other stages may have added lines meanwhile
-        own = [line for line in read_metrics(workspace.metrics)[n_lines:] if line.get("stage") == self.name]
+        own = [line for line in read_metrics(workspace.metrics, n_bytes) if line.get("stage") == self.name]
         _end(workspace, begun, own)
         n_rows = sum(line.get("table/rows", 0) for line in own)
         append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": seconds, "stage/rows": n_rows})

@@ -96,7 +96,7 @@ def probe_progress(epochs: Path, n_epochs: int) -> Iterator[None]:
             yield
 
 
-def parse_line(line: str) -> dict[str, Any] | None:
+def parse_line(line: str | bytes) -> dict[str, Any] | None:
     """The figures of a line; None where a killed run, or a full disk, left a part of one."""
     try:
         values = json.loads(line)

@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -48,17 +50,17 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     scores = read_scores(config, workspace)
     facts = collect_facts(spark, config, workspace, scores)
     path = workspace.out / "report.html"
-    write_text(path, render_page(facts, config, stages_before(workspace)))
+    write_text(path, render_page(facts, config, stages_before(workspace, facts.metrics)))
     table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
     if config.tracking.mlflow:
         track_run(config, workspace)
     tqdm.write(f"\n{table}\n{path}", file=sys.stdout)  # clears a progress bar that the text would run into
 
 
-def stages_before(workspace: Workspace) -> list[str]:
-    """The stages whose output the run holds, in the order in which they last ended."""
+def stages_before(workspace: Workspace, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The stages whose output the run holds, in the order in which they last ended, by the lines of the log."""
     made = made_stages(workspace)
-    ended = [line["stage"] for line in reversed(read_metrics(workspace.metrics)) if "stage/seconds" in line]
+    ended = [line["stage"] for line in reversed(metrics) if "stage/seconds" in line]
     return [name for name in dict.fromkeys(ended) if name in made][::-1]
 
 

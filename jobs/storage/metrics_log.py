@@ -54,9 +54,18 @@ class TensorBoard:
             writer.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines, oldest first; empty where nothing was logged yet."""
+def log_size(path: Path) -> int:
+    """Bytes of the log so far."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def read_metrics(path: Path, start: int = 0) -> list[dict[str, Any]]:
+    """The lines from byte ``start`` on, oldest first; empty where nothing was logged yet.
+
+    A long training logs hundreds of thousands of lines: who needs its own reads from where the log was before them.
+    """
     if not path.exists():
         return []
-    lines = [parse_line(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if line is not None]
+    with path.open("rb") as file:
+        file.seek(start)
+        return [values for line in file if (values := parse_line(line)) is not None]

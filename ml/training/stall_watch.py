@@ -65,24 +65,27 @@ class StallWatch:
 
 
 class WatchedFeed:
-    """A feed whose every batch is progress."""
+    """A feed whose every batch is progress, also those that are passed over on the way to where a run goes on."""
 
     def __init__(self, feed: Feed, watch: StallWatch) -> None:
         self._feed, self._watch, self.n_batches = feed, watch, feed.n_batches
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The feed's."""
-        return self._watched(self._feed.training(epoch, skip))
+        if skip >= self.n_batches:  # nothing is left of the epoch: nothing is read
+            return self._watched(self._feed.training(epoch, skip))
+        return self._watched(self._feed.training(epoch), skip)
 
     def validation(self) -> Batches:
         """The feed's."""
         return self._watched(self._feed.validation())
 
-    def _watched(self, batches: Batches) -> Batches:
+    def _watched(self, batches: Batches, skip: int = 0) -> Batches:
         with contextlib.closing(batches):
-            for batch in batches:
+            for number, batch in enumerate(batches):
                 self._watch.note_progress()
-                yield batch
+                if number >= skip:
+                    yield batch
 
 
 def _end_with_parent() -> None:

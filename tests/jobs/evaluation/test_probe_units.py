@@ -9,7 +9,7 @@ import pytest
 
 from conf.evaluation import ProbeSettings
 from jobs.evaluation import probe_units, scores
-from jobs.evaluation.probe_units import ProbeUnit, digest_entry, score_units
+from jobs.evaluation.probe_units import ProbeUnit, count_at_once, digest_entry, score_units, unit_bytes
 from jobs.evaluation.scores import collect_results
 from schemas.errors import EntryError, TableError
 from schemas.tasks import TaskScore
@@ -70,7 +70,7 @@ def test_results_outlive_the_process_and_are_not_made_again(tmp_path, monkeypatc
     units = [replace(UNIT, entry=tmp_path, task=task) for task in results]
     scored = []
 
-    def score_first(_, waiting):
+    def score_first(_, waiting, n_at_once):
         scored.append([unit.task for unit in waiting])
         for unit in waiting:
             yield unit, results[unit.task]
@@ -78,6 +78,7 @@ def test_results_outlive_the_process_and_are_not_made_again(tmp_path, monkeypatc
 
     monkeypatch.setattr(scores, "digest_entry", lambda _: "a")
     monkeypatch.setattr(scores, "score_units", score_first)
+    monkeypatch.setattr(scores, "count_at_once", lambda *_: 1)
     for _ in units:
         with pytest.raises(KeyboardInterrupt):
             collect_results(SimpleNamespace(sparkContext=None), units, tmp_path / "units.json")
@@ -95,6 +96,25 @@ def test_damaged_results_are_refused_with_what_to_do(tmp_path, content):
 
 def units_of(tmp_path, *tasks):
     return [replace(UNIT, task=task, epochs=tmp_path / "epochs.jsonl") for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("master", "available", "expected"),
+    [
+        ("local[4]", 100 * 2**30, 4),
+        ("local[4]", 4 * 2**30, 2),
+        ("local[4]", 2**20, 1),
+        # more than its two slots: executors that come with the work that waits come for it
+        ("spark://host:7077", 2**20, 8),
+    ],
+)
+def test_as_many_units_run_at_once_as_there_is_memory_for(tmp_path, monkeypatch, master, available, expected):
+    np.save(tmp_path / "embeddings.npy", np.zeros((1_000_000, 4), dtype=np.float16))
+    units = [replace(UNIT, entry=tmp_path, popularity=(0.01,) * 100, repeat=number) for number in range(8)]
+    assert 1.6 < unit_bytes(1_000_000, 4, 100, UNIT.settings) / 2**30 < 2
+    monkeypatch.setattr(probe_units.psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    context = SimpleNamespace(master=master, defaultParallelism=4 if master.startswith("local") else 2)
+    assert count_at_once(context, units) == expected
 
 
 def test_a_unit_that_fails_cancels_the_others_at_once(spark, tmp_path, monkeypatch):

@@ -128,8 +128,8 @@ def count_scored(monkeypatch, fail_after=None):
     scored = []
     score_units = probe_units.score_units
 
-    def counting(context, units):
-        for unit, result in score_units(context, units):
+    def counting(context, units, n_at_once):
+        for unit, result in score_units(context, units, n_at_once):
             if len(scored) == fail_after:
                 raise KeyboardInterrupt
             scored.append(unit.key)

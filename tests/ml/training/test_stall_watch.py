@@ -71,3 +71,17 @@ def test_every_batch_of_a_watched_feed_is_progress() -> None:
     assert len(seen) == len(batches) > 0
     assert len(list(watched.validation())) == len(list(feed.validation()))
     assert len(seen) > len(batches)
+
+
+def test_batches_that_are_passed_over_are_progress_and_an_epoch_without_a_rest_reads_none() -> None:
+    rows = Sequences.from_rows([[3, 4, 5]] * 12)
+    feed = ArrayFeed(rows, rows, widths=(4,), tokens_per_batch=8, seed=0)
+    watch, seen = StallWatch(60), []
+    watch.note_progress = lambda: seen.append(1)  # type: ignore[method-assign]
+    watched = WatchedFeed(feed, watch)
+    assert feed.n_batches > 4
+    rest, plain = list(watched.training(2, skip=3)), list(feed.training(2, skip=3))
+    assert all(np.array_equal(one.token_ids, other.token_ids) for one, other in zip(rest, plain, strict=True))
+    assert len(seen) == feed.n_batches == len(rest) + 3
+    assert list(watched.training(2, skip=feed.n_batches)) == []
+    assert len(seen) == feed.n_batches

@@ -1,0 +1,74 @@
+"""Before anything starts on a cluster: whether its executors see the folders of a run as the driver does."""
+
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from pyspark import SparkContext
+
+from schemas.errors import InputError, OutputError
+
+TASKS_PER_SLOT = 3
+"""So that, as tasks go to whichever slot is free, each executor gets one."""
+
+NO_DATA = "no --data"
+
+Answer = tuple[str, str, str]
+"""Of a task: its host; the token that it wrote, or nothing; what is wrong there, or nothing."""
+
+
+def require_mounts(context: SparkContext, out: Path, data: Path | None) -> None:
+    """Check that executors read what the driver writes in ``out``, that it sees what they write, and ``data``.
+
+    In local mode there is nothing to check. Of executors that come later nothing is known.
+
+    Raises
+    ------
+    OutputError, InputError
+        Which hosts do not see which folder.
+    """
+    if str(context.master).split("[")[0] == "local":
+        return
+    folder = out.resolve() / f".mount-{uuid.uuid4().hex[:12]}"
+    folder.mkdir()
+    try:
+        (folder / "driver").write_text(folder.name)
+        n_tasks = TASKS_PER_SLOT * max(1, context.defaultParallelism)
+        look = look_from_executor(str(folder), str(data.resolve()) if data else "")
+        answers: list[Answer] = context.parallelize(range(n_tasks), n_tasks).map(look).collect()
+        blind = {host: problem for host, _, problem in answers if problem}
+        unseen = {host for host, token, problem in answers if not problem and not (folder / token).exists()}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    blind |= dict.fromkeys(unseen, "what it writes there, the driver does not find")
+    if no_data := sorted(host for host, problem in blind.items() if problem == NO_DATA):
+        raise InputError(
+            f"--data {data}: expected a folder that every executor mounts, found none on {', '.join(no_data)}; "
+            "mount it there at the same path"
+        )
+    if blind:
+        raise OutputError(
+            f"--out {out}: expected one folder that driver and executors mount at the same path and may write, found: "
+            f"{'; '.join(f'{host}: {problem}' for host, problem in sorted(blind.items()))}; mount it there, or let "
+            "their user write"
+        )
+
+
+def look_from_executor(folder: str, data: str) -> Callable[[int], Answer]:
+    """What a task does."""
+
+    def look(number: int) -> Answer:
+        time.sleep(0.2)  # else the first executor to come would do all tasks
+        host, token, place = socket.gethostname(), f"executor-{number}-{uuid.uuid4().hex[:8]}", Path(folder)
+        try:
+            if (place / "driver").read_text() != place.name:
+                return host, "", "another file than the driver wrote"
+            (place / token).write_text(token)
+        except OSError as error:
+            return host, "", error.strerror or str(error)
+        return host, token, NO_DATA if data and not Path(data).is_dir() else ""
+
+    return look
