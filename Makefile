@@ -24,7 +24,8 @@ $(STAMP): requirements.lock tools/install_horovod.py setup.py
 
 demo: setup
 	$(if $(filter $(SHOP),$(DATA)),test -d $(SHOP) || $(BIN)/ubp generate --out $(SHOP))
-	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo
+	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo \
+		$$(test -d $(DATA)/oracle && echo "--set probe.entries=[$(DATA)/oracle]")
 
 test: lint
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile

@@ -1,7 +1,7 @@
 """Settings of the probe."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from conf.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings
 
@@ -22,8 +22,14 @@ class ProbeSettings(Settings):
     rows, and together they give the mean and the standard deviation."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Of the matrix products between the first and the last layer. ``tf32`` is a GPU's; a CPU keeps float32."""
+    entries: tuple[str, ...] = ()
+    """Folders of further entries that the stage scores beside its own, such as ``oracle`` of a simulated shop."""
 
     @property
     def is_official(self) -> bool:
         """Whether scores are comparable with the challenge's."""
-        return self == ProbeSettings(repeats=self.repeats)
+        return self.of_a_score() == ProbeSettings().of_a_score()
+
+    def of_a_score(self) -> dict[str, Any]:
+        """The settings that a single score depends on, by name."""
+        return {name: value for name, value in asdict(self).items() if name not in ("repeats", "entries")}

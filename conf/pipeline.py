@@ -67,6 +67,12 @@ class PipelineConfig(Settings):
                 f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
                 "of its own",
             )
+        of_profile = [*self.encoders, ACTIVITY, *self.ensemble.named_blocks]
+        unknown = [name for name in self.ensemble.stacking if name not in of_profile]
+        require(
+            not (unknown and self.encoders),  # while a file is read, encoders come last
+            f"ensemble.stacking: expected blocks of the profile, {', '.join(of_profile)}; found {', '.join(unknown)}",
+        )
 
     def _check_encoder(self, name: str, encoder: EncoderSettings) -> None:
         unknown = [behaviour for behaviour in encoder.behaviours if behaviour not in self.behaviours]

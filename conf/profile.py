@@ -1,7 +1,7 @@
 """Settings of blocks that are counted, and of the profile that blocks become."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from conf.ranges import PositiveFloat, PositiveInt, Range, Settings, require
@@ -10,15 +10,38 @@ MAX_WIDTH = 2048
 """Most columns of a profile (*challenge*)."""
 
 
+Scaling = Literal["none", "block", "column", "row"]
+
+
+@dataclass(frozen=True)
+class BlockSettings(Settings):
+    """How one block stands in a profile; what is None is as the settings of all blocks say.
+
+    In this order: transform, principal axes, scaling, what stands for absent clients, weight.
+    """
+
+    transform: Literal["none", "log", "quantile"] | None = None
+    """``log``: sign(x) log(1 + |x|). ``quantile``: the share of present clients with less, 0 to 1, by column."""
+    max_columns: PositiveInt | None = None
+    """Project on so many principal axes at most, those of the largest variance; None keeps the columns."""
+    scaling: Scaling | None = None
+    """See ``EnsembleSettings.scaling``."""
+    absent: Literal["zeros", "mean"] | None = None
+    presence: bool | None = None
+    """Append one number, 1 where the client has the block."""
+    weight: PositiveFloat | None = None
+
+
 @dataclass(frozen=True)
 class EnsembleSettings(Settings):
     """How blocks of vectors, one per encoder and others, become one profile."""
 
     composition: Literal["concat", "mean"] = "concat"
     """``mean`` is over the encoders' blocks that a client has; ``activity`` and further blocks stand beside it."""
-    scaling: Literal["none", "block", "column"] = "none"
+    scaling: Scaling = "none"
     """Of the encoders' blocks and ``activity``. ``block``: take away each column's mean, divide by the block's standard
-    deviation; ``column``: by each column's own. Means and deviations are of the clients that have the block."""
+    deviation; ``column``: by each column's own. Means and deviations are of the clients that have the block. ``row``:
+    divide each client's vector by its length."""
     absent: Literal["zeros", "mean"] = "zeros"
     """What stands for a block that a client lacks, before scaling: zeros (*paper*) or the block's mean."""
     presence_flags: bool = True
@@ -33,13 +56,15 @@ class EnsembleSettings(Settings):
     blocks: tuple[str, ...] = ()
     """Further blocks, as ``NAME``, a block of the run, or ``NAME=DIR``, an entry that becomes one, in which all clients
     count as present: with any, the stage ``profile`` also makes ``ensemble+NAME``."""
-    blocks_scaling: Literal["none", "block", "column"] = "column"
+    blocks_scaling: Scaling = "column"
     """As ``scaling``, of the further blocks."""
     blocks_weight: PositiveFloat = 1.0
     """Multiplies the further blocks' numbers after that: the wider a column's values spread, the more a probe sees of
     it, and hundreds of them drown what else a profile holds."""
     log_blocks: bool = True
     """Take sign(x) log(1 + |x|) of the further blocks' numbers first: counts have heavy tails."""
+    stacking: dict[str, BlockSettings] = field(default_factory=dict)
+    """Block -> what differs for it from the settings above."""
 
     def __post_init__(self) -> None:
         named = [re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None for name in self.named_blocks]
@@ -48,6 +73,19 @@ class EnsembleSettings(Settings):
             "ensemble.blocks must be NAME or NAME=DIR, each name once, of letters, digits, _, . and -; "
             f"found {list(self.blocks)}",
         )
+
+    def of_block(self, name: str) -> BlockSettings:
+        """The settings of one block, none of them None but ``max_columns``."""
+        is_further = name in self.named_blocks
+        common = BlockSettings(
+            transform="log" if is_further and self.log_blocks else "none",
+            scaling=self.blocks_scaling if is_further else self.scaling,
+            absent=self.absent,
+            presence=self.presence_flags,
+            weight=self.blocks_weight if is_further else 1.0,
+        )
+        own = self.stacking.get(name, common)
+        return replace(common, **{key: value for key, value in vars(own).items() if value is not None})
 
     @property
     def named_blocks(self) -> dict[str, str]:

@@ -209,6 +209,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     """Check all that can be checked without Spark before the output directory is touched."""
     from jobs.blocks.imported import require_blocks
     from jobs.inputs.challenge_directory import check_challenge
+    from jobs.storage.entry_rules import require_entries
 
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
@@ -226,6 +227,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         known = ", ".join(config.encoders)
         raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
     require_blocks(config.ensemble)
+    require_entries(config.probe.entries)
     # a Databricks job passes a parameter that nobody set as an empty text
     tables = [value or None for value in (arguments.tables, arguments.catalog, arguments.schema)]
     workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *tables)

@@ -7,4 +7,7 @@ ACTIVITY = "activity"
 ENSEMBLE = "ensemble"
 """The profile of the encoders' blocks, and of ``activity`` where it is asked for."""
 
-RESERVED = (BASELINE, ACTIVITY, ENSEMBLE)
+ORACLE = "oracle"
+"""The entry that ``ubp generate`` writes beside a simulated shop: what the shop knows of its clients at the cutoff."""
+
+RESERVED = (BASELINE, ACTIVITY, ENSEMBLE, ORACLE)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from functools import reduce
 from pathlib import Path
 
@@ -19,14 +20,23 @@ from conf.inputs import WindowSettings
 from conf.synthetic import BenchmarkLogSettings, ShopSettings
 from jobs.evaluation.labels import collect_top_labels, count_values, purchases_with_properties
 from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, count_rows, source_path
+from jobs.profiles.export import to_float16
 from jobs.runtime.progress import spark_progress
+from jobs.storage.entry_files import EntryWriter, rectangle, stream_batches
 from jobs.storage.locations import spark_url
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.synthetic.benchmark_log.statistics import collect_statistics, format_statistics
-from jobs.synthetic.shop.files import ITEM_COLUMNS, product_properties, select_behaviour, simulate_events
+from jobs.synthetic.shop.files import (
+    ITEM_COLUMNS,
+    latent_states,
+    product_properties,
+    select_behaviour,
+    simulate_events,
+)
 from jobs.transforms.windows import collect_last_timestamp, derive_windows, events_before, target_events
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
+from schemas.blocks import ORACLE
 from schemas.errors import ConfigError, OutputError
 from schemas.tables import PRODUCT_PROPERTIES
 from schemas.tasks import PROPENSITY, TRAIN
@@ -35,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) -> None:
-    """Write the shop into ``directory``; the files lie beside it until all are complete.
+    """Write the shop and its entry ``oracle`` into ``directory``; the files lie beside it until all are complete.
 
     Raises
     ------
@@ -52,7 +62,8 @@ def generate_shop(spark: SparkSession, directory: Path, settings: ShopSettings) 
                 _write(select_behaviour(events, behaviour), folder, behaviour)
         finally:
             events.unpersist()
-        _write_targets(spark, folder, settings.seed, settings.relevant_share)
+        cutoff = _write_targets(spark, folder, settings.seed, settings.relevant_share)
+        _write_oracle(spark, folder, settings, cutoff)
 
 
 def generate_benchmark_log(spark: SparkSession, directory: Path, settings: BenchmarkLogSettings) -> None:
@@ -119,8 +130,32 @@ def _write_statistics(spark: SparkSession, directory: Path) -> None:
     (directory / "statistics.json").write_text(json.dumps(figures, indent=1))
 
 
-def _write_targets(spark: SparkSession, directory: Path, seed: int, relevant_share: float) -> None:
-    """Write the relevant clients, the active ones among them, and the labels with their popularity."""
+def _write_oracle(spark: SparkSession, directory: Path, settings: ShopSettings, cutoff: datetime) -> None:
+    """Write the relevant clients' latent states at the cutoff as an entry."""
+    started = time.monotonic()
+    cutoff_day = (cutoff.date() - settings.first_day).days
+    if cutoff_day < 1:
+        log.info("  oracle: left out: the last purchase leaves no day before the target windows")
+        return
+    relevant = np.load(directory / RELEVANT_CLIENTS, allow_pickle=False)
+    rows = directory / ".oracle"
+    with spark_progress(spark.sparkContext, "generate: oracle"):
+        latent_states(spark, settings, cutoff_day).write.parquet(spark_url(rows))
+    files = [str(path) for path in sorted(rows.glob("*.parquet"))]
+    width = len(next(stream_batches(files, [c.VECTOR])).column(0)[0])
+    with EntryWriter(directory / ORACLE, len(relevant), width) as writer:
+        for batch in stream_batches(files, [c.CLIENT_ID, c.VECTOR]):
+            client_ids = batch.column(c.CLIENT_ID).to_numpy()
+            is_relevant = np.isin(client_ids, relevant)
+            own = client_ids[is_relevant]
+            states = rectangle(batch.column(c.VECTOR), np.dtype(np.float32))[is_relevant]
+            writer.write(np.searchsorted(relevant, own), own, to_float16(states))
+    shutil.rmtree(rows)
+    log.info("  oracle: %d columns, %.1f s", width, time.monotonic() - started)
+
+
+def _write_targets(spark: SparkSession, directory: Path, seed: int, relevant_share: float) -> datetime:
+    """Write the relevant clients, the active ones among them, and the labels with their popularity; the cutoff."""
     started = time.monotonic()
     with spark_progress(spark.sparkContext, "generate: clients and labels"):
         sources = _read_sources(spark, directory)
@@ -145,6 +180,7 @@ def _write_targets(spark: SparkSession, directory: Path, seed: int, relevant_sha
             _save(ids, directory / TARGET / f"{task}.npy")
             _save(popularity, directory / TARGET / f"popularity_{task}.npy")
     log.info("  clients and labels: %.1f s", time.monotonic() - started)
+    return windows.train_start
 
 
 def _save(values: np.ndarray, path: Path) -> None:

@@ -66,15 +66,12 @@ def describe_sources(
     """
     windows = read_table(spark, workspace, WINDOWS)
     found = collect_digests(spark, workspace, blocks, collect_windows(windows).input_end)
-    settings = [
-        {name: value for name, value in asdict(of).items() if name not in ("blocks", "repeats")}
-        for of in (config.ensemble, config.probe)
-    ]
+    ensemble = {name: value for name, value in asdict(config.ensemble).items() if name != "blocks"}
     labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()
     return {
         **{f"block {name}": found.get(name, "") for name in blocks},
         "labels": digest([windows.collect(), labels]),
-        "settings of ensemble and probe": digest(settings),
+        "settings of ensemble and probe": digest([ensemble, config.probe.of_a_score()]),
     }
 
 

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
@@ -83,10 +83,9 @@ class ProbeUnit:
 
     def fingerprint(self, entry_digest: str) -> str:
         """Of all that decides the result: the entry's bytes (``digest_entry``), the labels' files, the settings."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "repeats"}
         # Delta names each file anew that it writes: names stand for contents, and --out may move
         files = [sorted(Path(file).name for file in of) for of in (self.clients, *self.targets.values())]
-        return digest((entry_digest, self.task, self.repeat, files, self.popularity, settings))
+        return digest((entry_digest, self.task, self.repeat, files, self.popularity, self.settings.of_a_score()))
 
 
 def digest_entry(entry: Path) -> str:

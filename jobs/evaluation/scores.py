@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,10 @@ def score_entries(
             "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
             "stages from split with windows.mode=evaluate"
         )
-    entries = entries or list_entries(workspace, list(config.encoders))
+    further = [
+        Path(entry).resolve() for entry in config.probe.entries
+    ]  # executors have a working directory of their own
+    entries = entries or [*list_entries(workspace, list(config.encoders)), *further]
     clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
     check_entries(entries, read_client_ids(snapshot_files(clients)))
     scorable = collect_scorable_tasks(targets, wanted)
@@ -75,17 +78,11 @@ def score_entries(
     results = collect_results(spark, units, workspace.out / "probe_units.json")
     return {
         entry.name: {
-            task: _over_repeats([results[entry.name, task, repeat] for repeat in range(config.probe.repeats)])
+            task: over_repeats([results[entry.name, task, repeat] for repeat in range(config.probe.repeats)])
             for task in scorable
         }
         for entry in entries
     }
-
-
-def _over_repeats(results: Sequence[TaskScore]) -> TaskScore:
-    """One result of all repeats, with the score of each."""
-    scores = [result.score for result in results]
-    return replace(over_repeats(results), repeats=scores if len(scores) > 1 else None)
 
 
 def list_entries(workspace: Workspace, encoders: list[str]) -> list[Path]:

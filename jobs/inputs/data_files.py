@@ -9,6 +9,7 @@ from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TA
 from jobs.inputs.listing import list_source, parquet_files
 from jobs.storage.provenance import DataFiles
 from jobs.storage.workspace import Workspace
+from schemas.blocks import ORACLE
 from schemas.tables import PRODUCT_PROPERTIES
 from schemas.tasks import PROPENSITY
 
@@ -62,7 +63,10 @@ def is_small(workspace: Workspace, config: PipelineConfig) -> bool:
 
 
 def log_unread_files(data: Path, config: PipelineConfig) -> None:
-    """Warn of what lies in a challenge directory and is not read, but for names that start with a dot or underscore."""
+    """Warn of what lies in a challenge directory and is not read, but for names that start with a dot or underscore.
+
+    A simulated shop's ``oracle`` is an entry, for ``probe.entries``.
+    """
     read = {data / source for stage in ("ingest", "split", "targets") for source in list_sources(stage, config)}
     for source in sorted(path for path in read if path.is_dir()):
         by_reason: dict[str, list[Path]] = {}
@@ -71,7 +75,8 @@ def log_unread_files(data: Path, config: PipelineConfig) -> None:
         for reason, paths in by_reason.items():
             log.warning("  %s: skipped, %s: %s", source.name, reason, _join(paths))
     folders = {data, *(source.parent for source in read if source.parent.is_dir())}
-    unread = [path.relative_to(data) for folder in folders for path in folder.iterdir() if path not in read | folders]
+    known = read | folders | {data / ORACLE}
+    unread = [path.relative_to(data) for folder in folders for path in folder.iterdir() if path not in known]
     if unread := sorted(path for path in unread if not path.name.startswith((".", "_"))):
         sources = ", ".join(list_sources("ingest", config))
         log.warning("  not read: %s; the sources are %s, and files of input/ and target/", _join(unread), sources)

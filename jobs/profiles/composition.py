@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -28,6 +29,11 @@ CLIENTS_PER_PARTITION = 20_000
 """Of profiles with 2,048 columns: 160 MB of float32 in a file."""
 
 Batches = Iterable[pa.RecordBatch]
+N_QUANTILES = 101
+"""Values of a column between which its shares are interpolated."""
+
+Quantiles = dict[str, NDArray[np.float64]]
+"""Block -> quantiles of its columns, [width, ``N_QUANTILES``]."""
 BlockMoments = dict[str, Moments]
 """Block -> moments of the rows of the clients that have it."""
 
@@ -87,7 +93,8 @@ def compose_profiles(
     widths = {block.name: len(block.columns) for blocks in profiles.values() for block in blocks}
     require_clients(spark, workspace, list(widths), cutoff)
     rows = read_rows(spark, workspace, list(widths), cutoff)
-    moments = collect_moments(rows, widths, settings)
+    quantiles = collect_quantiles(rows, widths, settings)
+    moments = collect_moments(rows, widths, settings, quantiles)
     compositions = {
         name: fit_composition({block.name: moments[block.name] for block in blocks}, settings)
         for name, blocks in profiles.items()
@@ -111,14 +118,34 @@ def compose_profiles(
         for batch in whole_clients(batches, len(widths)):
             # each client has a row of every block, in the order of ``widths``
             by_block = [batch.take(pa.array(range(n, batch.num_rows, len(widths)))) for n in range(len(widths))]
-            blocks = [_block_rows(name, own, widths, settings) for name, own in zip(widths, by_block, strict=True)]
+            blocks = [
+                _block_rows(name, own, widths, settings, quantiles) for name, own in zip(widths, by_block, strict=True)
+            ]
             for name, composition in compositions.items():
                 yield _compose(name, composition, blocks, by_block[0])
 
     return ordered.mapInArrow(stream, PROFILES.ddl)
 
 
-def collect_moments(rows: DataFrame, widths: Mapping[str, int], settings: EnsembleSettings) -> BlockMoments:
+def collect_quantiles(rows: DataFrame, widths: Mapping[str, int], settings: EnsembleSettings) -> Quantiles:
+    """The approximate quantiles of each column, of the blocks whose transform asks for them; one pass over each.
+
+    Parameters
+    ----------
+    rows, widths : as ``collect_moments``
+    """
+    shares = np.linspace(0.0, 1.0, N_QUANTILES).tolist()
+    found = {}
+    for name in (name for name in widths if settings.of_block(name).transform == "quantile"):
+        columns = [F.percentile_approx(F.col(c.VECTOR)[n], shares, 10 * N_QUANTILES) for n in range(widths[name])]
+        of_columns = rows.filter((F.col(c.BLOCK) == name) & F.col(c.IS_PRESENT)).agg(F.array(*columns)).collect()[0][0]
+        found[name] = np.array([of or [0.0] * N_QUANTILES for of in of_columns])  # none where nobody has the block
+    return found
+
+
+def collect_moments(
+    rows: DataFrame, widths: Mapping[str, int], settings: EnsembleSettings, quantiles: Quantiles | None = None
+) -> BlockMoments:
     """The moments of each block, in one pass over its rows.
 
     A task holds one batch of rows at a time, and what travels to the driver is one matrix per block.
@@ -127,6 +154,7 @@ def collect_moments(rows: DataFrame, widths: Mapping[str, int], settings: Ensemb
     ----------
     rows : of the blocks, as the table has them
     widths : block -> its columns
+    quantiles : as ``collect_quantiles`` finds them
     """
 
     def add_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -135,7 +163,7 @@ def collect_moments(rows: DataFrame, widths: Mapping[str, int], settings: Ensemb
             for name in pc.unique(batch.column(c.BLOCK)).to_pylist():
                 own = batch.filter(pc.equal(batch.column(c.BLOCK), name)).column(c.VECTOR)
                 vectors = dense_vectors(own, np.ones(len(own), dtype=bool), widths[name])
-                sums = _merge(sums, {name: Moments.of(prepare_vectors(name, vectors, settings))})
+                sums = _merge(sums, {name: Moments.of(prepare_vectors(name, vectors, settings, quantiles))})
         for name, of in sums.items():
             numbers = [[of.n_rows], [of.mean.tobytes()], [of.products.tobytes()]]
             yield pa.RecordBatch.from_arrays(
@@ -169,10 +197,12 @@ def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
             yield joined.slice(0, n_whole)
 
 
-def _block_rows(name: str, rows: pa.RecordBatch, widths: Mapping[str, int], settings: EnsembleSettings) -> BlockRows:
+def _block_rows(
+    name: str, rows: pa.RecordBatch, widths: Mapping[str, int], settings: EnsembleSettings, quantiles: Quantiles
+) -> BlockRows:
     is_present = rows.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
     vectors = dense_vectors(rows.column(c.VECTOR), is_present, widths[name])
-    return BlockRows(name, prepare_vectors(name, vectors, settings), is_present)
+    return BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), is_present)
 
 
 def _compose(

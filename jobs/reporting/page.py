@@ -109,20 +109,22 @@ def tell_verdict(scores: Scores) -> Verdict:
 
 
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
+    judged = tables.judged(scores)
     return {
-        **({"verdict": tell_verdict(scores)} if any(scores.values()) else {}),
+        **({"verdict": tell_verdict(judged)} if any(judged.values()) else {}),
         "score_columns": tables.score_columns(),
         "score_rows": tables.build_score_rows(scores),
         "detail_tasks": [tables.task_title(task) for task in PROPENSITY],
         "detail_columns": tables.DETAILS,
         "detail_rows": tables.build_detail_rows(scores),
-        "ranking": tables.rank_entries(scores),
+        "ranking": tables.rank_entries(judged),
+        "way_rows": tables.build_way_rows(scores),
         "sums": {entry: result_of(of_entry, SUM)["score"] for entry, of_entry in scores.items() if of_entry},
         "undefined_tasks": [tables.task_title(task) for task in tables.tasks_without_score(scores)],
         "note": tables.probe_note(config.probe),
         "has_spreads": tables.has_spreads(scores),
-        "noise": tables.noise_note(scores),
-        "unknown_noise": tables.unknown_noise_note(scores),
+        "noise": tables.noise_note(judged),
+        "unknown_noise": tables.unknown_noise_note(judged),
     }
 
 

@@ -15,6 +15,7 @@ from jobs.evaluation.comparison import (
     result_of,
 )
 from ml.metrics.challenge import borda
+from schemas.blocks import BASELINE, ORACLE
 from schemas.tasks import PROPENSITY, TASKS
 
 DETAILS = ("auroc", "novelty", "diversity")
@@ -72,12 +73,42 @@ def score_columns() -> list[str]:
     return [*map(task_title, TASKS), SUM, "Borda"]
 
 
+def judged(scores: Scores) -> Scores:
+    """The scores without those of ``oracle``, which shows how far profiles could come and is no rival of theirs."""
+    return {entry: of_entry for entry, of_entry in scores.items() if entry != ORACLE} or scores
+
+
 def build_score_rows(scores: Scores) -> Rows:
-    """The score table, best of each column marked (every one of equals), and those that repeats do not tell apart."""
-    comparisons = compare_entries(scores)
-    columns = [_score_cells(scores, column, comparisons) for column in (*TASKS, SUM)]
-    columns.append(_mark_best(_borda_points(scores), "d"))
-    return {entry: tuple(column[entry] for column in columns) for entry in scores}
+    """The score table, best of each column marked (every one of equals), and those that repeats do not tell apart.
+
+    ``oracle`` stands in it without marks and points.
+    """
+    others = judged(scores)
+    comparisons = compare_entries(others)
+    columns = [_score_cells(others, column, comparisons) for column in (*TASKS, SUM)]
+    columns.append(_mark_best(_borda_points(others), "d"))
+    rows = {entry: tuple(column[entry] for column in columns) for entry in others}
+    for entry, of_entry in scores.items():
+        if entry not in rows:
+            alone = [_score_cells({entry: of_entry}, column, Comparisons({}))[entry] for column in (*TASKS, SUM)]
+            rows[entry] = (*(replace(cell, is_best=False) for cell in alone), Cell(MISSING))
+    return rows
+
+
+def build_way_rows(scores: Scores) -> Rows:
+    """Each entry's share of the way from ``baseline`` to ``oracle``, by task and in the sum, the largest marked.
+
+    Nothing where one of the two has no score, and no number where the oracle is not above the baseline.
+    """
+    if not {BASELINE, ORACLE} <= scores.keys():
+        return {}
+    entries, columns = [entry for entry in scores if entry not in (BASELINE, ORACLE)], []
+    for column in (*TASKS, SUM):
+        levels = {entry: mean_score(result) for entry, of in scores.items() if (result := result_of(of, column))}
+        start, end = levels.get(BASELINE, 0.0), levels.get(ORACLE, 0.0)
+        way = {entry: (level - start) / (end - start) for entry, level in levels.items()} if end > start else {}
+        columns.append(_mark_best({entry: way.get(entry) for entry in entries}, ".0%"))
+    return {entry: tuple(column[entry] for column in columns) for entry in entries}
 
 
 def build_detail_rows(scores: Scores) -> Rows:
@@ -148,9 +179,9 @@ def probe_note(probe: ProbeSettings) -> str | None:
         return None
     official = ProbeSettings()
     changed = [
-        f"{name.replace('_', ' ')} {getattr(probe, name)} instead of {value}"
-        for name, value in vars(official).items()
-        if not name.startswith("_") and name != "repeats" and getattr(probe, name) != value
+        f"{name.replace('_', ' ')} {value} instead of {getattr(official, name)}"
+        for name, value in probe.of_a_score().items()
+        if getattr(official, name) != value
     ]
     relation = "is narrower than" if probe.hidden_size < official.hidden_size else "differs from"
     return (
@@ -180,7 +211,7 @@ def format_score_table(scores: Scores, note: str | None = None) -> str:
 
     With repeats, a tilde marks what they do not tell from the highest mean, and a second table shows the spreads.
     """
-    rows, noise = build_score_rows(scores), noise_note(scores)
+    rows, noise, way = build_score_rows(scores), noise_note(judged(scores)), build_way_rows(scores)
     blank = "  " if noise else " "
     heads = ["entry", *(title + blank for title in score_columns())]
     text = _align_table([heads, *([entry, *(_marked(cell, blank) for cell in cells)] for entry, cells in rows.items())])
@@ -190,6 +221,10 @@ def format_score_table(scores: Scores, note: str | None = None) -> str:
     if has_spreads(scores):
         spreads = [[entry, *(cell.spread or MISSING for cell in cells[:-1])] for entry, cells in rows.items()]
         text += ["", "Mean ± standard deviation:", *_align_table([["entry", *score_columns()[:-1]], *spreads])]
+    if way:
+        shares = [[entry, *(_marked(cell, " ") for cell in cells)] for entry, cells in way.items()]
+        heads = ["entry", *(title + " " for title in score_columns()[:-1])]
+        text += ["", f"Share of the way from {BASELINE} to {ORACLE}:", *_align_table([heads, *shares])]
     return "\n".join([*text, *filter(None, [unknown_noise_note(scores), note])]) + "\n"
 
 

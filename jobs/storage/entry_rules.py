@@ -4,7 +4,7 @@ An entry is a folder with ``client_ids.npy`` int64 [N], the relevant clients, ea
 float16 [N, width], the same order, every number finite.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,16 @@ def validate_entry(folder: Path, expected_ids: np.ndarray) -> tuple[int, int]:
     assert rows is not None
     n_clients, width = rows.shape
     return n_clients, width
+
+
+def require_entries(folders: Iterable[str]) -> None:
+    """Look for the files of the entries that ``probe.entries`` names; EntryError where there are none."""
+    for folder in folders:
+        if not all((Path(folder) / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS)):
+            raise EntryError(
+                f"probe.entries: expected {CLIENT_IDS} and {EMBEDDINGS} in {folder}, found none; name another folder, "
+                "or leave it out"
+            )
 
 
 def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[np.ndarray | None, list[str]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from conf.profile import EnsembleSettings
+from conf.profile import BlockSettings, EnsembleSettings
 from ml.profiles.moments import Moments
 from schemas.blocks import ACTIVITY
 from schemas.errors import ConfigError
@@ -43,12 +43,14 @@ class BlockTransform:
     center : float64 [d], what is taken away
     scale : float64 [d], what the rest is divided by
     axes : float64 [d, k], directions to project on after that; None to keep the columns
+    row_length : the length that each client's vector gets in the end; None to keep it
     """
 
     fill: NDArray[np.float64]
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
     axes: NDArray[np.float64] | None = None
+    row_length: float | None = None
 
     @property
     def width(self) -> int:
@@ -59,7 +61,12 @@ class BlockTransform:
         """The block as it stands in the profile, float32 [n, k]."""
         vectors = np.where(block.is_present[:, None], block.vectors, self.fill)
         standard = ((vectors - self.center) / self.scale).astype(np.float32)
-        return standard if self.axes is None else standard @ self.axes.astype(np.float32)
+        projected = standard if self.axes is None else standard @ self.axes.astype(np.float32)
+        if self.row_length is None:
+            return projected
+        length = np.linalg.norm(projected, axis=1, keepdims=True)
+        # the vector of an absent client may be all zeros, and has no direction
+        return projected * (np.float32(self.row_length) / np.where(length > 0, length, 1))
 
 
 @dataclass(frozen=True)
@@ -70,25 +77,25 @@ class Composition:
     ----------
     transforms : block -> what is done to it, in the profile's order
     averaged : encoders' blocks of one width that become one, their mean over those that a client has; it comes first
-    has_flags : whether one column per block says who has it
+    flagged : blocks of which a column says who has it
     """
 
     transforms: Mapping[str, BlockTransform]
     averaged: tuple[str, ...]
-    has_flags: bool
+    flagged: tuple[str, ...]
 
     @property
     def width(self) -> int:
         """Numbers in one profile."""
         widths = [transform.width for name, transform in self.transforms.items() if name not in self.averaged[1:]]
-        return sum(widths) + len(self.transforms) * self.has_flags
+        return sum(widths) + len(self.flagged)
 
     def compose(self, blocks: Sequence[BlockRows]) -> NDArray[np.float32]:
         """The profiles of the blocks' clients, float32 [n, ``width``]; flags come last, 1 for a block one has."""
         parts = [self.transforms[block.name].apply(block) for block in blocks if block.name not in self.averaged]
         if self.averaged:
             parts.insert(0, self._mean([block for block in blocks if block.name in self.averaged]))
-        flags = [block.is_present[:, None].astype(np.float32) for block in blocks if self.has_flags]
+        flags = [block.is_present[:, None].astype(np.float32) for block in blocks if block.name in self.flagged]
         return np.concatenate([*parts, *flags], axis=1)
 
     def _mean(self, blocks: Sequence[BlockRows]) -> NDArray[np.float32]:
@@ -99,11 +106,40 @@ class Composition:
         return total / np.maximum(1, is_present.sum(axis=0)).astype(np.float32)
 
 
-def prepare_vectors(name: str, vectors: NDArray[np.float32], settings: EnsembleSettings) -> NDArray[np.float32]:
-    """A block's vectors as moments and compositions take them: of the further blocks sign(x) log(1 + |x|), if asked."""
-    if name in settings.named_blocks and settings.log_blocks:
+def prepare_vectors(
+    name: str,
+    vectors: NDArray[np.float32],
+    settings: EnsembleSettings,
+    quantiles: Mapping[str, NDArray[np.float64]] | None = None,
+) -> NDArray[np.float32]:
+    """A block's vectors as moments and compositions take them: after its transform.
+
+    Parameters
+    ----------
+    quantiles : block -> [d, q], the values of each column at shares from 0 to 1; of those whose transform needs them
+    """
+    transform = settings.of_block(name).transform
+    if transform == "log":
         return np.copysign(np.log1p(np.abs(vectors)), vectors)
+    if transform == "quantile":
+        assert quantiles is not None, "fitted before"
+        return np.stack([to_share(own, of) for own, of in zip(vectors.T, quantiles[name], strict=True)], axis=1)
     return vectors
+
+
+def to_share(values: NDArray[np.float32], quantiles: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The share of a column's values that lie below each number, 0 to 1; equal ones count half.
+
+    Parameters
+    ----------
+    values : float32 [n]; what is not finite stays so
+    quantiles : float64 [q], never falling, at shares from 0 to 1
+    """
+    shares = np.linspace(0.0, 1.0, len(quantiles))
+    # where many values are equal, interpolation from the left and from the right end at the two ends of their range
+    left, right = np.interp(values, quantiles, shares), 1 - np.interp(-values, -quantiles[::-1], shares)
+    found: NDArray[np.float32] = np.where(np.isfinite(values), (left + right) / 2, np.nan).astype(np.float32)
+    return found
 
 
 def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) -> Composition:
@@ -118,16 +154,16 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
     ConfigError
         If encoders of unequal widths are to be averaged, or a mean or a flag leaves no room for the rest.
     """
-    further = settings.named_blocks
-    transforms = {name: _fit_block(of_block, settings, name in further) for name, of_block in moments.items()}
+    transforms = {name: _fit_block(of_block, settings.of_block(name)) for name, of_block in moments.items()}
     is_mean = settings.composition == "mean"
-    averaged = tuple(name for name in moments if is_mean and name not in (*further, ACTIVITY))
+    averaged = tuple(name for name in moments if is_mean and name not in (*settings.named_blocks, ACTIVITY))
+    flagged = tuple(name for name in moments if settings.of_block(name).presence)
     if len(widths := {transforms[name].width for name in averaged}) > 1:
         raise ConfigError(f"ensemble.composition=mean needs encoders of one width, found {sorted(widths)}; use concat")
-    whole = Composition(transforms, averaged, settings.presence_flags)
+    whole = Composition(transforms, averaged, flagged)
     if whole.width <= settings.max_width:
         return whole
-    room = settings.max_width - len(moments) * settings.presence_flags
+    room = settings.max_width - len(flagged)
     if averaged or room < 1:
         raise ConfigError(
             f"a profile has {whole.width} columns, flags included, and principal axes cannot bring it down to "
@@ -136,37 +172,48 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
     return replace(whole, transforms=_reduce(transforms, moments, room))
 
 
-def _fit_block(moments: Moments, settings: EnsembleSettings, is_further: bool) -> BlockTransform:
-    scaling = settings.blocks_scaling if is_further else settings.scaling
+def _fit_block(moments: Moments, settings: BlockSettings) -> BlockTransform:
+    assert settings.weight is not None, "resolved by EnsembleSettings.of_block"
     nothing, ones = np.zeros_like(moments.mean), np.ones_like(moments.mean)
-    center, scale = nothing, ones
-    if scaling != "none":
+    center, scale, row_length = nothing, ones, None
+    if settings.scaling == "row":
+        row_length = settings.weight
+        # of no effect on the result but on which axes are kept, should all blocks be projected
+        scale = ones * max(FLOAT32_STEP, np.sqrt(np.trace(moments.covariance) + np.square(moments.mean).sum()))
+    elif settings.scaling != "none":
         variances = np.diag(moments.covariance)
-        deviations = np.sqrt(ones * variances.mean() if scaling == "block" else variances)
+        deviations = np.sqrt(ones * variances.mean() if settings.scaling == "block" else variances)
         # a constant column: to divide rounding errors by their own size would make noise of it
         is_constant = deviations <= FLOAT32_STEP * np.abs(moments.mean)
         center, scale = moments.mean, np.where(is_constant, 1.0, deviations)
-    if is_further:
-        scale = scale / settings.blocks_weight
-    return BlockTransform(moments.mean if settings.absent == "mean" else nothing, center, scale)
+    fitted = BlockTransform(
+        moments.mean if settings.absent == "mean" else nothing, center, scale / settings.weight, row_length=row_length
+    )
+    if settings.max_columns is None or settings.max_columns >= len(center):
+        return fitted
+    _, axes = _principal_axes(fitted, moments)
+    return replace(fitted, center=moments.mean, axes=axes[:, : settings.max_columns])
+
+
+def _principal_axes(transform: BlockTransform, moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variances [d] and directions [d, d] of a block's scaled columns, largest variance first."""
+    variances, axes = np.linalg.eigh(moments.covariance / np.outer(transform.scale, transform.scale))
+    # an axis turned round is an axis too: with the largest component positive, every LAPACK gives the same
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(len(variances))]
+    return variances[::-1], (axes * np.where(largest < 0, -1.0, 1.0))[:, ::-1]
 
 
 def _reduce(
     transforms: Mapping[str, BlockTransform], moments: Mapping[str, Moments], n_columns: int
 ) -> dict[str, BlockTransform]:
     """The transforms with the axes of largest variance, so many over all blocks; ties go to the earlier block."""
-    found = {
-        name: np.linalg.eigh(moments[name].covariance / np.outer(transform.scale, transform.scale))
-        for name, transform in transforms.items()
+    found = {name: _principal_axes(transform, moments[name]) for name, transform in transforms.items()}
+    # a block that is projected already has its own number of axes at most
+    variances = [found[name][0][: transform.width] for name, transform in transforms.items()]
+    owners = np.repeat(np.arange(len(found)), [len(values) for values in variances])
+    chosen = np.argsort(-np.concatenate(variances), kind="stable")[:n_columns]
+    kept = np.bincount(owners[chosen], minlength=len(found))
+    return {
+        name: replace(transform, center=moments[name].mean, axes=found[name][1][:, :n_axes])
+        for (name, transform), n_axes in zip(transforms.items(), kept, strict=True)
     }
-    variances = np.concatenate([values[::-1] for values, _ in found.values()])  # eigh gives the smallest first
-    owners = np.repeat(np.arange(len(found)), [len(values) for values, _ in found.values()])
-    kept = np.bincount(owners[np.argsort(-variances, kind="stable")[:n_columns]], minlength=len(found))
-    reduced = {}
-    for (name, transform), n_axes in zip(transforms.items(), kept, strict=True):
-        axes = found[name][1][:, ::-1][:, :n_axes]
-        # an axis turned round is an axis too: with the largest component positive, every LAPACK gives the same
-        largest = axes[np.abs(axes).argmax(axis=0), np.arange(n_axes)]
-        axes = axes * np.where(largest < 0, -1.0, 1.0)
-        reduced[name] = replace(transform, center=moments[name].mean, axes=axes)
-    return reduced

@@ -10,7 +10,9 @@ from conf.synthetic import ShopSettings
 from schemas.behaviours import CODES_PER_QUERY
 
 _POPULARITY_EXPONENT = 0.8
-_CODE_NOISE = 20.0  # standard deviation of a code around its category's, of 256
+_STYLE_SPREAD = 30.0  # standard deviation of a style's codes around a category's, of 256
+_CODE_NOISE = 12.0  # of a name's or a query's around its style's
+_CYCLE_DAYS = 20.0  # median over categories of the days in which a product is used up
 _COMPANION_ELSEWHERE = 0.15  # share of companions that lie in the next category
 
 
@@ -22,6 +24,8 @@ class Catalogue:
     ----------
     sku, price, name : int64 [P], int64 [P] (quantile bucket 0-99), str [P]
     category : int64 [P], position of the category, never falling
+    style : int64 [P], below Q: products of one style have names alike, in each category
+    cycle_days : float64 [P], mean days in which it is used up; 0 for what lasts
     first : int64 [C + 1]; category c holds the products ``first[c]`` to ``first[c + 1]``, by falling popularity
     popularity : float64 [P + 1], weights of the products before, summed: a draw is a binary search
     launch_day : int64 [P], 0 for the first product of each category
@@ -29,14 +33,16 @@ class Catalogue:
     next_category : int64 [C], a permutation
     category_id : int64 [C]
     product_url, category_url, other_url : int64 [P], [C], [U], all different
-    query : str [2 * C * Q]; category c has ``c * Q`` to ``(c + 1) * Q``. The second half holds the same queries
-        with the numbers in columns, as numpy prints them
+    query : str [2 * C * Q]; category c has ``c * Q`` to ``(c + 1) * Q``, one of each style. The second half holds the
+        same queries with the numbers in columns, as numpy prints them
     """
 
     sku: np.ndarray
     price: np.ndarray
     name: np.ndarray
     category: np.ndarray
+    style: np.ndarray
+    cycle_days: np.ndarray
     first: np.ndarray
     popularity: np.ndarray
     launch_day: np.ndarray
@@ -78,15 +84,20 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
     category_weight = rng.permutation((1.0 + np.arange(n_categories)) ** -_POPULARITY_EXPONENT)
     weight = category_weight[category] * (1.0 + rank) ** -_POPULARITY_EXPONENT
     centres = rng.integers(0, 256, (n_categories, CODES_PER_QUERY))
-    query_codes = _codes_near(rng, np.repeat(centres, settings.queries_per_category, axis=0))
+    # a style moves the codes of every category alike: whoever reads them finds a client's style in a new category
+    moves = rng.normal(0.0, _STYLE_SPREAD, (settings.queries_per_category, CODES_PER_QUERY))
+    style = rank % settings.queries_per_category
+    query_codes = _codes_near(rng, (centres[:, None] + moves).reshape(-1, CODES_PER_QUERY))
     urls = _ids(rng, n_products + n_categories + settings.n_other_pages)
     product_url, category_url, other_url = np.split(urls, [n_products, n_products + n_categories])
     sku = _ids(rng, n_products)
     # categories differ in their level of prices, products within them more
     prices = rng.normal(0.0, 0.6, n_categories)[category] + rng.normal(0.0, 1.0, n_products)
-    name = _to_text(_codes_near(rng, centres[category]))
+    name = _to_text(_codes_near(rng, centres[category] + moves[style]))
     is_late = (rng.random(n_products) < settings.launched_share) & (rank > 0)
     launch_day = np.where(is_late, rng.integers(1, settings.n_days, n_products), 0)
+    cycles = _CYCLE_DAYS * np.exp(0.5 * rng.normal(size=n_categories))
+    cycles *= rng.random(n_categories) < settings.consumable_share
     onward = next_category[category]
     elsewhere = rng.integers(first[onward], first[onward + 1])
     is_elsewhere = rng.random(n_products) < _COMPANION_ELSEWHERE
@@ -95,6 +106,8 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
         price=prices.argsort().argsort() * 100 // n_products,
         name=name,
         category=category,
+        style=style,
+        cycle_days=cycles[category],
         first=first,
         popularity=np.concatenate([[0.0], np.cumsum(weight)]),
         launch_day=launch_day,

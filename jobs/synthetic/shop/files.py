@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from conf.synthetic import ShopSettings
 from jobs.synthetic.blocks import map_blocks
 from jobs.synthetic.shop.catalogue import build_catalogue
-from jobs.synthetic.shop.sessions import simulate_block
+from jobs.synthetic.shop.oracle import describe_state
+from jobs.synthetic.shop.simulation import simulate_block
 from schemas import columns as c
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY
 
@@ -56,10 +57,25 @@ def product_properties(spark: SparkSession, settings: ShopSettings) -> DataFrame
     return spark.createDataFrame(pd.DataFrame(values))
 
 
+def latent_states(spark: SparkSession, settings: ShopSettings, cutoff_day: int) -> DataFrame:
+    """One row per client, its latent state when a day begins: ``client_id``, ``vector`` array<float>."""
+    ddl = f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
+    return map_blocks(spark, settings.n_blocks, _BLOCKS_PER_TASK, partial(_describe_rows, settings, cutoff_day), ddl)
+
+
+def _describe_rows(settings: ShopSettings, cutoff_day: int, block: int) -> Iterator[pa.RecordBatch]:
+    catalogue = build_catalogue(settings)
+    simulation = simulate_block(block, catalogue, settings)
+    states = describe_state(simulation, catalogue, settings, block, cutoff_day)
+    offsets = pa.array(np.arange(len(states) + 1) * states.shape[1], pa.int32())
+    vectors = pa.ListArray.from_arrays(offsets, pa.array(states.ravel()))
+    yield pa.RecordBatch.from_arrays([pa.array(simulation.clients.client_id), vectors], names=[c.CLIENT_ID, c.VECTOR])
+
+
 def _simulate_rows(settings: ShopSettings, block: int) -> Iterator[pa.RecordBatch]:
     catalogue = build_catalogue(settings)
     first_midnight = np.datetime64(settings.first_day, "s")
-    for behaviour, events in simulate_block(block, catalogue, settings).items():
+    for behaviour, events in simulate_block(block, catalogue, settings).events.items():
         n_events = len(events.item)
         if behaviour == SEARCH_QUERY:
             item, query = pa.nulls(n_events, pa.int64()), pa.array(catalogue.query[events.item], pa.string())

@@ -73,6 +73,7 @@ def test_what_is_not_read_is_named_with_the_reason(source: Path, caplog: pytest.
 
 
 def test_a_clean_directory_is_passed_without_a_word(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (source.parent / "oracle").mkdir()  # of a simulated shop
     log_unread_files(source.parent, load_config("demo"))
     assert caplog.records == []
 

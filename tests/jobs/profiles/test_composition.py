@@ -9,8 +9,14 @@ from block_tables import put_blocks, write_clients
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
-from conf.profile import EnsembleSettings
-from jobs.profiles.composition import collect_moments, collect_profile_blocks, compose_profiles, whole_clients
+from conf.profile import BlockSettings, EnsembleSettings
+from jobs.profiles.composition import (
+    collect_moments,
+    collect_profile_blocks,
+    collect_quantiles,
+    compose_profiles,
+    whole_clients,
+)
 from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, fit_composition
 from ml.profiles.moments import Moments
@@ -70,6 +76,29 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
         np.testing.assert_allclose([row["vector"] for row in of_profile], composition.compose(own), atol=1e-5)
         present = [[part.name for part in own if part.is_present[row]] for row in range(n)]
         assert [row["present"] for row in of_profile] == present
+
+
+def test_quantiles_are_of_the_clients_that_have_a_block(spark: SparkSession, workspace: Workspace) -> None:
+    n = 60
+    stacking = {name: BlockSettings(transform="quantile", absent="mean") for name in ("block_2", "nobody")}
+    settings = EnsembleSettings(stacking=stacking, presence_flags=False)
+    ids = np.arange(n) + 100
+    cutoff = write_clients(spark, workspace, ids)
+    block = random_block(n, 2, seed=2)
+    vectors = {int(ids[row]): block.vectors[row] for row in np.flatnonzero(block.is_present)}
+    made = put_blocks(spark, workspace, {"block_2": vectors})
+
+    profiles = compose_profiles(spark, workspace, {"one": [made["block_2"]]}, cutoff, settings)
+    rows = profiles.orderBy("position").collect()
+
+    found = np.array([row["vector"] for row in rows])
+    own = block.vectors[block.is_present]
+    shares = (own[:, None] > own).mean(axis=1) + 0.5 / len(own)
+    np.testing.assert_allclose(found[block.is_present], shares, atol=0.03)
+    np.testing.assert_allclose(found[~block.is_present], 0.5, atol=0.03)
+    none = collect_quantiles(spark.createDataFrame([], BLOCKS.ddl), {"nobody": 1}, settings)
+    assert none["nobody"].shape == (1, 101)
+    assert not none["nobody"].any()
 
 
 def test_batches_end_with_a_clients_last_row() -> None:

@@ -77,6 +77,15 @@ def test_the_verdict_names_the_first_entry_and_how_it_stands_to_the_baseline():
     assert "ensemble+baseline has the first place by Borda count, with 18 points" in text_of(full_page())
 
 
+def test_the_way_to_the_oracle_is_shown_and_the_oracle_is_no_rival():
+    scores = some_scores()
+    scores["oracle"] = {task: {**result, "score": 0.9} for task, result in scores["baseline"].items()}
+    text = text_of(page(scores))
+    assert "The way to the oracle" in text
+    assert "ensemble+baseline has the first place by Borda count, with 18 points" in text
+    assert "The way to the oracle" not in text_of(full_page())
+
+
 def test_the_verdict_counts_only_tasks_that_both_have():
     scores = {"baseline": {"churn": {"score": 0.5}}, "a": {"churn": {"score": 0.4}, "conversion": {"score": 0.9}}}
     scores["b"] = {"churn": {"score": 0.1}, "conversion": {"score": 0.1}}

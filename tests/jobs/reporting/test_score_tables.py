@@ -9,7 +9,9 @@ from jobs.reporting.tables import (
     Standing,
     build_detail_rows,
     build_score_rows,
+    build_way_rows,
     format_score_table,
+    judged,
     noise_note,
     probe_note,
     rank_entries,
@@ -195,3 +197,45 @@ def test_training_shows_the_newest_run_of_each_behaviour():
 def test_a_long_curve_is_thinned_to_means_of_neighbours():
     assert thin([(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0), (5, 1.0)], at_most=3) == [(1.5, 3.0), (3.5, 7.0), (5, 1.0)]
     assert thin([]) == []
+
+
+ORACLE = {
+    **SCORES,
+    "oracle": {"conversion": {"score": 0.8, "auroc": 0.8}, "propensity_sku": {"score": 0.69, "auroc": 0.75}},
+}
+
+
+def test_the_way_to_the_oracle_is_a_share_of_its_distance_to_the_baseline():
+    way = build_way_rows(ORACLE)
+    texts = {entry: [cell.text for cell in cells] for entry, cells in way.items()}
+    # on skus the oracle is below the baseline: there is no way to go
+    assert texts == {
+        "product_buy": ["-", "-25%", "-", "-", "-", "-", "-21%"],
+        "ensemble": ["-", "0%", "-", "-", "-", "-", "53%"],
+    }
+    assert [cell.is_best for cell in way["ensemble"]] == [False, True, False, False, False, False, True]
+    assert build_way_rows(SCORES) == {}
+    assert build_way_rows({"oracle": ORACLE["oracle"]}) == {}
+
+
+def test_with_repeats_the_way_is_between_means():
+    scores = {"baseline": repeated(0.5, 0.6), "ensemble": repeated(0.66, 0.66), "oracle": repeated(0.8, 0.7)}
+    assert build_way_rows(scores)["ensemble"][0].text == "55%"
+
+
+def test_the_oracle_takes_no_part_in_marks_and_points():
+    rows = build_score_rows(ORACLE)
+    assert {entry: rows[entry] for entry in SCORES} == build_score_rows(SCORES)
+    assert [cell.text for cell in rows["oracle"]] == ["-", "0.8000", "-", "0.6900", "-", "-", "1.4900", "-"]
+    assert not any(cell.is_best for cell in rows["oracle"])
+    assert noise_note(judged({**PAIRED, "oracle": repeated(0.9, 0.9, 0.9, 0.9)})) == noise_note(PAIRED)
+    assert build_score_rows({"oracle": ORACLE["oracle"]})["oracle"][1].is_best
+
+
+def test_the_text_ends_with_the_way_to_the_oracle():
+    lines = format_score_table(ORACLE).splitlines()
+    start = lines.index("Share of the way from baseline to oracle:")
+    assert [line.split() for line in lines[start + 3 : start + 5]] == [
+        ["product_buy", "-", "-25%", "-", "-", "-", "-", "-21%"],
+        ["ensemble", "-", "0%*", "-", "-", "-", "-", "53%*"],
+    ]

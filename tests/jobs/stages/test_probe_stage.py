@@ -61,8 +61,10 @@ def test_every_entry_is_scored_on_every_task_that_can_be_scored(spark, shop, cap
     write_entry(shop, "ensemble", telling_rows(positions), 100 - positions)
     write_entry(shop, "baseline", np.zeros((N, 2)), 100 - positions)
     write_entry(shop, "mixed", telling_rows(mixed), 100 - mixed)
+    elsewhere = shop.entry("mixed").rename(shop.out / "mixed")  # scored because the settings name it
+    config = replace(TINY, probe=replace(TINY.probe, entries=(str(elsewhere),)))
     for _ in range(2):
-        run(spark, TINY, shop)
+        run(spark, config, shop)
         scores = json.loads((shop.out / "scores.json").read_text())
         assert list(scores) == ["baseline", "ensemble", "mixed"]
         assert [list(tasks) for tasks in scores.values()] == [["churn", "propensity_sku"]] * 3

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from jobs.storage.entry_rules import validate_entry
+from jobs.storage.entry_rules import require_entries, validate_entry
 from schemas.errors import EntryError
 
 IDS = np.array([10, 20, 30])
@@ -128,3 +128,13 @@ def test_a_file_that_is_no_array_of_numbers_is_refused_unread(tmp_path, spoil, e
 def test_missing_files_and_folders_are_named(tmp_path):
     assert "client_ids.npy is missing; embeddings.npy is missing" in message(tmp_path)
     assert "expected a folder with client_ids.npy and embeddings.npy, found nothing" in message(tmp_path / "none")
+
+
+def test_an_entry_that_settings_name_must_be_there(tmp_path):
+    (tmp_path / "client_ids.npy").touch()
+    with pytest.raises(
+        EntryError, match=r"probe.entries: expected client_ids.npy and embeddings.npy in .*, found none"
+    ):
+        require_entries([str(tmp_path)])
+    (tmp_path / "embeddings.npy").touch()
+    require_entries([str(tmp_path)])

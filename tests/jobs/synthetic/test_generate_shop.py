@@ -9,8 +9,10 @@ from pyspark.sql import SparkSession
 
 from conf.synthetic import ShopSettings
 from jobs.commands.generate import generate_shop
+from jobs.storage.entry_rules import validate_entry
 from jobs.synthetic.shop.catalogue import build_catalogue
-from jobs.synthetic.shop.sessions import simulate_block
+from jobs.synthetic.shop.oracle import describe_state
+from jobs.synthetic.shop.simulation import simulate_block
 from schemas.errors import OutputError
 
 pytestmark = pytest.mark.spark
@@ -47,7 +49,7 @@ def _columns(path: Path) -> dict[str, str]:
 
 def test_the_files_hold_the_simulated_events_whatever_task_made_them(shop: Path):
     catalogue = build_catalogue(SETTINGS)
-    blocks = [simulate_block(block, catalogue, SETTINGS) for block in range(3)]
+    blocks = [simulate_block(block, catalogue, SETTINGS).events for block in range(3)]
     for name, column in SOURCES.items():
         rows = pd.concat([pd.DataFrame(vars(block[name])) for block in blocks])
         item = catalogue.query[rows["item"]] if column == "query" else rows["item"]
@@ -97,8 +99,25 @@ def _purchases(shop: Path) -> tuple[pd.DataFrame, pd.Timestamp, pd.Timestamp]:
     return buys, train_start, train_start + pd.Timedelta(days=14)
 
 
+def test_the_oracle_is_an_entry_of_the_relevant_clients_states_at_the_cutoff(shop: Path):
+    relevant = np.load(shop / "input" / "relevant_clients.npy")
+    assert validate_entry(shop / "oracle", relevant)[0] == len(relevant)
+    _, train_start, _ = _purchases(shop)
+    cutoff_day = (train_start.date() - SETTINGS.first_day).days
+    catalogue = build_catalogue(SETTINGS)
+    states = {}
+    for block in range(3):
+        simulation = simulate_block(block, catalogue, SETTINGS)
+        rows = describe_state(simulation, catalogue, SETTINGS, block, cutoff_day).astype(np.float16)
+        states |= zip(simulation.clients.client_id, rows, strict=True)
+    found = np.load(shop / "oracle" / "embeddings.npy")
+    np.testing.assert_array_equal(np.load(shop / "oracle" / "client_ids.npy"), relevant)
+    np.testing.assert_array_equal(found, np.stack([states[client] for client in relevant]))
+
+
 def test_nothing_is_left_beside_the_finished_shop(shop: Path):
     assert [path.name for path in shop.parent.iterdir()] == ["shop"]
+    assert not [path for path in shop.iterdir() if path.name.startswith(".")]
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSession, tmp_path: Path):

@@ -43,6 +43,23 @@ def test_a_query_is_written_with_single_spaces_or_in_columns():
         assert plain[1:-1].split() == padded[1:-1].split()
 
 
+def test_a_name_is_nearest_to_the_query_of_its_category_and_style():
+    names, queries = (_codes(text) for text in (CATALOGUE.name, np.split(CATALOGUE.query, 2)[0]))
+    nearest = ((names[:, None] - queries) ** 2).sum(axis=2).argmin(axis=1)
+    own = CATALOGUE.category * 8 + CATALOGUE.style
+    assert (nearest == own).mean() > 0.9  # a twentieth would be chance
+
+
+def _codes(text: np.ndarray) -> np.ndarray:
+    return np.array([each[1:-1].split() for each in text], dtype=float)
+
+
+def test_products_of_some_categories_are_used_up():
+    cycles = [np.unique(CATALOGUE.cycle_days[CATALOGUE.category == category]) for category in range(6)]
+    assert all(len(of_category) == 1 for of_category in cycles)
+    assert 0 < sum(of_category[0] > 0 for of_category in cycles) < 6
+
+
 def test_next_categories_and_companions_lead_elsewhere():
     assert sorted(CATALOGUE.next_category) == list(range(6))
     assert (CATALOGUE.next_category != np.arange(6)).all()

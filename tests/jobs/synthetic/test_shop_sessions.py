@@ -6,7 +6,7 @@ import pytest
 
 from conf.synthetic import ShopSettings
 from jobs.synthetic.shop.catalogue import Catalogue, build_catalogue
-from jobs.synthetic.shop.sessions import simulate_block
+from jobs.synthetic.shop.simulation import simulate_block
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY
 
 SETTINGS = ShopSettings(n_clients=450, clients_per_block=200)
@@ -25,7 +25,7 @@ def shop(catalogue: Catalogue) -> dict[str, pd.DataFrame]:
 
 
 def _simulate(block: int, catalogue: Catalogue, settings: ShopSettings = SETTINGS) -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame(vars(rows)) for name, rows in simulate_block(block, catalogue, settings).items()}
+    return {name: pd.DataFrame(vars(rows)) for name, rows in simulate_block(block, catalogue, settings).events.items()}
 
 
 def test_a_block_is_the_same_whichever_blocks_are_simulated_before_it(catalogue: Catalogue):

@@ -1,9 +1,11 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from conf.profile import EnsembleSettings
+from conf.load import load_config
+from conf.profile import BlockSettings, EnsembleSettings
 from ml.profiles.composition import BlockRows as Block
 from ml.profiles.composition import fit_composition, prepare_vectors
 from ml.profiles.moments import Moments
@@ -186,3 +188,91 @@ def test_the_logarithm_is_of_further_blocks_and_keeps_signs_and_zeros():
     np.testing.assert_allclose(prepare_vectors("a", vectors, settings), [[0, -2, 3]], rtol=1e-6)
     np.testing.assert_array_equal(prepare_vectors("product_buy", vectors, settings), vectors)
     np.testing.assert_array_equal(prepare_vectors("a", vectors, replace(settings, log_blocks=False)), vectors)
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "digest"), [("report", 8, "fdf3810d078eb66e"), ("default", 24, "34d9d9cfe0aabcd2")]
+)
+def test_without_stacking_profiles_are_as_before_there_was_any(config: str, width: int, digest: str):
+    settings = replace(load_config("default").ensemble, blocks=("baseline",)) if config == "default" else None
+    settings = settings or load_config(config).ensemble
+    rng, parts = np.random.default_rng(5), []
+    for name, n_columns in (("product_buy", 4), ("page_visit", 4), ("activity", 5), ("baseline", 7)):
+        if (name == "activity" and not settings.activity) or (name == "baseline" and not settings.named_blocks):
+            continue
+        vectors = rng.integers(-50, 300, (50, n_columns)).astype(np.float32)
+        is_present = rng.random(50) < 0.7 if n_columns == 4 else np.ones(50, bool)
+        parts.append(Block(name, prepare_vectors(name, vectors, settings), is_present))
+    moments = {part.name: Moments.of(part.vectors[part.is_present]) for part in parts}
+    profiles = fit_composition(moments, settings).compose(parts)
+    assert profiles.shape == (50, width)
+    assert hashlib.sha256(profiles.astype(np.float16).tobytes()).hexdigest()[:16] == digest
+
+
+def test_a_block_may_be_stacked_by_settings_of_its_own():
+    settings = EnsembleSettings(
+        absent="mean",
+        blocks=("counts",),
+        blocks_weight=0.5,
+        stacking={"counts": BlockSettings(transform="none", scaling="none", presence=False, weight=2.0)},
+    )
+    assert settings.of_block("counts") == BlockSettings("none", None, "none", "mean", False, 2.0)
+    assert settings.of_block("product_buy") == BlockSettings("none", None, "none", "mean", True, 1.0)
+
+    counts = Block("counts", np.array([[1], [2], [3]], np.float32), np.ones(3, bool))
+    profiles = compose([BUYS, counts], **{name: getattr(settings, name) for name in vars(settings)})
+    assert profiles.tolist() == [[3, 4, 2, 1], [2, 3, 4, 0], [1, 2, 6, 1]]
+
+
+def test_a_blocks_principal_axes_are_those_of_its_scaled_columns():
+    block = random_blocks(widths=(6,))[0]
+    stacking = {block.name: BlockSettings(max_columns=2, scaling="column", absent="mean", presence=False)}
+    profiles = compose([block], stacking=stacking)
+
+    own = block.vectors[block.is_present].astype(np.float64)
+    standard = (own - own.mean(axis=0)) / own.std(axis=0)
+    _, _, directions = np.linalg.svd(standard, full_matrices=False)
+    # an axis may point either way
+    np.testing.assert_allclose(np.abs(profiles[block.is_present]), np.abs(standard @ directions[:2].T), atol=1e-4)
+    np.testing.assert_allclose(profiles[~block.is_present], 0.0, atol=1e-4)
+
+
+def test_rows_get_one_length_after_the_principal_axes_and_absent_ones_none():
+    block = random_blocks(widths=(6,))[0]
+    settings = BlockSettings(max_columns=3, scaling="row", absent="mean", presence=False, weight=0.25)
+    profiles = compose([block], stacking={block.name: settings})
+
+    lengths = np.linalg.norm(profiles, axis=1)
+    np.testing.assert_allclose(lengths[block.is_present], 0.25, rtol=1e-5)
+    axes = compose([block], stacking={block.name: replace(settings, scaling="none", weight=1.0)})[block.is_present]
+    expected = 0.25 * axes / np.linalg.norm(axes, axis=1)[:, None]
+    np.testing.assert_allclose(profiles[block.is_present], expected, atol=1e-5)
+
+
+def test_no_row_is_divided_by_a_length_of_zero():
+    block = Block("a", np.array([[3, 4], [0, 0], [9, 9]], np.float32), np.array([True, True, False]))
+
+    profiles = compose([block], scaling="row", presence_flags=False)
+
+    np.testing.assert_allclose(profiles, [[0.6, 0.8], [0, 0], [0, 0]], rtol=1e-6)
+
+
+def test_axes_of_all_blocks_keep_within_the_number_of_each():
+    blocks = random_blocks(widths=(6, 3))
+    profiles = compose(blocks, stacking={"block_6": BlockSettings(max_columns=2)}, presence_flags=False, max_width=4)
+    alone = compose(blocks[:1], stacking={"block_6": BlockSettings(max_columns=2)}, presence_flags=False)
+
+    assert profiles.shape[1] == 4
+    np.testing.assert_allclose(profiles[:, :2], alone, atol=1e-3 * np.abs(alone).max())
+
+
+def test_a_quantile_is_the_share_of_smaller_numbers_and_half_the_equal_ones():
+    column = np.array([0, 0, 0, 0, 1, 2, 3, 100], np.float32)
+    quantiles = {"a": np.quantile(column, np.linspace(0, 1, 1001), method="inverted_cdf")[None]}
+    settings = EnsembleSettings(stacking={"a": BlockSettings(transform="quantile")})
+    found = prepare_vectors("a", column[:, None], settings, quantiles)[:, 0]
+
+    np.testing.assert_allclose(found[:4], 0.25, atol=2e-3)
+    np.testing.assert_allclose(found[4:7], [0.5625, 0.6875, 0.8125], atol=2e-3)
+    outside = prepare_vectors("a", np.array([[-5], [1e6], [np.inf], [np.nan]], np.float32), settings, quantiles)[:, 0]
+    np.testing.assert_array_equal(outside, np.array([0, 1, np.nan, np.nan], np.float32))  # moments refuse the last two
