@@ -42,7 +42,7 @@ class TrainingSettings(Settings):
     """``bfloat16``: matrix products by autocast; weights, sums, norms and losses stay float32."""
     compile: bool | Literal["auto"] = "auto"
     """Compile a step's loss by ``torch.compile``: a minute or so at the start, needs a C++ compiler. ``auto``: on a
-    GPU, where steps are recorded as CUDA graphs too."""
+    GPU and packed rows, where steps are recorded as CUDA graphs too."""
     packing: bool | Literal["auto"] = "auto"
     """Train on rows that several short sequences share, all batches of one shape, where encoder and objective take
     such rows. ``auto``: on a GPU."""

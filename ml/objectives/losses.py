@@ -42,9 +42,13 @@ def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, neg
     nearest = torch.searchsorted(positives, negatives).clamp(max=len(positives) - 1)
     is_hit = positives[nearest] == negatives  # [K]
     log_count = torch.where(is_hit, math.inf, math.log(len(negatives) / n_items))
-    is_extra = F.pad(positives[1:] == positives[:-1], (1, 0)) | (positives == PAD)  # [U]
-    log_counts = torch.cat([torch.where(is_extra, math.inf, 0.0), log_count])  # [U + K]
+    log_counts = torch.cat([torch.where(is_extra(positives), math.inf, 0.0), log_count])  # [U + K]
     return F.cross_entropy(logits - log_counts, columns, ignore_index=NO_LABEL, reduction="sum")
+
+
+def is_extra(positives: Tensor) -> Tensor:
+    """Bool [U], which of rising labels (int64 [U]) repeat the one before them or are PAD, as packed rows have them."""
+    return F.pad(positives[1:] == positives[:-1], (1, 0)) | (positives == PAD)
 
 
 def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int, t: float) -> Tensor:
@@ -102,7 +106,8 @@ def bpr_max_loss(
     logits = logits.float()
     is_target, columns = columns >= 0, columns.clamp(min=0)
     candidates = torch.cat([positives, negatives])  # [U + K]
-    is_left_out = (candidates == positives[columns].unsqueeze(1)) | (candidates == PAD)  # [M, U + K]
+    is_nobodys = F.pad(is_extra(positives), (0, len(negatives)))  # [U + K]
+    is_left_out = (candidates == positives[columns].unsqueeze(1)) | is_nobodys  # [M, U + K]
     # finite: where nothing but the label is at hand, a softmax of nothing would be no number
     weights = logits.masked_fill(is_left_out, torch.finfo(logits.dtype).min).log_softmax(dim=1)  # logarithms of s
     gaps = F.logsigmoid(logits.gather(1, columns.unsqueeze(1)) - logits)

@@ -63,19 +63,20 @@ class Learner:
         self.encoder.heads = self.objective.build_heads(self.encoder.hidden_size)
         self.encoder.to(self.device)
         wants = settings.training.compile
-        is_compiled = self.device.type == "cuda" and self.encoder.can_compile if wants == "auto" else wants
+        is_cuda, is_packed = self.device.type == "cuda", packs_rows(settings, self.device)
+        # rows of their own have many shapes: compiling them took a minute and gained nothing (docs/benchmarks.md)
+        is_compiled = is_cuda and is_packed and self.encoder.can_compile if wants == "auto" else wants
         # sparse gradients are quick on a CPU; a GPU's queue would halt to count their rows, and no compiler takes them
-        uses_window = self.encoder.has_sparse_tables and (is_compiled or self.device.type == "cuda")
+        uses_window = self.encoder.has_sparse_tables and (is_compiled or is_cuda)
         self.window = RowWindow(self.encoder) if uses_window and RowWindow.fits(self.encoder) else None
         if self.encoder.has_sparse_tables and self.window is None:
             is_compiled = False
             for table in self.encoder.row_parameters():
                 # a token met often in a batch is one row of the gradient, before it is sent to other ranks
                 table.register_hook(Tensor.coalesce)
-        is_packed = packs_rows(settings, self.device)
         # of a graph that is recorded, the next batch would overwrite gradients that batches of a step add up
         is_alone = settings.training.batches_per_step == 1
-        self.is_recorded = is_compiled and is_packed and is_alone and self.device.type == "cuda"
+        self.is_recorded = is_compiled and is_packed and is_alone and is_cuda
         self._loss_of = self.loss
         if is_compiled:  # packed batches have one shape, or two: a graph of each is quicker than one of any
             mode, any_shape = ("reduce-overhead" if self.is_recorded else None), (False if is_packed else None)

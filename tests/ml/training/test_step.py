@@ -164,7 +164,7 @@ PACKED = replace(SAMPLED, loss=LossSettings(name="sampled", n_negatives=15))
 COMPILED = {"compile": True, "packing": True}
 
 
-@pytest.mark.parametrize("name", ["full", "sampled", "gbce"])
+@pytest.mark.parametrize("name", ["full", "sampled", "gbce", "bpr_max"])
 def test_packed_sequences_lose_what_they_lose_in_rows_of_their_own(name: Any) -> None:
     of_loss = LossSettings(name=name, n_negatives=15)
     settings = replace(PACKED, loss=of_loss, attention="causal", objective="next_item")
