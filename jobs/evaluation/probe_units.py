@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 MAX_JOBS = 64
 """Spark jobs at once; each has a thread in the driver."""
-PROCESS_BYTES = 400 * 2**20
+PROCESS_BYTES = 500 * 2**20
 """Of a Python worker with torch, and of what it computes for one batch."""
 
 Outcome = tuple[TaskScore | PipelineError, float]
@@ -136,8 +136,8 @@ def list_units(
 def unit_bytes(n_rows: int, width: int, n_labels: int, settings: ProbeSettings) -> int:
     """About what a unit needs beside the entry's own pages: logits, labels, positions, and the network in training."""
     n_weights = (width + n_labels + 4 * settings.hidden_size * settings.n_blocks) * settings.hidden_size
-    # weights, gradients and two moments; 200 bytes are the copies of one label's logits while they are ranked
-    return PROCESS_BYTES + 16 * n_weights + n_rows * (4 * n_labels + 4 * ceil(n_labels / 8) + 200)
+    # weights, gradients and two moments; 450 bytes are positions, and copies of one label's logits while it is ranked
+    return PROCESS_BYTES + 16 * n_weights + n_rows * (4 * n_labels + 4 * ceil(n_labels / 8) + 450)
 
 
 def count_at_once(context: SparkContext, units: Sequence[ProbeUnit]) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -139,7 +140,8 @@ def _holds_learnable_row(file: FeedFile) -> bool:
 def read_shard(shard: Shard, seed: int | None = None) -> Batches:
     """The shard's learnable rows, one batch per row group.
 
-    Row groups come in an order drawn from ``seed``, or in file order without one.
+    Row groups come in an order drawn from ``seed``, those of the rank's own files and of shared ones each for
+    themselves, or in file order without one.
 
     Raises
     ------
@@ -147,6 +149,11 @@ def read_shard(shard: Shard, seed: int | None = None) -> Batches:
         If a file cannot be read, or the files hold another number of rows than was said.
     """
     if not shard.n_rows:
+        return
+    if shard.own:
+        parts = [Shard(shard.own), replace(shard, own=())]
+        for part in parts[:: -1 if (seed or 0) % 2 else 1]:  # what ranks share comes first in every other epoch
+            yield from read_shard(part, seed)
         return
     n_seen, width = 0, shard.files[0].width
     for rows in _read_row_groups(shard, seed):

@@ -102,7 +102,7 @@ def units_of(tmp_path, *tasks):
     ("master", "available", "expected"),
     [
         ("local[4]", 100 * 2**30, 4),
-        ("local[4]", 4 * 2**30, 2),
+        ("local[4]", 5 * 2**30, 2),
         ("local[4]", 2**20, 1),
         # more than its two slots: executors that come with the work that waits come for it
         ("spark://host:7077", 2**20, 8),
@@ -111,7 +111,7 @@ def units_of(tmp_path, *tasks):
 def test_as_many_units_run_at_once_as_there_is_memory_for(tmp_path, monkeypatch, master, available, expected):
     np.save(tmp_path / "embeddings.npy", np.zeros((1_000_000, 4), dtype=np.float16))
     units = [replace(UNIT, entry=tmp_path, popularity=(0.01,) * 100, repeat=number) for number in range(8)]
-    assert 1.6 < unit_bytes(1_000_000, 4, 100, UNIT.settings) / 2**30 < 2
+    assert 2 < unit_bytes(1_000_000, 4, 100, UNIT.settings) / 2**30 < 2.2
     monkeypatch.setattr(probe_units.psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
     context = SimpleNamespace(master=master, defaultParallelism=4 if master.startswith("local") else 2)
     assert count_at_once(context, units) == expected

@@ -202,6 +202,15 @@ def test_no_row_group_is_lost_to_petastorms_race(files: list[FeedFile], tmp_path
         assert sum(len(rows) for rows in read_shard(Shard((files[0],)), seed)) == 20
 
 
+@pytest.mark.parametrize("seed", [None, 4, 5])
+def test_ranks_read_files_of_their_own_and_keep_different_rows_of_the_others(tmp_path: Path, seed: int | None) -> None:
+    many = [write_file(tmp_path, f"f{number}.parquet", numbered(100 * number, 20), 4) for number in range(1, 6)]
+    shards = [shard_files(many, rank, 4) for rank in range(4)]
+    assert [(len(shard.own), len(shard.files)) for shard in shards] == [(1, 1)] * 4
+    kept = [token for shard in shards for token in last_tokens(read_shard(shard, seed))]
+    assert sorted(kept) == [100 * number + row for number in range(1, 6) for row in range(20)]
+
+
 def test_ranks_that_share_files_keep_different_rows(tmp_path: Path) -> None:
     file = write_file(tmp_path, "f.parquet", numbered(100, 20), 4)
     kept = [last_tokens(read_shard(shard_files([file], rank, 2), seed=5)) for rank in range(2)]

@@ -9,8 +9,10 @@ FILES = [FeedFile(f"file{number}", n_rows, 8) for number, n_rows in enumerate([7
 
 
 def rows_of(shard: Shard) -> list[tuple[str, int]]:
-    rows = [(file.url, row) for file in shard.files for row in range(file.n_rows)]
-    return rows[shard.offset :: shard.stride]
+    rows, own = (
+        [(file.url, row) for file in files for row in range(file.n_rows)] for files in (shard.files, shard.own)
+    )
+    return rows[shard.offset :: shard.stride] + own
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
@@ -26,6 +28,20 @@ def test_files_are_dealt_out_whole_where_that_is_fair() -> None:
     shards = [shard_files(FILES, rank, 2) for rank in range(2)]
     assert all(shard.stride == 1 for shard in shards)
     assert [shard.n_rows for shard in shards] == [204, 197]
+
+
+@pytest.mark.parametrize("spread", [0, 100])
+def test_of_many_files_ranks_read_their_own_and_share_what_is_left(spread: int) -> None:
+    sizes = np.random.default_rng(0).integers(1000 - spread, 1001 + spread, 400).tolist()
+    files = [FeedFile(f"file{number}", n_rows, 8) for number, n_rows in enumerate(sizes)]
+    shards = [shard_files(files, rank, 64) for rank in range(64)]
+    own = [file.url for shard in shards for file in shard.own]
+    assert len(own) == len(set(own)) > 300
+    assert all(len(shard.own) + len(shard.files) < 100 for shard in shards), "each read all 400"
+    assert {shard.files for shard in shards} == {shards[0].files}
+    assert max(shard.n_rows for shard in shards) * 64 <= 1.1 * sum(sizes)
+    rows = [row for shard in shards for row in rows_of(shard)]
+    assert len(rows) == len(set(rows)) == sum(sizes)
 
 
 def test_few_or_unequal_files_are_shared_row_by_row() -> None:
