@@ -7,6 +7,7 @@ step's floating point operations, as torch counts them, against a large matrix p
 """
 
 import argparse
+import time
 from dataclasses import replace
 from typing import Literal
 
@@ -94,7 +95,9 @@ def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str,
             learner.step([batch])
     for batch in batches[: len(batches) // 4 + 3]:
         learner.step([batch])
+    cpu_started = time.process_time()
     seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
+    cpu_seconds = time.process_time() - cpu_started
     n_positions = sum(batch.token_ids.size for batch in batches)
     n_tokens = sum(batch.n_tokens for batch in batches)
     flops = counter.get_total_flops() * n_positions / sum(batch.token_ids.size for batch in counted)
@@ -104,6 +107,7 @@ def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str,
         "positions per step": n_positions / len(batches),
         "% padding": 100 * (1 - n_tokens / n_positions),
         "tokens/s": n_tokens / seconds,
+        "tokens per second of CPU time": n_tokens / cpu_seconds,
         "sequences/s": sum(len(batch.lengths) for batch in batches) / seconds,
         "TFLOP/s": flops / seconds / 1e12,
         "% of a large matrix product's rate": 100 * flops / seconds / rate,

@@ -8,6 +8,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -67,3 +69,50 @@ def test_data_of_other_sizes_are_not_measured(script: Script, tmp_path: Path) ->
     targets.require_same_data(made, {"clients": 1, "events": 2})
     with pytest.raises(SystemExit, match=r"expected data of .*'clients': 3.*found .*'clients': 1"):
         targets.require_same_data(made, {"clients": 3, "events": 2})
+
+
+@pytest.fixture
+def next_item(script: Script, tmp_path: Path) -> tuple[ModuleType, Path]:
+    """Twenty users who take items in a circle, as a leave-one-out file."""
+    rows = [(user, (user + step) % 12, step) for user in range(40) for step in range(8)]
+    table = pa.table(dict(zip(("user_id", "item_id", "position"), zip(*rows, strict=True), strict=True)))
+    pq.write_table(table, tmp_path / "ml-1m.parquet")
+    return script("next_item"), tmp_path
+
+
+def test_next_items_are_ranked_among_unseen_ones_and_among_sampled_ones(
+    next_item: tuple[ModuleType, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, folder = next_item
+    monkeypatch.setattr(script, "N_SAMPLED", 3)
+    call = (
+        f"--data {folder} --out {folder} --sets ml-1m --encoders popularity gru4rec --minutes 9 --threads 1 --sampled"
+    )
+    changes = "--sampled --set encoder.training.epochs=25 encoder.hidden_size=8 encoder.training.tokens_per_batch=64 "
+    changes += "encoder.training.learning_rate=0.01 encoder.embedding_dropout=0 encoder.encoder_dropout=0 "
+    changes += "validation_users=5"
+    monkeypatch.setattr("sys.argv", ["next_item.py", *call.split(), *changes.split()])
+    script.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| gru", "| pop"))]
+    found = {(number, row[0].strip("| ")): float(row[3]) for number, row in enumerate(rows)}
+    assert [name for _, name in found] == ["popularity", "gru4rec"] * 2
+    assert found[1, "gru4rec"] > 0.9
+    assert found[3, "gru4rec"] > 0.9
+    scores = json.loads((folder / "ml-1m" / "gru4rec-0" / "scores.json").read_text())
+    assert scores["is_finished"]
+    assert scores["parameters"] == 15 * 8 + 6 * 8 * 8 + 6 * 8
+
+
+def test_sampled_negatives_are_different_unseen_items_drawn_by_popularity(
+    next_item: tuple[ModuleType, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, folder = next_item
+    monkeypatch.setattr(script, "N_SAMPLED", 2)
+    histories = script.read_histories(folder / "ml-1m.parquet")
+    counts = np.full(15, 1.0)
+    counts[5] = 1e6
+    drawn = script.negatives_of(histories, counts)
+    for own, row in zip(drawn, histories.rows(), strict=True):
+        assert len({*own.tolist(), *row.tolist()}) == len(row) + 2
+        assert own.min() >= 3
+        assert 5 in own or 5 in row

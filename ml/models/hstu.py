@@ -14,7 +14,7 @@ from ml.compat.dropout import Dropout
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.item_encoder import ItemEncoder, build_head
-from ml.models.padding import Grid, grid_of_tokens
+from ml.models.padding import Grid, grid_of_tokens, visible_positions
 from ml.models.transformer import SequenceEmbedding
 from schemas.tokens import PAD
 
@@ -71,6 +71,8 @@ class Hstu(ItemEncoder):
     ``similarity: cosine``.
     """
 
+    reads_segments = True
+
     def __init__(
         self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
     ) -> None:
@@ -88,17 +90,15 @@ class Hstu(ItemEncoder):
 
     def encode(self, batch: SequenceBatch[Tensor]) -> Tensor:
         """The last layer's vectors, float [B, L, D]; of a batch's columns it reads ``token_ids`` and ``timestamps``."""
-        token_ids, times = batch.token_ids, batch.timestamps  # [B, L]
-        width = token_ids.shape[1]
-        if width > self.max_length:
+        width = batch.shape[1]
+        if batch.segments is None and width > self.max_length:
             raise ValueError(f"a batch of width {width} exceeds the model's max_length {self.max_length}")
-        if batch.segments is not None:
-            raise ValueError("rows that several clients share (segments): expected none, this encoder would mix them")
-        is_token = token_ids != PAD
-        grid = grid_of_tokens(is_token)
-        is_visible = is_token[:, None, None, :].expand(-1, 1, width, -1).tril()
-        buckets = None if times is None else time_buckets(times)[:, None]
-        x = self.embedding(self.event_vectors(batch, grid.positions), grid)
+        is_token = batch.token_ids != PAD  # [B, L]
+        # packed rows have hardly any padding to leave out
+        grid = grid_of_tokens(is_token) if batch.segments is None else Grid(None, *batch.shape)
+        is_visible = visible_positions(is_token, batch.segments, is_causal=True)
+        buckets = None if batch.timestamps is None else time_buckets(batch.timestamps)[:, None]
+        x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch.segments)
         for layer in self.layers:
             x = layer(x, grid, is_visible, buckets)
         return grid.spread(self.final_norm(x))

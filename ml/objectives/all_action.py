@@ -22,6 +22,8 @@ class AllAction(NextItem):
     ``similarity: cosine`` and ``learn_temperature``.
     """
 
+    takes_packed = False
+
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
         """Random positions of each row, with one of the events that follow each as its target.
 
