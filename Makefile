@@ -5,7 +5,9 @@ DATA   ?= $(SHOP)
 OUT    ?= demo/out
 BIN    := .venv/bin
 STAMP  := .venv/.installed
-UV     := uv==0.8.22
+# nothing that the set-up runs comes without a hash: first the tools, then the rest, whose source packages they build
+TOOLS  := -m pip install --quiet --require-hashes --only-binary :all: -r requirements-tools.lock
+LOCKED := --quiet --require-hashes --no-build-isolation
 # of the test suite; each starts a JVM and needs 4 GiB
 PROCESSES ?= 2
 
@@ -13,10 +15,10 @@ PROCESSES ?= 2
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock tools/install_horovod.py setup.py
+$(STAMP): requirements.lock requirements-tools.lock tools/install_horovod.py setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(UV)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/python $(TOOLS)
+	$(BIN)/uv pip install $(LOCKED) --python $(BIN)/python -r requirements.lock
 	$(BIN)/python tools/install_horovod.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m jobs.runtime.session
@@ -43,10 +45,10 @@ DBR := .venv-dbr/bin
 test-dbr: .venv-dbr/.installed
 	$(DBR)/python -m pytest -n $(PROCESSES) --dist loadfile
 
-.venv-dbr/.installed: requirements-dbr.lock tools/install_horovod.py setup.py
+.venv-dbr/.installed: requirements-dbr.lock requirements-tools.lock tools/install_horovod.py setup.py
 	test -x $(DBR)/python || $(PYTHON) -m venv .venv-dbr
-	$(DBR)/python -m pip install --quiet $(UV)
-	$(DBR)/uv pip install --quiet --python $(DBR)/python --require-hashes -r requirements-dbr.lock
+	$(DBR)/python $(TOOLS)
+	$(DBR)/uv pip install $(LOCKED) --python $(DBR)/python -r requirements-dbr.lock
 	$(DBR)/python tools/install_horovod.py
 	$(DBR)/uv pip install --quiet --python $(DBR)/python --no-deps --no-build-isolation --editable .
 	touch $@
@@ -68,6 +70,7 @@ format: setup
 	$(BIN)/ruff format .
 
 lock:
+	$(BIN)/uv pip compile --quiet --generate-hashes requirements-tools.in -o requirements-tools.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes requirements.in -o requirements.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes requirements-dbr.in -o requirements-dbr.lock
 

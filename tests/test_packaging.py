@@ -4,9 +4,11 @@ What the packages import is declared, and locked.
 """
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -63,6 +65,45 @@ def test_every_import_is_declared_and_locked() -> None:
         needed = {DISTRIBUTIONS.get(module, module).lower() for module in modules - OTHERWISE_INSTALLED}
         assert needed - pinned == set(), name
         assert pinned - locked == set(), name
+
+
+@pytest.mark.parametrize("name", ["requirements-tools", "requirements", "requirements-dbr"])
+def test_all_that_the_set_up_installs_has_its_hash(name: str) -> None:
+    lines = [line for line in (ROOT / f"{name}.lock").read_text().splitlines() if not line.lstrip().startswith("#")]
+    pins = " ".join(line.rstrip("\\") for line in lines)
+    entries = re.split(r"\s(?=[A-Za-z0-9][\w.-]*(?:\[[\w,]*\])?==)", f" {pins}")[1:]
+    assert len(entries) == len(declared([line for line in lines if "==" in line])) > 2
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_no_install_of_the_set_up_goes_without_hashes() -> None:
+    text = (ROOT / "Makefile").read_text()
+    for name, value in re.findall(r"^(\w+)\s*:=\s*(.*)$", text, re.MULTILINE):
+        text = text.replace(f"$({name})", value)
+    installs = [line for line in text.splitlines() if line.startswith("\t") and "pip install" in line]
+    assert len(installs) == 6
+    assert [line for line in installs if not ("--require-hashes" in line or "--no-deps" in line)] == []
+    assert [line for line in installs if not ("--no-build-isolation" in line or "--only-binary :all:" in line)] == []
+
+
+def test_another_source_package_than_horovods_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "horovod-0.28.1"
+    source.mkdir()
+    (source / "setup.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nimport setuptools\nsetuptools.setup()")
+    (tmp_path / "index").mkdir()
+    with tarfile.open(tmp_path / "index" / "horovod-0.28.1.tar.gz", "w:gz") as archive:
+        archive.add(source, source.name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    spec = importlib.util.spec_from_file_location("install_horovod", ROOT / "tools" / "install_horovod.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "fetched").mkdir()
+    with pytest.raises(SystemExit, match="was not fetched with sha256"):
+        module.download(tmp_path / "fetched")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.fixture(scope="module")

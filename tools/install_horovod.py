@@ -8,7 +8,6 @@ this torch.
 Run as ``python tools/install_horovod.py`` inside the environment that already holds requirements.lock.
 """
 
-import hashlib
 import os
 import re
 import subprocess
@@ -68,14 +67,17 @@ def is_installed() -> bool:
 
 
 def download(folder: Path) -> Path:
-    """Fetch the source package through pip's own index settings and check its hash."""
+    """Fetch the source package through pip's own index settings.
+
+    pip compares its hash before it runs the package's ``setup.py``, which it asks for the name and version.
+    """
+    wanted = folder / "horovod.lock"
+    wanted.write_text(f"horovod=={VERSION} --hash=sha256:{SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--no-binary", ":all:", f"horovod=={VERSION}", "--dest", str(folder)], check=True)
-    archive = next(folder.glob("horovod-*.tar.gz"))
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256:
-        sys.exit(f"{archive.name}: expected sha256 {SHA256}, found {found}; not building it.")
-    return archive
+    command += ["--no-binary", ":all:", "--require-hashes", "--requirement", str(wanted), "--dest", str(folder)]
+    if subprocess.run(command).returncode:
+        sys.exit(f"horovod {VERSION} was not fetched with sha256 {SHA256} (pip says why above); not building it.")
+    return next(folder.glob("horovod-*.tar.gz"))
 
 
 def unpack(archive: Path, folder: Path) -> Path:

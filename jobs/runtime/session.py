@@ -1,6 +1,7 @@
 """Builds the Spark session; the only module that does."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyspark.sql import SparkSession
 
@@ -46,6 +46,14 @@ _SQL_SETTINGS = {
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "128",  # files that the driver lists without a job
     "spark.ui.showConsoleProgress": "false",  # jobs/runtime/progress.py draws one bar per stage
 }
+
+
+JARS = {
+    "io.delta_delta-spark_2.12-3.3.2.jar": "4e92085d5d794cf949c50bb665b91384857cad58680c2d0bfc9c7ad353e98e85",
+    "io.delta_delta-storage-3.3.2.jar": "c096975a2ca97ccc9b4005aa5cce16c9ac3903139d340da6665b66ace67d7c36",
+    "org.antlr_antlr4-runtime-4.9.3.jar": "131a6594969bc4f321d652ea2a33bc0e378ca312685ef87791b2c60b29d01ea5",
+}
+"""SHA-256 of the jars that belong to the delta-spark of requirements.lock."""
 
 
 def build_session(settings: SparkSettings, log_file: Path | None = None, is_small: bool = False) -> SparkSession:
@@ -210,22 +218,44 @@ def _output_to(path: Path | None) -> Iterator[None]:
                 os.close(own)
 
 
-def _keep_jars(session: SparkSession) -> None:
-    """Put the jars that Ivy has fetched for the session beside the installation."""
-    fetched = [Path(urlsplit(url).path) for url in str(session.conf.get("spark.jars")).split(",")]
+def keep_jars() -> None:
+    """Fetch Delta's jars by Spark's own Ivy, and keep them beside the installation if their checksums are ours.
+
+    No class of them is loaded until then: what Spark runs meanwhile is a program that does nothing.
+
+    Raises
+    ------
+    PipelineError
+        If they cannot be fetched, or are others.
+    """
+    import pyspark
+
     folder = jars_folder()
-    made = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-    made.mkdir(parents=True)
-    for jar in fetched:
-        shutil.copy(jar, made)
+    with tempfile.TemporaryDirectory() as place:
+        program = Path(place) / "nothing.py"
+        program.touch()
+        submit = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent, "bin", "spark-submit")
+        options = ["--master", "local[1]", "--packages", delta_package(), "--conf", f"spark.jars.ivy={place}"]
+        environment = {**os.environ, "JAVA_HOME": str(find_java_home()), "PYSPARK_PYTHON": sys.executable}
+        done = subprocess.run([submit, *options, program], env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise PipelineError(f"expected to fetch {delta_package()}, found: {done.stderr.strip()[-1000:]}")
+        made = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+        shutil.copytree(Path(place) / "jars", made)
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in sorted(made.iterdir())}
+    if found != JARS:
+        shutil.rmtree(made)
+        raise PipelineError(
+            f"{delta_package()}: expected jars of these sha256, {JARS}, found {found}; they are not kept"
+        )
     made.rename(folder)  # whole or not at all
 
 
 if __name__ == "__main__":  # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not any(jars_folder().glob("*.jar")):
+        keep_jars()
     with tempfile.TemporaryDirectory() as folder:
         session = build_session(SparkSettings(), Path(folder) / "spark.log")
-        if not any(jars_folder().glob("*.jar")):
-            _keep_jars(session)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
         logging.info("Spark %s with %s starts", session.version, delta_package())
         session.stop()

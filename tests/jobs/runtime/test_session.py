@@ -1,8 +1,10 @@
 """What a session of our own is started with, whatever surrounds it."""
 
+import hashlib
 import os
 import shlex
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from conf.spark import SparkSettings
 from jobs.runtime import session
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, PipelineError
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,28 @@ def test_the_jars_that_the_set_up_kept_are_taken_without_ivy(tmp_path: Path, mon
     values = session._own_jvm(settings)
     assert values["spark.jars"] == str(jar)
     assert "spark.jars.packages" not in values
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_jars_are_kept_if_their_checksums_are_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    def fetch(command: list[object], **_: object) -> "subprocess.CompletedProcess[str]":
+        (place,) = (Path(str(part).partition("=")[2]) for part in command if str(part).startswith("spark.jars.ivy="))
+        (place / "jars").mkdir()
+        (place / "jars" / "delta.jar").write_text("ours" if is_ours else "others")
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(session, "JARS", {"delta.jar": hashlib.sha256(b"ours").hexdigest()})
+    monkeypatch.setattr(subprocess, "run", fetch)
+    if is_ours:
+        session.keep_jars()
+        assert [jar.name for jar in session.jars_folder().iterdir()] == ["delta.jar"]
+        return
+    with pytest.raises(PipelineError, match=r"delta\.jar.*found .*delta\.jar.*; they are not kept"):
+        session.keep_jars()
+    assert list(session.jars_folder().parent.iterdir()) == []
 
 
 def test_a_space_or_a_quote_in_the_folder_of_temporary_files_is_kept(
