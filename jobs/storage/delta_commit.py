@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from py4j.java_gateway import JavaClass
 from pyspark.sql import SparkSession
@@ -16,11 +17,32 @@ _WRITE = "DeltaOperations$Write"
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A Parquet file that a task wrote: its name in the table's folder, its size in bytes, its rows."""
+    """A Parquet file that a task wrote.
+
+    Attributes
+    ----------
+    name : path in the table's folder
+    partition : the values of the partition columns, as text
+    """
 
     name: str
     n_bytes: int
     n_rows: int
+    partition: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReplacedPart:
+    """The part of a partitioned table that a commit replaces.
+
+    Attributes
+    ----------
+    where : a condition on partition columns, as SQL
+    files : gives the files of a version that hold the part, as ``add`` actions of Delta's log
+    """
+
+    where: str
+    files: Callable[[int], Sequence[Mapping[str, Any]]]
 
 
 FileWriter = Callable[[SparkSession, Path], list[WrittenFile]]
@@ -38,15 +60,22 @@ def can_commit(spark: SparkSession) -> bool:
 
 
 def replace_by_files(
-    spark: SparkSession, url: str, schema: StructType, files: Sequence[WrittenFile], note: str | None = None
+    spark: SparkSession,
+    url: str,
+    schema: StructType,
+    files: Sequence[WrittenFile],
+    note: str | None = None,
+    part: ReplacedPart | None = None,
 ) -> int:
-    """Replace the rows of an unpartitioned table by those of the files, in one atomic commit; its version.
+    """Replace the rows of a table by those of the files, in one atomic commit; its version.
 
     Parameters
     ----------
-    url : folder of the table, which a first commit makes
-    schema : of the table and of each file
+    url : folder of the table, which a first commit makes, without partitions
+    schema : of the table; a file has its columns but for partition columns
     note : kept in the commit as ``userMetadata``
+    part : of a table that is there; its other rows stay. The commit fails where another one has removed the same files
+        since, and not where it replaced another part
     """
     jvm: Any = spark._jvm
     delta = _delta(spark)
@@ -60,17 +89,24 @@ def replace_by_files(
     transaction.registerSQLMetrics(spark._jsparkSession, _metrics(spark, jvm, files))
     now = int(time.time() * 1000)
     actions = jvm.java.util.ArrayList()
-    if int(transaction.readVersion()) >= 0:
+    if part is not None:
+        for former_file in part.files(int(transaction.readVersion())):
+            kept = {name: former_file[name] for name in ("path", "partitionValues", "size")}
+            removed = {**kept, "deletionTimestamp": now, "dataChange": True, "extendedFileMetadata": True}
+            actions.add(_action(delta, "remove", removed))
+    elif int(transaction.readVersion()) >= 0:
         # listing the files also marks them as read: the commit fails where another writer replaced them meanwhile
         active = transaction.filterFiles()
         for index in range(active.size()):
             actions.add(active.apply(index).removeWithTimestamp(now, True))
     for file in files:
         stats = json.dumps({"numRecords": file.n_rows})
-        added = {"path": file.name, "partitionValues": {}, "size": file.n_bytes, "modificationTime": now}
+        path, values = quote(file.name, safe="/="), dict(file.partition)
+        added = {"path": path, "partitionValues": values, "size": file.n_bytes, "modificationTime": now}
         actions.add(_action(delta, "add", {**added, "dataChange": True, "stats": stats}))
     overwrite, option = jvm.org.apache.spark.sql.SaveMode.Overwrite, jvm.scala.Option
-    operation = getattr(delta, _WRITE)(overwrite, option.empty(), option.empty(), option.apply(note))
+    where = option.apply(part.where if part else None)
+    operation = getattr(delta, _WRITE)(overwrite, option.empty(), where, option.apply(note))
     return int(transaction.commit(jvm.scala.collection.JavaConverters.asScalaBuffer(actions), operation))
 
 

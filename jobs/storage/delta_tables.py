@@ -27,6 +27,7 @@ from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
 from jobs.storage.files import digest, remove_folder
 from jobs.storage.locations import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
 from jobs.storage.metrics_log import append_metrics
+from jobs.storage.partition_files import replace_part
 from jobs.storage.short_log import read_short_log
 from jobs.storage.workspace import Workspace
 from schemas.errors import TableError
@@ -235,15 +236,23 @@ def write_table(
         if where:
             # without statistics of the files, a commit that replaces a part does not know its rows
             settings["spark.databricks.delta.stats.collect"] = "true"
+            # Python tasks may write the files: vectors on the way to them take little memory, three of embed's chunks
+            settings["spark.sql.execution.arrow.maxRecordsPerBatch"] = str(3 * 4096)
         if note is not None:
             settings["spark.databricks.delta.commitInfo.userMetadata"] = note
+        done = None
         with session_settings(spark, settings):
             if where:
-                _replace_rows(location, frame, table, where)
+                _make_table(spark, location, table)
+                if rows_per_file is None and row_group_mib is None and is_folder(location) and can_commit(spark):
+                    columns = _empty(spark, table).schema
+                    done = replace_part(frame, Path(location), columns, table.partition_by, where, note)
+                if done is None:
+                    _replace_rows(location, frame, where)
             else:
                 _replace_table(location, frame, table)
         # a writer of Delta does not return the version of its commit
-        commit = latest_commit(spark, workspace, table)
+        commit = TableCommit(*done) if done else latest_commit(spark, workspace, table)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
     figures = {"table/rows": commit.n_rows, "table/seconds": seconds, "table/version": commit.version}
@@ -468,16 +477,22 @@ def _replace_table(location: str, frame: DataFrame, table: TableSchema) -> None:
             rows.writeTo(location).overwrite(F.lit(True))
 
 
-def _replace_rows(location: str, frame: DataFrame, table: TableSchema, where: str) -> None:
-    """Replace the rows of ``where``."""
-    spark = frame.sparkSession
-    if not _has_history(spark, location):
-        # made before the rows are written: of two writes that both make the table, Delta refuses the one that ends last
-        if is_name(location):  # Delta's builder takes no catalog in a name
-            spark.sql(f"CREATE TABLE IF NOT EXISTS {location} {_definition(table)}")
-        else:
-            builder = DeltaTable.createIfNotExists(spark).location(_url(location))
-            builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
+def _make_table(spark: SparkSession, location: str, table: TableSchema) -> None:
+    """Make the table where it is not there.
+
+    Before rows of a part are written: of two writes that both make the table, Delta refuses the one that ends last.
+    """
+    if _has_history(spark, location):
+        return
+    if is_name(location):  # Delta's builder takes no catalog in a name
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {location} {_definition(table)}")
+    else:
+        builder = DeltaTable.createIfNotExists(spark).location(_url(location))
+        builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
+
+
+def _replace_rows(location: str, frame: DataFrame, where: str) -> None:
+    """Replace the rows of ``where`` of a table that is there."""
     if is_name(location):
         frame.writeTo(location).overwrite(F.expr(where))
     else:

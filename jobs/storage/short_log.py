@@ -31,12 +31,19 @@ class ShortLog:
 
     Attributes
     ----------
+    version : its number
     schema : as Delta keeps it
-    files : paths below the table's folder, sorted
+    added : the action of the log that added each file
     """
 
+    version: int
     schema: StructType
-    files: tuple[str, ...]
+    added: tuple[dict[str, Any], ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths below the table's folder, sorted."""
+        return tuple(sorted(unquote(action["path"]) for action in self.added))
 
     def read(self, spark: SparkSession, folder: Path) -> DataFrame:
         """The rows of the version."""
@@ -70,7 +77,7 @@ def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
         return None
     try:
         found = _replay(commits)
-    except (OSError, ValueError, KeyError, TypeError):  # Delta says what is wrong
+    except (OSError, ValueError, LookupError, TypeError):  # Delta says what is wrong
         return None
     if found is None or len(found.files) > MAX_FILES or not all((folder / name).exists() for name in found.files):
         return None
@@ -79,19 +86,19 @@ def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
 
 def _replay(commits: Sequence[Path]) -> ShortLog | None:
     schema: dict[str, Any] = {}
-    files = {}
+    added = {}
     for path in commits:
         for line in path.read_text(encoding="utf-8").splitlines():
             ((kind, values),) = json.loads(line).items()
             if kind == "metaData":
                 schema = json.loads(values["schemaString"])
             elif kind == "add":
-                files[values["path"]] = unquote(values["path"])
+                added[values["path"]] = values
             elif kind == "remove":
-                files.pop(values["path"], None)
+                added.pop(values["path"], None)
             elif kind == "protocol" and not _is_known(values):
                 return None
-    return ShortLog(StructType.fromJson(schema), tuple(sorted(files.values())))
+    return ShortLog(int(commits[-1].stem), StructType.fromJson(schema), tuple(added.values()))
 
 
 def _is_known(protocol: dict[str, Any]) -> bool:
