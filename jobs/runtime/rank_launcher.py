@@ -5,12 +5,14 @@ import json
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from pyspark.sql import SparkSession
 
 import schemas.errors
@@ -134,7 +136,12 @@ def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[
     # Horovod takes SIGINT and SIGTERM for itself and never gives them back: Ctrl-C would look like a failed rank
     horovod.runner.gloo_run.register_shutdown_event = threading.Event
     # the thread in which Horovod waits for the Spark job prints its errors: they belong into the log of the ranks
-    with _thread_errors_to(ranks_log), _jobs_described(spark, "train"), _meeting_server_closed():
+    with (
+        _thread_errors_to(ranks_log),
+        _jobs_described(spark, "train"),
+        driver_bound_to(settings.network_interfaces),
+        _meeting_server_closed(),
+    ):
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
@@ -146,6 +153,30 @@ def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[
             stderr=ranks_log,
         )
     return values[0]
+
+
+@contextlib.contextmanager
+def driver_bound_to(interfaces: Sequence[str]) -> Iterator[None]:
+    """Have what Horovod starts in the driver listen on the interface that is named, where one is: it would on all.
+
+    One of them, at which the ranks meet, answers whoever reaches it. What Horovod starts in Spark's tasks still listens
+    on all interfaces; it asks for the key of the start.
+    """
+    from horovod.runner.common.util import network
+    from horovod.runner.http import http_server
+
+    of_interface = psutil.net_if_addrs().get(interfaces[0], []) if len(interfaces) == 1 else []
+    addresses = [each.address for each in of_interface if each.family == socket.AF_INET]
+    find_port = http_server.find_port
+
+    def find_bound(make: Callable[[tuple[str, int]], Any]) -> Any:
+        return find_port(lambda address: make((addresses[0], address[1])))
+
+    network.find_port = http_server.find_port = find_bound if addresses else find_port
+    try:
+        yield
+    finally:
+        network.find_port = http_server.find_port = find_port
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pyspark.sql import SparkSession
 
 from conf.training import TrainingSettings
 from jobs.runtime import rank_launcher
-from jobs.runtime.rank_launcher import RanksLostError, run_ranks, sign_watched, takes_gpus
+from jobs.runtime.rank_launcher import RanksLostError, driver_bound_to, run_ranks, sign_watched, takes_gpus
 from jobs.storage.workspace import Workspace
 from schemas.errors import ConfigError, ModelError, TrainingError
 
@@ -186,3 +187,22 @@ def test_a_mount_that_is_away_for_a_while_is_no_stall(tmp_path: Path, monkeypatc
         away.setattr(Path, "stat", stat)
         time.sleep(0.3)
     assert checked
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_the_servers_of_the_driver_listen_on_the_interface_that_is_named(is_named: bool) -> None:
+    from horovod.runner.common.util.network import BasicService
+    from horovod.runner.http.http_server import RendezvousServer
+
+    (loopback, *_) = (
+        name for name, found in psutil.net_if_addrs().items() if "127.0.0.1" in [each.address for each in found]
+    )
+    server = RendezvousServer()
+    with driver_bound_to([loopback] if is_named else []):
+        server.start()
+        service = BasicService("driver", b"key", {loopback})
+    listening = [server._httpd.server_address[0], service._server.server_address[0]]
+    server.stop()
+    server._httpd.server_close()
+    service.shutdown()
+    assert listening == ["127.0.0.1" if is_named else "0.0.0.0"] * 2
