@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from jobs.runtime.locks import taking_turns
 from jobs.storage.files import read_json, write_json
 from jobs.storage.workspace import Workspace
+from ml.files.atomic import remove_drafts
 
 PROVENANCE = "provenance.json"
 MODELS = "models/"
@@ -87,6 +88,7 @@ def changed_records(workspace: Workspace) -> Iterator[Records]:
     with taking_turns(workspace.logs / "provenance.lock"):
         records = read_records(workspace)
         yield records
+        remove_drafts(workspace.out / PROVENANCE)
         values = {output: asdict(record) for output, record in records.items()}
         write_json(workspace.out / PROVENANCE, values, indent=1)
 

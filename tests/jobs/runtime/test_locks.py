@@ -177,6 +177,7 @@ for number in range(40):
 
 
 def test_stages_on_two_hosts_lose_none_of_each_others_records(logs: Path) -> None:
+    (logs.parent / ".provenance.json.0123abcd.partial").write_text("of a killed run")
     commands = [[sys.executable, "-c", COUNTER, str(logs.parent), stage] for stage in ("train", "baseline")]
     runs = [subprocess.Popen(command) for command in commands]
     assert [run.wait() for run in runs] == [0, 0]
