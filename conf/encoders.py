@@ -116,6 +116,24 @@ class NextEventSettings(Settings):
 
 
 @dataclass(frozen=True)
+class ContrastiveSettings(Settings):
+    """``objective: contrastive``."""
+
+    future_days: PositiveFloat = 14.0
+    """How long after its cut a sequence's future is; the *challenge*'s target windows are as long."""
+    temperature: PositiveFloat = 0.02
+    """What the cosines of pasts and futures are divided by."""
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings(Settings):
+    """``objective: reconstruction``."""
+
+    frequent_items: PositiveInt = 5000
+    """Skus, and urls, with classes of their own; all others are one class."""
+
+
+@dataclass(frozen=True)
 class MaskingSettings(Settings):
     """The cloze task; what is neither replaced by MASK nor by a random item stays as it is (*paper*: 80/10/10)."""
 
@@ -182,8 +200,8 @@ class EncoderSettings(ModelSettings):
     """One encoder: what it reads, what it is, what it is trained on.
 
     What a configuration leaves out here is taken from its sections ``model``, ``event_embedding``, ``masking``,
-    ``loss``, ``next_event``, ``training`` and ``inference`` (``conf.load``), so that an item of ``encoders`` says only
-    what differs from these.
+    ``loss``, those named for an objective, ``training`` and ``inference`` (``conf.load``), so that an item of
+    ``encoders`` says only what differs from these.
     """
 
     behaviours: tuple[str, ...] = field(kw_only=True)
@@ -199,6 +217,8 @@ class EncoderSettings(ModelSettings):
     loss: LossSettings = field(default_factory=LossSettings)
     all_action: AllActionSettings = field(default_factory=AllActionSettings)
     next_event: NextEventSettings = field(default_factory=NextEventSettings)
+    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
 
@@ -237,7 +257,17 @@ class EncoderSettings(ModelSettings):
         return len(self.behaviours) > 1 if self.event_columns is None else self.event_columns
 
 
-SECTIONS = ("event_embedding", "masking", "loss", "next_event", "all_action", "training", "inference")
+SECTIONS = (
+    "event_embedding",
+    "masking",
+    "loss",
+    "next_event",
+    "contrastive",
+    "reconstruction",
+    "all_action",
+    "training",
+    "inference",
+)
 """Sections of a configuration that an item of ``encoders`` may change for itself, besides the keys of ``model``."""
 RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
 """Settings of ``training`` that all encoders of a run share."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from conf.encoders import (
     AllActionSettings,
+    ContrastiveSettings,
     EncoderSettings,
     EventEmbeddingSettings,
     InferenceSettings,
@@ -12,6 +13,7 @@ from conf.encoders import (
     MaskingSettings,
     ModelSettings,
     NextEventSettings,
+    ReconstructionSettings,
 )
 from conf.evaluation import ProbeSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
@@ -45,6 +47,8 @@ class PipelineConfig(Settings):
     loss: LossSettings = field(default_factory=LossSettings)
     all_action: AllActionSettings = field(default_factory=AllActionSettings)
     next_event: NextEventSettings = field(default_factory=NextEventSettings)
+    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)

@@ -77,11 +77,13 @@ class Objective(Protocol):
     needs_causal : whether the encoder must be causal; None where it may be or not
     takes_packed : whether ``prepare`` takes rows that several clients share
     is_sampled : whether a step scores few of the items; tables with a row per token then get sparse gradients
+    ranks_items : whether validation can rank a client's last item; else no epoch is better than another
     """
 
     needs_causal: bool | None
     takes_packed: bool = False
     is_sampled: bool
+    ranks_items: bool = True
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None: ...
 
@@ -130,6 +132,7 @@ class Objective(Protocol):
 
     def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
         """Token ids int64 [K] that all batches of a step are compared with; None where none are drawn."""
+        return None
 
     def loss(self, hidden: Tensor, targets: Mapping[str, Tensor], candidates: Tensor | None, score: Score) -> Tensor:
         """The loss summed over the targets, float scalar; nothing in it waits for the device.

@@ -8,9 +8,11 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import ENCODERS, registered
 from ml.objectives.all_action import AllAction
 from ml.objectives.cloze import Cloze
+from ml.objectives.contrastive import Contrastive
 from ml.objectives.next_event import NextEvent
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import Objective
+from ml.objectives.reconstruction import Reconstruction
 from schemas.errors import ConfigError
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -18,6 +20,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "next_item": NextItem,
     "all_action": AllAction,
     "next_event": NextEvent,
+    "contrastive": Contrastive,
+    "reconstruction": Reconstruction,
 }
 
 _DIRECTIONS: tuple[Literal["causal"], Literal["bidirectional"]] = ("causal", "bidirectional")

@@ -97,10 +97,10 @@ def train_model(
 ) -> TrainingResult:
     """Train one model, keep the weights of the epoch with the best NDCG@10, and write its folder at the end.
 
-    Without a held-out client the last epoch's weights are kept. The folder changes only when training is over. A call
-    that was killed is made again with the same arguments: it goes on from its last checkpoint, to the same weights
-    (on CPU; on a GPU sums may be rounded otherwise). A job that is finished already is not trained again, as long as
-    its folder of checkpoints is there.
+    Without a held-out client, or a ranking, the last epoch's weights are kept. The folder changes only when training is
+    over. A call that was killed is made again with the same arguments: it goes on from its last checkpoint, to the same
+    weights (on CPU; on a GPU sums may be rounded otherwise). A job that is finished already is not trained again, as
+    long as its folder of checkpoints is there.
 
     Parameters
     ----------
@@ -188,8 +188,10 @@ class Trainer:
         return True
 
     def validate(self) -> RankingMetrics | None:
-        """Rank the last item of every held-out client among all items; None where there is none."""
+        """Rank the last item of every held-out client among all items; None where there is none, or no ranking."""
         learner, training = self.learner, self.job.settings.training
+        if not learner.objective.ranks_items:
+            return None
         sums = np.zeros(4)
         with contextlib.closing(self.feed.validation()) as batches:
             for batch in batches:

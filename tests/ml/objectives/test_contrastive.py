@@ -1,0 +1,88 @@
+"""Past against future: where rows are cut, what is compared, and a training without a ranking."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from event_streams import event_settings, shop_rows, shop_vocabulary
+from torch import nn
+
+from conf.encoders import ContrastiveSettings, EncoderSettings
+from conf.training import TrainingSettings
+from ml.data.array_feed import ArrayFeed
+from ml.data.sequence_batch import SequenceBatch
+from ml.objectives.contrastive import Contrastive
+from ml.objectives.registry import require_encoder
+from ml.training.checkpoint import ModelCard
+from ml.training.distributed import Ranks
+from ml.training.loop import TrainingJob, train_model
+from schemas.errors import ConfigError
+
+DAY = 86_400
+SETTINGS = event_settings(objective="contrastive", contrastive=ContrastiveSettings(temperature=0.5))
+OBJECTIVE = Contrastive(SETTINGS, shop_vocabulary())
+# the third client's second event comes too late to be a future
+PAIRS = SequenceBatch(
+    token_ids=torch.tensor([[0, 3, 4], [0, 5, 6], [0, 7, 8]]),
+    timestamps=torch.tensor([[0, 1, 2], [0, 1, 1 + 14 * DAY], [0, 1, 2 + 14 * DAY]]),
+)
+
+
+def test_pasts_come_first_and_then_the_futures_that_there_are() -> None:
+    batch = OBJECTIVE.prepare(PAIRS, torch.Generator())
+    assert batch.inputs.token_ids.tolist() == [[0, 0, 3], [0, 0, 5], [0, 0, 7], [0, 0, 4], [0, 0, 6]]
+    assert batch.inputs.timestamps.tolist()[3:] == [[0, 0, 2], [0, 0, 1 + 14 * DAY]]
+    assert batch.positions.tolist() == [2, 5, 8, 11, 14]
+    assert batch.targets["of_future"].tolist() == [0, 1]
+    assert batch.targets["has_future"].tolist() == [1, 1, 0]
+    assert batch.n_targets == 3
+
+
+def test_a_row_is_cut_anywhere_and_its_future_ends_after_the_days() -> None:
+    days = [0, 1, 5, 30]
+    row = SequenceBatch(torch.tensor([[0, 3, 4, 5, 6]]), timestamps=torch.tensor([[0, *(DAY * day for day in days)]]))
+    found = set()
+    for seed in range(40):
+        inputs = OBJECTIVE.prepare(row, torch.Generator().manual_seed(seed)).inputs
+        found.add(tuple(tuple(token for token in each if token) for each in inputs.token_ids.tolist()))
+        assert not (inputs.token_ids[:, -1] == 0).any()
+    assert found == {((3,), (4, 5)), ((3, 4), (5,)), ((3, 4, 5),)}
+
+
+def test_the_loss_is_of_the_right_future_among_the_batchs_and_of_whether_there_is_one() -> None:
+    heads = OBJECTIVE.build_heads(2)
+    for layer in (heads.past, heads.future):
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    nn.init.zeros_(heads.has_future.weight)
+    nn.init.constant_(heads.has_future.bias, 1.0)
+    # pasts of three clients; futures of the first two: cosines are 1 and 0, lengths do not matter
+    hidden = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0], [3.0, 0.0], [1.0, 0.0]])
+    targets = OBJECTIVE.prepare(PAIRS, torch.Generator()).targets
+    loss = OBJECTIVE.loss(hidden, targets, None, lambda tokens, rows=None: tokens)
+
+    matched = math.log(2) + math.log(2)  # both futures point where the first past does
+    comes_back = 2 * math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))
+    assert loss.item() == pytest.approx(3 / 2 * matched + comes_back)
+
+
+def test_sequences_without_times_are_refused() -> None:
+    require_encoder("pair", SETTINGS)
+    with pytest.raises(ConfigError, match=r"^encoders\.pair\.objective=contrastive: .* set .*event_columns=true"):
+        require_encoder("pair", EncoderSettings(behaviours=("page_visit",), objective="contrastive"))
+
+
+@pytest.mark.parametrize("changes", [{"attention": "bidirectional"}, {"architecture": "gru"}])
+def test_the_loss_falls_and_the_last_epoch_is_kept(changes: dict[str, Any], tmp_path: Path) -> None:
+    training = TrainingSettings(n_ranks=1, epochs=4, tokens_per_batch=64, learning_rate=1e-2)
+    settings = event_settings(objective="contrastive", training=training, **changes)
+    job = TrainingJob(ModelCard("pair", settings, shop_vocabulary(), "f", 0), tmp_path / "m", tmp_path / "c", seed=1)
+    lines: list[Any] = []
+    feed = ArrayFeed(shop_rows(120), shop_rows(40, seed=1), (8,), tokens_per_batch=64, seed=1)
+    result = train_model(job, feed, Ranks(), lines.append)
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert losses[-1] < losses[0] - 1
+    assert result.best_epoch == 4
+    assert result.metrics is None
