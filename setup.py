@@ -23,7 +23,7 @@ setup(
     description="Universal Behavioral Profiles from event logs, with Spark, Delta, Petastorm, Horovod and BERT4Rec",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["schemas*", "conf*", "ml*", "jobs*"]),
-    package_data={"conf": ["*.yaml"], "jobs.reporting.templates": ["*.html"]},
+    package_data={"conf": ["*.yaml", "inputs/*.yaml"], "jobs.reporting.templates": ["*.html"]},
     install_requires=[
         "omegaconf>=2.3,<3",
         "pyyaml>=6",

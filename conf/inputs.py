@@ -14,7 +14,8 @@ def is_identifier(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) is not None
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
+    """Whether a text is ``yyyy-MM-dd`` or ``yyyy-MM-dd HH:mm:ss`` and names a time."""
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2})?", text):
         return False
     try:
@@ -66,7 +67,7 @@ class IngestSettings(Settings):
 
     def __post_init__(self) -> None:
         for name, text in (("earliest", self.earliest), ("latest", self.latest)):
-            require(_is_time(text), f"ingest.{name} must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found {text!r}")
+            require(is_time(text), f"ingest.{name} must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found {text!r}")
         bounds = f"ingest.earliest ({self.earliest}) must come before ingest.latest ({self.latest})"
         require(datetime.fromisoformat(self.earliest) < datetime.fromisoformat(self.latest), bounds)
 
@@ -85,5 +86,5 @@ class WindowSettings(Settings):
     28 days of the one before it, so that no slip in a year moves the windows."""
 
     def __post_init__(self) -> None:
-        is_time = self.end is None or _is_time(self.end)
-        require(is_time, f"windows.end must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found {self.end!r}")
+        is_end = self.end is None or is_time(self.end)
+        require(is_end, f"windows.end must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found {self.end!r}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
+from importlib.abc import Traversable
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -14,10 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from conf.encoders import RUN_WIDE, SECTIONS
+from conf.mappings import COLUMNS, PRODUCTS, MappingSettings
 from conf.pipeline import PipelineConfig
 from schemas.errors import ConfigError
 
-FOLDER = resources.files("conf")  # a folder, or a part of the zip that `spark-submit --py-files` ships
+FOLDER: Traversable = resources.files("conf")  # a folder, or a part of the zip that `spark-submit --py-files` ships
+MAPPINGS = FOLDER / "inputs"
 DEFAULT = "default"
 
 S = TypeVar("S")
@@ -34,7 +37,9 @@ _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, Recu
 """What reading and merging a user's YAML may raise."""
 
 
-def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> PipelineConfig:
+def load_config(
+    name_or_path: str = DEFAULT, overrides: Sequence[str] = (), inputs: str | None = None
+) -> PipelineConfig:
     """Settings of ``conf/<name>.yaml`` or of a file of the user's own.
 
     Parameters
@@ -42,6 +47,8 @@ def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> P
     name_or_path : ``report``, ``demo``, ... (a file of this folder) or the path of a YAML file; its key
         ``base`` may name another one that it changes
     overrides : ``key=value`` with dotted keys, e.g. ``training.learning_rate=3e-4``
+    inputs : a mapping, ``conf/inputs/<name>.yaml`` or a file of the user's own; the behaviours that it does not map
+        are left out, and so are their encoders
 
     Raises
     ------
@@ -58,6 +65,12 @@ def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> P
     _refuse_moved_keys(name_or_path, values)
     if not any(override.partition("=")[0] in ("spark", "spark.master") for override in overrides):
         _require_local_master(name_or_path, values)
+    if inputs:
+        values["mapping"] = {"name": Path(inputs).stem} | _merge(_read_layers(inputs, MAPPINGS))
+    if mapping := values.get("mapping"):
+        owner = f"mapping {inputs!r}" if inputs else f"configuration {name_or_path!r}"
+        values["mapping"] = _full_columns(owner, mapping)
+        _check_mapping(owner, values["mapping"])
     items, owner = values.get("encoders") or {}, f"configuration {name_or_path!r}"
     if not isinstance(items, Mapping):
         raise ConfigError(f"encoders: expected names and their settings, found {items!r}; see conf/report.yaml")
@@ -65,7 +78,8 @@ def load_config(name_or_path: str = DEFAULT, overrides: Sequence[str] = ()) -> P
     checked(PipelineConfig, values | {"encoders": {}}, owner)
     # ``--set encoders.NAME=null`` leaves one out
     encoders = {name: _complete_encoder(name, item, values) for name, item in items.items() if item is not None}
-    return checked(PipelineConfig, values | {"encoders": encoders}, owner)
+    config = checked(PipelineConfig, values | {"encoders": encoders}, owner)
+    return config.restricted_to(*config.mapping.behaviours) if config.mapping.inputs else config
 
 
 def checked(kind: type[S], values: Mapping[str, Any], owner: str) -> S:
@@ -98,12 +112,13 @@ def to_yaml(config: PipelineConfig) -> str:
         sections = {section: _differing(item[section], values[section]) for section in SECTIONS}
         own = {key: value for key, value in _differing(item, values["model"]).items() if key not in SECTIONS}
         encoders[name] = own | {section: changed for section, changed in sections.items() if changed}
-    return OmegaConf.to_yaml(OmegaConf.create(values | {"encoders": encoders}))
+    mapping = _spell_as(values["mapping"], "as_", "as")
+    return OmegaConf.to_yaml(OmegaConf.create(values | {"encoders": encoders, "mapping": mapping}))
 
 
-def known_configs() -> list[str]:
-    """Names that ``--config`` takes without a path."""
-    return sorted(path.name.removesuffix(".yaml") for path in FOLDER.iterdir() if path.name.endswith(".yaml"))
+def known_configs(folder: Traversable = FOLDER) -> list[str]:
+    """Names that ``--config`` takes without a path; of ``--inputs``, where the folder is ``MAPPINGS``."""
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -113,6 +128,49 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield from flat_settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _check_mapping(owner: str, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError that names the file where a mapping is none."""
+    if not values.get("inputs") and values.get("name"):
+        known = ", ".join(known_configs(MAPPINGS))
+        raise ConfigError(
+            f"{owner}: expected inputs: and names of behaviours under it, found none; known mappings are {known}"
+        )
+    try:
+        checked(MappingSettings, values, owner)
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(owner) else f"{owner}: {message}") from error
+
+
+def _full_columns(owner: str, mapping: Any) -> Any:
+    """A mapping in which each input has what all share, and each column is written in full: ``{column: NAME}``."""
+    inputs = mapping.get("inputs") if isinstance(mapping, Mapping) else None
+    if not isinstance(inputs, Mapping):
+        return mapping
+    rest = dict(mapping)
+    shared = rest.pop("shared", None) or {}
+    full = {}
+    for name, values in inputs.items():
+        if not isinstance(values, Mapping) or not isinstance(shared, Mapping):
+            raise ConfigError(
+                f"{owner}: inputs.{name}: expected keys and values such as path: log.csv, found {values!r}"
+            )
+        # the columns that events share are none of the products'
+        own = {key: value for key, value in shared.items() if name != PRODUCTS or key not in COLUMNS} | dict(values)
+        short = {key: {"column": value} for key, value in own.items() if key in COLUMNS and isinstance(value, str)}
+        full[name] = own | short
+    return _spell_as(rest | {"inputs": full}, "as", "as_")
+
+
+def _spell_as(values: Mapping[str, Any], before: str, after: str) -> dict[str, Any]:
+    """The values, without those that are None, with another spelling of the key ``as``, no name of Python's."""
+    return {
+        after if key == before else key: _spell_as(value, before, after) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _complete_encoder(name: str, item: Any, values: Mapping[str, Any]) -> Any:
@@ -169,11 +227,13 @@ def _refuse_moved_keys(name_or_path: str, values: Mapping[str, Any]) -> None:
         )
 
 
-def _read_layers(name_or_path: str, seen: tuple[str, ...] = ()) -> list[tuple[str, DictConfig]]:
+def _read_layers(
+    name_or_path: str, folder: Traversable = FOLDER, seen: tuple[str, ...] = ()
+) -> list[tuple[str, DictConfig]]:
     """The name and contents of the file and of those that it is based on, the last base first."""
     # a plain name is a packaged configuration, whatever lies in the working directory
     is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
-    path = Path(name_or_path) if is_path else FOLDER / f"{name_or_path}.yaml"
+    path = Path(name_or_path) if is_path else folder / f"{name_or_path}.yaml"
     try:
         name = str(path.resolve()) if isinstance(path, Path) else str(path)
         text = path.read_text(encoding="utf-8")
@@ -181,8 +241,8 @@ def _read_layers(name_or_path: str, seen: tuple[str, ...] = ()) -> list[tuple[st
         raise ConfigError(f"{path}: expected text in UTF-8, found {error}; save it as UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ConfigError(
-            f"no configuration {name_or_path!r} ({error}): give one of {known_configs()} or the path of a YAML file "
-            "(with a / or ending in .yaml)"
+            f"no configuration {name_or_path!r} ({error}): give one of {known_configs(folder)} or the path of a YAML "
+            "file (with a / or ending in .yaml)"
         ) from error
     if name in seen:
         raise ConfigError(f"{path}: expected a base that is not based on this file, found {[*seen, name]}; change base")
@@ -192,7 +252,7 @@ def _read_layers(name_or_path: str, seen: tuple[str, ...] = ()) -> list[tuple[st
         del layer["base"]
     if not isinstance(base, str | None) or base == "" or "${" in (base or ""):
         raise ConfigError(f"{path}: base: expected the name or path of one configuration, found {base!r}; correct it")
-    return [*(_read_layers(base, (*seen, name)) if base else []), (str(path), layer)]
+    return [*(_read_layers(base, folder, (*seen, name)) if base else []), (str(path), layer)]
 
 
 def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
@@ -239,4 +299,6 @@ def _describe(settings: type, location: tuple[int | str, ...], kind: str, messag
     hint: Any = settings
     for name in location[:-1]:  # a step through a mapping leads to the class of its values
         hint = get_type_hints(hint)[str(name)] if is_dataclass(hint) else get_args(hint)[1]
-    return f"unknown key {key!r}, known here are {[field.name for field in fields(hint)]}"
+        if type(None) in get_args(hint):
+            hint = get_args(hint)[0]
+    return f"unknown key {key!r}, known here are {[field.name.rstrip('_') for field in fields(hint)]}"

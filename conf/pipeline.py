@@ -17,6 +17,7 @@ from conf.encoders import (
 )
 from conf.evaluation import ProbeSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
+from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
 from conf.ranges import NonNegativeInt, Settings, require
 from conf.report import TrackingSettings
@@ -24,7 +25,7 @@ from conf.sequences import SequenceSettings
 from conf.spark import SparkSettings
 from conf.training import FeedSettings, TrainingSettings
 from schemas import tables
-from schemas.behaviours import ItemKind
+from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.blocks import ACTIVITY, ENSEMBLE, RESERVED
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
@@ -56,6 +57,7 @@ class PipelineConfig(Settings):
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     spark: SparkSettings = field(default_factory=SparkSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    mapping: MappingSettings = field(default_factory=MappingSettings)
     encoders: dict[str, EncoderSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class PipelineConfig(Settings):
         _require_names("encoders", self.encoders, RESERVED)
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
+        self._check_mapping()
         taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
         for name, folder in self.ensemble.named_blocks.items():
             require(
@@ -106,6 +109,25 @@ class PipelineConfig(Settings):
             f"encoders.{name}: inference.pooling=mask needs attention=bidirectional: causal models never see MASK",
         )
 
+    def _check_mapping(self) -> None:
+        """Refuse inputs of behaviours that are none, and items of another kind than the behaviour's."""
+        owner = f"mapping {self.mapping.name}: inputs"
+        for name in self.mapping.behaviours:
+            known = f"{PRODUCTS} and behaviours of the configuration, {', '.join(self.behaviours)}"
+            require(
+                name in self.behaviours,
+                f"{owner}: expected {known}; found {name!r}; add it under behaviours, or rename it",
+            )
+            form, kind = self.mapping.inputs[name].columns[ITEM].as_, self.behaviours[name].kind
+            forms = IDS if ItemKind(kind) is ItemKind.ID else CODES
+            expected = f"{', '.join(forms)}, for behaviours.{name}.kind is {kind}"
+            require(form in (None, *forms), f"{owner}.{name}.item.as: expected {expected}; found {form}")
+        is_judged = self.ingest.unknown_sku == "quarantine" and bool(self.mapping.inputs)
+        require(
+            not is_judged or PRODUCTS in self.mapping.inputs,
+            f"{owner}: ingest.unknown_sku=quarantine: expected {PRODUCTS} among the inputs, found none",
+        )
+
     def stream(self, encoder: str) -> str:
         """Name of the sequences that an encoder reads: its behaviour's, which encoders of one behaviour share."""
         return self.encoders[encoder].behaviours[0]
@@ -119,9 +141,11 @@ class PipelineConfig(Settings):
         return longest
 
     def restricted_to(self, *behaviours: str) -> "PipelineConfig":
-        """The same settings with some behaviours only, and the encoders that read no others."""
+        """The same settings with some behaviours only, their inputs, and the encoders that read no others."""
+        inputs = {name: of for name, of in self.mapping.inputs.items() if name in (*behaviours, PRODUCTS)}
         return replace(
             self,
+            mapping=replace(self.mapping, inputs=inputs if PRODUCT_BUY in behaviours else {}),
             behaviours={name: of for name, of in self.behaviours.items() if name in behaviours},
             encoders={name: of for name, of in self.encoders.items() if set(of.behaviours) <= set(behaviours)},
         )

@@ -133,8 +133,8 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     from jobs.commands.status import describe_outputs
 
-    compares_settings = arguments.config or arguments.set
-    config = load_config(arguments.config or DEFAULT, arguments.set) if compares_settings else None
+    compares_settings = arguments.config or arguments.set or arguments.inputs
+    config = load_config(arguments.config or DEFAULT, arguments.set, arguments.inputs) if compares_settings else None
     sys.stdout.write(printable(describe_outputs(Workspace(arguments.out), config)))
 
 
@@ -208,14 +208,16 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
     """Check all that can be checked without Spark before the output directory is touched."""
     from jobs.blocks.imported import require_blocks
-    from jobs.inputs.challenge_directory import check_challenge
+    from jobs.inputs.data_files import check_data, log_left_out
     from jobs.storage.entry_rules import require_entries
 
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]  # the flag is short for the setting
-    config = load_config(arguments.config, [*arguments.set, *repeats])
+    config = load_config(arguments.config, [*arguments.set, *repeats], arguments.inputs)
+    if arguments.inputs:
+        log_left_out(load_config(arguments.config, arguments.set), config)
     blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
     config = replace(config, ensemble=replace(config.ensemble, blocks=blocks))
     if _reaches_training(arguments):
@@ -233,7 +235,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *tables)
     if reads_data:
         config.behaviour(PRODUCT_BUY)
-        check_challenge(workspace.data, config)
+        check_data(config, workspace)
     workspace.prepare()
     _lock(arguments, workspace)
     return config, workspace

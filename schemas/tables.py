@@ -26,6 +26,8 @@ TIME = "text or a timestamp"
 one that is adjusted to UTC (every one with a zone, and INT96) becomes UTC's wall time, one without a zone its own."""
 
 TIME_FORMAT = "yyyy-MM-dd HH:mm:ss"
+ISO_TIME = "a time of ISO 8601"
+"""Of a user's own tables: a day, a time of day or none, a zone or none."""
 MAX_PRICE = 99
 """Prices are quantile buckets, 0 to this (*challenge*)."""
 
@@ -33,6 +35,8 @@ OUT_OF_BOUNDS = f"{TIMESTAMP} is outside ingest.earliest and ingest.latest"
 NO_SUCH_PRICE = f"{PRICE} is outside 0-{MAX_PRICE}"
 REPEATS_SKU = f"repeats another row of this {SKU}"
 CONFLICTS_ON_SKU = f"conflicts with another row of this {SKU}"
+MALFORMED = "the line is not as the format has it"
+"""Of CSV with more or fewer values than names, or of JSON that is none."""
 UNKNOWN_SKU = f"{SKU} is not in product_properties"
 
 
@@ -46,14 +50,34 @@ def is_beyond_int64(column: str) -> str:
     return f"{column} is beyond int64"
 
 
-def is_no_time(column: str) -> str:
-    """Reason of a text that is not ``TIME_FORMAT`` or names no time, such as February 30 or one with a zone."""
-    return f"{column} is not {TIME_FORMAT}"
+def is_no_time(column: str, form: str = TIME_FORMAT) -> str:
+    """Reason of a text that is not of the form or names no time, such as February 30, or by default one with a zone."""
+    return f"{column} is not {form}"
 
 
 def is_no_codes(column: str) -> str:
     """Reason of a query or product name of another form. Any white space and leading zeros are allowed."""
     return f"{column} is not {CODES_PER_QUERY} numbers 0-255 in brackets"
+
+
+def is_no_integer(column: str) -> str:
+    """Reason of a user's id that is to be a whole number and is not, or is beyond int64."""
+    return f"{column} is not a whole number"
+
+
+def has_no_words(column: str) -> str:
+    """Reason of a user's text without any sign to hash."""
+    return f"{column} holds no words"
+
+
+def is_no_vector(column: str, size: int) -> str:
+    """Reason of a user's vector of another size, or with a number that is null or not finite."""
+    return f"{column} is not {size} finite numbers"
+
+
+def is_no_amount(column: str) -> str:
+    """Reason of a user's price that is no finite number of 0 or more."""
+    return f"{column} is not an amount of 0 or more"
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,13 @@ QUARANTINE = TableSchema(
     "one rejected source row; row holds it whole, as JSON",
     "source string, reason string, row string",
 )
+IDS = TableSchema(
+    "ids",
+    "one text that a user's tables have as an id; kind: client_id, sku, category or the column of a behaviour's items; "
+    "ingest: the number of the one that met it first. Rows are added, and none is changed",
+    "ingest bigint, kind string, key string, id bigint",
+    ("ingest",),
+)
 WINDOWS = TableSchema(
     "windows",
     "the one row of boundaries: inputs are events < input_end; targets are [train_start, valid_start) and "
@@ -188,8 +219,9 @@ BLOCK_COLUMNS = TableSchema(
 )
 PROFILES = TableSchema(
     "profiles",
-    "one relevant client of one profile; position is its row in the entry; present: the profile's blocks that it has",
-    "profile string, position bigint, client_id bigint, vector array<float>, present array<string>",
+    "one relevant client of one profile; position is its row in the entry; present: the profile's blocks that it has; "
+    "client_key: the client's id in the user's own tables where that is text, else null",
+    "profile string, position bigint, client_id bigint, vector array<float>, present array<string>, client_key string",
     ("profile",),
 )
 LABELS = TableSchema(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from conf.load import DEFAULT, known_configs
+from conf.load import DEFAULT, MAPPINGS, known_configs
 from jobs.pipeline.registry import STAGE_NAMES, STAGES
 from jobs.storage.locations import mounted_path
 from schemas.errors import ConfigError
@@ -12,7 +12,7 @@ from schemas.tasks import TASKS
 
 _LOGS = ("verbose", "json-logs")
 _CONFIG = ("config", "set", *_LOGS)
-_RUN = ("data", "out", "tables", "catalog", "schema", *_CONFIG)
+_RUN = ("data", "inputs", "out", "tables", "catalog", "schema", *_CONFIG)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     about = "all stages; a run that died goes on after its last finished stage"
     add("run", about, *_RUN, "as-of", "block", "from", "to", "restart")
     about = "what each output was made from, and whether it is up to date; with --config or --set, settings too"
-    add("status", about, "out", *_CONFIG).set_defaults(config=None)
+    add("status", about, "out", "inputs", *_CONFIG).set_defaults(config=None)
     add("generate", "data in the challenge's file format", "out", "clients", "days", "events", "seed", *_LOGS)
     own = {"train": ["only", "prune"], "profile": ["block"], "probe": ["entry", "tasks", "repeats"]}
     for stage in STAGES:
@@ -73,7 +73,10 @@ def _flag(about: str, metavar: str | None = None, **more: Any) -> dict[str, Any]
 
 _SEVERAL = {"nargs": "+", "action": "extend"}
 _FLAGS: dict[str, dict[str, Any]] = {
-    "data": _flag("the challenge directory", "DIR", type=_folder),
+    "data": _flag("the challenge directory; with --inputs, the folder that its relative paths are under", "DIR",
+                  type=_folder),
+    "inputs": _flag(f"tables of your own instead of a challenge directory: {', '.join(known_configs(MAPPINGS))}, or a "
+                    "YAML file (docs/your-data.md)", "FILE"),
     "out": _flag("the output directory: tables, models, entries, report", "DIR", type=_folder, required=True),
     "tables": _flag("where Delta tables lie if not in --out, e.g. s3://BUCKET/PATH", "URL"),
     "catalog": _flag("tables are CATALOG.SCHEMA.<table>, as in Unity Catalog", "NAME"),

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from conf.pipeline import PipelineConfig
-from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, check_challenge
+from jobs.inputs.challenge_directory import RELEVANT_CLIENTS
+from jobs.inputs.data_files import check_data, lists_folder
 from jobs.pipeline.out_of_date import find_reasons
 from jobs.pipeline.registry import Stage, describe_call, find_stage
 from jobs.storage.provenance import read_records
@@ -35,10 +36,11 @@ def prepare_tables(spark: "SparkSession", config: PipelineConfig, workspace: Wor
     missing = list_unmade_stages(config, workspace)
     if not missing:
         return
-    log.info("%s lacks what %s make: running them on %s", workspace.out, ", ".join(missing), workspace.data)
-    if (workspace.data / RELEVANT_CLIENTS).exists():
+    check_data(config, workspace)
+    log.info("%s lacks what %s make: running them on %s", workspace.out, ", ".join(missing), workspace.challenge)
+    lists = lists_folder(config, workspace)
+    if lists and (lists / RELEVANT_CLIENTS).exists():
         config = purchases_only(config)
-    check_challenge(workspace.data, config)
     for name in missing:
         beside_run(find_stage(name)).run(spark, config, workspace)
 

@@ -1,12 +1,13 @@
-"""Which files of the challenge directory each stage reads, and whether they are still the same ones."""
+"""Which files each stage reads, of the challenge directory or a mapping, and whether they are still the same ones."""
 
 import logging
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from conf.pipeline import PipelineConfig
-from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, source_path
-from jobs.inputs.listing import list_source, parquet_files
+from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, check_challenge, source_path
+from jobs.inputs.input_files import check_mapping, describe_path, input_path
+from jobs.inputs.listing import list_source
 from jobs.storage.provenance import DataFiles
 from jobs.storage.workspace import Workspace
 from schemas.blocks import ORACLE
@@ -22,7 +23,13 @@ MAX_NAMES = 20
 
 
 def list_sources(stage: str, config: PipelineConfig) -> list[str]:
-    """What a stage reads of the challenge directory, there or not: files and folders, by their paths in it."""
+    """What a stage reads, there or not: files and folders, by their paths in the challenge directory.
+
+    With a mapping, the paths of its inputs as it has them; what lies in a catalog or a store is not among them.
+    """
+    if config.mapping.inputs:
+        paths = [settings.path for settings in config.mapping.inputs.values() if settings.path and not settings.is_url]
+        return list(dict.fromkeys(paths)) if stage == "ingest" else []
     if stage == "ingest":
         return [source_path(Path(), name).name for name in (PRODUCT_PROPERTIES.name, *config.behaviours)]
     if stage == "split":
@@ -33,17 +40,17 @@ def list_sources(stage: str, config: PipelineConfig) -> list[str]:
 
 
 def describe_files(data: Path | None, sources: Iterable[str]) -> DataFiles:
-    """The files of each source as they are now, none of one that is not there; empty without a challenge directory.
+    """The files of each source as they are now, none of one that is not there or is under a directory not given.
 
-    By size and time of change, not by content: terabytes would be read to see that nothing is to be done.
+    By size and time of change, not by content: terabytes would be read to see that nothing is to be done. A Delta table
+    is described by its version.
     """
-    if data is None:
-        return {}
     found: DataFiles = {}
     for source in sources:
-        files = parquet_files(data / source) if (data / source).exists() else []
-        stats = {str(file.relative_to(data)): file.stat() for file in files}
-        found[source] = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+        path = input_path(source, data)
+        if path is not None:
+            described = describe_path(path)
+            found[source] = {_name_of(file, data): numbers for file, numbers in described.items()}
     return found
 
 
@@ -53,13 +60,51 @@ def is_small(workspace: Workspace, config: PipelineConfig) -> bool:
         sizes = (path.stat().st_size for path in (workspace.out / "tables").rglob("*.parquet"))
     else:
         sources = describe_files(workspace.challenge, list_sources("ingest", config))
-        sizes = (size for files in sources.values() for size, _ in files.values())
+        described = [numbers for files in sources.values() for numbers in files.values()]
+        seen = [settings.path in sources for settings in config.mapping.inputs.values()]
+        if not all(seen) or any(len(numbers) == 1 for numbers in described):  # a catalog's, a store's, a Delta table's
+            return False
+        sizes = (size for size, _ in described)
     n_bytes = 0
     for size in sizes:
         n_bytes += size
         if n_bytes > SMALL_BYTES:  # the others need not be looked at
             return False
     return n_bytes > 0
+
+
+def check_data(config: PipelineConfig, workspace: Workspace) -> None:
+    """Raise InputError for the first thing that no ingest could get over, as far as it is seen without Spark."""
+    if config.mapping.inputs:
+        check_mapping(config.mapping, workspace.challenge)
+    else:
+        check_challenge(workspace.data, config)
+
+
+def log_left_out(whole: PipelineConfig, config: PipelineConfig) -> None:
+    """Log a line for each behaviour and encoder of the whole configuration that its mapping has no input for."""
+    for kind, names in (
+        ("behaviour", whole.behaviours.keys() - config.behaviours),
+        ("encoder", whole.encoders.keys() - config.encoders),
+    ):
+        for name in sorted(names):
+            log.info("%s %s: left out: the mapping %s has no input for it", kind, name, config.mapping.name)
+
+
+def lists_folder(config: PipelineConfig, workspace: Workspace) -> Path | None:
+    """Where the lists of clients and labels lie; None with a mapping, whose clients and labels come from its events."""
+    return None if config.mapping.inputs else workspace.data
+
+
+def name_source(config: PipelineConfig, workspace: Workspace, name: str) -> str:
+    """How messages name the source of a behaviour."""
+    if config.mapping.inputs:
+        return f"inputs.{name} ({config.mapping.inputs[name].location})"
+    return str(source_path(workspace.data, name))
+
+
+def _name_of(file: Path, data: Path | None) -> str:
+    return str(file.relative_to(data)) if data and file.is_relative_to(data) else str(file)
 
 
 def log_unread_files(data: Path, config: PipelineConfig) -> None:

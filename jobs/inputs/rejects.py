@@ -7,12 +7,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.inputs.event_rules import REASON, ROW
-from schemas.columns import TIMESTAMP
+from schemas.columns import CLIENT_ID, SKU, TIMESTAMP
 from schemas.tables import (
+    ISO_TIME,
+    MALFORMED,
     MAX_PRICE,
     NO_SUCH_PRICE,
     OUT_OF_BOUNDS,
     UNKNOWN_SKU,
+    is_no_integer,
     is_no_time,
 )
 
@@ -23,8 +26,12 @@ MAX_VALUE_LENGTH = 60
 
 _FIXES = {
     is_no_time(TIMESTAMP): "write 2022-06-01 12:00:00, without T, Z, zone or fraction, or Parquet timestamps",
+    MALFORMED: "is the delimiter right, and does no quoted text hold a line break?",
+    is_no_integer(CLIENT_ID): "set as: key for ids of other forms",
+    is_no_integer(SKU): "set as: key for ids of other forms",
+    is_no_time(TIMESTAMP, ISO_TIME): "give the unit of numbers or the format of text",
     OUT_OF_BOUNDS: "change these settings if the times are right",
-    NO_SUCH_PRICE: f"a price is one of {MAX_PRICE + 1} buckets, not an amount",
+    NO_SUCH_PRICE: f"a price is one of {MAX_PRICE + 1} buckets, not an amount (as: amount makes them)",
     UNKNOWN_SKU: "give their products, or set ingest.unknown_sku=keep",
 }
 

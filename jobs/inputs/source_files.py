@@ -14,10 +14,11 @@ from pyspark.sql.types import StructType
 
 from jobs.inputs.challenge_directory import FileGroup, StoredColumn
 from jobs.inputs.listing import parquet_files
+from jobs.inputs.timestamps import instant_to_utc, micros_to_utc
 from jobs.storage.locations import spark_url
 from schemas.errors import InputError
 
-_OPTIONS = {
+PARQUET_OPTIONS = {
     "parquet.page.verify-checksum.enabled": "true",  # of pages that carry one, as Spark's own do
     # times as they are stored: by default Spark refuses those before 1900, which old writers count by another calendar
     "datetimeRebaseMode": "CORRECTED",
@@ -35,10 +36,14 @@ def read_group(spark: SparkSession, group: FileGroup) -> DataFrame:
     for column in group.columns:
         if column.form != "nothing":
             schema.add(column.name, column.spark_type)
-    # Spark would take brackets, braces and stars in a name as wildcards
-    files = [re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_url(path)) for path in group.files]
-    frame = spark.read.schema(schema).options(**_OPTIONS).parquet(*files)
+    files = [escaped_url(path) for path in group.files]
+    frame = spark.read.schema(schema).options(**PARQUET_OPTIONS).parquet(*files)
     return frame.select(*(_plain(column).alias(column.name) for column in group.columns))
+
+
+def escaped_url(path: Path) -> str:
+    """What Spark calls a file where it would take brackets, braces and stars in a name as wildcards."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_url(path))
 
 
 @contextlib.contextmanager
@@ -77,10 +82,6 @@ def _plain(column: StoredColumn) -> Column:
         return F.lit(None).cast(column.spark_type)
     if column.form == "plain":
         return F.col(column.name)
-    # an interval after 1970: a cast from ``timestamp`` to ``timestamp_ntz`` would use the session's zone
-    is_instant = column.form == "instant"
-    micros = F.unix_micros(column.name) if is_instant else F.floor(F.col(column.name) / 1000)
-    zero = F.lit(0)
-    seconds = micros.cast("decimal(20,0)") / F.lit(1_000_000).cast("decimal(7,0)")
-    since_1970 = F.make_dt_interval(zero, zero, zero, seconds.cast("decimal(18,6)"))
-    return F.lit("1970-01-01 00:00:00").cast("timestamp_ntz") + since_1970
+    if column.form == "instant":
+        return instant_to_utc(F.col(column.name))
+    return micros_to_utc(F.floor(F.col(column.name) / 1000))

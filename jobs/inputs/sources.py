@@ -43,6 +43,8 @@ class Source:
     bad : gives the others, as rows of ``quarantine``
     files : files and folders of files that may turn out to be damaged
     typed : writes the good rows too, where Python tasks can type them
+    count_lines : gives the lines of its files, of which those that cannot be read are bad rows of this source; None
+        where the files have no lines
     """
 
     where: str
@@ -52,6 +54,7 @@ class Source:
     bad: Callable[[], DataFrame]
     files: Sequence[Path] = ()
     typed: TypedFiles | None = None
+    count_lines: Callable[[], int] | None = None
 
 
 class Inputs(Protocol):
@@ -63,8 +66,16 @@ class Inputs(Protocol):
     def products(self) -> Source | None:
         """The products; None where nothing gives them."""
 
-    def prepare(self, ingest: int) -> None:
-        """Write what the good rows need, as a part of the ingest of this number."""
+    def texts(self, ids: DataFrame) -> DataFrame | None:
+        """Columns kind and key: the texts that are to have integers; None where all ids are integers.
+
+        Parameters
+        ----------
+        ids : ``tables/ids`` of earlier ingests
+        """
+
+    def begin(self, ids: DataFrame) -> None:
+        """From here on good rows have these integers for their texts, and products may judge events."""
 
 
 class ChallengeInputs:
@@ -74,11 +85,14 @@ class ChallengeInputs:
         check_challenge(workspace.data, config)
         log_unread_files(workspace.data, config)
         self.spark, self.config, self.workspace = spark, config, workspace
-        self.is_prepared = False
+        self.has_begun = False
 
-    def prepare(self, ingest: int) -> None:
-        """From here on, products may judge events; ids are integers already."""
-        self.is_prepared = True
+    def texts(self, ids: DataFrame) -> None:
+        """All ids are integers."""
+
+    def begin(self, ids: DataFrame) -> None:
+        """As ``Inputs`` has it."""
+        self.has_begun = True
 
     def products(self) -> Source:
         """As ``Inputs`` has it."""
@@ -99,7 +113,7 @@ class ChallengeInputs:
         is_judged = item == SKU and ingest.unknown_sku == "quarantine"
 
         def known_skus() -> DataFrame | None:
-            is_judged_now = is_judged and self.is_prepared
+            is_judged_now = is_judged and self.has_begun
             return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged_now else None
 
         def good() -> DataFrame:

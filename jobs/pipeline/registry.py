@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTINGS = {
-    "ingest": ("ingest.*", "behaviours.*.item", "behaviours.*.kind"),
+    "ingest": ("ingest.*", "behaviours.*.item", "behaviours.*.kind", "mapping.*"),
     "split": ("windows.*",),
     "vocabulary": ("behaviours.*.min_count",),
     "sequences": ("seed", "sequences.*", "streams.*", "behaviours.*.keep_rare_as_unk"),
@@ -250,6 +250,10 @@ def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dic
     """Output -> dotted setting -> value, of those that it depends on, see ``SETTINGS``."""
     values = dict(flat_settings(asdict(config)))
     values |= {f"streams.{name}.max_length": length for name, length in config.streams().items()}
+    # an input as one value: a column that it does not have any more would have no key of its own
+    values = {key: value for key, value in values.items() if not key.startswith("mapping.inputs.")}
+    for name, own_input in config.mapping.inputs.items():
+        values[f"mapping.inputs.{name}"] = {key: value for key, value in asdict(own_input).items() if value}
     effective = values.keys() - _matching(values, WITHOUT_EFFECT)
     settings = {}
     for output in outputs:

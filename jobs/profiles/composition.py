@@ -80,8 +80,13 @@ def compose_profiles(
     profiles: Mapping[str, Sequence[Block]],
     cutoff: datetime,
     settings: EnsembleSettings,
+    ids: DataFrame | None = None,
 ) -> DataFrame:
     """Fit profiles of some blocks each, and compose them: rows of ``tables/profiles``.
+
+    Parameters
+    ----------
+    ids : ``tables/ids``, where the clients' ids may be of it
 
     Raises
     ------
@@ -103,13 +108,13 @@ def compose_profiles(
         axes = [f"{block} {own.width}" for block, own in composition.transforms.items() if own.axes is not None]
         parts = f"principal axes of {', '.join(axes)}" if axes else ", ".join(composition.transforms)
         log.info("  profile %s: %d columns of %s", name, composition.width, parts)
-    clients = read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID)
+    clients = with_keys(read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID), ids)
     n_parts = max(spark.sparkContext.defaultParallelism, -(-clients.count() // CLIENTS_PER_PARTITION))
     order = F.create_map(*(F.lit(each) for number, name in enumerate(widths) for each in (name, number)))
     # by range of position, and not by hash: a file then holds neighbours, and an export writes each array in order
     ordered = (
         rows.join(clients, on=c.CLIENT_ID)
-        .select(c.POSITION, order[F.col(c.BLOCK)].alias("order"), c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
+        .select(c.POSITION, order[F.col(c.BLOCK)].alias("order"), c.CLIENT_ID, c.CLIENT_KEY, c.IS_PRESENT, c.VECTOR)
         .repartitionByRange(n_parts, c.POSITION)
         .sortWithinPartitions(c.POSITION, "order")
     )
@@ -125,6 +130,15 @@ def compose_profiles(
                 yield _compose(name, composition, blocks, by_block[0])
 
     return ordered.mapInArrow(stream, PROFILES.ddl)
+
+
+def with_keys(clients: DataFrame, ids: DataFrame | None) -> DataFrame:
+    """The clients with ``client_key``, the user's own text for each, null where there is none."""
+    if ids is None:
+        return clients.withColumn(c.CLIENT_KEY, F.lit(None).cast("string"))
+    own = ids.filter(F.col(c.KIND) == c.CLIENT_ID)
+    keys = own.select(F.col(c.ID).alias(c.CLIENT_ID), F.col(c.KEY).alias(c.CLIENT_KEY))
+    return clients.join(keys, on=c.CLIENT_ID, how="left")
 
 
 def collect_quantiles(rows: DataFrame, widths: Mapping[str, int], settings: EnsembleSettings) -> Quantiles:
@@ -213,7 +227,7 @@ def _compose(
     Parameters
     ----------
     blocks : those of the composition, in its order, and maybe others
-    clients : ``position`` and ``client_id`` of the blocks' rows
+    clients : ``position``, ``client_id`` and ``client_key`` of the blocks' rows
     """
     own = [block for block in blocks if block.name in composition.transforms]
     vectors = composition.compose(own)
@@ -227,6 +241,7 @@ def _compose(
             clients.column(c.CLIENT_ID),
             vector_lists(vectors),
             pa.ListArray.from_arrays(pa.array(n_present, pa.int32()), names),
+            clients.column(c.CLIENT_KEY),
         ],
-        names=[c.PROFILE, c.POSITION, c.CLIENT_ID, c.VECTOR, c.PRESENT],
+        names=[c.PROFILE, c.POSITION, c.CLIENT_ID, c.VECTOR, c.PRESENT, c.CLIENT_KEY],
     )

@@ -36,6 +36,9 @@ _DELTA = {
 _SQL_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",  # days begin at the same instant on every machine
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",  # a time that does not parse is null, not a failed job
+    "spark.sql.ansi.enabled": "false",  # the same of a text that is no number
+    "spark.sql.legacy.parquet.nanosAsLong": "true",  # else Spark refuses files with nanoseconds, as pandas writes them
+    "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a line with too few values looks whole
     "spark.sql.parquet.compression.codec": "zstd",  # smaller files than those of the default, Snappy
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # ten times the default: our Python tasks work on whole columns, and each batch has a price of its own

@@ -1,4 +1,4 @@
-"""Ingest: the challenge's source files -> one typed table per behaviour, the products, and the quarantine.
+"""Ingest: the challenge's source files or a user's own tables -> typed events, the products, and the quarantine.
 
 A clean source is read once: its rows are counted in the files' footers and in the commit of its table. Only where
 the two differ is it read again, for the rows that were rejected.
@@ -7,6 +7,7 @@ the two differ is it read again, for the rows that were rejected.
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -15,18 +16,21 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.inputs import IngestSettings
 from conf.pipeline import PipelineConfig
+from jobs.inputs.ids import refuse_alike
+from jobs.inputs.mapped_tables import MappedInputs
 from jobs.inputs.rejects import collect_explanation, collect_reasons, format_reasons
 from jobs.inputs.source_files import naming_unreadable_files
 from jobs.inputs.sources import ChallengeInputs, Inputs, Source
 from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_commit import WrittenFile
-from jobs.storage.delta_tables import TableCommit, next_ingest, read_table, write_table
+from jobs.storage.delta_tables import TableCommit, exists, next_ingest, read_table, write_table
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
 from jobs.transforms.duplicates import collect_n_duplicates
+from jobs.transforms.ids import number_new
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import InputError
-from schemas.tables import PRODUCT_PROPERTIES, QUARANTINE
+from schemas.tables import IDS, MALFORMED, PRODUCT_PROPERTIES, QUARANTINE
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +63,11 @@ class Counts:
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
     config.behaviour(PRODUCT_BUY)
-    inputs: Inputs = ChallengeInputs(spark, config, workspace)
+    inputs: Inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
     check_any_purchase(inputs.events(PRODUCT_BUY))  # before anything is written
     tables = {**config.events_tables(), PRODUCT_PROPERTIES.name: PRODUCT_PROPERTIES}
-    number = next_ingest(spark, workspace, [*tables.values()])
-    inputs.prepare(number)
+    number = next_ingest(spark, workspace, [*tables.values(), IDS])
+    inputs.begin(write_ids(spark, inputs, workspace, number))
     # a task per part of a source file writes one file: as large as its part, nothing to gather
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True, ingest=number)
     found = [inputs.products(), *(inputs.events(name) for name in config.behaviours)]
@@ -88,6 +92,27 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     reasons = collect_reasons(quarantine)
     check_no_row_lost(sources, counts, reasons, workspace)
     check_few_rejected(sources, counts, reasons, quarantine, config.ingest)
+
+
+def write_ids(spark: SparkSession, inputs: Inputs, workspace: Workspace, ingest: int) -> DataFrame:
+    """``tables/ids``, with a row for each text of the inputs that had none.
+
+    Raises
+    ------
+    InputError
+        If two ids differ by nothing but white space around them.
+    """
+    has_ids = exists(spark, workspace.table(IDS.name))
+    ids = read_table(spark, workspace, IDS) if has_ids else spark.createDataFrame([], IDS.ddl)
+    texts = inputs.texts(ids)
+    if texts is None:
+        return ids
+    with ExitStack() as cached:
+        new = number_new(texts, ids, ingest, cached)
+        refuse_alike(ids.unionByName(new))
+        if not has_ids or not new.isEmpty():
+            write_table(new, workspace, IDS, ingest=ingest, where=f"ingest = {ingest:d}")
+    return read_table(spark, workspace, IDS)
 
 
 def write_source(source: Source, settings: IngestSettings, write: Callable[..., TableCommit]) -> Counts:
@@ -167,12 +192,19 @@ def check_few_rejected(
     share = settings.max_quarantined_share
     problems = []
     for source, count in zip(sources, counts, strict=True):
-        name, n_rejected = source.table.name, count.n_missing
+        name = source.table.name
+        # lines that cannot be read are measured by those of the files, of which a source may have few
+        n_malformed = reasons.get(name, {}).get(MALFORMED, 0) if source.count_lines else 0
+        rejected = "of its rows rejected (ingest.max_quarantined_share), found"
+        malformed = "of its lines malformed (ingest.max_quarantined_share), found"
+        found = [(rejected, count.n_missing - n_malformed, count.n_in)]
+        if n_malformed and source.count_lines:
+            found.append((malformed, n_malformed, source.count_lines()))
         if name == PRODUCT_BUY and not count.n_kept:  # whatever share is allowed
             problem = NO_PURCHASE
-        elif count.n_in and n_rejected / count.n_in > share:
-            found = f"{n_rejected:,} of {count.n_in:,} ({n_rejected / count.n_in:.1%})"
-            problem = f"expected at most {share:.1%} of its rows rejected (ingest.max_quarantined_share), found {found}"
+        elif too_many := [each for each in found if each[2] and each[1] / each[2] > share]:
+            what, n, of = too_many[0]
+            problem = f"expected at most {share:.1%} {what} {n:,} of {of:,} ({n / of:.1%})"
         else:
             continue
         problems.append(f"{source.where}: {problem}: {collect_explanation(quarantine, name, reasons[name])}")

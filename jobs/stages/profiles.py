@@ -17,13 +17,13 @@ from jobs.blocks.imported import import_blocks
 from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_blocks, export_profiles
-from jobs.storage.delta_tables import exists, read_as_files, read_table, write_table
+from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
 from jobs.storage.files import remove_folder
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import BASELINE, ENSEMBLE
 from schemas.columns import PROFILE
-from schemas.tables import BLOCKS, CLIENTS, PROFILES, WINDOWS
+from schemas.tables import BLOCKS, CLIENTS, IDS, PROFILES, WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,13 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         profiles["+".join([ENSEMBLE, *(block.name for block in further)])] = own + further
     former = set()  # of an earlier run of this stage
     if exists(spark, workspace.table(PROFILES.name)):
-        former = {row[PROFILE] for row in read_table(spark, workspace, PROFILES).select(PROFILE).distinct().collect()}
-    rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble)
+        # not by ``read_table``: an earlier version's table has fewer columns
+        rows = read_version(spark, workspace.table(PROFILES.name))
+        former = {row[PROFILE] for row in rows.select(PROFILE).distinct().collect()}
+    # of a mapping whose ids are integers, no text is a client's; the challenge directory's clients are in none
+    has_ids = config.mapping.inputs and exists(spark, workspace.table(IDS.name))
+    ids = read_table(spark, workspace, IDS) if has_ids else None
+    rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble, ids)
     write_table(rows, workspace, PROFILES, keep_partitions=True, is_log=True)
     export_profiles(
         read_as_files(spark, workspace, PROFILES), {name: workspace.entry(name) for name in profiles}, clients.count()

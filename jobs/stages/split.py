@@ -14,7 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
-from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array, source_path
+from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, read_id_array
+from jobs.inputs.data_files import lists_folder, name_source
 from jobs.storage.delta_tables import read_ingested, write_table
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
@@ -42,17 +43,17 @@ LONGEST_PAUSE = timedelta(days=28)
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the one row of windows and one row per relevant client."""
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
-    windows = collect_boundaries(events, config, workspace.data)
+    windows = collect_boundaries(events, config, workspace)
     log.info(
         "  input < %s, train from %s, validation from %s", windows.input_end, windows.train_start, windows.valid_start
     )
     inputs = {name: events_before(frame, windows.input_end) for name, frame in events.items()}
     write_table(windows_frame(spark, windows).coalesce(1), workspace, WINDOWS, keep_partitions=True)
     with ExitStack() as cached:
-        write_table(relevant_clients(spark, inputs, workspace.data, cached), workspace, CLIENTS)
+        write_table(relevant_clients(spark, inputs, lists_folder(config, workspace), cached), workspace, CLIENTS)
 
 
-def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig, data: Path) -> Windows:
+def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig, workspace: Workspace) -> Windows:
     """The windows that the settings or the events call for.
 
     Raises
@@ -70,12 +71,12 @@ def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig, dat
             f"{sorted(events)}; name {PRODUCT_BUY} in the configuration and give it events"
         )
     end = last_event = last_two[0]
-    _refuse_long_pause(source_path(data, PRODUCT_BUY), "purchase", end, last_two[-1])
+    _refuse_long_pause(name_source(config, workspace, PRODUCT_BUY), "purchase", end, last_two[-1])
     if config.windows.mode == ENTRY_MODE:  # all events are input: the last one may come after the last purchase
         for name, frame in events.items():
             last = None if name == PRODUCT_BUY else collect_last_timestamp(frame)
             if last and last > last_event:
-                _refuse_long_pause(source_path(data, name), "event", last, end)
+                _refuse_long_pause(name_source(config, workspace, name), "event", last, end)
                 last_event = last
     return derive_windows(end, config.windows, last_event)
 
@@ -94,23 +95,25 @@ def _collect_given_end(purchases: DataFrame, text: str) -> datetime:
     return end
 
 
-def _refuse_long_pause(path: Path, event: str, last: datetime, before: datetime) -> None:
+def _refuse_long_pause(source: str, event: str, last: datetime, before: datetime) -> None:
     if last - before > LONGEST_PAUSE:
         earlier, later = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (before, last))
         raise InputError(
-            f"{path}: expected the last {event} within {LONGEST_PAUSE.days} days of the last purchase before it, found "
-            f"it at {later}, and that at {earlier}; correct its time, or set windows.end='{earlier}' to leave out what "
-            f"comes later, or windows.end='{later}' if the time is right"
+            f"{source}: expected the last {event} within {LONGEST_PAUSE.days} days of the last purchase before it, "
+            f"found it at {later}, and that at {earlier}; correct its time, or set windows.end='{earlier}' to leave "
+            f"out what comes later, or windows.end='{later}' if the time is right"
         )
 
 
-def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Path, cached: ExitStack) -> DataFrame:
+def relevant_clients(
+    spark: SparkSession, inputs: dict[str, DataFrame], folder: Path | None, cached: ExitStack
+) -> DataFrame:
     """The clients table: in the order of the challenge's file, or every client with an input event, by id.
 
     Parameters
     ----------
     inputs : behaviour -> input events
-    data : the challenge directory
+    folder : the challenge directory; None where there is none
     cached : keeps derived clients cached, see ``with_global_rank``
 
     Raises
@@ -118,16 +121,17 @@ def relevant_clients(spark: SparkSession, inputs: dict[str, DataFrame], data: Pa
     InputError
         If no file names the clients and there is no input event.
     """
-    relevant = read_id_array(data / RELEVANT_CLIENTS)
-    listed_active = read_id_array(data / ACTIVE_CLIENTS)
+    relevant, listed_active = (
+        read_id_array(folder / name) if folder else None for name in (RELEVANT_CLIENTS, ACTIVE_CLIENTS)
+    )
     if relevant is None:
         clients = clients_with_events(list(inputs.values()), cached)
     else:
         clients = clients_in_order(spark, relevant)
     if clients.isEmpty():
         raise InputError(
-            f"expected events before the train target window, found none in {data}; give a longer history, "
-            "fewer windows.target_days, or input/relevant_clients.npy"
+            "expected events before the train target window, found none; give a longer history, fewer "
+            "windows.target_days, or input/relevant_clients.npy"
         )
     active = inputs[PRODUCT_BUY] if listed_active is None else clients_in_order(spark, listed_active)
     return with_activity(clients, active)

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from conf.pipeline import PipelineConfig
 from jobs.evaluation import labels as t
 from jobs.inputs.challenge_directory import TARGET, read_id_array, read_popularity
+from jobs.inputs.data_files import lists_folder
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.workspace import Workspace
@@ -43,8 +44,10 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         bought = cache_rows(t.purchases_with_properties(target_events(purchases, windows), products), cached)
         in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
         counts = cache_rows(t.count_values(in_train, events_before(purchases, windows.train_start)), cached)
-        labels_of, from_files = read_labels(counts, workspace.data / TARGET)
-        check_labels(from_files, bought, products, workspace.data / TARGET)
+        lists = lists_folder(config, workspace)
+        labels_of, from_files = read_labels(counts, lists / TARGET if lists else None)
+        if lists:
+            check_labels(from_files, bought, products, lists / TARGET)
         rows = [
             (task, position, label, popularity)
             for task, of_task in labels_of.items()
@@ -62,7 +65,7 @@ def count_parts(clients: DataFrame) -> int:
     return ceil(max(clients.count(), 1) / CLIENTS_PER_PART)
 
 
-def read_labels(counts: DataFrame, folder: Path) -> tuple[dict[str, list[t.Label]], dict[str, list[int]]]:
+def read_labels(counts: DataFrame, folder: Path | None) -> tuple[dict[str, list[t.Label]], dict[str, list[int]]]:
     """Each propensity task's labels and popularity: from the task's files, derived where they are missing.
 
     The labels by task, in order; and the ids of the tasks that have a label file.
@@ -70,11 +73,11 @@ def read_labels(counts: DataFrame, folder: Path) -> tuple[dict[str, list[t.Label
     Parameters
     ----------
     counts : purchases of each value in the train window, as ``count_values`` gives them
-    folder : the challenge's ``target``
+    folder : the challenge's ``target``; None where there is none
     """
-    files = {task: read_id_array(folder / f"{task}.npy") for task in tasks.PROPENSITY}
+    files = {task: read_id_array(folder / f"{task}.npy") if folder else None for task in tasks.PROPENSITY}
     ids = {task: of_task.tolist() for task, of_task in files.items() if of_task is not None}
-    given = {task: read_popularity(folder / f"popularity_{task}.npy", len(ids[task])) for task in ids}
+    given = {task: read_popularity(folder / f"popularity_{task}.npy", len(ids[task])) for task in ids if folder}
     popularity = {task: values.tolist() for task, values in given.items() if values is not None}
     if missing := {task: ids[task] for task in ids if task not in popularity}:
         popularity |= t.collect_popularity(counts, missing)

@@ -80,10 +80,10 @@ class TinyRun:
 def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str]]:
     """Table -> its rows but for vectors and scores, which ranks may round."""
     shared = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
-    rounded = (tables.BLOCKS, tables.PROFILES, tables.SCORES)
+    left_out = (tables.BLOCKS, tables.PROFILES, tables.SCORES, tables.IDS)  # no id of the shop is text
     kinds = {"sku": ItemKind.ID, "url": ItemKind.ID, "query": ItemKind.CODES}
     events = [tables.events_table(name, item, kinds[item]) for name, item in BEHAVIOURS.items()]
-    kept = [*(table for table in shared if table not in rounded), *events]
+    kept = [*(table for table in shared if table not in left_out), *events]
     frames = {table.name: read_table(spark, workspace, table).drop(MADE_FROM) for table in kept}  # it names OUT
     return {name: sorted(map(str, frame.collect())) for name, frame in frames.items()}
 

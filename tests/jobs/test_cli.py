@@ -119,6 +119,8 @@ def test_bad_input_is_told_in_one_message_and_nothing_is_touched(
         (["--set", "training.epoch=1"], "unknown key 'training.epoch'"),
         (["--set", "training.epoch=1", "--set", "training.n_ranks=2"], "unknown key 'training.epoch'"),
         (["--from", "report", "--to", "ingest"], "--from report comes after --to ingest"),
+        (["--inputs", "rees47"], "no configuration 'rees47'"),
+        (["--inputs", "rees46"], "inputs.product_buy: expected "),  # there is no CSV
     ],
 )
 def test_wrong_flags_are_refused_before_anything_starts(
@@ -138,6 +140,26 @@ def test_a_configuration_without_purchases_is_refused_before_anything_starts(
         assert "ConfigError: expected the behaviour product_buy" in caplog.text
         caplog.clear()
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_mapping_has_no_input_for_is_left_out_with_a_line_each(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="jobs")
+    main(["ingest", "--inputs", "rees46", "--data", str(data), "--out", str(tmp_path / "out"), "--config", "demo"])
+    for kind in ("behaviour", "encoder"):
+        assert f"{kind} search_query: left out: the mapping rees46 has no input for it" in caplog.text
+    assert caplog.text.count("left out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mapping_that_changed_is_a_setting_of_ingest_that_changed() -> None:
+    of = {
+        name: settings_of(["ingest", "split"], load_config("demo", inputs=name)) for name in (None, "taobao", "rees46")
+    }
+    assert of["taobao"]["ingest"]["mapping.inputs.page_visit"]["path"] == "UserBehavior.csv"
+    assert [settings["ingest"]["mapping.name"] for settings in of.values()] == [None, "taobao", "rees46"]
+    assert not any(key.startswith("mapping") for settings in of.values() for key in settings["split"])
 
 
 def test_a_command_locks_every_stage_that_it_may_run() -> None:

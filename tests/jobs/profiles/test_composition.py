@@ -21,7 +21,7 @@ from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, fit_composition
 from ml.profiles.moments import Moments
 from schemas.errors import EntryError
-from schemas.tables import BLOCKS
+from schemas.tables import BLOCKS, IDS
 
 
 def random_block(n: int, width: int, seed: int) -> BlockRows:
@@ -66,7 +66,10 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
     made = put_blocks(spark, workspace, vectors)
     profiles = {"both": [made["block_6"], made["block_2"]], "alone": [made["block_2"]]}
 
-    rows = compose_profiles(spark, workspace, profiles, cutoff, settings).orderBy("profile", "position").collect()
+    keys = [(0, "client_id", "bob", int(ids[1])), (0, "sku", "fan", int(ids[0]))]
+    own_ids = spark.createDataFrame(keys, IDS.ddl)
+    composed = compose_profiles(spark, workspace, profiles, cutoff, settings, own_ids)
+    rows = composed.orderBy("profile", "position").collect()
 
     parts = [blocks[0], BlockRows("block_2", signed_log(blocks[1].vectors), blocks[1].is_present)]
     for name, own in {"both": parts, "alone": parts[1:]}.items():
@@ -76,6 +79,7 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
         np.testing.assert_allclose([row["vector"] for row in of_profile], composition.compose(own), atol=1e-5)
         present = [[part.name for part in own if part.is_present[row]] for row in range(n)]
         assert [row["present"] for row in of_profile] == present
+        assert [row["client_key"] for row in of_profile] == [None, "bob"] + [None] * (n - 2)
 
 
 def test_quantiles_are_of_the_clients_that_have_a_block(spark: SparkSession, workspace: Workspace) -> None:

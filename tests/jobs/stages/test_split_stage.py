@@ -62,7 +62,9 @@ SLIP = (8, "2099-12-31 23:59:59", 1)
 
 
 def boundaries(events, **settings):
-    return collect_boundaries(events, replace(SMALL, windows=WindowSettings(**settings)), Path("data"))
+    return collect_boundaries(
+        events, replace(SMALL, windows=WindowSettings(**settings)), Workspace(Path("out"), Path("data"))
+    )
 
 
 def test_a_last_purchase_long_after_the_one_before_it_is_refused_with_both_times(spark):

@@ -1,0 +1,63 @@
+"""``tables/ids``: an integer for each text that a user's tables have as an id.
+
+``jobs/transforms/ids.py`` gives the integers.
+"""
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType
+
+from jobs.inputs.mapped_columns import MappedColumn
+from schemas.columns import CATEGORY, ID, KEY, KIND
+from schemas.errors import InputError
+
+
+def find_keyed(columns: Sequence[MappedColumn]) -> set[str]:
+    """The kinds of id that need ``tables/ids``: those that a column says so of, or that are text where none says.
+
+    Raises
+    ------
+    InputError
+        If one column of a kind says key, and another integer: they could never be the same client or sku.
+    """
+    keyed = set()
+    for name in {column.name for column in columns}:
+        own = [column for column in columns if column.name == name]
+        forms = {column.settings.as_: column for column in own if column.settings.as_}
+        if len(forms) > 1:
+            found = " and ".join(f"{form} in {column.owner}" for form, column in sorted(forms.items()))
+            raise InputError(f"expected {name} to be the same everywhere, found {found}; set as: to one of them")
+        is_text = any(isinstance(column.kind, StringType) for column in own)
+        if "key" in forms or (not forms and is_text):
+            keyed.add(name)
+    return keyed
+
+
+def with_ids(rows: DataFrame, keyed: Sequence[str], ids: DataFrame) -> DataFrame:
+    """The rows with an integer for the text in each of these columns; the order of columns stays.
+
+    A row whose text has no integer is left out, but for a product's category, which may be null.
+    """
+    names = rows.columns
+    for name in keyed:
+        number = F.col(ID).alias(f"{name} {ID}")
+        own = ids.filter(F.col(KIND) == name).select(F.col(KEY).alias(name), number)
+        joined = rows.join(own, on=name, how="left" if name == CATEGORY else "inner")
+        rows = joined.withColumn(name, F.col(f"{name} {ID}")).select(*names)
+    return rows
+
+
+def refuse_alike(ids: DataFrame) -> None:
+    """Raise InputError where two ids of a kind differ by nothing but white space around them."""
+    stripped = ids.select(KIND, KEY, F.regexp_replace(KEY, r"^\s+|\s+$", "").alias("stripped"))
+    padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()
+    groups = stripped.join(padded, on=[KIND, "stripped"], how="left_semi").groupBy(KIND, "stripped")
+    alike = groups.agg(F.min(KEY).alias("one"), F.max(KEY).alias("other")).filter("one <> other")
+    if found := alike.orderBy(KIND, "one").limit(3).collect():
+        pairs = ", ".join(f"{row['one']!r} and {row['other']!r}" for row in found)
+        raise InputError(
+            f"{found[0][KIND]}: expected ids that differ by more than white space around them, found {pairs}; correct "
+            "them, or take them for one by expression: trim(...)"
+        )

@@ -1,0 +1,222 @@
+"""The files and Delta tables that a mapping names: found, checked and described without Spark."""
+
+import bz2
+import csv
+import gzip
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from conf.mappings import ColumnSettings, InputSettings, MappingSettings
+from jobs.inputs.footers import read_footer
+from jobs.inputs.listing import list_source
+from jobs.storage.locations import mounted_path
+from schemas.errors import InputError
+
+log = logging.getLogger(__name__)
+
+DELTA_LOG = "_delta_log"
+MAX_HEADER_BYTES = 2**20
+"""Of the first line of a CSV file: a hostile one would fill the memory."""
+_SUFFIXES = {
+    "parquet": (".parquet", ".parq", ".pq"),
+    "csv": (".csv", ".tsv", ".txt"),
+    "json": (".json", ".jsonl", ".ndjson"),
+}
+_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
+"""Of compressed text, as Spark reads it."""
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """What an input's path leads to.
+
+    Attributes
+    ----------
+    format : ``delta``, ``parquet``, ``csv`` or ``json``
+    root : the folder whose sub-folders may be Hive partitions; of a Delta table, the table
+    files : those that are read; of a Delta table, none: its log names them
+    """
+
+    format: str
+    root: Path
+    files: tuple[Path, ...]
+
+
+def describe_path(path: Path) -> dict[Path, list[int]]:
+    """Size and time of change of each file of a source or input; of a Delta table, the number of its newest commit."""
+    if (path / DELTA_LOG).is_dir():
+        return {path / DELTA_LOG: [max((int(commit.stem) for commit in _commits(path)), default=-1)]}
+    roots = sorted(path.parent.glob(path.name)) if "*" in path.name else [path] if path.exists() else []
+    listings = [list_source(root) for root in roots]
+    # where there is Parquet, other files are not read
+    stats = {file: file.stat() for listing in listings for file in listing.files or listing.skipped}
+    return {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
+
+
+def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
+    """Raise InputError for the first input that cannot be read: what was expected, found, where, what to do.
+
+    What lies in a catalog or a store is looked at when Spark has started.
+    """
+    for name, settings in mapping.inputs.items():
+        owner = f"inputs.{name}"
+        found = find_input(owner, settings, data)
+        if found is None:
+            continue
+        columns = read_columns(owner, settings, found)
+        if columns is None:
+            continue
+        wanted = list(settings.columns.values())
+        if settings.expand:
+            wanted.append(ColumnSettings(column=settings.expand))
+        for column in wanted:
+            if column.column and column.column not in columns and column.column.split(".")[0] not in columns:
+                raise no_such_column(owner, column.column, columns, settings.location)
+
+
+def no_such_column(owner: str, name: str, columns: Collection[str], where: str) -> InputError:
+    """The error of a column that the input lacks."""
+    return InputError(f"{owner}: expected the column {name!r} in {where}, found {', '.join(columns)}; correct its name")
+
+
+def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputFiles | None:
+    """The files of an input; None where no mount reaches it: a table of a catalog, a URL.
+
+    Raises
+    ------
+    InputError
+        If there is nothing, or nothing that can be read.
+    """
+    if settings.path is None or settings.is_url:
+        return None
+    path = input_path(settings.path, data)
+    if path is None:
+        raise InputError(f"{owner}.path: expected --data DIR, in which {settings.path!r} lies, found none; name it")
+    roots = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    if not roots or not all(root.exists() for root in roots):
+        beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+        found = ", ".join(beside[:20]) or "nothing"
+        raise InputError(f"{owner}: expected {path}, found {found} there; correct the path")
+    if settings.format in (None, "delta") and (path / DELTA_LOG).is_dir():
+        return InputFiles("delta", path, ())
+    if settings.format == "delta" or settings.version is not None or settings.as_of is not None:
+        raise InputError(f"{owner}: expected a Delta table, found no {DELTA_LOG} in {path}; correct path or format")
+    kind, files = _files_of_one_format(owner, settings, path, roots)
+    return InputFiles(kind, path.parent if "*" in path.name or path.is_file() else path, tuple(files))
+
+
+def input_path(text: str, data: Path | None) -> Path | None:
+    """Where an input's path leads; None for one that is under ``--data`` where there is none."""
+    if text.startswith(("/", "file:", "dbfs:")):
+        return mounted_path(text)
+    return data / text if data else None
+
+
+def _files_of_one_format(
+    owner: str, settings: InputSettings, path: Path, roots: Sequence[Path]
+) -> tuple[str, list[Path]]:
+    files = [file for root in roots for file in _list_files(root)]
+    kinds = {settings.format} if settings.format else {format_of(file) for file in files} - {None}
+    if len(kinds) != 1:
+        found = " and ".join(sorted(map(str, kinds))) or "none"
+        raise InputError(
+            f"{owner}: expected files of one format (parquet, csv, json) in {path}, found {found}; give the format, or "
+            "move the others"
+        )
+    kind = str(*kinds)
+    if kind == "parquet":
+        own = [file for root in roots for file in list_source(root).files]
+    else:
+        own = [file for file in files if format_of(file) == kind or file in roots]
+    if not own:
+        raise InputError(f"{owner}: expected {kind} files in {path}, found none; correct path or format")
+    if skipped := sorted(set(files).difference(own)):
+        names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
+        log.warning("  %s: skipped, no %s by their names: %s", owner, kind, names)
+    return kind, own
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name tells."""
+    name = path.with_suffix("") if path.suffix in _OPENERS else path
+    return next((kind for kind, suffixes in _SUFFIXES.items() if name.suffix.lower() in suffixes), None)
+
+
+def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list[str] | None:
+    """Names of an input's columns; None where Spark alone can tell them, as of JSON.
+
+    Raises
+    ------
+    InputError
+        If CSV files differ in their first lines, or name a column twice.
+    """
+    if found.format == "delta":
+        return _delta_columns(found.root)
+    partitions = [part.partition("=")[0] for part in found.files[0].relative_to(found.root).parts if "=" in part]
+    if found.format == "parquet":
+        return [*dict.fromkeys(name for file in found.files for name in read_footer(file).schema.names), *partitions]
+    if found.format == "json":
+        return None
+    header = list(settings.header) or read_header(found.files[0], settings.delimiter)
+    if twice := {name for name in header if header.count(name) > 1}:
+        raise InputError(f"{owner}: expected different columns in {found.files[0]}, found {', '.join(twice)} twice")
+    for file in found.files[1:] if not settings.header else ():
+        if (other := read_header(file, settings.delimiter)) != header:
+            raise InputError(
+                f"{owner}: expected the columns {', '.join(header)} as in {found.files[0].name}, found "
+                f"{', '.join(other)} in {file}; give the files in inputs of their own, or write them alike"
+            )
+    return [*header, *partitions]
+
+
+def read_header(file: Path, delimiter: str) -> list[str]:
+    """The first line of a CSV file; InputError where that is no text in UTF-8."""
+    try:
+        with _open_text(file) as stream:
+            line = stream.readline(MAX_HEADER_BYTES).decode("utf-8-sig")
+        if len(line) == MAX_HEADER_BYTES:
+            raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
+
+
+def nanosecond_columns(found: InputFiles) -> dict[str, bool]:
+    """Columns of Parquet files whose times Spark reads as numbers -> whether they are instants."""
+    schema = read_footer(found.files[0]).schema if found.format == "parquet" else ()
+    return {field.name: field.type.tz is not None for field in schema if _is_nanoseconds(field.type)}
+
+
+def _is_nanoseconds(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) and kind.unit == "ns"
+
+
+def _open_text(file: Path) -> Any:
+    return _OPENERS[file.suffix](file) if file.suffix in _OPENERS else file.open("rb")
+
+
+def _list_files(root: Path) -> list[Path]:
+    """A file, or all files below a folder, without those that start with a dot or underscore."""
+    listing = list_source(root)
+    return sorted([*listing.files, *listing.skipped])
+
+
+def _delta_columns(table: Path) -> list[str] | None:
+    """By the newest commit that names them; None where only a checkpoint does."""
+    for commit in sorted(_commits(table), reverse=True):
+        with commit.open(encoding="utf-8") as lines:
+            for line in lines:
+                action = json.loads(line) if '"metaData"' in line else {}
+                if schema := action.get("metaData", {}).get("schemaString"):
+                    return [field["name"] for field in json.loads(schema)["fields"]]
+    return None
+
+
+def _commits(table: Path) -> Iterator[Path]:
+    return (table / DELTA_LOG).glob(f"{'[0-9]' * 20}.json")

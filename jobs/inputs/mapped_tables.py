@@ -1,0 +1,238 @@
+"""A user's own tables, by a mapping (``conf/mappings.py``) -> the sources that ingest reads."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.mappings import ITEM, PRODUCTS, ColumnSettings, InputSettings
+from conf.pipeline import PipelineConfig
+from jobs.inputs.event_rules import (
+    REASON,
+    ROW,
+    first_broken,
+    keep_known_skus,
+    keep_one_per_sku,
+    reject_others_of_sku,
+    rejected,
+)
+from jobs.inputs.ids import find_keyed, with_ids
+from jobs.inputs.input_files import find_input, nanosecond_columns
+from jobs.inputs.mapped_columns import (
+    MappedColumn,
+    Rule,
+    Typed,
+    type_codes,
+    type_id,
+    type_price,
+    type_time,
+    with_buckets,
+)
+from jobs.inputs.readers import MALFORMED, find_column, find_version, read_input, select_rows
+from jobs.inputs.sources import Source
+from jobs.inputs.timestamps import micros_to_utc
+from jobs.storage.delta_tables import read_table
+from jobs.storage.metrics_log import append_metrics
+from jobs.storage.workspace import Workspace
+from schemas import tables as t
+from schemas.behaviours import ItemKind
+from schemas.columns import CATEGORY, CLIENT_ID, KEY, KIND, NAME, PRICE, SKU, TIMESTAMP
+from schemas.errors import InputError
+from schemas.tables import PRODUCT_PROPERTIES, TableSchema
+
+log = logging.getLogger(__name__)
+
+LATEST_BY = "latest_by"
+
+
+class MappedInputs:
+    """The sources of a mapping.
+
+    Raises
+    ------
+    InputError
+        If an input cannot be read, or a column is missing or of a type that it cannot be taken as.
+    """
+
+    def __init__(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+        self.spark, self.config, self.workspace = spark, config, workspace
+        self.rows: dict[str, DataFrame] = {}
+        self.columns: dict[str, list[MappedColumn]] = {}
+        self.files: dict[str, tuple[Path, ...]] = {}
+        self.lines: dict[str, Callable[[], int]] = {}
+        self.ids: DataFrame | None = None
+        for name, settings in config.mapping.inputs.items():
+            self._open(name, settings)
+        self.keyed = find_keyed([column for columns in self.columns.values() for column in columns if column.holds_ids])
+        if PRODUCTS not in self.rows:
+            log.info("  %s: the mapping has none: no categories, prices and names", PRODUCTS)
+        elif latest := config.mapping.inputs[PRODUCTS].latest_by:
+            log.info("  %s: of several rows of a sku the latest by %s", PRODUCTS, latest.text)
+            self._keep_latest_products()
+        self.judged = {name: self._judge(name) for name in self.rows}
+
+    def texts(self, ids: DataFrame) -> DataFrame | None:
+        """As ``Inputs`` has it.
+
+        Raises
+        ------
+        InputError
+            If ids were texts in an earlier ingest, and are integers now.
+        """
+        kinds = {column.name for columns in self.columns.values() for column in columns if column.holds_ids}
+        if mixed := kinds.difference(self.keyed).intersection(
+            row[KIND] for row in ids.select(KIND).distinct().collect()
+        ):
+            raise InputError(
+                f"expected {', '.join(sorted(mixed))} as keys, as earlier ingests of {self.workspace.out} took them, "
+                "found integers; set as: key, or choose another --out"
+            )
+        found = []
+        for name, judged in self.judged.items():
+            pairs = [F.struct(F.lit(each).alias(KIND), F.col(each).alias(KEY)) for each in self._keyed_columns(name)]
+            if pairs:
+                good = judged.filter(F.col(REASON).isNull())
+                found.append(good.select(F.explode(F.array(*pairs)).alias("pair")).select("pair.*"))
+        return reduce(DataFrame.unionByName, found) if found else None
+
+    def begin(self, ids: DataFrame) -> None:
+        """As ``Inputs`` has it."""
+        self.ids = ids
+
+    def products(self) -> Source | None:
+        """As ``Inputs`` has it."""
+        if PRODUCTS not in self.rows:
+            return None
+        judged = self.judged[PRODUCTS]
+
+        def good() -> DataFrame:
+            kept = keep_one_per_sku(judged)
+            is_amount = any(column.settings.as_ == "amount" for column in self.columns[PRODUCTS])
+            return self._with_ids(PRODUCTS, with_buckets(kept) if is_amount else kept)
+
+        return self._source(PRODUCTS, PRODUCT_PROPERTIES, good, lambda: reject_others_of_sku(judged, PRODUCTS))
+
+    def events(self, name: str) -> Source | None:
+        """As ``Inputs`` has it."""
+        table, judged, item = self.config.events_table(name), self.judged[name], self.config.behaviour(name).item
+        is_judged = item == SKU and self.config.ingest.unknown_sku == "quarantine"
+
+        def known_skus() -> DataFrame | None:
+            has_begun = self.ids is not None
+            return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged and has_begun else None
+
+        def good() -> DataFrame:
+            events = self._with_ids(name, judged.filter(F.col(REASON).isNull()).drop(REASON, ROW))
+            known = known_skus()
+            return events if known is None else keep_known_skus(events, known)
+
+        def bad() -> DataFrame:
+            known = known_skus()
+            if known is None:
+                return rejected(judged, name)
+            unknown = self._with_ids(name, judged.filter(F.col(REASON).isNull())).join(known, on=SKU, how="left_anti")
+            reasons = unknown.select(F.lit(t.UNKNOWN_SKU).alias(REASON), ROW)
+            return rejected(judged.select(REASON, ROW).unionByName(reasons), name)
+
+        return self._source(name, table, good, bad)
+
+    def _source(
+        self, name: str, table: TableSchema, good: Callable[[], DataFrame], bad: Callable[[], DataFrame]
+    ) -> Source:
+        where = f"inputs.{name} ({self.config.mapping.inputs[name].location})"
+        rows, column = self.rows[name], self.columns[name][0].value
+
+        def count() -> int:
+            return int(rows.agg(F.count("*"), F.count(column)).collect()[0][0])
+
+        return Source(where, table, count, good, bad, self.files[name], count_lines=self.lines.get(name))
+
+    def _open(self, name: str, settings: InputSettings) -> None:
+        owner = f"inputs.{name}"
+        found = find_input(owner, settings, self.workspace.challenge)
+        version = find_version(self.spark, settings, found)
+        if version is not None:
+            read = {"read": settings.location, "read/version": version, "read/as_of": None}
+            append_metrics(self.workspace.metrics, read)
+        self.files[name] = found.files if found else ()
+        whole = read_input(self.spark, owner, settings, found, version)
+        is_first = settings.location not in [self.config.mapping.inputs[other].location for other in self.rows]
+        self.rows[name] = select_rows(whole, owner, settings, has_malformed=is_first)
+        nanoseconds = nanosecond_columns(found) if found else {}
+        self.columns[name] = [
+            self._find_column(name, role, column, nanoseconds) for role, column in settings.columns.items()
+        ]
+        if is_first and MALFORMED in whole.columns:
+            # Spark refuses a query of malformed lines alone
+            self.lines[name] = lambda: int(whole.agg(F.count("*"), F.count(whole.columns[0])).collect()[0][0])
+
+    def _find_column(
+        self, name: str, role: str, settings: ColumnSettings, nanoseconds: Mapping[str, bool]
+    ) -> MappedColumn:
+        owner, rows = f"inputs.{name}.{role}", self.rows[name]
+        value = find_column(rows, owner, settings, self.config.mapping.inputs[name].location)
+        column = settings.column or ""
+        if role in (TIMESTAMP, LATEST_BY) and column in nanoseconds:  # Spark has read numbers
+            micros = F.floor(value / 1000)
+            value = F.timestamp_micros(micros) if nanoseconds[column] else micros_to_utc(micros)
+        holds_ids, typed_name = role in (CLIENT_ID, SKU, CATEGORY), role
+        if role == ITEM:
+            behaviour = self.config.behaviour(name)
+            holds_ids, typed_name = behaviour.kind == ItemKind.ID, behaviour.item
+        kind = rows.select(value).schema[0].dataType
+        return MappedColumn(owner, role, typed_name, settings, value, kind, holds_ids)
+
+    def _keep_latest_products(self) -> None:
+        """Replace the rows of products by one per sku, and its columns by those of that."""
+        columns, rows = self.columns[PRODUCTS], self.rows[PRODUCTS]
+        by_role = {column.role: column for column in columns}
+        time = self._type(by_role[LATEST_BY])[0]
+        own = [column for column in columns if column.role != LATEST_BY]
+        values = F.struct(*(column.value.alias(column.role) for column in own))
+        # a line that cannot be read is in no sku's place
+        keys = [by_role[SKU].value.alias("key"), *([F.col(MALFORMED)] if MALFORMED in rows.columns else [])]
+        latest = F.max_by(values, F.struct(time, values)).alias("latest")  # of equal times, the largest values
+        self.rows[PRODUCTS] = rows.groupBy(*keys).agg(latest).select("latest.*", *keys[1:])
+        self.columns[PRODUCTS] = [replace(column, value=F.col(column.role)) for column in own]
+
+    def _judge(self, name: str) -> DataFrame:
+        """The rows of an input, typed, with the columns ``reason``, null where the rules are kept, and ``row`` as JSON.
+
+        Ids that are keys are still text.
+        """
+        rows, columns = self.rows[name], self.columns[name]
+        typed: dict[str, Column] = {}
+        rules: list[Rule] = []
+        shown = {column.settings.text: column.value for column in columns}
+        if MALFORMED in rows.columns:
+            rules.append((F.col(MALFORMED).isNotNull(), t.MALFORMED))
+            shown["line"] = F.col(MALFORMED)
+        for column in columns:
+            typed[column.name], own_rules = self._type(column)
+            rules += own_rules
+        if name == PRODUCTS:
+            missing = {CATEGORY: "bigint", PRICE: "bigint", NAME: "string"}
+            typed = {SKU: typed[SKU]} | {
+                role: typed.get(role, F.lit(None).cast(kind)) for role, kind in missing.items()
+            }
+        row = F.to_json(F.struct(*(value.alias(name) for name, value in shown.items())))
+        typed_columns = (value.alias(column) for column, value in typed.items())
+        return rows.select(*typed_columns, first_broken(rules).alias(REASON), row.alias(ROW))
+
+    def _type(self, column: MappedColumn) -> Typed:
+        if column.role in (TIMESTAMP, LATEST_BY):
+            return type_time(column, self.config.mapping.timezone, self.config.ingest)
+        if column.holds_ids:
+            return type_id(column, column.name in self.keyed)
+        return type_price(column) if column.role == PRICE else type_codes(column)
+
+    def _keyed_columns(self, name: str) -> list[str]:
+        return [column.name for column in self.columns[name] if column.holds_ids and column.name in self.keyed]
+
+    def _with_ids(self, name: str, rows: DataFrame) -> DataFrame:
+        """Unchanged before ``begin``."""
+        return rows if self.ids is None else with_ids(rows, self._keyed_columns(name), self.ids)

@@ -1,0 +1,165 @@
+"""A mapping's inputs -> frames of the rows that are theirs; the columns are still the user's."""
+
+import contextlib
+from collections.abc import Iterator
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
+
+from conf.mappings import ColumnSettings, InputSettings
+from jobs.inputs.input_files import InputFiles, no_such_column, read_header
+from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
+from jobs.storage.locations import quoted_name, spark_url
+from schemas.errors import InputError
+
+MALFORMED = "_malformed_line"
+"""Column that holds a line of CSV or JSON whole where Spark cannot take it apart, null elsewhere."""
+
+
+def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles | None) -> int | None:
+    """The version of a Delta table that a mapping names, or the newest; None for what has no versions.
+
+    All that reads the input reads this one, whatever is written meanwhile.
+    """
+    if settings.table is not None:
+        name = quoted_name(*settings.table.split("."))
+    elif "delta" in (settings.format, found.format if found else None):
+        url = spark_url(found.root) if found else str(settings.path)
+        name = f"delta.`{url.replace('`', '``')}`"
+    else:
+        return None
+    if settings.version is not None:
+        return settings.version
+    try:
+        history = spark.sql(f"DESCRIBE HISTORY {name}")
+    except PySparkException:  # no Delta table, or none that is there: reading it tells
+        return None
+    if settings.as_of is not None:
+        history = history.filter(F.date_format("timestamp", "yyyy-MM-dd HH:mm:ss") <= settings.as_of)
+    version: int | None = history.agg(F.max("version")).collect()[0][0]
+    return version
+
+
+def read_input(
+    spark: SparkSession, owner: str, settings: InputSettings, found: InputFiles | None, version: int | None = None
+) -> DataFrame:
+    """All rows of an input's table or files, with lines that cannot be taken apart (``MALFORMED``).
+
+    Parameters
+    ----------
+    owner : how messages name the input
+    found : its files, None for what no mount reaches
+    version : of a Delta table
+
+    Raises
+    ------
+    InputError
+        If Spark cannot read it, or it lacks a column that an expression names.
+    """
+    with naming_input(owner, settings.location):
+        return _read(spark, owner, settings, found, version)
+
+
+def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malformed: bool) -> DataFrame:
+    """The rows that are an input's own: those of ``where``, and of these the elements of the array ``expand``.
+
+    Parameters
+    ----------
+    rows : as ``read_input`` gives them
+    has_malformed : whether the lines that cannot be read are this input's: no value of theirs can be trusted, so that
+        of all inputs of a file the first has them
+
+    Raises
+    ------
+    InputError
+        If they lack a column of ``where``, or ``expand`` names no array.
+    """
+    with naming_input(owner, settings.location):
+        is_own = F.lit(True) if settings.where is None else F.expr(settings.where)
+        if MALFORMED in rows.columns:
+            is_whole = F.col(MALFORMED).isNull()
+            is_own = (is_whole & is_own) | ~is_whole if has_malformed else is_whole & is_own
+        frame = rows.filter(is_own)
+        name = settings.expand
+        if name is None:
+            return frame
+        if name not in frame.columns:
+            raise no_such_column(owner, name, frame.columns, settings.location)
+        if not isinstance(frame.schema[name].dataType, ArrayType):
+            kind = frame.schema[name].dataType.simpleString()
+            raise InputError(f"{owner}.expand: expected an array in {name!r}, found {kind}; leave expand out")
+        return frame.withColumn(name, F.explode_outer(_quoted(name)))
+
+
+def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: str) -> Column:
+    """A column of an input; InputError where the input lacks it or Spark cannot parse its expression."""
+    with naming_input(owner, where):
+        if settings.expression is not None:
+            column = F.expr(settings.expression)
+        elif settings.column in frame.columns:
+            column = F.col(_quoted(str(settings.column)))
+        else:
+            parts = str(settings.column).split(".")
+            if parts[0] not in frame.columns:
+                raise no_such_column(owner, str(settings.column), frame.columns, where)
+            column = F.col(".".join(map(_quoted, parts)))
+        frame.select(column)  # Spark resolves it now
+        return column
+
+
+@contextlib.contextmanager
+def naming_input(owner: str, where: str) -> Iterator[None]:
+    """Turn what Spark says of a table, file or expression into an InputError that names the input."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if not line.startswith("An error occurred while calling")), "no reason")
+        raise InputError(
+            f"{owner}: expected rows that Spark can read from {where}, found: {reason[:400]}; correct the mapping, or "
+            "give Spark what it needs to reach them"
+        ) from error
+
+
+def _quoted(name: str) -> str:
+    """The name of a column as Spark takes it whole, dots and backquotes in it too."""
+    return f"`{name.replace('`', '``')}`"
+
+
+def _read(
+    spark: SparkSession, owner: str, settings: InputSettings, found: InputFiles | None, version: int | None
+) -> DataFrame:
+    if settings.as_of is not None and version is None:
+        raise InputError(
+            f"{owner}: expected a Delta table with a version at {settings.as_of} in {settings.location}, found none; "
+            "leave as_of out, or name a later time"
+        )
+    if settings.table is not None:
+        wanted = "" if version is None else f" VERSION AS OF {version:d}"
+        return spark.sql(f"SELECT * FROM {quoted_name(*settings.table.split('.'))}{wanted}")
+    kind = found.format if found else settings.format
+    if kind == "delta":
+        reader = spark.read.format("delta")
+        url = spark_url(found.root) if found else str(settings.path)
+        return (reader if version is None else reader.option("versionAsOf", version)).load(url)
+    paths = [escaped_url(file) for file in found.files] if found else [str(settings.path)]
+    reader = spark.read.option("basePath", spark_url(found.root)) if found else spark.read
+    if kind == "parquet":
+        return reader.options(mergeSchema=True, **PARQUET_OPTIONS).parquet(*paths)
+    if kind == "json":
+        return reader.options(columnNameOfCorruptRecord=MALFORMED, primitivesAsString=True).json(paths)
+    options: dict[str, str | bool] = {
+        "sep": settings.delimiter,
+        "header": not settings.header,
+        "escape": '"',
+        "enforceSchema": False,
+    }
+    if found:
+        names = read_header(found.files[0], settings.delimiter) if not settings.header else settings.header
+    else:
+        names = settings.header or spark.read.options(**options).csv(paths).columns
+    schema = StructType([StructField(name, StringType()) for name in (*names, MALFORMED)])
+    return reader.options(columnNameOfCorruptRecord=MALFORMED, **options).schema(schema).csv(paths)

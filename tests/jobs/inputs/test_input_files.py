@@ -1,0 +1,126 @@
+"""The files that a mapping names: found, and refused by name where they are none, without Spark."""
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conf.mappings import ColumnSettings, InputSettings, MappingSettings
+from jobs.inputs.data_files import describe_files
+from jobs.inputs.input_files import check_mapping, find_input, read_columns
+from schemas.errors import InputError
+
+HEADER = "user,time,sku\n"
+
+
+def purchases(path: str, **more: object) -> InputSettings:
+    columns = {"client_id": "user", "timestamp": "time", "item": "sku"} | {
+        name: more.pop(name) for name in ("client_id", "timestamp", "item") if name in more
+    }
+    return InputSettings(path=path, **{name: ColumnSettings(column=of) for name, of in columns.items()}, **more)
+
+
+def check(data: Path | None, settings: InputSettings) -> None:
+    check_mapping(MappingSettings(inputs={"product_buy": settings}), data)
+
+
+def make_delta(folder: Path, *columns: str) -> None:
+    log = folder / "_delta_log"
+    log.mkdir(parents=True)
+    schema = json.dumps({"type": "struct", "fields": [{"name": name, "type": "string"} for name in columns]})
+    (log / f"{0:020}.json").write_text(json.dumps({"metaData": {"schemaString": schema}}) + "\n")
+    (log / f"{1:020}.json").write_text('{"commitInfo": {}}\n')
+
+
+def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\ufeff" + HEADER)
+    with gzip.open(tmp_path / "b.csv.gz", "wt") as file:
+        file.write(HEADER)
+    with bz2.open(tmp_path / "c.csv.bz2", "wt") as file:
+        file.write(HEADER)
+    for day in ("1", "2"):
+        (tmp_path / "log" / f"day={day}").mkdir(parents=True)
+        pq.write_table(pa.table({"user": ["u"], "time": ["t"]}), tmp_path / "log" / f"day={day}" / "x.parquet")
+    make_delta(tmp_path / "orders", "user", "time", "sku")
+    (tmp_path / "lines.jsonl").write_text("{}\n")
+    found = {
+        path: find_input("inputs.x", settings := purchases(path), tmp_path)
+        for path in ("a.csv", "*.csv*", "log", "orders", "lines.jsonl", str(tmp_path / "b.csv.gz"))
+    }
+    assert {path: (of.format, len(of.files)) for path, of in found.items() if of} == {
+        "a.csv": ("csv", 1), "*.csv*": ("csv", 3), "log": ("parquet", 2), "orders": ("delta", 0),
+        "lines.jsonl": ("json", 1), str(tmp_path / "b.csv.gz"): ("csv", 1),
+    }  # fmt: skip
+    columns = {path: read_columns("inputs.x", settings, of) for path, of in found.items() if of}
+    assert columns["*.csv*"] == columns["orders"] == ["user", "time", "sku"]
+    assert columns["log"] == ["user", "time", "day"]
+    assert columns["lines.jsonl"] is None, "Spark looks into them"
+    check(tmp_path, purchases("log", item="day"))
+    assert find_input("inputs.x", InputSettings(table="shop.orders"), None) is None
+    assert find_input("inputs.x", purchases("s3://shop/x", format="csv"), None) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (purchases("b.csv"), r"inputs\.product_buy: expected \S*/b\.csv, found a\.csv, .* there; correct the path"),
+        (purchases("*.tsv"), r"inputs\.product_buy: expected \S*/\*\.tsv, found a\.csv"),
+        (purchases("a.csv", item="item"), r"expected the column 'item' in a\.csv, found user, time, sku; correct"),
+        (purchases("a.csv", item="User"), "expected the column 'User' in"),
+        (purchases("a.csv", expand="items"), "expected the column 'items' in"),
+        (purchases("twice.csv"), r"expected different columns in \S*twice\.csv, found user twice"),
+        (purchases("[at]*.csv"), r"expected the columns user, time, sku as in a\.csv, found user, user in"),
+        (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),
+        (purchases("endless.csv"), r"endless\.csv: expected a first line of names of columns, found none that ends"),
+        (purchases("cut.csv.gz"), r"cut\.csv\.gz: expected CSV in UTF-8, found "),
+        (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
+        (purchases("notes"), r"expected files of one format .* found none"),
+        (purchases("notes", format="csv"), r"expected csv files in \S*notes, found none"),
+        (purchases("a.csv", version=1), r"expected a Delta table, found no _delta_log in \S*a\.csv"),
+        (purchases("a.csv", format="parquet"), r"a\.csv is not a whole Parquet file"),
+        (purchases("orders", item="item"), r"expected the column 'item' in orders, found user, time"),
+        (purchases("orders", format="parquet"), "expected plain Parquet files, found a Delta table"),
+    ],
+)  # fmt: skip
+def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, settings: InputSettings, message: str) -> None:
+    (tmp_path / "a.csv").write_text(HEADER)
+    (tmp_path / "twice.csv").write_text("user,user\n")
+    (tmp_path / "latin.csv").write_bytes("user,zażółć\n".encode("iso-8859-2"))
+    (tmp_path / "endless.csv").write_bytes(b"x" * 2**20)
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user,time" * 1000)[:20])
+    make_delta(tmp_path / "orders", "user", "time")
+    for folder, name in (("mixed", "a.csv"), ("mixed", "b.json"), ("notes", "README")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(HEADER)
+    with pytest.raises(InputError, match=message):
+        check(tmp_path, settings)
+
+
+def test_a_relative_path_without_data_is_refused() -> None:
+    with pytest.raises(InputError, match=r"inputs\.product_buy\.path: expected --data DIR, in which 'a\.csv' lies"):
+        check(None, purchases("a.csv"))
+
+
+def test_files_of_another_format_in_a_folder_are_named_and_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.csv").write_text(HEADER)
+    (tmp_path / "README").write_text("notes")
+    check(tmp_path, purchases("."))
+    assert "inputs.product_buy: skipped, no csv by their names: " in caplog.text
+    assert "README" in caplog.text
+
+
+def test_what_an_input_is_made_of_is_described_by_size_and_time_or_by_version(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEADER)
+    make_delta(tmp_path / "orders", "user")
+    stat = (tmp_path / "a.csv").stat()
+    assert describe_files(tmp_path, ["*.csv", "orders", "gone.csv"]) == {
+        "*.csv": {"a.csv": [stat.st_size, stat.st_mtime_ns]}, "orders": {"orders/_delta_log": [1]}, "gone.csv": {},
+    }  # fmt: skip
+    absolute = str(tmp_path / "a.csv")
+    assert describe_files(None, [absolute, "a.csv"]) == {absolute: {absolute: [stat.st_size, stat.st_mtime_ns]}}

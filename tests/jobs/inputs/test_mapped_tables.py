@@ -1,0 +1,261 @@
+"""A user's own tables, by a mapping, become the typed tables of the challenge's files."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.load import load_config
+from jobs.inputs.mapped_tables import MappedInputs
+from jobs.profiles.composition import with_keys
+from jobs.stages import ingest as ingest_events
+from jobs.storage.delta_tables import read_table
+from jobs.storage.metrics_log import read_metrics
+from jobs.storage.workspace import Workspace
+from schemas.errors import InputError
+from schemas.tables import IDS, PRODUCT_PROPERTIES, QUARANTINE
+
+NOON = datetime(2022, 6, 1, 12)
+
+
+def write_rees46(folder: Path) -> None:
+    (folder / "2022-Jun.csv").write_text(
+        "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
+        "2022-06-01 12:00:00 UTC,view,11,2103807459595387724,,shiseido,35.79,7,s\n"
+        '2022-06-01 12:00:00 UTC,purchase,12,2053013552326770905,appliances.fan,"a ""b"", c",33.20,8,s\n'
+        "2022-06-01 11:00:00 UTC,cart,12,2053013552326770905,appliances.fan,aqua,34.20,8,s\n"
+        "2022-06-01 12:00:00 UTC,remove_from_cart,12,2053013552326770905,appliances.fan,aqua,31,8,s\n"
+    )
+
+
+def write_retailrocket(folder: Path) -> None:
+    (folder / "events.csv").write_text(
+        "timestamp,visitorid,event,itemid,transactionid\n"
+        "1654084800000,7,view,11,\n1654084800000,8,addtocart,12,\n1654084800000,8,transaction,12,4000\n"
+    )
+
+
+def write_taobao(folder: Path) -> None:
+    (folder / "UserBehavior.csv").write_text(
+        "7,11,500,pv,1654084800\n8,12,501,cart,1654084800\n8,12,501,buy,1654084800\n8,12,501,fav,1654084800\n"
+    )
+
+
+def write_jdata(folder: Path) -> None:
+    lines = [
+        "7.0,11,2022-06-01 20:00:00,,1,8,403",
+        *(f"8.0,12,2022-06-01 20:00:00,,{kind},8,404" for kind in (2, 3, 4)),
+    ]
+    for month in (1, 2):
+        own = lines[2 * month - 2 : 2 * month]
+        text = "\n".join(["user_id,sku_id,time,model_id,type,cate,brand", *own])
+        (folder / f"JData_Action_20220{month}.csv").write_text(text)
+
+
+def ga4_event(name: str, *items: dict[str, Any], user: str = "8", **parameters: str) -> dict[str, Any]:
+    values = [{"key": key, "value": {"string_value": text, "int_value": None}} for key, text in parameters.items()]
+    own = {"event_timestamp": 1654084800000000, "event_name": name, "user_pseudo_id": user}
+    return own | {"event_params": values, "items": list(items)}
+
+
+def write_ga4(folder: Path) -> None:
+    item = {"item_id": "12", "item_name": "Blue fan", "item_category": "Home", "price": 3.0}
+    rows = [
+        ga4_event("page_view", user="7", page_location="11"),
+        *(ga4_event(name, item) for name in ("add_to_cart", "remove_from_cart")),
+        ga4_event("purchase", item, item | {"item_id": "13"}),
+        ga4_event("view_search_results", search_term="blue fan", user="7"),
+    ]
+    (folder / "events.json").write_text("\n".join(map(json.dumps, rows)))
+
+
+VISIT, BOUGHT = [(7, NOON, 11)], [(8, NOON, 12)]
+SHAPES: dict[str, tuple[Callable[[Path], None], dict[str, list[tuple[Any, ...]]]]] = {
+    "rees46": (write_rees46, {"product_buy": BOUGHT, "remove_from_cart": BOUGHT, "page_visit": VISIT}),
+    "retailrocket": (write_retailrocket, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "page_visit": VISIT}),
+    "taobao": (write_taobao, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "page_visit": VISIT}),
+    "jdata": (
+        write_jdata, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "remove_from_cart": BOUGHT, "page_visit": VISIT}
+    ),
+    "ga4": (
+        write_ga4,
+        {
+            "product_buy": [("8", NOON, "12"), ("8", NOON, "13")], "add_to_cart": [("8", NOON, "12")],
+            "remove_from_cart": [("8", NOON, "12")], "page_visit": [("7", NOON, "11")],
+        },
+    ),
+}  # fmt: skip
+PRODUCTS = {
+    # of two rows at the latest time, the one of the larger values: it is sold for 33.2, not 31
+    "rees46": [(11, 2103807459595387724, 99), (12, 2053013552326770905, 0)],
+    "taobao": [(11, 500, None), (12, 501, None)],
+    "jdata": [(11, 8, None), (12, 8, None)],
+    "ga4": [("12", "Home", 0), ("13", "Home", 0)],
+}
+
+
+def rows_of(frame: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in frame.select(*(columns or frame.columns)).collect())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_public_logs_shape_is_read_by_its_name(spark: SparkSession, tmp_path: Path, name: str) -> None:
+    write, expected = SHAPES[name]
+    write(tmp_path)
+    inputs = MappedInputs(spark, load_config("demo", inputs=name), Workspace(tmp_path / "out", tmp_path))
+    for behaviour, rows in expected.items():
+        source = inputs.events(behaviour)
+        assert rows_of(source.good()) == rows, behaviour
+        assert source.count() == len(rows), "and none is bad"
+    if name in PRODUCTS:
+        assert rows_of(inputs.products().good(), "sku", "category", "price") == PRODUCTS[name]
+    if name == "ga4":
+        (query,) = inputs.events("search_query").good().collect()
+        assert query["query"].count(" ") == 15
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Orders with text ids as JSON lines, and products with amounts as Parquet."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write_orders(folder, ("bob", "fan"), ("amy", "bed"))
+    products = {"code": ["fan", "bed", "cup"], "group": ["home", "home", None], "cost": [10.0, 20.0, 30.0]}
+    pq.write_table(pa.table(products | {"title": ["Blue fan", "", None]}), folder / "products.parquet")
+    return folder
+
+
+def write_orders(folder: Path, *pairs: tuple[str | None, str]) -> None:
+    lines = [json.dumps({"who": who, "at": "2022-06-01T14:00", "what": what}) for who, what in pairs]
+    (folder / "orders.jsonl").write_text("\n".join(lines))
+
+
+def mapping(folder: Path, **inputs: dict[str, Any]) -> str:
+    buys = {"path": "orders.jsonl", "client_id": "who", "timestamp": "at", "item": "what"}
+    products = {"path": "products.parquet", "sku": "code", "category": "group",
+                "price": {"column": "cost", "as": "amount"}, "name": {"column": "title", "as": "text"}}  # fmt: skip
+    own = {"product_buy": buys | inputs.pop("product_buy", {}), "product_properties": products} | inputs
+    path = folder / "shop.yaml"
+    path.write_text(yaml.safe_dump({"inputs": own, "timezone": "Europe/Warsaw"}))
+    return str(path)
+
+
+def ingest(spark: SparkSession, folder: Path, workspace: Workspace, *settings: str, **inputs: Any) -> Workspace:
+    place = Workspace(workspace.out, folder)
+    settings = ("ingest.max_quarantined_share=1", *settings)
+    ingest_events.run(spark, load_config("demo", settings, mapping(folder, **inputs)), place)
+    return place
+
+
+def ids_of(spark: SparkSession, place: Workspace, kind: str) -> dict[str, int]:
+    ids = read_table(spark, place, IDS).filter(F.col("kind") == kind)
+    return {row["key"]: row["id"] for row in ids.collect()}
+
+
+def test_texts_get_integers_that_stay_when_more_data_comes(
+    spark: SparkSession, shop: Path, workspace: Workspace
+) -> None:
+    place = ingest(spark, shop, workspace)
+    assert ids_of(spark, place, "client_id") == {"amy": 1, "bob": 2}
+    assert ids_of(spark, place, "sku") == {"bed": 1, "cup": 2, "fan": 3}
+    buys = load_config("demo").events_table("product_buy")
+    assert rows_of(read_table(spark, place, buys)) == [(1, NOON, 1), (2, NOON, 3)]
+    products = read_table(spark, place, PRODUCT_PROPERTIES)
+    assert rows_of(products.drop("name"))[:2] == [(1, 1, 49), (2, None, 99)]
+    names = {row["sku"]: row["name"] for row in products.collect()}
+    assert names[3].count(" ") == 15
+    assert names[1] is names[2] is None
+
+    write_orders(shop, ("bob", "fan"), ("abe", "ant"), (None, "fan"))
+    for _ in range(2):  # run again without new texts, it gives the same
+        ingest(spark, shop, workspace, "ingest.unknown_sku=quarantine")
+        assert ids_of(spark, place, "client_id") == {"amy": 1, "bob": 2, "abe": 3}
+    assert rows_of(read_table(spark, place, buys)) == [(2, NOON, 3)]
+    rejects = read_table(spark, place, QUARANTINE).orderBy("reason").collect()
+    assert [row["reason"] for row in rejects] == ["client_id is null", "sku is not in product_properties"]
+    assert json.loads(rejects[1]["row"]) == {"who": "abe", "at": "2022-06-01T14:00", "what": "ant"}
+
+    clients = spark.createDataFrame([(0, 2), (1, 9)], "position bigint, client_id bigint")
+    keys = with_keys(clients, read_table(spark, place, IDS)).orderBy("position").collect()
+    assert [row["client_key"] for row in keys] == ["bob", None]
+
+    buys = {"item": {"expression": "cast(length(what) as int)"}}
+    products = {"path": "products.parquet", "sku": {"expression": "length(code)"}}
+    with pytest.raises(InputError, match=r"expected sku as keys, as earlier ingests .* took them, found integers"):
+        ingest(spark, shop, workspace, product_buy=buys, product_properties=products)
+
+
+def test_ids_that_differ_by_white_space_alone_are_refused(
+    spark: SparkSession, shop: Path, workspace: Workspace
+) -> None:
+    write_orders(shop, ("bob", "fan"), ("bob ", "bed"))
+    with pytest.raises(InputError, match=r"client_id: expected ids that differ by more .* found 'bob' and 'bob '"):
+        ingest(spark, shop, workspace)
+
+
+def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, workspace: Workspace) -> None:
+    for who in ("bob", "amy"):
+        orders = spark.createDataFrame([(who, NOON, "fan")], "who string, at timestamp_ntz, what string")
+        orders.write.format("delta").mode("overwrite").save(str(shop / "orders"))
+    spark.sql(f"CREATE TABLE shop_orders USING delta LOCATION '{shop}/orders'")
+    sources: list[tuple[dict[str, Any], str]] = [
+        ({"path": "orders"}, "amy"),
+        ({"path": "orders", "version": 0}, "bob"),
+        ({"path": None, "table": "default.shop_orders"}, "amy"),
+        ({"path": None, "table": "spark_catalog.default.shop_orders", "version": 0}, "bob"),
+    ]
+    try:
+        for source, who in sources:
+            config = load_config("demo", inputs=mapping(shop, product_buy=source))
+            inputs = MappedInputs(spark, config, Workspace(workspace.out, shop))
+            assert [row["client_id"] for row in inputs.events("product_buy").good().collect()] == [who]
+    finally:
+        spark.sql("DROP TABLE shop_orders")
+    read = [line["read/version"] for line in read_metrics(workspace.metrics) if "read" in line]
+    assert read == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"where": "colour = 'red'"}, r"inputs\.product_buy: expected rows that Spark can read .*colour"),
+        ({"where": "who = = 'bob'"}, r"product_buy: expected rows that Spark can read .*PARSE_SYNTAX_ERROR"),
+        ({"item": "sku"}, r"product_buy\.item: expected the column 'sku' in orders\.jsonl, found at, what, who"),
+        ({"path": None, "table": "shop.gone"}, r"from shop\.gone, found: .*shop"),
+        ({"expand": "what"}, r"inputs\.product_buy\.expand: expected an array in 'what', found string"),
+        ({"timestamp": {"expression": "true"}}, r"timestamp: expected a time, a date or text, .* found boolean"),
+        ({"item": {"expression": "cast(1 as double)"}}, r"item: expected integers or text in 'cast.*found double"),
+        ({"item": {"column": "what", "as": "integer"}}, "expected purchases, found none .*2 sku is not a whole number"),
+    ],
+)  # fmt: skip
+def test_what_spark_finds_wrong_is_told_by_input_before_anything_is_written(
+    spark: SparkSession, shop: Path, workspace: Workspace, changes: dict[str, Any], message: str
+) -> None:
+    products = {"path": "products.parquet", "sku": {"expression": "1"}} if "integer" in str(changes) else None
+    with pytest.raises(InputError, match=message):
+        ingest(spark, shop, workspace, product_buy=changes, **({"product_properties": products} if products else {}))
+    assert not (workspace.out / "tables").exists()
+
+
+def test_lines_that_cannot_be_read_are_quarantined_once_and_measured_by_their_file(
+    spark: SparkSession, tmp_path: Path, workspace: Workspace
+) -> None:
+    write_rees46(tmp_path)
+    path = tmp_path / "2022-Jun.csv"
+    path.write_text(path.read_text() + "2022-06-01 12:00:00 UTC,view,11\n")
+    config = load_config("demo", ["ingest.max_quarantined_share=0.3"], inputs="rees46")
+    place = Workspace(workspace.out, tmp_path)
+    ingest_events.run(spark, config, place)
+    (reject,) = read_table(spark, place, QUARANTINE).collect()  # half of the purchases' rows, a fifth of the lines
+    assert (reject["source"], reject["reason"]) == ("product_buy", "the line is not as the format has it")
+    assert json.loads(reject["row"])["line"] == "2022-06-01 12:00:00 UTC,view,11"
+    with pytest.raises(InputError, match=r"expected at most 10\.0% of its lines malformed .*found 1 of 5"):
+        ingest_events.run(spark, load_config("demo", inputs="rees46"), place)
