@@ -33,6 +33,8 @@ class ModelSettings(Settings):
     embedding: Literal["normed", "sum", "scaled"] = "normed"
     """Item and position vectors are added and: ``normed``, then normalised and projected; ``sum``, left so; ``scaled``,
     left so, the item's first multiplied by the root of ``hidden_size`` (SASRec, HSTU). Recurrent encoders: none."""
+    positions: Literal["event", "basket"] = "event"
+    """What positions are counted in, from the newest: events, or a client's days, whose events share one."""
     head: Literal["bert", "none"] = "bert"
     """What makes an output vector of a hidden state: a layer with GELU and a norm (BERT), or nothing."""
     similarity: Literal["dot", "cosine"] = "dot"
@@ -44,10 +46,10 @@ class ModelSettings(Settings):
     encoder_dropout: Share = 0.2
     attention_dropout: Share | None = None
     """Of attention weights; null: as ``encoder_dropout``."""
-    table: Literal["auto", "full", "hashed", "product", "events"] = "auto"
+    table: Literal["auto", "full", "hashed", "product", "events", "semantic"] = "auto"
     """``full``: a row per token; ``hashed``: two hashes into fewer; ``product``: parts that items share (RecJPQ);
     ``events``: made of an item's hashed id and its attributes (``event_embedding``). ``auto``: ``events`` where several
-    behaviours are merged, else ``full``."""
+    behaviours are merged, else ``full``. ``semantic``: parts that items of like names share, and two hashed rows."""
     table_rows: PositiveInt = 100_000
     """Of a hashed table, and of the one that ids and categories of ``events`` share."""
     table_splits: PositiveInt = 8
@@ -140,6 +142,8 @@ class MaskingSettings(Settings):
     mask_prob: Share = 0.15
     mask_share: Share = 0.8
     random_share: Share = 0.1
+    unit: Literal["event", "basket"] = "event"
+    """What is masked: events one by one, or all those of a client's day at once."""
     last_only_share: Share = 0.1
     """Share of sequences that hide their last item alone: how the model is asked to predict."""
 
@@ -229,11 +233,17 @@ class EncoderSettings(ModelSettings):
         super().__post_init__()
         require(len(self.behaviours) > 0, "an encoder's behaviours are empty: name at least one")
         require(
-            self.table != "events" or len(self.behaviours) > 1,
-            f"table=events: expected several behaviours, whose items have attributes, found {list(self.behaviours)}; "
-            "set table=full, hashed or product",
+            self.table not in ("events", "semantic") or len(self.behaviours) > 1,
+            f"table={self.table}: expected several behaviours, whose items have attributes, found "
+            f"{list(self.behaviours)}; set table=full, hashed or product",
         )
 
+        counts_days = "basket" in (self.positions, self.masking.unit)
+        require(
+            self.reads_events or not counts_days,
+            "positions=basket, masking.unit=basket: expected an encoder that reads times, for baskets are days; set "
+            "event_columns=true",
+        )
         require(
             self.reads_events or not self.has_context,
             "event_embedding.context: expected an encoder that reads what its events are; set event_columns=true",

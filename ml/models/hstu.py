@@ -98,7 +98,7 @@ class Hstu(ItemEncoder):
         grid = grid_of_tokens(is_token) if batch.segments is None else Grid(None, *batch.shape)
         is_visible = visible_positions(is_token, batch.segments, is_causal=True)
         buckets = None if batch.timestamps is None else time_buckets(batch.timestamps)[:, None]
-        x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch.segments)
+        x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch)
         for layer in self.layers:
             x = layer(x, grid, is_visible, buckets)
         return grid.spread(self.final_norm(x))

@@ -15,6 +15,7 @@ from ml.data.vocabulary import VocabularyDescription
 from ml.models.event_embedding import EventContext, EventTable
 from ml.models.item_embeddings import INIT_STD, ItemTable, build_table
 from ml.models.protocol import SequenceEncoder
+from ml.models.semantic_table import SemanticTable
 from schemas.tokens import PAD
 
 LOWEST_TEMPERATURE = 0.01
@@ -114,6 +115,8 @@ def _build_table(
 ) -> ItemTable:
     if settings.table_kind == "events":
         return EventTable(settings, vocabulary, is_sparse)
+    if settings.table_kind == "semantic":
+        return SemanticTable(settings, vocabulary)
     return build_table(settings, vocabulary.n_tokens, is_sparse, has_bias)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings, ModelSettings
 from ml.compat.dropout import Dropout
+from ml.data.baskets import baskets_from_newest
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.attention import attend
@@ -47,18 +48,22 @@ class SequenceEmbedding(nn.Module):
     def __init__(self, settings: ModelSettings, max_length: int) -> None:
         super().__init__()
         is_normed = settings.embedding == "normed"
+        self.counts_baskets = settings.positions == "basket"
         self.scale = settings.hidden_size**0.5 if settings.embedding == "scaled" else 1.0
         self.position_table = nn.Embedding(max_length, settings.hidden_size)
         self.norm = nn.LayerNorm(settings.hidden_size) if is_normed else nn.Identity()
         self.dropout = Dropout(settings.embedding_dropout)
         self.projection = nn.Linear(settings.hidden_size, settings.hidden_size) if is_normed else nn.Identity()
 
-    def forward(self, items: Tensor, grid: Grid, segments: Tensor | None = None) -> Tensor:
-        """Float [N, D] from the item vectors float [N, D]; ``segments`` as of a ``SequenceBatch``."""
+    def forward(self, items: Tensor, grid: Grid, batch: SequenceBatch[Tensor]) -> Tensor:
+        """Float [N, D] from the vectors of a batch's items, float [N, D]."""
         # counted from the end: a recent token has the same vector however wide its batch is padded
         items = items if self.scale == 1.0 else items * self.scale
-        if segments is not None:
-            embedded = items + self.position_table(positions_from_newest(segments).flatten())
+        if self.counts_baskets:
+            baskets = baskets_from_newest(batch).flatten()
+            embedded = items + self.position_table(baskets if grid.positions is None else baskets[grid.positions])
+        elif batch.segments is not None:
+            embedded = items + self.position_table(positions_from_newest(batch.segments).flatten())
         elif grid.positions is None:
             positions = self.position_table.weight[: grid.width].flip(0)  # [L, D]
             embedded = (items.unflatten(0, (grid.height, grid.width)) + positions).flatten(0, 1)
@@ -241,5 +246,5 @@ class Transformer(ItemEncoder):
         elif not grid.is_full:
             # a row without tokens sees its padding: a softmax of nothing is no number
             is_visible = (is_token | ~is_token.any(dim=1, keepdim=True))[:, None, None, :]  # [B, 1, 1, L]
-        x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch.segments)
+        x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch)
         return x, Context(grid, is_visible, queries=grid, wanted=grid)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conf.encoders import MaskingSettings
+from ml.data.baskets import basket_numbers
 from ml.data.sequence_batch import SequenceBatch
 from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token, round_up_targets
 from ml.objectives.protocol import TrainingBatch
@@ -25,13 +26,16 @@ class Cloze(ItemPrediction):
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
         """A random share of the items masked, see ``mask_tokens``."""
         n_tokens, masking = self.vocabulary.n_tokens, self.settings.masking
-        inputs, is_masked = mask_tokens(batch.token_ids, n_tokens, masking, generator, batch.segments)
+        baskets = basket_numbers(batch) if masking.unit == "basket" else None
+        inputs, is_masked = mask_tokens(batch.token_ids, n_tokens, masking, generator, batch.segments, baskets)
         prepared = predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked, most_targets)
         return self.with_negatives(prepared, batch.token_ids, generator)
 
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """The number to expect and six standard deviations: beyond it, masked positions are not asked for."""
         masking = self.settings.masking
+        if masking.unit == "basket":
+            return n_positions  # a basket may be most of its sequence
         # each draw decides alone, but one token is masked where no draw says so, and one kept where all do
         none, every = (1 - masking.mask_prob) ** lengths, masking.mask_prob**lengths
         by_share = lengths * masking.mask_prob + none - every
@@ -54,6 +58,7 @@ def mask_tokens(
     settings: MaskingSettings,
     generator: torch.Generator,
     segments: Tensor | None = None,
+    baskets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mask a random share of each sequence's items (Devlin et al. 2019, A.1).
 
@@ -67,6 +72,8 @@ def mask_tokens(
     n_tokens : V; random replacements are drawn uniformly from the items, [FIRST_ITEM, n_tokens)
     generator : source of randomness, on the device of ``token_ids``; the same seed gives the same masks
     segments : of a ``SequenceBatch``, where sequences share rows
+    baskets : int64 [B, L] of ``basket_numbers``, where items of a basket are masked together; a sequence that is one
+        basket has its items masked one by one
 
     Returns
     -------
@@ -90,7 +97,12 @@ def mask_tokens(
     # a sequence that ends in UNK has no last item to ask for, and is masked like the others
     ends_in_item = _sequence_least(~(is_last & (token_ids < FIRST_ITEM)), segments)
     is_last_only = (chance < settings.last_only_share) & ends_in_item  # [B, 1 or L]
-    is_chosen = _choose_positions(token_ids, segments, settings.mask_prob, draw(token_ids.shape))
+    draws = draw(token_ids.shape)
+    if baskets is not None:
+        of_tokens = torch.where(token_ids == PAD, width, baskets)
+        first, last = _sequence_least(of_tokens, segments), -_sequence_least(-baskets, segments)
+        draws = torch.where(first == last, draws, draw(token_ids.shape).gather(1, baskets))
+    is_chosen = _choose_positions(token_ids, segments, settings.mask_prob, draws)
     is_masked = torch.where(is_last_only, is_last, is_chosen)
     fate = draw(token_ids.shape).masked_fill(is_last_only, -1.0)  # below every share: replaced by MASK
     is_random = (fate >= settings.mask_share) & (fate < settings.mask_share + settings.random_share)

@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from small_encoders import settings_of
 from torch import Tensor, nn
 
-from conf.encoders import AllActionSettings, EncoderSettings, EventEmbeddingSettings, LossSettings, NextEventSettings
+from conf.encoders import (
+    AllActionSettings,
+    EncoderSettings,
+    EventEmbeddingSettings,
+    LossSettings,
+    MaskingSettings,
+    NextEventSettings,
+)
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.item_attributes import ItemAttributes
@@ -77,9 +84,16 @@ CASES: dict[str, dict[str, Any]] = {
     "lstm": {"architecture": "lstm", "objective": "next_item", **loss("sampled")},
     "hstu": {"architecture": "hstu", "objective": "next_item", "embedding": "scaled", **COSINE, **loss("sampled")},
 }
+CASES["baskets"] = {
+    **loss("full"),
+    "event_columns": True,
+    "positions": "basket",
+    "masking": MaskingSettings(unit="basket", mask_prob=0.4),
+}
 CASES["mixed"] = {**MIXED, "attention": "causal"}
 CASES["mixed-mean"] = {**CASES["mixed"], "event_embedding": EventEmbeddingSettings(width=4, ids="mean")}
 CASES["mixed-items"] = {**CASES["mixed"], "table": "full", "similarity": "dot"}
+CASES["mixed-semantic"] = {**CASES["mixed"], "table": "semantic"}
 CASES["mixed-lstm"] = {**MIXED, "architecture": "lstm"}
 CASES["mixed-hstu"] = {**MIXED, "architecture": "hstu"}
 UNDROPPED = {"embedding_dropout": 0.0, "encoder_dropout": 0.0}
@@ -186,7 +200,7 @@ def test_a_step_is_finite_in_both_precisions_and_touches_few_rows_of_a_sparse_ta
     assert learner.step([BATCH.map(lambda column: column.int().numpy())]).loss.isfinite()
     moved = {name: parameter != before[name] for name, parameter in learner.encoder.named_parameters()}
     assert all(parameter.isfinite().all() for parameter in learner.encoder.parameters())
-    assert learner.encoder.has_sparse_tables is learner.objective.is_sampled
+    assert learner.encoder.has_sparse_tables is (learner.objective.is_sampled and settings.table != "semantic")
     untouched = [name for name, is_moved in moved.items() if not is_moved.any()]
     # a table of biases of time has nothing to learn where there are no times
     assert all("time_bias" in name for name in untouched)

@@ -66,3 +66,12 @@ def test_times_matter_where_a_batch_has_them():
     assert torch.equal(vectors[1], vectors[2]), "only time between events counts"
     assert not torch.allclose(vectors[1], vectors[3], atol=1e-5)
     assert not torch.allclose(vectors[0], vectors[1], atol=1e-5)
+
+
+def test_packed_rows_are_one_graph_for_the_compiler():
+    torch.manual_seed(7)
+    encoder = Hstu(SETTINGS, VocabularyDescription(9)).eval()
+    batch = SequenceBatch(torch.tensor([[5, 6, 7, 8, 0]]), segments=torch.tensor([[1, 1, 1, 2, 0]]))
+    positions = torch.tensor([2, 3])
+    compiled = torch.compile(encoder.encode_at, backend="eager", fullgraph=True)(batch, positions)
+    torch.testing.assert_close(compiled, encoder.encode_at(batch, positions))

@@ -4,9 +4,12 @@ from packed_rows import both_layouts, random_sequences
 from small_encoders import batch_of, settings_of
 
 from conf.encoders import MaskingSettings
+from ml.data.baskets import basket_numbers
+from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.cloze import Cloze, mask_tokens
 from ml.objectives.losses import NO_LABEL
+from schemas.errors import ConfigError
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 N_TOKENS = 13
@@ -197,3 +200,26 @@ def test_targets_past_the_bound_are_left_out_and_the_rest_of_it_is_none():
     assert int((many.targets["labels"] != NO_LABEL).sum()) == int(many.n_targets)
     found = many.targets["columns"] != NO_LABEL
     assert torch.equal(many.targets["positives"][many.targets["columns"][found]], many.targets["labels"][found])
+
+
+def test_a_basket_is_masked_as_a_whole_and_never_the_only_one():
+    days = torch.tensor([[0, 1, 1, 2, 2, 3], [0, 0, 5, 5, 5, 5]]) * 86_400
+    batch = SequenceBatch(torch.tensor([[0, 3, 4, 5, 6, 7], [0, 0, 3, 4, 5, 6]]), timestamps=days)
+    settings = MaskingSettings(unit="basket", mask_prob=0.4, last_only_share=0.0)
+    generator, seen = torch.Generator().manual_seed(7), set()
+    for _ in range(200):
+        is_masked = mask_tokens(batch.token_ids, 20, settings, generator, baskets=basket_numbers(batch))[1]
+        first, second = is_masked.tolist()
+        assert first[1] == first[2]
+        assert first[3] == first[4]
+        assert 0 < sum(first) < 5
+        assert 0 < sum(second) < 4, "of one basket the items are masked one by one"
+        seen.add(tuple(first))
+    assert len(seen) == 6, "each basket alone, and each two of the three"
+
+
+def test_an_encoder_that_reads_no_times_has_no_baskets():
+    for changes in ({"masking": MaskingSettings(unit="basket")}, {"positions": "basket"}):
+        with pytest.raises(ConfigError, match="expected an encoder that reads times, for baskets are days"):
+            settings_of(**changes)
+        settings_of(**changes, event_columns=True)
