@@ -171,6 +171,8 @@ def draw_rows(behaviours: tuple[str, ...], batches: Iterable[pa.RecordBatch]) ->
                 pa.array(ids * 7 + 1),
                 lists,
                 pa.array(made.lengths.astype(np.int64)),
+                pa.nulls(len(ids), pa.list_(pa.int8())),
+                pa.nulls(len(ids), pa.list_(pa.int64())),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema_names())
 

@@ -20,6 +20,7 @@ from jobs.storage.stored_rows import stored_rows
 from jobs.storage.workspace import Workspace
 from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import build_vocabulary, collect_n_items
+from schemas.behaviours import ItemKind
 from schemas.tables import VOCABULARIES
 
 SOURCE = "page_visit.parquet"
@@ -96,6 +97,6 @@ def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dic
         write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT, cached), workspace, VOCABULARIES)
     with stages("sequences"), _watch(spark, work, "sequences"), ExitStack() as cached:
         vocabulary = read_table(spark, workspace, VOCABULARIES)
-        words = collect_if_small(vocabulary, collect_n_items(vocabulary)["page_visit"], "page_visit", config)
+        words = collect_if_small(vocabulary, collect_n_items(vocabulary)["page_visit"], ItemKind.ID, config.sequences)
         write_sequences(build_sequences(events, words, "page_visit", config, cached), config, workspace)
     return work

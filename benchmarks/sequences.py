@@ -2,21 +2,27 @@
 
     python benchmarks/sequences.py                          # 20 and 150 million visits
     python benchmarks/sequences.py --visits 2e6
+    python benchmarks/sequences.py --merged --events 2e6    # one merged stream beside the five of one behaviour
 
 Both sides read the same simulated files (rows in no particular order), keep urls with at least 5 visits, order by time
 and then url, and keep each client's last 128 visits. ubp runs its own stages on two local cores with a heap of 2 GiB
 and writes Delta tables; Polars uses its streaming engine and writes Parquet. Each side runs alone, in its own process;
 the sequences of the two are compared row by row afterwards. ubp does not count exact duplicates here
 (``ingest.count_duplicates``): Polars does not either.
+
+With ``--merged``, the stage ``sequences`` runs on a benchmark log of all five behaviours, first for the five streams of
+one behaviour, then for one stream that merges them (its last 256 events, with types and times). CPU seconds are those
+of the whole process, less those of one that only starts a session.
 """
 
 import argparse
 import json
 import logging
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +30,9 @@ import polars as pl
 from measure import Measurement, measure
 from page_visits import LAST, MIN_COUNT, SOURCE, Stages, run_stages, start_session
 
+from conf.load import load_config, to_yaml
+from conf.pipeline import PipelineConfig
+from jobs.stages import sequences as build_sequences
 from jobs.storage.workspace import Workspace
 from jobs.synthetic.benchmark_log.files import behaviour_rows
 from jobs.synthetic.benchmark_log.marginals import find_n_events
@@ -64,7 +73,69 @@ def run_polars(data: Path, out: Path, n_cores: int) -> None:
     (out / "stages.json").write_text(json.dumps(stages.seconds))
 
 
-SIDES: dict[str, Callable[[Path, Path, int], None]] = {"ubp": run_ubp, "polars": run_polars}
+def run_nothing(data: Path, out: Path, n_cores: int) -> None:
+    """What each of the next two does besides its work."""
+    run_streams(out, n_cores, [])
+
+
+def run_five(data: Path, out: Path, n_cores: int) -> None:
+    """The sequences of the five behaviours."""
+    run_streams(out, n_cores, [name for name in merged_config().encoders if name != MERGED])
+
+
+def run_merged(data: Path, out: Path, n_cores: int) -> None:
+    """The sequences of the five behaviours merged."""
+    run_streams(out, n_cores, [MERGED])
+
+
+def run_streams(out: Path, n_cores: int, encoders: Sequence[str]) -> None:
+    """The stage ``sequences`` for what some encoders read."""
+    workspace, config = Workspace(out), merged_config()
+    spark = start_session(workspace.logs / "spark.log", n_cores)
+    chosen = {name: config.encoders[name] for name in encoders}
+    if chosen:
+        build_sequences.run(spark, replace(config, encoders=chosen), workspace)
+
+
+def merged_config() -> PipelineConfig:
+    """The paper's encoders, and one of all their behaviours."""
+    config = load_config("report")
+    behaviours = tuple(config.behaviours)
+    merged = replace(config.encoders["page_visit"], behaviours=behaviours, max_length=256)
+    return replace(config, encoders={**config.encoders, MERGED: merged})
+
+
+def compare_merged(folder: Path, n_events: int) -> None:
+    """Print the CPU seconds of the merged stream beside those of the five, on so many events."""
+    data, out = folder / f"log-{n_events}", folder / f"merged-{n_events}"
+    if not data.exists():
+        made = [sys.executable, "-m", "jobs.cli", "generate", "--out", str(data), "--events", str(n_events)]
+        subprocess.run(made, check=True)
+    if not (out / "config.yaml").exists():
+        out.mkdir(parents=True)
+        (folder / "merged.yaml").write_text(to_yaml(merged_config()))
+        flags = ["--data", str(data), "--out", str(out), "--config", str(folder / "merged.yaml")]
+        subprocess.run([sys.executable, "-m", "jobs.cli", "run", *flags, "--to", "vocabulary"], check=True)
+    took = {}
+    for side in ("nothing", "five", "merged"):
+        took[side] = measure([sys.executable, __file__, "--side", side, str(data), str(out), "2"])
+    five, merged = (took[side].cpu_s - took["nothing"].cpu_s for side in ("five", "merged"))
+    print(
+        f"{n_events:,} events | five streams {five:.1f} CPU s | merged {merged:.1f} CPU s | ratio {merged / five:.2f}"
+    )
+    peaks = ", ".join(f"{side} {took[side].peak_gib:.2f}" for side in ("five", "merged"))
+    print(f"peak memory in GiB: {peaks}")
+
+
+MERGED = "mixed"
+SIDES: dict[str, Callable[[Path, Path, int], None]] = {
+    "ubp": run_ubp,
+    "polars": run_polars,
+    "nothing": run_nothing,
+    "five": run_five,
+    "merged": run_merged,
+}
+COMPARED = ("ubp", "polars")
 SEQUENCE_FILES = {"ubp": "tables/sequences/**/*.parquet", "polars": "sequences.parquet"}
 
 
@@ -114,7 +185,7 @@ def compare(folder: Path, n_visits: int) -> dict[str, dict[str, float]]:
     """Both sides on so many visits: side -> its figures."""
     data = make_visits(folder, n_visits)
     results = {}
-    for side in SIDES:
+    for side in COMPARED:
         log.info("%s on %s visits", side, f"{n_visits:,}")
         took, stages = run_side(side, data, folder / side)
         results[side] = {"wall s": took.wall_s, "CPU s": took.cpu_s, "peak GiB": took.peak_gib, **stages}
@@ -135,7 +206,7 @@ def show(n_visits: int, results: dict[str, dict[str, float]]) -> None:
 def show_growth(results: dict[int, dict[str, dict[str, float]]]) -> None:
     """Cost per visit of the largest size against the smallest, without the JVM's start."""
     small, large = min(results), max(results)
-    for side in SIDES:
+    for side in COMPARED:
         per_visit = {n: (results[n][side]["wall s"] - results[n][side].get("start", 0)) / n for n in (small, large)}
         told = ", ".join(f"{cost * 1e6:.3f} us at {n:,}" for n, cost in per_visit.items())
         print(f"{side}: wall per visit {told}: ratio {per_visit[large] / per_visit[small]:.2f}")
@@ -145,6 +216,8 @@ def main() -> None:
     """Measure and print, or be one of the two sides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--visits", nargs="+", type=float, default=[20e6, 150e6])
+    parser.add_argument("--merged", action="store_true", help="one merged stream beside the five of one behaviour")
+    parser.add_argument("--events", type=float, default=20e6, help="of all behaviours, with --merged")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/data"), help="made files and outputs")
     parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -153,6 +226,9 @@ def main() -> None:
     if arguments.side:
         side, data, out, n_cores = arguments.side
         SIDES[side](Path(data), Path(out), int(n_cores))
+        return
+    if arguments.merged:
+        compare_merged(arguments.folder, int(arguments.events))
         return
     results = {int(n_visits): compare(arguments.folder, int(n_visits)) for n_visits in arguments.visits}
     for n_visits, result in results.items():

@@ -225,7 +225,11 @@ class EncoderSettings(ModelSettings):
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-
+    history_chunks: PositiveInt = 1
+    """Training cuts the last ``history_chunks`` x ``max_length`` events of a client into consecutive sequences, where
+    the encoder reads several behaviours; its vectors are always of the last ``max_length``."""
+    drop_repeats: bool = True
+    """Where it reads several behaviours: keep one of events of the same client, time, behaviour and item."""
     event_columns: bool | None = None
     """Whether it reads what each event is and when it was, beside its item; null: where it has several behaviours."""
 
@@ -233,11 +237,19 @@ class EncoderSettings(ModelSettings):
         super().__post_init__()
         require(len(self.behaviours) > 0, "an encoder's behaviours are empty: name at least one")
         require(
-            self.table not in ("events", "semantic") or len(self.behaviours) > 1,
+            len(set(self.behaviours)) == len(self.behaviours),
+            f"an encoder's behaviours: expected each name once, found {list(self.behaviours)}",
+        )
+        require(
+            self.history_chunks == 1 or self.is_merged,
+            f"history_chunks: expected 1 for an encoder of one behaviour, found {self.history_chunks}: its sequences "
+            "are shared with other encoders; raise max_length",
+        )
+        require(
+            self.table not in ("events", "semantic") or self.is_merged,
             f"table={self.table}: expected several behaviours, whose items have attributes, found "
             f"{list(self.behaviours)}; set table=full, hashed or product",
         )
-
         counts_days = "basket" in (self.positions, self.masking.unit)
         require(
             self.reads_events or not counts_days,
@@ -250,21 +262,26 @@ class EncoderSettings(ModelSettings):
         )
 
     @property
+    def is_merged(self) -> bool:
+        """Whether it reads several behaviours, merged in a stream of its own."""
+        return len(self.behaviours) > 1
+
+    @property
     def table_kind(self) -> str:
         """``table``, with ``auto`` resolved."""
-        return self.table if self.table != "auto" else "events" if len(self.behaviours) > 1 else "full"
+        return self.table if self.table != "auto" else "events" if self.is_merged else "full"
 
     @property
     def has_context(self) -> bool:
         """Whether what is known of an event beside its item comes in too."""
         chosen = self.event_embedding
         is_any = chosen.event_type or chosen.weekday or chosen.hour or chosen.since_previous or chosen.since_first
-        return is_any and (len(self.behaviours) > 1 if chosen.context is None else chosen.context)
+        return is_any and (self.is_merged if chosen.context is None else chosen.context)
 
     @property
     def reads_events(self) -> bool:
         """Whether its batches have ``event_types`` and ``timestamps``."""
-        return len(self.behaviours) > 1 if self.event_columns is None else self.event_columns
+        return self.is_merged if self.event_columns is None else self.event_columns
 
 
 SECTIONS = (

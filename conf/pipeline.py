@@ -21,7 +21,7 @@ from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
 from conf.ranges import NonNegativeInt, Settings, require
 from conf.report import TrackingSettings
-from conf.sequences import SequenceSettings
+from conf.sequences import SequenceSettings, Stream
 from conf.spark import SparkSettings
 from conf.training import FeedSettings, TrainingSettings
 from schemas import tables
@@ -87,11 +87,8 @@ class PipelineConfig(Settings):
             not unknown,
             f"encoders.{name}.behaviours: expected names of behaviours, {', '.join(self.behaviours)}; found {unknown}",
         )
-        require(
-            len(encoder.behaviours) == 1,
-            f"encoders.{name}.behaviours: expected one behaviour, found {list(encoder.behaviours)}: merged sequences "
-            "are not built yet",
-        )
+        if encoder.is_merged:
+            self._check_merged(name, encoder)
         widest = self.sequences.widths[-1]
         require(
             encoder.max_length <= widest,
@@ -128,17 +125,48 @@ class PipelineConfig(Settings):
             f"{owner}: ingest.unknown_sku=quarantine: expected {PRODUCTS} among the inputs, found none",
         )
 
-    def stream(self, encoder: str) -> str:
-        """Name of the sequences that an encoder reads: its behaviour's, which encoders of one behaviour share."""
-        return self.encoders[encoder].behaviours[0]
+    def _check_merged(self, name: str, encoder: EncoderSettings) -> None:
+        require(
+            name.lower() not in map(str.lower, self.behaviours),
+            f"encoders.{name}: expected another name than a behaviour's for an encoder that reads "
+            f"{', '.join(encoder.behaviours)}: their merged sequences have the encoder's name; rename it",
+        )
+        kinds = {(self.behaviours[behaviour].item, self.behaviours[behaviour].kind) for behaviour in encoder.behaviours}
+        items = [item for item, _ in sorted(kinds)]
+        require(
+            len(items) == len(set(items)),
+            f"encoders.{name}.behaviours: expected items of one name to be of one kind, found {sorted(kinds)}; rename "
+            "the item's column in one of the behaviours",
+        )
 
-    def streams(self) -> dict[str, int]:
-        """Stream -> the most recent events that are kept of a client: as many as its longest encoder reads."""
-        longest: dict[str, int] = {}
-        for name, encoder in self.encoders.items():
-            stream = self.stream(name)
-            longest[stream] = max(encoder.max_length, longest.get(stream, 0))
-        return longest
+    def stream(self, encoder: str) -> str:
+        """Name of the sequences that an encoder reads.
+
+        Its behaviour's, which encoders of one behaviour share; its own where it merges several.
+        """
+        settings = self.encoders[encoder]
+        return encoder if settings.is_merged else settings.behaviours[0]
+
+    def streams(self) -> dict[str, Stream]:
+        """The sequences that the encoders read, by name: as long as the longest that reads them asks for."""
+        streams: dict[str, Stream] = {}
+        for encoder, settings in self.encoders.items():
+            name = self.stream(encoder)
+            former = streams.get(name)
+            length = max(settings.max_length, former.chunk_length if former else 0)
+            streams[name] = Stream(
+                name,
+                settings.behaviours,
+                max_length=length * settings.history_chunks,
+                chunk_length=length,
+                has_events=settings.reads_events or (former is not None and former.has_events),
+                drops_repeats=settings.drop_repeats and settings.is_merged,
+            )
+        return streams
+
+    def merged_streams(self) -> dict[str, Stream]:
+        """Those of ``streams`` that have vocabularies of their own."""
+        return {name: stream for name, stream in self.streams().items() if stream.is_merged}
 
     def restricted_to(self, *behaviours: str) -> "PipelineConfig":
         """The same settings with some behaviours only, their inputs, and the encoders that read no others."""

@@ -1,7 +1,9 @@
 """Settings of the sequences that encoders read."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from conf.inputs import BehaviourSettings
 from conf.ranges import PositiveInt, Settings, Share, require
 
 
@@ -9,7 +11,7 @@ from conf.ranges import PositiveInt, Settings, Share, require
 class SequenceSettings(Settings):
     """How ``tables/sequences`` is laid out for the feed."""
 
-    widths: tuple[PositiveInt, ...] = (1, 4, 8, 16, 32, 64, 128)
+    widths: tuple[PositiveInt, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     """Batch widths; a sequence goes to the smallest that holds it. Rows of width 1 are not trained on."""
     held_out_share: Share = 0.01
     """Share of clients, chosen by a hash of id and seed, whose last item is kept for validation."""
@@ -23,3 +25,52 @@ class SequenceSettings(Settings):
     def __post_init__(self) -> None:
         rising = list(self.widths) == sorted(set(self.widths)) and self.widths[:1] == (1,)
         require(rising, f"sequences.widths must start with 1 and rise; found {list(self.widths)}")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The sequences that an encoder reads, or several encoders of one behaviour.
+
+    Attributes
+    ----------
+    name : the behaviour's; of several merged behaviours the encoder's
+    behaviours : whose events it holds; an event's type is 1 + the position of its behaviour here
+    max_length : the most recent events kept of a client
+    chunk_length : the most that is read at once
+    has_events : whether it holds event types and times beside token ids
+    drops_repeats : whether of events that differ in nothing one is kept
+    """
+
+    name: str
+    behaviours: tuple[str, ...]
+    max_length: int
+    chunk_length: int
+    has_events: bool = False
+    drops_repeats: bool = False
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether it has a vocabulary of its own, of several behaviours."""
+        return len(self.behaviours) > 1
+
+    def own_settings(self) -> dict[str, object]:
+        """What is not as in the plain sequences of one behaviour, by the names of the attributes."""
+        if not self.is_merged:
+            return {"has_events": True} if self.has_events else {}
+        return {name: getattr(self, name) for name in ("behaviours", "chunk_length", "has_events", "drops_repeats")}
+
+    def shares_item(self, behaviour: str, behaviours: Mapping[str, BehaviourSettings]) -> bool:
+        """Whether another of its behaviours has items of the same name."""
+        items = [behaviours[name].item for name in self.behaviours]
+        return items.count(behaviours[behaviour].item) > 1
+
+    def layout(self, settings: SequenceSettings) -> SequenceSettings:
+        """The settings with the widths of this stream.
+
+        Above a chunk these are its multiples, so that a width says how many chunks a row is cut into.
+        """
+        if self.max_length <= self.chunk_length:
+            return settings
+        chunks = range(self.chunk_length, self.max_length + 1, self.chunk_length)
+        within = (width for width in settings.widths if width < self.chunk_length)
+        return replace(settings, widths=tuple(dict.fromkeys((1, *within, *chunks))))

@@ -193,15 +193,26 @@ CLIENTS = TableSchema(
 )
 VOCABULARIES = TableSchema(
     "vocabularies",
-    "one item of one behaviour; token ids by falling n_events, then key",
+    "one item of one behaviour, or of one stream of merged behaviours, whose keys are `<item column> <item>`; "
+    "token ids by falling n_events, then key",
     "behaviour string, key string, token_id int, n_events bigint",
+    ("behaviour",),
+)
+ITEM_ATTRIBUTES = TableSchema(
+    "item_attributes",
+    "one token of one stream (behaviour) of merged behaviours; item: its column; codes: 16, of a sku's name or of the "
+    "query itself; category, price and codes are null where they are not known",
+    "behaviour string, token_id int, item string, category bigint, price int, codes array<smallint>, n_events bigint",
     ("behaviour",),
 )
 SEQUENCES = TableSchema(
     "sequences",
-    "one client of one behaviour: its last token ids, oldest first; n_events counts before truncation; "
-    "width >= length of token_ids is the batch width that the feed pads to",
-    "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint",
+    "one client of one stream (behaviour): its last token ids, oldest first; n_events counts before truncation, and "
+    "before repeats are dropped; width >= length of token_ids is the batch width that the feed pads to, or so many "
+    "chunks of it; event_types (1 + the position of the event's behaviour in the stream) and timestamps (seconds since "
+    "1970) are aligned with token_ids, and null where no encoder of the stream reads them",
+    "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint, "
+    "event_types array<tinyint>, timestamps array<bigint>",
     ("behaviour", "is_held_out", "width"),
 )
 BLOCKS = TableSchema(

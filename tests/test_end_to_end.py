@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
-from tiny_run import BEHAVIOURS, TinyRun
+from tiny_run import ENCODERS, TinyRun
 
 from jobs.cli import main
 from jobs.storage.delta_tables import read_table
@@ -52,20 +52,20 @@ def test_a_simulated_shop_runs_to_its_scores(spark: SparkSession, tiny_run: Tiny
 def check_scores(data: Path, out: Path) -> None:
     relevant = np.load(data / "input" / "relevant_clients.npy")
     scores = json.loads((out / "scores.json").read_text())
-    assert list(scores) == ["baseline", "activity", *BEHAVIOURS, *COMPOSED]
+    assert list(scores) == ["baseline", "activity", *ENCODERS, *COMPOSED]
     for entry, by_task in scores.items():
         validate_entry(out / "entries" / entry, relevant)
         assert list(by_task) == list(TASKS), entry
 
 
 def check_losses(out: Path, lines: list[dict[str, Any]]) -> None:
-    assert {path.name for path in (out / "models").iterdir()} == set(BEHAVIOURS)
+    assert {path.name for path in (out / "models").iterdir()} == set(ENCODERS)
     losses: dict[str, list[float]] = defaultdict(list)
     for line in lines:
         if "train/loss" in line:
             losses[line["behaviour"]].append(line["train/loss"])
     # two epochs of few batches: a single behaviour's loss may rise by chance, all of them together do not
-    assert set(losses) == set(BEHAVIOURS)
+    assert set(losses) == set(ENCODERS)
     assert sum(own[-1] for own in losses.values()) < sum(own[0] for own in losses.values())
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,11 +14,11 @@ from conf.encoders import InferenceSettings
 from jobs.blocks.table import Block, vector_lists
 from jobs.runtime.devices import release_device, task_device
 from jobs.transforms.clients import rows_of_clients
-from ml.data.sequence_batch import Sequences
+from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.inference.embed import embed_sequences
 from ml.models.protocol import SequenceEncoder
 from ml.training.checkpoint import load_model
-from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_PRESENT, POSITION, TOKEN_IDS, VECTOR
+from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_PRESENT, POSITION, VECTOR
 
 ROWS_PER_CHUNK = 4096
 """Clients whose vectors one Python worker holds at a time."""
@@ -28,13 +29,19 @@ Batches = Iterable[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where an encoder's model lies, the stream that it reads, and the vocabulary that it must belong to."""
+    """Where an encoder's model lies, the stream that it reads, and the vocabulary that it must belong to.
+
+    Attributes
+    ----------
+    reads_events : whether it reads event types and times beside token ids
+    """
 
     name: str
     stream: str
     folder: Path
     vocabulary_fingerprint: str
     settings: InferenceSettings
+    reads_events: bool = False
 
     def load(self, device: str = "cpu") -> SequenceEncoder:
         """The model on a device; ModelError if it is damaged or belongs to another vocabulary."""
@@ -47,12 +54,13 @@ class ModelSource:
 
 
 def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[str]) -> DataFrame:
-    """One row per relevant client: position, client_id and one column of token ids per stream, null if absent.
+    """One row per relevant client: position, client_id and a struct per stream, null if absent.
 
-    Tokens are brought to their client before a model sees them: they are a hundred times smaller than vectors.
+    It holds token ids and, where the stream has them, event types and times. They are brought to their client before a
+    model sees them: they are many times smaller than vectors.
     """
     relevant = rows_of_clients(sequences, clients)
-    by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(streams)).agg(F.first(TOKEN_IDS))
+    by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(streams)).agg(F.first(F.struct(*BYTES_OF)))
     return clients.join(by_client, on=CLIENT_ID, how="left").select(POSITION, CLIENT_ID, *streams)
 
 
@@ -80,8 +88,8 @@ def embed_clients(sources: Sequence[ModelSource]) -> Callable[[Batches], Batches
 def _embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
     column = chunk.column(source.stream)
     is_present = column.is_valid().to_numpy(zero_copy_only=False)
-    token_ids = column.drop_null()
-    sequences = Sequences(token_ids.values.to_numpy(), token_ids.offsets.to_numpy())
+    present = column.drop_null()
+    sequences = sequences_of([pc.struct_field(present, name) for name in columns_to_read(source.reads_events)])
     vectors = embed_sequences(model, sequences, source.settings)  # [present clients, hidden size]
     return pa.RecordBatch.from_arrays(
         [

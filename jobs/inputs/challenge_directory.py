@@ -88,12 +88,24 @@ def check_challenge(data: Path, config: PipelineConfig) -> None:
             raise InputError(f"{source} is missing; found {found or 'nothing'} there; every run needs it")
     if count_rows(source_path(data, PRODUCT_BUY)) == 0:
         raise InputError(f"{source_path(data, PRODUCT_BUY)} holds no purchase; windows and labels come from purchases")
+    _require_merged_events(data, config)
     for name in (RELEVANT_CLIENTS, ACTIVE_CLIENTS):
         read_id_array(data / name)
     for task in PROPENSITY:
         labels = read_id_array(data / TARGET / f"{task}.npy")
         if labels is not None:
             read_popularity(data / TARGET / f"popularity_{task}.npy", len(labels))
+
+
+def _require_merged_events(data: Path, config: PipelineConfig) -> None:
+    """Raise InputError for an encoder of several behaviours none of which has an event; others are left out later."""
+    for name, encoder in config.encoders.items():
+        sources = [source_path(data, behaviour) for behaviour in encoder.behaviours]
+        if encoder.is_merged and not any(source.exists() and count_rows(source) for source in sources):
+            raise InputError(
+                f"encoders.{name}: expected events of one of {', '.join(encoder.behaviours)}, found none in {data}; "
+                f"add a file such as {sources[0].name}, or leave the encoder out (--set encoders.{name}=null)"
+            )
 
 
 def source_path(data: Path, name: str) -> Path:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 SETTINGS = {
     "ingest": ("ingest.*", "behaviours.*.item", "behaviours.*.kind", "mapping.*"),
     "split": ("windows.*",),
-    "vocabulary": ("behaviours.*.min_count",),
+    "vocabulary": ("behaviours.*.min_count", "streams.*.behaviours"),
     "sequences": ("seed", "sequences.*", "streams.*", "behaviours.*.keep_rare_as_unk"),
     "train": ("encoders.{encoder}.*",),
     "counters": ("ensemble.activity", "ensemble.activity_days"),
@@ -34,8 +34,8 @@ SETTINGS = {
     "profile": ("ensemble.*",),
     "probe": ("probe.*",),
 }
-"""Stage -> the settings that its output depends on, and not by what it reads. ``streams.<name>.max_length`` is what the
-encoders of a stream make of their own ``max_length``. What completes encoders (``model``, ``training``, ...) is theirs.
+"""Stage -> the settings that its output depends on, and not by what it reads. ``streams.<name>`` is what the encoders
+of a stream ask for together (``conf.sequences.Stream``). What completes encoders (``model``, ...) is theirs.
 """
 WITHOUT_EFFECT = (
     "ingest.count_duplicates",
@@ -249,7 +249,10 @@ STAGE_NAMES = [stage.name for stage in STAGES]
 def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dict[str, Any]]:
     """Output -> dotted setting -> value, of those that it depends on, see ``SETTINGS``."""
     values = dict(flat_settings(asdict(config)))
-    values |= {f"streams.{name}.max_length": length for name, length in config.streams().items()}
+    for name, stream in config.streams().items():
+        values[f"streams.{name}.max_length"] = stream.max_length
+        # without what says nothing, so that a table of an earlier version is not taken for another one
+        values |= {f"streams.{name}.{key}": value for key, value in stream.own_settings().items()}
     # an input as one value: a column that it does not have any more would have no key of its own
     values = {key: value for key, value in values.items() if not key.startswith("mapping.inputs.")}
     for name, own_input in config.mapping.inputs.items():

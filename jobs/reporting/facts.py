@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.inputs import BehaviourSettings
 from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_ACTIVE, IS_PRESENT, N_EVENTS, POSITION, TOKEN_ID, VECTOR
 from schemas.tokens import FIRST_ITEM
 
@@ -87,17 +86,15 @@ def collect_sequence_facts(sequences: DataFrame, limits: dict[str, int]) -> dict
     return {name: SequenceFacts(**totals[name], histogram=histograms[name]) for name in limits if name in totals}
 
 
-def collect_vocabulary_facts(
-    vocabularies: DataFrame, behaviours: dict[str, BehaviourSettings]
-) -> dict[str, VocabularyFacts]:
-    """Size and rank-frequency curve of every vocabulary; the token id is the rank."""
+def collect_vocabulary_facts(vocabularies: DataFrame, names: Sequence[str]) -> dict[str, VocabularyFacts]:
+    """Size and rank-frequency curve of every vocabulary that has items; the token id is the rank."""
     items = vocabularies.where(F.col(TOKEN_ID) >= FIRST_ITEM)
     sizes = _collect_counts(items.groupBy(BEHAVIOUR).agg(F.count("*").alias("n_items")))
     rank = (F.col(TOKEN_ID) - FIRST_ITEM + 1).alias("rank")
     shown = items.where(F.col(TOKEN_ID).isin([FIRST_ITEM + rank - 1 for rank in _RANKS]))
     points = shown.select(BEHAVIOUR, rank, N_EVENTS).collect()
     curves = {name: sorted((row["rank"], row[N_EVENTS]) for row in points if row[BEHAVIOUR] == name) for name in sizes}
-    return {name: VocabularyFacts(**sizes[name], curve=curves[name]) for name in behaviours if name in sizes}
+    return {name: VocabularyFacts(**sizes[name], curve=curves[name]) for name in names if name in sizes}
 
 
 def collect_absent_shares(rows: DataFrame, names: Sequence[str]) -> dict[str, float]:

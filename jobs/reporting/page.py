@@ -70,13 +70,16 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
     ----------
     stage_names : the stages whose times are shown, in that order
     """
-    histories = training_histories(facts.metrics, config.behaviours)
-    colours = figures.palette(config.behaviours)
+    names = list(dict.fromkeys((*config.behaviours, *config.encoders)))
+    histories = training_histories(facts.metrics, names)
+    colours = figures.palette(names)
     bands = figures.map_bands(facts.profile_map) if facts.profile_map else {}
     context = {
         "facts": facts,
         "config": config,
         "config_yaml": to_yaml(config),
+        "kept": {name: stream.max_length for name, stream in config.streams().items()},
+        "streams": [*config.behaviours, *config.merged_streams()],
         "histories": histories,
         "colours": {name: figures.css_variable(colour) for name, colour in colours.items()},
         "stages": stage_runs(facts.metrics, stage_names),
@@ -136,7 +139,7 @@ def _draw(
         "absent": figures.draw_absent_shares("Absent clients", facts.absent, figures.palette(config.encoders)),
         "scores": figures.draw_scores(facts.scores),
         "training": draw_training(histories, colours),
-        "lengths": draw_lengths(facts.sequences, config),
+        "lengths": draw_lengths(facts.sequences, config, colours),
     }
     if facts.vocabularies:
         drawn["vocabularies"] = figures.draw_vocabularies("Vocabulary", facts.vocabularies, colours)
@@ -169,12 +172,13 @@ def draw_training(
     return drawn
 
 
-def draw_lengths(sequences: Mapping[str, SequenceFacts], config: PipelineConfig) -> dict[str, figures.InlineFigure]:
-    """The lengths of each behaviour's sequences, on one scale."""
+def draw_lengths(
+    sequences: Mapping[str, SequenceFacts], config: PipelineConfig, colours: Mapping[str, str]
+) -> dict[str, figures.InlineFigure]:
+    """The lengths of each stream's sequences, on one scale."""
     longest = max((fact.max_length for fact in sequences.values()), default=1)
-    colours = figures.palette(config.behaviours)
     return {
-        name: figures.draw_sequence_lengths(name, fact, config.streams()[name], colours[name], longest)
+        name: figures.draw_sequence_lengths(name, fact, config.streams()[name].max_length, colours[name], longest)
         for name, fact in sequences.items()
     }
 

@@ -51,7 +51,10 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     for name, encoder in config.encoders.items():
         stream, folder = config.stream(name), workspace.model(name).resolve()
         if stream in vocabularies and folder.is_dir():
-            sources.append(ModelSource(name, stream, folder, vocabularies[stream].fingerprint, encoder.inference))
+            fingerprint = vocabularies[stream].fingerprint
+            sources.append(
+                ModelSource(name, stream, folder, fingerprint, encoder.inference, reads_events=encoder.reads_events)
+            )
         else:
             log.info("  %s: left out: there is no %s", name, "model" if stream in vocabularies else "vocabulary")
     if not sources:

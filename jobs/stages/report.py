@@ -33,7 +33,7 @@ from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import ENSEMBLE
-from schemas.columns import CUTOFF, PROFILE
+from schemas.columns import BEHAVIOUR, CUTOFF, PROFILE
 from schemas.tables import BLOCKS, CLIENTS, PROFILES, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,9 @@ def stages_before(workspace: Workspace, metrics: Sequence[Mapping[str, Any]]) ->
 
 def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Workspace, scores: Scores) -> RunFacts:
     """The small aggregates that the page shows."""
-    sequences = read_table(spark, workspace, SEQUENCES)
+    sequences, streams = read_table(spark, workspace, SEQUENCES), config.streams()
+    # an event counts once: those of merged streams are those of behaviours again
+    counted = streams.keys() - config.merged_streams().keys() or streams.keys()
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     blocks = read_table(spark, workspace, BLOCKS).where(F.col(CUTOFF) == timestamp_literal(windows.input_end))
     profiles = read_table(spark, workspace, PROFILES).where(F.col(PROFILE) == ENSEMBLE)
@@ -77,11 +79,13 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         windows=asdict(windows),
         n_clients=n_clients,
         n_active=n_active,
-        sequences=collect_sequence_facts(sequences, config.streams()),
-        vocabularies=collect_vocabulary_facts(read_table(spark, workspace, VOCABULARIES), config.behaviours),
+        sequences=collect_sequence_facts(sequences, {name: of.max_length for name, of in streams.items()}),
+        vocabularies=collect_vocabulary_facts(
+            read_table(spark, workspace, VOCABULARIES), [*config.behaviours, *config.merged_streams()]
+        ),
         absent=collect_absent_shares(blocks, list(config.encoders)),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
-        profile_map=collect_profile_map(profiles, sequences, n_clients),
+        profile_map=collect_profile_map(profiles, sequences.where(F.col(BEHAVIOUR).isin(list(counted))), n_clients),
         ablation=read_ablation(spark, config, workspace),
     )
 

@@ -8,13 +8,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
+from conf.sequences import Stream
 from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
-from jobs.storage.stored_rows import stored_rows
+from jobs.storage.stored_rows import StoredRows, stored_rows
 from jobs.storage.workspace import Workspace
+from jobs.transforms.merged_sequences import build_merged_sequences, collect_merged_vocabulary
 from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import collect_n_items
 from jobs.transforms.windows import collect_windows
+from schemas.behaviours import ItemKind
 from schemas.columns import BEHAVIOUR
 from schemas.tables import SEQUENCES, VOCABULARIES, WINDOWS
 
@@ -26,14 +29,20 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     n_items = collect_n_items(vocabularies)
     with ExitStack() as cached:  # vocabularies stay on the executors until the table is written
 
-        def build(name: str) -> DataFrame:
-            events = stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end)
-            own = vocabularies.filter(F.col(BEHAVIOUR) == name)
-            return build_sequences(
-                events, collect_if_small(own, n_items.get(name, 0), name, config), name, config, cached
-            )
+        def read_events(name: str) -> StoredRows | DataFrame:
+            return stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end)
 
-        sequences = map_side_by_side(build, config.streams())
+        def build(stream: Stream) -> DataFrame:
+            own = vocabularies.filter(F.col(BEHAVIOUR) == stream.name)
+            if stream.is_merged:
+                events = {name: read_events(name) for name in stream.behaviours}
+                by_item = collect_merged_vocabulary(own, stream, config)
+                return build_merged_sequences(events, by_item, stream, config, cached)
+            kind = ItemKind(config.behaviours[stream.name].kind)
+            words = collect_if_small(own, n_items.get(stream.name, 0), kind, config.sequences)
+            return build_sequences(read_events(stream.name), words, stream.name, config, cached)
+
+        sequences = map_side_by_side(build, config.streams().values())
         write_sequences(reduce(DataFrame.unionByName, sequences), config, workspace)
 
 

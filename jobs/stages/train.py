@@ -12,49 +12,66 @@ import torch
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
 from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
+from jobs.storage.entry_files import snapshot_files, stream_batches
 from jobs.storage.files import remove_empty_folder, remove_folder
 from jobs.storage.locations import file_url
 from jobs.storage.metrics_log import TensorBoard, append_metrics
 from jobs.storage.provenance import MODELS, changed_records, read_records
 from jobs.storage.workspace import Workspace
+from jobs.transforms.item_attributes import ATTRIBUTE_COLUMNS, read_item_attributes
 from jobs.transforms.vocabulary import collect_summaries
 from ml.compat.allocator import keep_freed_memory
+from ml.data.item_attributes import ItemAttributes
 from ml.data.petastorm_feed import PetastormFeed
 from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
 from ml.training.checkpoint import ModelCard
 from ml.training.distributed import Ranks
-from ml.training.loop import CHECKPOINT_FILES, TrainingJob, TrainingResult, train_model
+from ml.training.loop import ATTRIBUTES, CHECKPOINT_FILES, TrainingJob, TrainingResult, train_model
 from ml.training.stall_watch import StallWatch, WatchedFeed
 from ml.training.step import open_feed
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
 from schemas.errors import ConfigError, TrainingError
-from schemas.tables import SEQUENCES, VOCABULARIES
+from schemas.tables import ITEM_ATTRIBUTES, SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """One model's training and the files of the pinned snapshot that it reads; validation is the held-out clients'."""
+    """One model's training and the files of the pinned snapshot that it reads; validation is the held-out clients'.
+
+    Attributes
+    ----------
+    attributes : file of its vocabulary's item attributes, which all ranks mount; None where it has none
+    """
 
     job: TrainingJob
     training_files: tuple[FeedFile, ...]
     validation_files: tuple[FeedFile, ...]
     feed: FeedSettings
+    attributes: Path | None = None
+
+    def load_job(self) -> TrainingJob:
+        """The job with the arrays that were too large to send to a rank."""
+        if self.attributes is None:
+            return self.job
+        vocabulary = replace(self.job.card.vocabulary, attributes=ItemAttributes.load(self.attributes))
+        return replace(self.job, card=replace(self.job.card, vocabulary=vocabulary))
 
     def open_feed(self, ranks: Ranks) -> Feed:
         """The batches of one rank."""
 
         def make(tokens_per_batch: int) -> Feed:
             files, share = (self.training_files, self.validation_files), (ranks.rank, ranks.world_size, self.job.seed)
-            return PetastormFeed(*files, tokens_per_batch, self.feed, *share)
+            return PetastormFeed(*files, tokens_per_batch, self.feed, *share, has_events=self.job.settings.reads_events)
 
         return open_feed(self.job.settings, ranks, make)
 
@@ -113,13 +130,18 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     plans = []
     for name, encoder in config.encoders.items():
         own = [file for file in files if file.partition[BEHAVIOUR] == config.stream(name)]
-        training = tuple(_feed_file(file, encoder.max_length) for file in own if not file.partition[IS_HELD_OUT])
+        training = tuple(_feed_file(file, encoder) for file in own if not file.partition[IS_HELD_OUT])
         if not training:
             log.info("  %s: no sequence of two items or more, left out", name)
             continue
-        validation = tuple(_feed_file(file, encoder.max_length) for file in own if file.partition[IS_HELD_OUT])
+        # of a held-out client the last events are read, whole or in chunks
+        uncut = replace(encoder, history_chunks=1)
+        validation = tuple(_feed_file(file, uncut) for file in own if file.partition[IS_HELD_OUT])
         vocabulary = vocabularies[config.stream(name)]
-        description = VocabularyDescription(vocabulary.n_tokens)
+        description, attributes = VocabularyDescription(vocabulary.n_tokens), None
+        if encoder.is_merged:
+            attributes = workspace.checkpoints(name).resolve() / ATTRIBUTES
+            description = save_item_attributes(spark, config, workspace, name, vocabulary.n_tokens, attributes)
         job = TrainingJob(
             card=ModelCard(name, encoder, description, vocabulary.fingerprint, version),
             folder=workspace.model(name).resolve(),
@@ -127,10 +149,27 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
             seed=config.seed,
             data=repr((training, validation, config.feed)),
         )
-        plans.append(PlannedModel(job, training, validation, config.feed))
+        plans.append(PlannedModel(job, training, validation, config.feed, attributes))
     if not plans:
         raise TrainingError("no behaviour has a client with two items or more before the target windows")
     return plans
+
+
+def save_item_attributes(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, stream: str, n_tokens: int, path: Path
+) -> VocabularyDescription:
+    """Write what is known of a merged stream's items to a file, and say what it holds, without its arrays.
+
+    The driver reads the table's files a batch at a time; its arrays take 47 bytes per token.
+    """
+    rows = read_as_files(spark, workspace, ITEM_ATTRIBUTES).filter(F.col(BEHAVIOUR) == stream)
+    files = snapshot_files(rows)
+    behaviours = [config.behaviours[name] for name in config.streams()[stream].behaviours]
+    items = tuple(dict.fromkeys(behaviour.item for behaviour in behaviours))
+    attributes = read_item_attributes(stream_batches(files, ATTRIBUTE_COLUMNS), items, n_tokens)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    attributes.save(path)
+    return VocabularyDescription.of_attributes(attributes, items).without_arrays()
 
 
 def launch(
@@ -171,7 +210,7 @@ def train_all(
         for plan in plans:
             feed = plan.open_feed(ranks)
             # each batch tells the watch that there is progress
-            results.append(train_model(plan.job, WatchedFeed(feed, watch) if watch else feed, ranks, report))
+            results.append(train_model(plan.load_job(), WatchedFeed(feed, watch) if watch else feed, ranks, report))
         return [asdict(result) for result in results]
     finally:
         torch.set_num_threads(before)
@@ -210,8 +249,11 @@ def remove_checkpoints(workspace: Workspace, encoders: Collection[str], is_all: 
     remove_empty_folder(folder)
 
 
-def _feed_file(file: DataFile, max_length: int) -> FeedFile:
-    return FeedFile(file_url(file.url), file.n_rows, min(int(str(file.partition[WIDTH])), max_length))
+def _feed_file(file: DataFile, encoder: EncoderSettings) -> FeedFile:
+    width = int(str(file.partition[WIDTH]))
+    # above the length of a chunk, widths are its multiples (Stream.layout)
+    n_chunks = width // encoder.max_length if encoder.history_chunks > 1 and width > encoder.max_length else 1
+    return FeedFile(file_url(file.url), file.n_rows * n_chunks, min(width, encoder.max_length), n_chunks)
 
 
 if __name__ == "__main__":

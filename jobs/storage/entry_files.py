@@ -118,11 +118,11 @@ def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def stream_batches(paths: Sequence[str], columns: list[str]) -> Iterator[pa.RecordBatch]:
+def stream_batches(paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The given columns of Parquet files, in batches of at most ``BATCH_ROWS`` rows that are not empty."""
     for path in paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 if batch.num_rows:
                     yield batch
 

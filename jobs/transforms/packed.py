@@ -10,8 +10,8 @@ shuffle it takes the weight out of a key that owns a large share of the rows; af
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial, reduce
 
 import numpy as np
 import pandas as pd
@@ -57,23 +57,43 @@ def aggregate_packed(
         small ones into one task
     block_rows : shrunk and cut together before the shuffle
     """
-    frame = rows.frame if isinstance(rows, StoredRows) else rows
-    spark = frame.sparkSession
-    n_partitions = n_buckets or int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
-    parts = None
-    if isinstance(rows, StoredRows):
+    return aggregate_all([(rows, prepare)], shrink, finish, ddl, n_buckets=n_buckets, block_rows=block_rows)
+
+
+def aggregate_all(
+    sources: Sequence[tuple[DataFrame | StoredRows, Rows | None]],
+    shrink: Rows,
+    finish: Rows,
+    ddl: str,
+    *,
+    n_buckets: int | None = None,
+    block_rows: int = BLOCK_ROWS,
+) -> DataFrame:
+    """``aggregate_packed`` of the rows of several sources together, in one shuffle.
+
+    Parameters
+    ----------
+    sources : rows and ``prepare`` of each; a column that is not prepared from one source is null in its rows
+    """
+    frames = [rows.frame if isinstance(rows, StoredRows) else rows for rows, _ in sources]
+    spark = frames[0].sparkSession
+    bucket_numbers = _bucket_numbers(spark, n_buckets or int(spark.conf.get("spark.sql.shuffle.partitions") or 1))
+
+    def packed(rows: DataFrame | StoredRows, prepare: Rows | None) -> DataFrame:
+        parts = rows.parts if isinstance(rows, StoredRows) else None
         # one row per part of the files, in a task of its own, which reads the part by itself
-        parts = rows.parts
-        frame = spark.range(0, len(parts.starts), 1, max(1, len(parts.starts)))
-    bucket_numbers = _bucket_numbers(spark, n_partitions)
+        n_parts = len(parts.starts) if parts else 0
+        frame = rows if isinstance(rows, DataFrame) else spark.range(0, n_parts, 1, max(1, n_parts))
 
-    def pack(batches: Batches) -> Batches:
-        for block in _blocks(parts.read(batches) if parts else batches, block_rows):
-            yield _cut(shrink(prepare(block) if prepare else block).combine_chunks(), bucket_numbers)
+        def pack(batches: Batches) -> Batches:
+            for block in _blocks(parts.read(batches) if parts else batches, block_rows):
+                yield _cut(shrink(prepare(block) if prepare else block).combine_chunks(), bucket_numbers)
 
-    packed = frame.mapInArrow(pack, "bucket int, piece binary")
+        return frame.mapInArrow(pack, "bucket int, piece binary")
+
+    pieces = reduce(DataFrame.union, (packed(rows, prepare) for rows, prepare in sources))
     # without a number of its own the shuffle is adaptive, and Spark joins small buckets into one task
-    gathered = packed.repartition(n_buckets, "bucket") if n_buckets else packed.repartition("bucket")
+    gathered = pieces.repartition(n_buckets, "bucket") if n_buckets else pieces.repartition("bucket")
     return gathered.mapInArrow(partial(_merge, shrink, finish), ddl)
 
 

@@ -12,21 +12,25 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from conf.inputs import BehaviourSettings
 from conf.pipeline import PipelineConfig
-from conf.sequences import SequenceSettings
+from conf.sequences import SequenceSettings, Stream
 from jobs.runtime.caching import broadcast_value
 from jobs.storage.stored_rows import StoredRows
+from jobs.transforms.histories import EVENT_TYPE, N_FORGOTTEN, SECOND, order_histories, pack_times
 from jobs.transforms.item_positions import SLOTS_PER_ITEM, ItemPositions, collect_item_positions
 from jobs.transforms.packed import aggregate_packed, narrow, spread_keys
-from jobs.transforms.radix import rising_order
 from schemas.behaviours import ItemKind
 from schemas.columns import (
     BEHAVIOUR,
     CLIENT_ID,
+    EVENT_TYPES,
     IS_HELD_OUT,
+    ITEM,
     KEY,
     N_EVENTS,
     TIMESTAMP,
+    TIMESTAMPS,
     TOKEN_ID,
     TOKEN_IDS,
     WIDTH,
@@ -36,9 +40,6 @@ from schemas.tokens import UNK
 BYTES_PER_ITEM = {ItemKind.ID: 12 + 4 * SLOTS_PER_ITEM, ItemKind.CODES: 200}
 """About what one item takes: an id in ``ItemPositions`` at most, codes in Spark's hash table of a broadcast join."""
 
-SECOND, MICROSECOND, ITEM = "second", "microsecond", "item"
-N_FORGOTTEN = "n_forgotten"
-MICROSECONDS = 1_000_000
 SLOTS_PER_LONG_CLIENT = 16
 """Hashed counters per client that could be long: few enough for the cache, many enough that most are truly long."""
 MIN_TRUNCATION_GAIN = 8
@@ -66,28 +67,35 @@ def build_sequences(
     any partitioning of the input.
     """
     settings = config.behaviours[behaviour]
-    last = LastTokens(config.streams()[behaviour], config.sequences, config.seed)
-    frame = events.frame if isinstance(events, StoredRows) else events
+    last = LastTokens.of_stream(config.streams()[behaviour], config)
     if isinstance(vocabulary, ItemPositions):
+        frame = events.frame if isinstance(events, StoredRows) else events
         sent = broadcast_value(frame, vocabulary, cached)
         last = replace(last, positions=sent, keep_unknown=settings.keep_rare_as_unk)
-        tokens: DataFrame | StoredRows = events.select(CLIENT_ID, TIMESTAMP, settings.item)
-    else:
-        item_type = "bigint" if settings.kind == ItemKind.ID else "string"
-        ids = vocabulary.select(F.col(KEY).cast(item_type).alias(settings.item), TOKEN_ID)
-        joined = frame.join(ids, on=settings.item, how="left" if settings.keep_rare_as_unk else "inner")
-        token_id = F.coalesce(TOKEN_ID, F.lit(UNK)).alias(TOKEN_ID)
-        tokens = joined.select(CLIENT_ID, TIMESTAMP, settings.item, token_id)
-    sequences = aggregate_packed(tokens, last.shrink, last.finish, LastTokens.DDL, prepare=last.pack)
+    rows = with_token_ids(events, vocabulary, settings)
+    sequences = aggregate_packed(rows, last.shrink, last.finish, LastTokens.DDL, prepare=last.pack)
     return sequences.select(F.lit(behaviour).alias(BEHAVIOUR), "*")
 
 
+def with_token_ids(
+    events: DataFrame | StoredRows, vocabulary: DataFrame | ItemPositions, settings: BehaviourSettings
+) -> DataFrame | StoredRows:
+    """Events of one behaviour: client_id, timestamp, item and, where tasks do not look it up themselves, token_id."""
+    if isinstance(vocabulary, ItemPositions):
+        return events.select(CLIENT_ID, TIMESTAMP, settings.item)
+    frame = events.frame if isinstance(events, StoredRows) else events
+    item_type = "bigint" if settings.kind == ItemKind.ID else "string"
+    ids = vocabulary.select(F.col(KEY).cast(item_type).alias(settings.item), TOKEN_ID)
+    joined = frame.join(ids, on=settings.item, how="left" if settings.keep_rare_as_unk else "inner")
+    token_id = F.coalesce(TOKEN_ID, F.lit(UNK)).alias(TOKEN_ID)
+    return joined.select(CLIENT_ID, TIMESTAMP, settings.item, token_id)
+
+
 def collect_if_small(
-    vocabulary: DataFrame, n_items: int, behaviour: str, config: PipelineConfig
+    vocabulary: DataFrame, n_items: int, kind: ItemKind, settings: SequenceSettings
 ) -> DataFrame | ItemPositions:
     """The vocabulary in the form in which it goes whole to every executor, where it is small enough for that."""
-    kind = ItemKind(config.behaviours[behaviour].kind)
-    if n_items * BYTES_PER_ITEM[kind] > config.sequences.broadcast_max_mib * 2**20:
+    if n_items * BYTES_PER_ITEM[kind] > settings.broadcast_max_mib * 2**20:
         return vocabulary
     return collect_item_positions(vocabulary) if kind is ItemKind.ID else F.broadcast(vocabulary)
 
@@ -102,13 +110,16 @@ class LastTokens:
     - client_id;
     - second, since 1970, and, where one is not 0, microsecond;
     - item: its position, or, where there are no ``positions``, the item itself, and its token_id;
+    - of merged behaviours, which one the event is of (``jobs.transforms.merged_sequences``);
     - once shrunk, ``n_forgotten``: the events of the client that were dropped because ``max_length`` later ones
-      are kept.
+      are kept, or as repeats.
 
     Attributes
     ----------
     positions : the vocabulary, where it is small enough for every task to hold
     keep_unknown : whether events of items that it does not know are kept
+    has_events : whether event types and times are kept beside the token ids
+    drops_repeats : whether of rows that are equal one is kept
     """
 
     max_length: int
@@ -116,8 +127,25 @@ class LastTokens:
     seed: int
     positions: Broadcast[ItemPositions] | None = None
     keep_unknown: bool = False
+    has_events: bool = False
+    drops_repeats: bool = False
 
-    DDL: ClassVar = f"{IS_HELD_OUT} boolean, {WIDTH} int, {CLIENT_ID} bigint, {TOKEN_IDS} array<int>, {N_EVENTS} bigint"
+    DDL: ClassVar = (
+        f"{IS_HELD_OUT} boolean, {WIDTH} int, {CLIENT_ID} bigint, {TOKEN_IDS} array<int>, {N_EVENTS} bigint, "
+        f"{EVENT_TYPES} array<tinyint>, {TIMESTAMPS} array<bigint>"
+    )
+
+    @classmethod
+    def of_stream(cls, stream: Stream, config: PipelineConfig) -> "LastTokens":
+        """The aggregation of one stream."""
+        layout = stream.layout(config.sequences)
+        return cls(
+            stream.max_length,
+            layout,
+            config.seed,
+            has_events=stream.has_events,
+            drops_repeats=stream.drops_repeats,
+        )
 
     def pack(self, rows: pa.Table) -> pa.Table:
         """Source rows in packed form; events of unknown items are left out unless they are kept."""
@@ -130,10 +158,7 @@ class LastTokens:
                 known = np.flatnonzero(position & 1)
                 client, time, position = client[known], time[known], position[known]
             items = {ITEM: position}
-        second = time // MICROSECONDS
-        rest = time - second * MICROSECONDS
-        times = {SECOND: narrow(second)} | ({MICROSECOND: rest.astype(np.int32)} if rest.any() else {})
-        return pa.table({CLIENT_ID: narrow(client), **times, **items})
+        return pa.table({CLIENT_ID: narrow(client), **pack_times(time), **items})
 
     def shrink(self, rows: pa.Table) -> pa.Table:
         """The rows without the early events of clients that have more than ``max_length`` here."""
@@ -150,7 +175,7 @@ class LastTokens:
 
     def keep_last(self, rows: pa.Table) -> pa.Table:
         """The last ``max_length`` rows of each client, by client, then in event order."""
-        histories = order_histories(rows)
+        histories = order_histories(rows, self.drops_repeats)
         n_kept = np.minimum(histories.lengths, self.max_length)
         kept = rows.take(histories.order[_concatenate_runs(histories.ends - n_kept, n_kept)])
         if N_FORGOTTEN in kept.column_names:
@@ -162,7 +187,7 @@ class LastTokens:
 
     def finish(self, rows: pa.Table) -> pa.Table:
         """All rows of some clients -> one row per client in the columns of ``DDL``, sorted by them."""
-        histories = order_histories(rows)
+        histories = order_histories(rows, self.drops_repeats)
         n_kept = np.minimum(histories.lengths, self.max_length)
         width = np.searchsorted(self.layout.widths, n_kept)
         held_out = is_held_out(histories.client_ids, self.layout.held_out_share, self.seed)
@@ -174,66 +199,27 @@ class LastTokens:
             tokens = rows.column(TOKEN_ID).to_numpy()[chosen]
         else:
             tokens = self.positions.value.token_ids_at(rows.column(ITEM).to_numpy()[chosen])
-        offsets = np.append(0, np.cumsum(n_kept)).astype(np.int32)
+        offsets = pa.array(np.append(0, np.cumsum(n_kept)).astype(np.int32))
+        event_types, timestamps = (
+            pa.nulls(len(n_kept), pa.list_(pa.int8())),
+            pa.nulls(len(n_kept), pa.list_(pa.int64())),
+        )
+        if self.has_events:
+            types = rows.column(EVENT_TYPE).to_numpy()[chosen] if EVENT_TYPE in rows.column_names else 1
+            event_types = pa.ListArray.from_arrays(offsets, pa.array(np.broadcast_to(np.int8(types), len(chosen))))
+            seconds = rows.column(SECOND).to_numpy()[chosen].astype(np.int64)
+            timestamps = pa.ListArray.from_arrays(offsets, pa.array(seconds))
         return pa.table(
             {
                 IS_HELD_OUT: held_out[laid_out],
                 WIDTH: np.minimum(np.array(self.layout.widths)[width[laid_out]], self.max_length).astype(np.int32),
                 CLIENT_ID: histories.client_ids[laid_out],
-                TOKEN_IDS: pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
+                TOKEN_IDS: pa.ListArray.from_arrays(offsets, pa.array(tokens)),
                 N_EVENTS: histories.n_events[laid_out],
+                EVENT_TYPES: event_types,
+                TIMESTAMPS: timestamps,
             }
         )
-
-
-@dataclass(frozen=True)
-class Histories:
-    """Rows in event order: those of one client follow each other, and clients rise.
-
-    Attributes
-    ----------
-    order : int64 [rows], the rows' positions
-    client_ids : int64 [clients]
-    ends : int64 [clients], where in ``order`` each client's rows end
-    lengths : int64 [clients], how many rows each has
-    n_events : int64 [clients], the same with the forgotten ones
-    """
-
-    order: NDArray[np.int64]
-    client_ids: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    n_events: NDArray[np.int64]
-
-
-def order_histories(rows: pa.Table) -> Histories:
-    """Packed rows by client, time, then item (ids as numbers, text by its characters)."""
-    client = rows.column(CLIENT_ID).to_numpy().astype(np.int64)
-    tick = rows.column(SECOND).to_numpy().astype(np.int64)
-    tick -= tick.min()
-    if MICROSECOND in rows.column_names:
-        tick = tick * MICROSECONDS + rows.column(MICROSECOND).fill_null(0).to_numpy()
-    tick_bits = int(tick.max()).bit_length()
-    first = int(client.min())
-    if (int(client.max()) - first).bit_length() + tick_bits > 63:
-        order = np.lexsort((tick, client))
-        ordered = client[order]
-        is_tied = (np.diff(ordered) == 0) & (np.diff(tick[order]) == 0)
-    else:  # client and time in one number: it is sorted by in half the time of two
-        moment = (client - first) << tick_bits | tick
-        order = rising_order(moment)
-        moment = moment[order]
-        is_tied = moment[1:] == moment[:-1]
-        ordered = (moment >> tick_bits) + first
-    if is_tied.any():
-        order = _break_ties(order, is_tied, rows.column(ITEM))
-    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
-    lengths = np.diff(ends, prepend=0)
-    n_events = lengths
-    if N_FORGOTTEN in rows.column_names:
-        forgotten = rows.column(N_FORGOTTEN).fill_null(0).to_numpy()
-        n_events = lengths + np.add.reduceat(forgotten[order], ends - lengths)
-    return Histories(order, ordered[ends - 1], ends, lengths, n_events)
 
 
 def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
@@ -246,14 +232,3 @@ def _concatenate_runs(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> 
     """The positions in runs of consecutive ones, one run after the other."""
     shifts = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     return np.arange(len(shifts)) + shifts
-
-
-def _break_ties(order: NDArray[np.int64], is_tied: NDArray[np.bool_], items: pa.ChunkedArray) -> NDArray[np.int64]:
-    """``order`` with each run of rows that tie with the row before them sorted by item."""
-    follows = np.concatenate([[False], is_tied])
-    in_run = follows | np.concatenate([is_tied, [False]])
-    run = np.cumsum(~follows)[in_run]
-    tied = order[in_run]
-    _, item_rank = np.unique(items.take(tied).to_numpy(), return_inverse=True)
-    order[in_run] = tied[np.lexsort((item_rank, run))]
-    return order

@@ -1,8 +1,9 @@
 """Events -> token ids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from conf.inputs import BehaviourSettings
 from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.packed import BLOCK_ROWS, aggregate_packed, narrow
 from jobs.transforms.radix import rising_order
 from jobs.transforms.ranks import with_global_rank
-from schemas.columns import BEHAVIOUR, KEY, N_EVENTS, TOKEN_ID
+from schemas.columns import BEHAVIOUR, ITEM, KEY, N_EVENTS, TOKEN_ID
 from schemas.tokens import FIRST_ITEM
 
 IDS_PER_BLOCK = 5_000_000
@@ -50,19 +52,63 @@ def build_vocabulary(
 ) -> DataFrame:
     """One row per item with at least ``min_count`` events: behaviour, key, token_id, n_events.
 
-    Token ids follow falling ``n_events``, then the item (ids as numbers, queries as text), from FIRST_ITEM.
     Row order does not matter; the same events give the same ids on any number of partitions.
 
     Parameters
     ----------
     cached : keeps the counts cached, see ``with_global_rank``
     """
-    counts = count_items(events, item, min_count)
     max_rows = events.max_rows if isinstance(events, StoredRows) else None
+    return number_items(count_items(events, item, min_count), behaviour, cached, max_rows)
+
+
+def number_items(counts: DataFrame, behaviour: str, cached: ExitStack, max_rows: int | None = None) -> DataFrame:
+    """The counted items of one behaviour or stream with their token ids, in the columns of ``tables/vocabularies``.
+
+    Token ids follow falling ``n_events``, then the item (ids as numbers, queries as text), from FIRST_ITEM.
+
+    Parameters
+    ----------
+    counts : the item, ``n_events``
+    max_rows : as many as there may be, see ``with_global_rank``
+    """
+    item = counts.columns[0]
     order = [F.col(N_EVENTS).desc(), F.col(item).asc()]
     ranked = with_global_rank(counts, order, TOKEN_ID, cached, FIRST_ITEM, max_rows)
     return ranked.select(
         F.lit(behaviour).alias(BEHAVIOUR), F.col(item).cast("string").alias(KEY), F.col(TOKEN_ID).cast("int"), N_EVENTS
+    )
+
+
+def merge_counts(counts: Mapping[str, DataFrame], behaviours: Mapping[str, BehaviourSettings]) -> DataFrame:
+    """One row per item of merged behaviours: its key ``<item column> <item>``, ``n_events`` over all of them.
+
+    Behaviours whose items have one name share them: a sku that is bought and one that is added are one item. It is
+    kept if any behaviour alone keeps it, which has at least that behaviour's ``min_count`` of events of it.
+
+    Parameters
+    ----------
+    counts : behaviour -> the item, ``n_events``; of an item that another behaviour shares, however few they are
+    """
+    by_item: dict[str, list[DataFrame]] = {}
+    for name, frame in counts.items():
+        settings = behaviours[name]
+        key = F.concat(F.lit(f"{settings.item} "), F.col(settings.item).cast("string")).alias(KEY)
+        is_kept = (F.col(N_EVENTS) >= settings.min_count).alias("is_kept")
+        by_item.setdefault(settings.item, []).append(frame.select(key, N_EVENTS, is_kept))
+    merged = []
+    for frames in by_item.values():
+        if len(frames) > 1:
+            all_counts = reduce(DataFrame.unionByName, frames).groupBy(KEY)
+            frames = [all_counts.agg(F.sum(N_EVENTS).alias(N_EVENTS), F.max("is_kept").alias("is_kept"))]
+        merged.append(frames[0].filter("is_kept").select(KEY, N_EVENTS))
+    return reduce(DataFrame.unionByName, merged)
+
+
+def split_keys(vocabulary: DataFrame) -> DataFrame:
+    """Rows of merged streams with the item's column in ``item`` and the item itself in ``key``."""
+    return vocabulary.withColumn(ITEM, F.substring_index(KEY, " ", 1)).withColumn(
+        KEY, F.expr(f"substring({KEY}, instr({KEY}, ' ') + 1)")
     )
 
 

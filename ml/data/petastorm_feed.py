@@ -14,6 +14,7 @@ from petastorm.workers_pool import EmptyResultError
 
 from conf.training import FeedSettings
 from ml.compat.petastorm_race import wait_until_all_is_handed_out
+from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.data.batching import cut, read_ahead, rows_per_batch
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
@@ -36,6 +37,7 @@ class PetastormFeed:
     ----------
     training_files, validation_files : of a pinned snapshot, the same on every rank
     tokens_per_batch : positions of a batch, padding included
+    has_events : whether batches have ``event_types`` and ``timestamps``, which the files then hold
 
     Raises
     ------
@@ -52,7 +54,9 @@ class PetastormFeed:
         rank: int,
         world_size: int,
         seed: int,
+        has_events: bool = False,
     ) -> None:
+        self._columns = columns_to_read(has_events)
         groups = group_by_width(training_files)
         # All ranks ask this of the files of all ranks, so that they keep the same widths and take the same steps. Each
         # reads one row group a width, unless the first ones hold nothing to learn.
@@ -107,12 +111,13 @@ class PetastormFeed:
         files = self._training_files[width]
         whole, shard = Shard(tuple(files)), training_shard(files, self._rank, self._world_size)
         n_rows = rows_per_batch(self._tokens_per_batch, width)
-        buffer_rows = int(self._settings.shuffle_buffer_mib * 2**20 / (4 * width))  # of int32
+        bytes_per_event = sum(BYTES_OF[column] for column in self._columns)
+        buffer_rows = int(self._settings.shuffle_buffer_mib * 2**20 / (bytes_per_event * width))
         turn = 0
         while True:
             generator = np.random.default_rng((self._seed, epoch, width, turn))
             # where ranks read the same files, they must agree on the order to keep different rows of it
-            with contextlib.closing(read_shard(shard, seed=int(generator.integers(1, 2**31)))) as chunks:
+            with contextlib.closing(read_shard(shard, int(generator.integers(1, 2**31)), self._columns)) as chunks:
                 batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
                 first = next(batches, None)
                 if first is None:
@@ -127,7 +132,7 @@ class PetastormFeed:
         for width, files in self._validation_files.items():
             n_rows = rows_per_batch(self._tokens_per_batch, width)
             shard = shard_files(files, self._rank, self._world_size)
-            with contextlib.closing(read_shard(shard)) as chunks:
+            with contextlib.closing(read_shard(shard, columns=self._columns)) as chunks:
                 for chunk in chunks:
                     yield from cut(chunk, n_rows)
 
@@ -137,11 +142,15 @@ def _holds_learnable_row(file: FeedFile) -> bool:
         return any(len(chunk) > 0 for chunk in chunks)
 
 
-def read_shard(shard: Shard, seed: int | None = None) -> Batches:
-    """The shard's learnable rows, one batch per row group.
+def read_shard(shard: Shard, seed: int | None = None, columns: Sequence[str] = (TOKEN_IDS,)) -> Batches:
+    """The shard's learnable rows, or the sequences that they are cut into, one batch per row group.
 
     Row groups come in an order drawn from ``seed``, those of the rank's own files and of shared ones each for
     themselves, or in file order without one.
+
+    Parameters
+    ----------
+    columns : to read, of ``BYTES_OF``
 
     Raises
     ------
@@ -153,14 +162,17 @@ def read_shard(shard: Shard, seed: int | None = None) -> Batches:
     if shard.own:
         parts = [Shard(shard.own), replace(shard, own=())]
         for part in parts[:: -1 if (seed or 0) % 2 else 1]:  # what ranks share comes first in every other epoch
-            yield from read_shard(part, seed)
+            yield from read_shard(part, seed, columns)
         return
     n_seen, width = 0, shard.files[0].width
-    for rows in _read_row_groups(shard, seed):
+    is_cut = any(file.n_chunks > 1 for file in shard.files)  # rows of its other files are no longer than a chunk
+    for rows in _read_row_groups(shard, seed, columns):
+        if is_cut:
+            rows = rows.cut(width)
         # row r of the shard's files is this rank's if r % stride == offset; n_seen of them came before this row group
         mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
         n_seen += len(rows)
-        yield SequenceBatch(rows.padded(mine[rows.is_learnable[mine]], width))
+        yield rows.batch(mine[rows.is_learnable[mine]], width)
     # a reader that loses row groups, and files that were replaced, go unnoticed but for this count
     n_rows = sum(file.n_rows for file in shard.files)
     if n_seen != n_rows:
@@ -189,13 +201,13 @@ def shuffled_batches(
         yield from cut(concatenate(pool)[generator.permutation(n_pooled)], n_rows)
 
 
-def _read_row_groups(shard: Shard, seed: int | None) -> Iterator[Sequences]:
+def _read_row_groups(shard: Shard, seed: int | None, columns: Sequence[str]) -> Iterator[Sequences]:
     """Row group by row group as Arrow holds them: Petastorm's own arrays would need rows of one length."""
     try:
-        with _open_reader(shard, seed) as reader:
+        with _open_reader(shard, seed, columns) as reader:
             while True:
-                column = reader._workers_pool.get_results().column(TOKEN_IDS).combine_chunks()
-                yield Sequences(column.values.to_numpy().astype(np.int32, copy=False), column.offsets.to_numpy())
+                rows = reader._workers_pool.get_results()
+                yield sequences_of([rows.column(name).combine_chunks() for name in columns])
     except EmptyResultError:
         return
     except (OSError, pa.ArrowException) as error:
@@ -205,12 +217,12 @@ def _read_row_groups(shard: Shard, seed: int | None) -> Iterator[Sequences]:
 
 
 @contextlib.contextmanager
-def _open_reader(shard: Shard, seed: int | None) -> Iterator[Any]:
+def _open_reader(shard: Shard, seed: int | None, columns: Sequence[str] = (TOKEN_IDS,)) -> Iterator[Any]:
     # Petastorm reads through pyarrow's old dataset API and is warned about it once per file
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
     reader = make_batch_reader(
         [unquote(file.url) for file in shard.files],
-        schema_fields=[TOKEN_IDS],
+        schema_fields=list(columns),
         # its threads look for work a thousand times a second, with or without work; ours is enough (read_ahead)
         reader_pool_type="dummy",
         shuffle_row_groups=seed is not None,

@@ -1,7 +1,7 @@
 """Sequences in batches and in memory, and the feeds that a training loop reads; needs numpy only."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -165,6 +165,15 @@ class Sequences:
         n_items = np.cumsum(self.tokens >= FIRST_ITEM)
         items_until = np.concatenate([[0], n_items])[self.offsets]
         return (self.lengths > 1) & (np.diff(items_until) > 0)
+
+    def cut(self, width: int) -> "Sequences":
+        """The rows in consecutive pieces of ``width`` tokens, the first of each row as long as what is left."""
+        n_pieces = -(-self.lengths // width)
+        last = np.cumsum(n_pieces)
+        # counted from the end of its row: the last piece is the last ``width`` tokens
+        pieces_after = np.repeat(last, n_pieces) - np.arange(1, n_pieces.sum() + 1)
+        ends = np.repeat(self.offsets[1:], n_pieces) - pieces_after * width
+        return replace(self, offsets=np.append(self.offsets[:1], ends))
 
     def padded(self, rows: NDArray[np.integer], width: int) -> Tokens:
         """The token ids of ``batch``, int32 [B, width]."""

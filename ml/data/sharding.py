@@ -21,11 +21,18 @@ BALANCED = 1.1
 
 @dataclass(frozen=True)
 class FeedFile:
-    """One Parquet file of a pinned snapshot; all its sequences are padded to ``width``."""
+    """One Parquet file of a pinned snapshot; all its sequences are padded to ``width``.
+
+    Attributes
+    ----------
+    n_rows : sequences, those that its rows are cut into if they are
+    n_chunks : consecutive sequences that each of its rows is cut into; of 1 a longer row's last events are read
+    """
 
     url: str
     n_rows: int
     width: int
+    n_chunks: int = 1
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,48 @@ def test_an_encoder_is_completed_by_the_sections_and_differs_where_it_says_so() 
     assert (visits.training.epochs, visits.training.learning_rate) == (2, 0.5)
     assert (others.n_layers, others.hidden_size, others.training.epochs) == (2, 32, 25)
     assert config.stream("visits") == "page_visit"
-    assert config.streams()["page_visit"] == 64
+    assert config.streams()["page_visit"].max_length == 64
+
+
+MIXED = "encoders.mixed={behaviours: [page_visit, product_buy, add_to_cart], max_length: 32}"
+
+
+def test_an_encoder_of_several_behaviours_has_a_stream_of_its_own_and_the_others_keep_theirs() -> None:
+    config = load_config("demo", [MIXED, "encoders.mixed.history_chunks=3"])
+    mixed = config.streams()["mixed"]
+    assert [*config.streams()] == [*load_config("demo").streams(), "mixed"]
+    assert (mixed.behaviours, mixed.max_length) == (("page_visit", "product_buy", "add_to_cart"), 96)
+    assert (mixed.has_events, mixed.drops_repeats) == (True, True)
+    assert mixed.layout(config.sequences).widths == (1, 8, 32, 64, 96)
+    visits = config.streams()["page_visit"]
+    assert (visits.has_events, visits.drops_repeats, visits.own_settings()) == (False, False, {})
+    assert visits.layout(config.sequences) is config.sequences
+    asked = load_config("demo", ["encoders.page_visit.event_columns=true"]).streams()["page_visit"]
+    assert asked.has_events
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["encoders.page_visit.behaviours=[page_visit, product_buy]"],
+            r"encoders\.page_visit: expected another name than a behaviour's .* reads page_visit, product_buy",
+        ),
+        (
+            [MIXED, "encoders.mixed.behaviours=[page_visit, visits]"],
+            r"encoders\.mixed\.behaviours: expected names of behaviours, product_buy, .*; found \['visits'\]",
+        ),
+        ([MIXED, "encoders.mixed.behaviours=[page_visit, page_visit]"], "expected each name once, found"),
+        (
+            [MIXED, "encoders.mixed.behaviours=[product_buy, search_query]", "behaviours.search_query.item=sku"],
+            r"encoders\.mixed\.behaviours: expected items of one name to be of one kind, found \[.*'codes'.*'id'",
+        ),
+        (["encoders.page_visit.history_chunks=2"], "history_chunks: expected 1 for an encoder of one behaviour"),
+    ],
+)
+def test_behaviours_that_cannot_be_merged_are_refused_by_name(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("demo", overrides)
 
 
 @pytest.mark.parametrize("end", ["2022-09-28", "2022-09-28 10:00:00"])

@@ -20,6 +20,7 @@ from schemas.columns import MADE_FROM
 from schemas.tables import TableSchema
 
 BEHAVIOURS = {"product_buy": "sku", "page_visit": "url", "search_query": "query"}
+ENCODERS = (*BEHAVIOURS, "mixed")
 CONFIG = """
 behaviours:
   product_buy: {item: sku}
@@ -29,6 +30,7 @@ encoders:
   product_buy: {behaviours: [product_buy], max_length: 8}
   page_visit: {behaviours: [page_visit], max_length: 16}
   search_query: {behaviours: [search_query], max_length: 8}
+  mixed: {behaviours: [page_visit, product_buy, search_query], max_length: 8, history_chunks: 3}
 sequences: {widths: [1, 8, 16], held_out_share: 0.1}
 model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}
 training: {n_ranks: 2, epochs: 2, tokens_per_batch: 512, learning_rate: 1.0e-3}
@@ -91,7 +93,7 @@ def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str
 def read_numbers(out: Path) -> dict[str, np.ndarray]:
     """Weights of each model, vectors of each entry and the scores, by name."""
     numbers: dict[str, np.ndarray] = {}
-    for name in BEHAVIOURS:
+    for name in ENCODERS:
         weights = load_file(out / "models" / name / "weights.safetensors")
         numbers |= {f"{name}/{key}": value for key, value in weights.items()}
     for path in sorted((out / "entries").glob("*/*.npy")):

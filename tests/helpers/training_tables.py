@@ -26,5 +26,5 @@ def write_tables(spark: SparkSession, workspace: Workspace, n_clients: int, beha
     for name in behaviours:
         for client in range(n_clients):
             tokens = generator.integers(FIRST_ITEM, FIRST_ITEM + N_ITEMS, 1 + client % 8).tolist()
-            rows.append((name, client % 5 == 0, 1 if len(tokens) == 1 else 8, client, tokens, len(tokens)))
+            rows.append((name, client % 5 == 0, 1 if len(tokens) == 1 else 8, client, tokens, len(tokens), None, None))
     write_table(spark.createDataFrame(rows, SEQUENCES.ddl).coalesce(1), workspace, SEQUENCES)

@@ -40,7 +40,7 @@ def write_scores(spark: SparkSession, workspace: Workspace, *scores: float) -> N
 
 
 def write_sequences(spark: SparkSession, workspace: Workspace, token: int) -> None:
-    rows = [("page visit", False, 8, client, [token, token], 2) for client in range(3)]
+    rows = [("page visit", False, 8, client, [token, token], 2, None, None) for client in range(3)]
     write_table(spark.createDataFrame(rows, SEQUENCES.ddl).coalesce(1), workspace, SEQUENCES, rows_per_file=2)
 
 

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from jobs.inputs.challenge_directory import read_id_array, read_popularity
+from conf.load import load_config
+from jobs.inputs.challenge_directory import check_challenge, read_id_array, read_popularity
 from schemas.errors import InputError
 
 
@@ -101,3 +104,23 @@ def test_popularity_that_cannot_weigh_labels_is_an_input_error(tmp_path, values)
     np.save(tmp_path / "p.npy", np.array(values))
     with pytest.raises(InputError, match="expected 2 finite numbers"):
         read_popularity(tmp_path / "p.npy", 2)
+
+
+def test_merged_behaviours_without_an_event_are_refused_by_the_name_of_their_encoder(tmp_path):
+    columns = {"client_id": [1], "timestamp": ["2022-06-01 12:00:00"]}
+    pq.write_table(pa.table({**columns, "sku": [7]}), tmp_path / "product_buy.parquet")
+    products = {"sku": [7], "category": [1], "price": [2], "name": ["[1]"]}
+    pq.write_table(pa.table(products), tmp_path / "product_properties.parquet")
+    config = load_config("demo", ["encoders.mixed={behaviours: [page_visit, search_query]}"])
+    with pytest.raises(
+        InputError, match=r"encoders\.mixed: expected events of one of page_visit, search_query, found no"
+    ):
+        check_challenge(tmp_path, config)
+    pq.write_table(pa.table({**columns, "url": [7]}).slice(0, 0), tmp_path / "page_visit.parquet")
+    with pytest.raises(InputError, match=r"encoders\.mixed: expected events"):
+        check_challenge(tmp_path, config)
+    pq.write_table(pa.table({**columns, "url": [7]}).drop(["timestamp"]), tmp_path / "page_visit.parquet")
+    with pytest.raises(InputError, match=r"page_visit\.parquet.*'timestamp'"):
+        check_challenge(tmp_path, config)
+    pq.write_table(pa.table({**columns, "url": [7]}), tmp_path / "page_visit.parquet")
+    check_challenge(tmp_path, config)

@@ -78,7 +78,7 @@ def test_a_stage_killed_in_its_write_leaves_the_former_table_and_its_rerun_gives
     config = load_config(str(settings))
     write_inputs(spark, workspace, config)
     undisturbed = Workspace(Path(shutil.copytree(workspace.out, tmp_path / "undisturbed")))
-    former = [Row("page_visit", False, 8, client, [3, 4], 2) for client in range(7)]
+    former = [Row("page_visit", False, 8, client, [3, 4], 2, None, None) for client in range(7)]
     write_table(spark.createDataFrame(former, SEQUENCES.ddl), workspace, SEQUENCES)
     folder = Path(workspace.table(SEQUENCES.name))
 

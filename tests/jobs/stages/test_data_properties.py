@@ -22,6 +22,7 @@ from conf.pipeline import PipelineConfig
 from jobs.storage.delta_tables import session_settings
 from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import build_vocabulary
+from schemas.behaviours import ItemKind
 from schemas.columns import CLIENT_ID, TIMESTAMP
 from schemas.tables import VOCABULARIES
 from schemas.tokens import FIRST_ITEM, UNK
@@ -141,7 +142,8 @@ def test_token_ids_and_sequences_are_those_of_a_plain_reading(spark: SparkSessio
     assert sorted(words, key=lambda row: row[2]) == expected
 
     stored = spark.createDataFrame(expected, VOCABULARIES.ddl)
-    for form in (stored, collect_if_small(stored, len(expected), shop.behaviour, shop.config)):
+    kind = ItemKind(shop.config.behaviours[shop.behaviour].kind)
+    for form in (stored, collect_if_small(stored, len(expected), kind, shop.config.sequences)):
         with ExitStack() as cached:
             sequences = build_sequences(events, form, shop.behaviour, shop.config, cached).collect()
         rows = {

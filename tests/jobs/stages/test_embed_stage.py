@@ -49,7 +49,11 @@ def models(spark: SparkSession, workspace: Workspace) -> dict[str, Transformer]:
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
     clients = [(position, client, True) for position, client in enumerate(CLIENT_IDS)]
     write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
-    rows = [(name, False, 8, client, ids, len(ids)) for name, own in TOKENS.items() for client, ids in own.items()]
+    rows = [
+        (name, False, 8, client, ids, len(ids), None, None)
+        for name, own in TOKENS.items()
+        for client, ids in own.items()
+    ]
     write_table(spark.createDataFrame(rows, SEQUENCES.ddl), workspace, SEQUENCES)
     summaries = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     write_table(windows_frame(spark, derive_windows(datetime(2022, 7, 28), config().windows)), workspace, WINDOWS)

@@ -49,9 +49,9 @@ ROWS = {
     CLIENTS: [(0, 70, True), (1, 71, False), (2, 72, False)],
     VOCABULARIES: [("product_buy", "9", 3, 40), ("product_buy", "8", 4, 2), ("page_visit", "5", 3, 1)],
     SEQUENCES: [
-        ("product_buy", False, 8, 70, [3, 3, 4, 3, 3], 5),
-        ("product_buy", True, 1, 71, [4], 1),
-        ("page_visit", False, 64, 70, [3] * 64, 100),
+        ("product_buy", False, 8, 70, [3, 3, 4, 3, 3], 5, None, None),
+        ("product_buy", True, 1, 71, [4], 1, None, None),
+        ("page_visit", False, 64, 70, [3] * 64, 100, None, None),
     ],
     BLOCKS: [
         (name, CUTOFF, client, client in present, [float(client)] if client in present else None)
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_read_is_told(workspace):
 
 
 def test_lengths_are_counted_before_truncation_in_powers_of_two(tables):
-    facts = collect_sequence_facts(tables[SEQUENCES], CONFIG.streams())
+    facts = collect_sequence_facts(tables[SEQUENCES], {"product_buy": 30, "page_visit": 64})
     assert facts == {
         "product_buy": SequenceFacts(2, 6, 1, 5, 0, [(0, 1), (2, 1)]),
         "page_visit": SequenceFacts(1, 100, 100, 100, 1, [(6, 1)]),
@@ -237,7 +237,7 @@ def test_lengths_are_counted_before_truncation_in_powers_of_two(tables):
 
 
 def test_the_token_id_gives_the_rank_of_an_item(tables):
-    facts = collect_vocabulary_facts(tables[VOCABULARIES], CONFIG.behaviours)
+    facts = collect_vocabulary_facts(tables[VOCABULARIES], list(CONFIG.behaviours))
     assert facts == {
         "product_buy": VocabularyFacts(2, [(1, 40), (2, 2)]),
         "page_visit": VocabularyFacts(1, [(1, 1)]),

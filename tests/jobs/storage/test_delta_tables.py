@@ -60,7 +60,7 @@ def test_only_commits_count_among_the_files_of_a_log(tmp_path: Path) -> None:
 
 
 def test_only_the_snapshots_own_files_are_listed(spark: SparkSession, workspace: Workspace) -> None:
-    row = ("page_visit", False, 8, 1, [3, 4], 2)
+    row = ("page_visit", False, 8, 1, [3, 4], 2, None, None)
     first = write_table(spark.createDataFrame([row], SEQUENCES.ddl), workspace, SEQUENCES)
     second = write_table(spark.createDataFrame([row, row], SEQUENCES.ddl), workspace, SEQUENCES)
     assert (first.version, second.version) == (0, 1)

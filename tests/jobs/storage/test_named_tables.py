@@ -51,7 +51,7 @@ def store(spark: SparkSession, tmp_path: Path) -> str:
     return STORE
 
 
-ROWS = [("page_visit", False, 8, client, [3, 4], 2) for client in range(3)]
+ROWS = [("page_visit", False, 8, client, [3, 4], 2, None, None) for client in range(3)]
 
 
 def test_a_named_table_is_replaced_and_keeps_its_versions(spark: SparkSession, schema: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from no_work import NoWork, leave_out_work
@@ -153,6 +154,25 @@ def test_every_pattern_names_a_setting_and_every_stage_exists() -> None:
     of_model = settings_of(["models/page_visit"], BEFORE)["models/page_visit"]
     assert "encoders.page_visit.training.epochs" in of_model
     assert not [key for key in of_model if "inference" in key or "launcher" in key or "page_visit" not in key]
+
+
+def test_what_a_merged_stream_is_made_of_outdates_its_tables_and_without_it_they_stay() -> None:
+    def settings(*overrides: str) -> dict[str, dict[str, Any]]:
+        merged = "encoders.mixed={behaviours: [product_buy, page_visit], max_length: 32}"
+        return settings_of(["vocabulary", "sequences"], load_config("demo", [merged, *overrides]))
+
+    before, alone = settings(), settings_of(["vocabulary", "sequences"], load_config("demo"))
+    for override, outdated in (
+        ("encoders.mixed.behaviours=[page_visit, product_buy]", ["vocabulary", "sequences"]),
+        ("encoders.mixed.drop_repeats=false", ["sequences"]),
+        ("encoders.mixed.history_chunks=2", ["sequences"]),
+        ("encoders.mixed.n_layers=5", []),
+    ):
+        after = settings(override)
+        assert [output for output in after if after[output] != before[output]] == outdated, override
+    for output, values in alone.items():
+        assert values.items() < before[output].items()
+    assert settings("encoders.mixed=null") == alone
 
 
 def test_a_stage_is_compared_with_what_it_reads_and_nothing_else(workspace: Workspace) -> None:

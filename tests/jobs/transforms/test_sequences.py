@@ -1,6 +1,7 @@
 """Which tokens a client's sequence holds, and in which order."""
 
 from contextlib import ExitStack
+from datetime import UTC
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,15 @@ from pyspark.testing import assertDataFrameEqual
 
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
+from jobs.transforms.histories import order_histories
 from jobs.transforms.item_positions import ItemPositions
-from jobs.transforms.sequences import LastTokens, build_sequences, collect_if_small, order_histories
+from jobs.transforms.sequences import LastTokens, build_sequences, collect_if_small
+from schemas.behaviours import ItemKind
+from schemas.tables import SEQUENCES
 
-SEQUENCE = "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint"
+
+def sequences(spark: SparkSession, *rows: tuple[str, bool, int, int, list[int], int]) -> DataFrame:
+    return spark.createDataFrame([(*row, None, None) for row in rows], SEQUENCES.ddl)
 
 
 def config(max_length: int = 3, **more: str) -> PipelineConfig:
@@ -38,31 +44,31 @@ def test_events_are_ordered_by_time_whatever_their_order_in_the_file(spark: Spar
     events = visits(spark, (1, "03", 30), (1, "01", 10), (2, "01", 30), (1, "02", 20))
     built = build_sequences(events, vocabulary(spark, u10=3, u20=4, u30=5), "page_visit", config(), cached)
     expected = [("page_visit", False, 3, 1, [3, 4, 5], 3), ("page_visit", False, 1, 2, [5], 1)]
-    assertDataFrameEqual(built, spark.createDataFrame(expected, SEQUENCE))
+    assertDataFrameEqual(built, sequences(spark, *expected))
 
 
 def test_events_with_equal_timestamps_are_ordered_by_item_as_a_number(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, (1, "01", 10), (1, "01", 9), (1, "01", 100))
     built = build_sequences(events, vocabulary(spark, u10=3, u9=5, u100=4), "page_visit", config(), cached)
-    assertDataFrameEqual(built, spark.createDataFrame([("page_visit", False, 3, 1, [5, 3, 4], 3)], SEQUENCE))
+    assertDataFrameEqual(built, sequences(spark, ("page_visit", False, 3, 1, [5, 3, 4], 3)))
 
 
 def test_a_long_sequence_keeps_its_last_tokens_and_counts_all_events(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, *((1, f"{second:02d}", second) for second in range(1, 6)))
     tokens = {f"u{item}": item + 2 for item in range(1, 6)}
     built = build_sequences(events, vocabulary(spark, **tokens), "page_visit", config(max_length=2), cached)
-    assertDataFrameEqual(built, spark.createDataFrame([("page_visit", False, 2, 1, [6, 7], 5)], SEQUENCE))
+    assertDataFrameEqual(built, sequences(spark, ("page_visit", False, 2, 1, [6, 7], 5)))
 
 
 def test_rare_items_are_dropped_or_kept_as_unk(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, (1, "01", 10), (1, "02", 99), (2, "01", 99))
     words = vocabulary(spark, u10=3)
     dropped = build_sequences(events, words, "page_visit", config(), cached)
-    assertDataFrameEqual(dropped, spark.createDataFrame([("page_visit", False, 1, 1, [3], 1)], SEQUENCE))
+    assertDataFrameEqual(dropped, sequences(spark, ("page_visit", False, 1, 1, [3], 1)))
     as_unk = config(**{"behaviours.page_visit.keep_rare_as_unk": "true"})
     kept = build_sequences(events, words, "page_visit", as_unk, cached)
     expected = [("page_visit", False, 3, 1, [3, 2], 2), ("page_visit", False, 1, 2, [2], 1)]
-    assertDataFrameEqual(kept, spark.createDataFrame(expected, SEQUENCE))
+    assertDataFrameEqual(kept, sequences(spark, *expected))
 
 
 def test_about_the_asked_share_of_clients_is_held_out_by_a_hash_of_the_seed(
@@ -94,6 +100,15 @@ def test_histories_shrunk_piece_by_piece_give_the_sequences_of_whole_ones(piece_
         gathered = last.shrink(pa.concat_tables([gathered, piece], promote_options="permissive").combine_chunks())
     assert gathered.num_rows <= 12 * max_length
     assert last.finish(gathered).to_pylist() == last.finish(last.pack(rows)).to_pylist()
+
+
+def test_an_encoder_of_one_behaviour_that_asks_gets_the_time_of_each_event() -> None:
+    rows = random_tokens(np.random.default_rng(1), n_rows=50, n_clients=3)
+    last = LastTokens(4, config().sequences, seed=1, has_events=True)
+    for found in last.finish(last.pack(rows)).to_pylist():
+        own = sorted(row["timestamp"] for row in rows.to_pylist() if row["client_id"] == found["client_id"])
+        assert found["timestamps"] == [int(time.replace(tzinfo=UTC).timestamp()) for time in own[-4:]]
+        assert found["event_types"] == [1] * 4
 
 
 def test_a_client_of_many_events_is_shrunk_among_any_number_of_others_and_a_few_repeats_are_left_alone() -> None:
@@ -145,9 +160,9 @@ def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
         (client, f"{second:02d}", (client * 7 + second * 5) % 23) for client in range(20) for second in (1, 1, 2, 2, 3)
     ]
     events, words = visits(spark, *rows), vocabulary(spark, **{f"u{item}": 30 - item for item in range(0, 23, 2)})
-    small = collect_if_small(words, 12, "page_visit", settings)
+    small = collect_if_small(words, 12, ItemKind.ID, settings.sequences)
     assert isinstance(small, ItemPositions)
-    assert collect_if_small(words, 10**9, "page_visit", settings) is words
+    assert collect_if_small(words, 10**9, ItemKind.ID, settings.sequences) is words
     found, joined = (
         sorted(build_sequences(events, form, "page_visit", settings, cached).collect()) for form in (small, words)
     )
@@ -156,7 +171,7 @@ def test_a_small_vocabulary_is_looked_up_in_the_tasks_with_the_result_of_a_join(
 
 
 def test_a_small_vocabulary_leaves_the_executors_when_the_stack_is_closed(spark: SparkSession) -> None:
-    words = collect_if_small(vocabulary(spark, u10=3), 1, "page_visit", config())
+    words = collect_if_small(vocabulary(spark, u10=3), 1, ItemKind.ID, config().sequences)
     with ExitStack() as cached:
         built = build_sequences(visits(spark, (1, "01", 10)), words, "page_visit", config(), cached)
         assert built.count() == 1

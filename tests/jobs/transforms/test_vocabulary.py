@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.testing import assertDataFrameEqual
 
-from jobs.transforms.vocabulary import build_vocabulary, collect_summaries
+from conf.inputs import BehaviourSettings
+from jobs.transforms.vocabulary import build_vocabulary, collect_summaries, merge_counts, number_items
 from schemas.tables import VOCABULARIES
 
 
@@ -36,6 +37,24 @@ def test_ids_do_not_depend_on_the_rows_order_or_partitions(spark: SparkSession, 
     again = build_vocabulary(events.repartition(7).orderBy("url"), "page_visit", "url", 1, cached)
     assertDataFrameEqual(once, again)
     assert sorted(row["token_id"] for row in once.collect()) == list(range(3, 303))
+
+
+def test_merged_behaviours_share_the_items_of_one_name_and_keep_what_one_of_them_keeps(
+    spark: SparkSession, cached: ExitStack
+) -> None:
+    behaviours = {
+        "product_buy": BehaviourSettings("sku", min_count=2),
+        "add_to_cart": BehaviourSettings("sku", min_count=3),
+        "page_visit": BehaviourSettings("url", min_count=2),
+    }
+    counted = {"product_buy": {5: 2, 6: 1, 7: 1}, "add_to_cart": {5: 2, 6: 3, 7: 2}, "page_visit": {5: 9, 7: 1, 8: 4}}
+    counts = {
+        name: spark.createDataFrame([*own.items()], f"{behaviours[name].item} bigint, n_events bigint")
+        for name, own in counted.items()
+    }
+    built = number_items(merge_counts(counts, behaviours), "mixed", cached)
+    expected = [("mixed", "url 5", 3, 9), ("mixed", "sku 5", 4, 4), ("mixed", "sku 6", 5, 4), ("mixed", "url 8", 6, 4)]
+    assertDataFrameEqual(built, spark.createDataFrame(expected, VOCABULARIES.ddl))
 
 
 def test_the_fingerprint_changes_with_any_pairing_and_only_then(spark: SparkSession) -> None:

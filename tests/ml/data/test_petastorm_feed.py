@@ -16,6 +16,7 @@ import pytest
 
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
+from ml.data.arrow_rows import columns_to_read
 from ml.data.petastorm_feed import PetastormFeed, _open_reader, read_ahead, read_shard, shuffled_batches
 from ml.data.sequence_batch import Feed, SequenceBatch, Sequences, Tokens
 from ml.data.sharding import FeedFile, Shard, shard_files
@@ -215,6 +216,49 @@ def test_ranks_that_share_files_keep_different_rows(tmp_path: Path) -> None:
     file = write_file(tmp_path, "f.parquet", numbered(100, 20), 4)
     kept = [last_tokens(read_shard(shard_files([file], rank, 2), seed=5)) for rank in range(2)]
     assert sorted(kept[0] + kept[1]) == list(range(100, 120))
+
+
+def write_events(
+    folder: Path, sequences: list[list[int]], width: int, n_chunks: int = 1, name: str = "events.parquet"
+) -> FeedFile:
+    """A file whose event types are the token ids' last digits, and times these times ten."""
+    columns = {
+        "token_ids": pa.array(sequences, pa.list_(pa.int32())),
+        "event_types": pa.array([[token % 10 for token in row] for row in sequences], pa.list_(pa.int8())),
+        "timestamps": pa.array([[token * 10 for token in row] for row in sequences], pa.list_(pa.int64())),
+    }
+    pq.write_table(pa.table(columns), folder / name, row_group_size=2)
+    return FeedFile(f"file://{folder / name}", len(sequences) * n_chunks, width, n_chunks)
+
+
+def test_event_types_and_times_come_aligned_with_the_tokens_to_an_encoder_that_reads_them(tmp_path: Path) -> None:
+    file = write_events(tmp_path, [[11, 12, 13], [24, 25], [31, 32, 33]], width=4)
+    feed = PetastormFeed([file], [file], 8, SETTINGS, 0, 1, seed=1, has_events=True)
+    for batches in (feed.training(epoch=1), feed.validation()):
+        for batch in batches:
+            assert (batch.event_types.dtype, batch.timestamps.dtype) == (np.int8, np.int64)
+            np.testing.assert_array_equal(batch.event_types, batch.token_ids % 10)
+            np.testing.assert_array_equal(batch.timestamps, batch.token_ids * 10)
+    assert all(batch.event_types is None for batch in petastorm_feed([file]).training(epoch=1))
+    own_and_shared = read_shard(Shard((file,), own=(file,)), columns=columns_to_read(has_events=True))
+    assert [batch.event_types is None for batch in own_and_shared] == [False] * 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_long_rows_train_in_consecutive_chunks_and_are_validated_by_their_end(tmp_path: Path, world_size: int) -> None:
+    rows = [[first + number for number in range(length)] for first, length in ((10, 6), (30, 5), (50, 6))]
+    training, held_out = write_events(tmp_path, rows, width=3, n_chunks=2), write_events(tmp_path, rows, width=3)
+    short = write_events(tmp_path, [[71, 72]], width=3, name="a.parquet")
+    trained, validated, n_batches = [], [], set()
+    for rank in range(world_size):
+        feed = PetastormFeed([short, training], [held_out], 6, SETTINGS, rank, world_size, seed=1, has_events=True)
+        trained += [row for batch in as_lists(feed.training(epoch=1)) for row in batch]
+        validated += [row for batch in as_lists(feed.validation()) for row in batch]
+        n_batches.add(feed.n_batches)
+    chunks = [[10, 11, 12], [13, 14, 15], [32, 33, 34], [50, 51, 52], [53, 54, 55]]
+    assert sorted(trained) == [[PAD, 30, 31], [PAD, 71, 72], *chunks]
+    assert sorted(validated) == [[13, 14, 15], [32, 33, 34], [53, 54, 55]]
+    assert len(n_batches) == 1
 
 
 @pytest.mark.parametrize("batches_ahead", [0, 3])

@@ -1,5 +1,7 @@
 """Batches of aligned columns, and ragged sequences in memory."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -33,6 +35,13 @@ def test_offsets_may_begin_within_a_longer_array() -> None:
     part = Sequences(ROWS.tokens, ROWS.offsets[1:3])
     assert part.padded(np.array([0]), width=4).tolist() == [[PAD, 3, 4, 6]]
     assert part.is_learnable.tolist() == [True]
+
+
+def test_rows_are_cut_into_consecutive_pieces_that_end_with_their_last_tokens() -> None:
+    rows = Sequences.from_rows([[9], [3, 4, 5, 6, 7], [], [5, 6], [1, 2, 3, 4]])
+    pieces = Sequences(rows.tokens, rows.offsets[1:]).cut(2)
+    found = [pieces.tokens[start:end].tolist() for start, end in pairwise(pieces.offsets)]
+    assert found == [[3], [4, 5], [6, 7], [5, 6], [1, 2], [3, 4]]
 
 
 def test_all_columns_of_a_row_are_padded_alike() -> None:
