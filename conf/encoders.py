@@ -81,7 +81,8 @@ class EventEmbeddingSettings(Settings):
     ids: Literal["concatenate", "mean"] = "concatenate"
     """How the two rows that an id is hashed to become ``width`` columns."""
     context: bool | None = None
-    """Whether the five parts below are added to the item; null: where several behaviours are merged."""
+    """Whether the five parts below are added to the item; null: where several behaviours are merged, unless
+    ``event_columns`` is false."""
     event_type: bool = True
     weekday: bool = True
     hour: bool = True
@@ -276,7 +277,7 @@ class EncoderSettings(ModelSettings):
         """Whether what is known of an event beside its item comes in too."""
         chosen = self.event_embedding
         is_any = chosen.event_type or chosen.weekday or chosen.hour or chosen.since_previous or chosen.since_first
-        return is_any and (self.is_merged if chosen.context is None else chosen.context)
+        return is_any and (self.is_merged and self.reads_events if chosen.context is None else chosen.context)
 
     @property
     def reads_events(self) -> bool:

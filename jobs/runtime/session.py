@@ -148,6 +148,9 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False) -> dict[str, str]:
         values["spark.jars.packages"] = delta_package()
         if not os.access(Path.home(), os.W_OK):  # where Ivy keeps what it has fetched, if not told otherwise
             values["spark.jars.ivy"] = str(scratch_folder() / "ivy")
+    if re.fullmatch(r"local(\[.*\])?", settings.master):
+        # Spark draws a secret of its own there; ours would stand on the JVM's command line, for all of the host to read
+        values["spark.authenticate"] = "true"
     if settings.master.startswith("local"):  # all of it on this host
         values |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         values |= {"spark.local.dir": str(scratch_folder()), "spark.executorEnv.TMPDIR": str(scratch_folder())}

@@ -68,9 +68,9 @@ MIXED = "encoders.mixed={behaviours: [page_visit, product_buy, add_to_cart], max
 
 
 def test_an_encoder_of_several_behaviours_has_a_stream_of_its_own_and_the_others_keep_theirs() -> None:
-    config = load_config("demo", [MIXED, "encoders.mixed.history_chunks=3"])
+    config = load_config("demo", ["encoders.mixed=null", MIXED, "encoders.mixed.history_chunks=3"])
     mixed = config.streams()["mixed"]
-    assert [*config.streams()] == [*load_config("demo").streams(), "mixed"]
+    assert [*config.streams()] == [*load_config("demo", ["encoders.mixed=null"]).streams(), "mixed"]
     assert (mixed.behaviours, mixed.max_length) == (("page_visit", "product_buy", "add_to_cart"), 96)
     assert (mixed.has_events, mixed.drops_repeats) == (True, True)
     assert mixed.layout(config.sequences).widths == (1, 8, 32, 64, 96)
@@ -113,9 +113,18 @@ def test_the_end_of_the_windows_is_a_time(end: str, tmp_path: Path) -> None:
     assert load_config(str(tmp_path / "saved.yaml")) == config
 
 
+def test_the_fourth_places_encoder_reads_all_behaviours_in_its_published_size() -> None:
+    config = load_config("fourth_place")
+    assert [*config.encoders] == ["mixed"]
+    mixed = config.encoders["mixed"]
+    assert set(mixed.behaviours) == set(config.behaviours)
+    assert (mixed.hidden_size, mixed.n_layers, mixed.max_length, mixed.table_rows) == (1024, 20, 256, 524_288)
+    assert (mixed.table_kind, mixed.objective, mixed.has_context) == ("events", "next_event", True)
+
+
 def test_an_encoder_is_left_out_by_null() -> None:
     config = load_config("demo", ["encoders.page_visit=null"])
-    assert [*config.encoders] == ["product_buy", "add_to_cart", "remove_from_cart", "search_query"]
+    assert [*config.encoders] == ["product_buy", "add_to_cart", "remove_from_cart", "search_query", "mixed"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +238,7 @@ def test_a_behaviour_that_a_stage_cannot_do_without_is_told_where_it_lacks(tmp_p
 
 
 def test_a_missing_file_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no configuration 'dmeo'.*'demo', 'report'"):
+    with pytest.raises(ConfigError, match=r"no configuration 'dmeo'.*'demo', 'fourth_place', 'report'"):
         load_config("dmeo")
 
 

@@ -4,12 +4,14 @@ import hashlib
 import os
 import shlex
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pyspark
 import pytest
+from pyspark.sql import SparkSession
 
 from conf.spark import SparkSettings
 from jobs.runtime import session
@@ -106,3 +108,27 @@ def test_a_host_name_that_nothing_resolves_is_not_asked_for(monkeypatch: pytest.
     session._own_jvm(SparkSettings(master="local[2]"))
     assert os.environ["SPARK_LOCAL_IP"] == "127.0.0.1"
     assert os.environ["SPARK_LOCAL_HOSTNAME"] == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("master", "is_ours"),
+    [("local", True), ("local[*]", True), ("local[2, 3]", True), ("local-cluster[1,1,1024]", False)],
+)
+def test_a_local_session_draws_a_secret_that_is_on_no_command_line(master: str, is_ours: bool) -> None:
+    values = session._own_jvm(SparkSettings(master=master))
+    assert values.get("spark.authenticate") == ("true" if is_ours else None)
+    assert "secret" not in " ".join(values)
+
+
+def test_no_other_user_of_the_host_is_answered_by_spark(spark: SparkSession) -> None:
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    block_manager = jvm.org.apache.spark.SparkEnv.get().blockManager().blockManagerId().port()
+    ports = [int(spark.sparkContext.getConf().get("spark.driver.port") or 0), int(block_manager)]
+    body = b"OpenBlocks"
+    request = struct.pack(">bqi", 3, 1, len(body)) + body  # an RpcRequest of Spark's network protocol
+    for port in ports:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(struct.pack(">q", 8 + len(request)) + request)
+            answer = connection.recv(65536)
+        assert b"Expected SaslMessage" in answer, port

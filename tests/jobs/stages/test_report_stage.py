@@ -224,7 +224,10 @@ def test_a_damaged_ablation_is_told_with_what_to_do(spark, ablated, content):
 
 def test_a_file_that_cannot_be_read_is_told(workspace):
     (workspace.out / "scores.json").mkdir()
-    with pytest.raises(TableError, match=r"scores\.json: expected a file that can be read, found: Is a directory"):
+    with pytest.raises(
+        TableError,
+        match=r"scores\.json: expected a file that can be read, found: expected a regular file, found a folder",
+    ):
         read_scores(CONFIG, workspace)
 
 

@@ -170,3 +170,4 @@ def test_what_does_not_go_together_is_refused() -> None:
         EventEmbeddingSettings(width=7)
     assert EncoderSettings(behaviours=("page_visit",)).table_kind == "full"
     assert not EncoderSettings(behaviours=("page_visit",), event_columns=True).has_context
+    assert not event_settings(event_columns=False).has_context
