@@ -16,6 +16,7 @@ from conf.encoders import (
     ReconstructionSettings,
 )
 from conf.evaluation import ProbeSettings
+from conf.factorisation import FactorisationSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
 from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
@@ -53,6 +54,7 @@ class PipelineConfig(Settings):
     training: TrainingSettings = field(default_factory=TrainingSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
+    factorisation: FactorisationSettings = field(default_factory=FactorisationSettings)
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     spark: SparkSettings = field(default_factory=SparkSettings)

@@ -4,10 +4,18 @@ BASELINE = "baseline"
 """The organisers' aggregated features."""
 ACTIVITY = "activity"
 """How much each client did, and how recently."""
+COUNTERS = "counters"
+"""What each client did, how often, when, at what prices: docs/counters.md."""
+ALS_CATEGORY = "als_category"
+"""Factors of clients by the categories that they bought and added."""
+ALS_URL = "als_url"
+"""Factors of clients by the pages that they visited."""
 ENSEMBLE = "ensemble"
 """The profile of the encoders' blocks, and of ``activity`` where it is asked for."""
 
 ORACLE = "oracle"
 """The entry that ``ubp generate`` writes beside a simulated shop: what the shop knows of its clients at the cutoff."""
 
-RESERVED = (BASELINE, ACTIVITY, ENSEMBLE, ORACLE)
+ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL)
+"""Made where ``ensemble.blocks`` names them."""
+RESERVED = (BASELINE, ACTIVITY, *ON_REQUEST, ENSEMBLE, ORACLE)

@@ -1,5 +1,6 @@
 """The tables of blocks: what every kind of block writes, and what profiles read."""
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from jobs.storage.workspace import Workspace
 from schemas import columns as c
 from schemas.errors import EntryError
 from schemas.tables import BLOCK_COLUMNS, BLOCKS, CLIENTS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,13 @@ def write_blocks(
     )
     write_table(dated, workspace, BLOCKS, keep_partitions=True, is_log=True, where=where)
     write_table(spark.createDataFrame(columns, BLOCK_COLUMNS.ddl).coalesce(1), workspace, BLOCK_COLUMNS, where=where)
+
+
+def remove_block(spark: SparkSession, name: str, cutoff: datetime, workspace: Workspace) -> None:
+    """Remove the rows of a block that an earlier run made and this one cannot make."""
+    if name in collect_blocks(spark, workspace):
+        log.info("  %s: its rows of an earlier run are removed", name)
+        write_blocks([], spark.createDataFrame([], BLOCKS.ddl).drop(c.CUTOFF), cutoff, workspace, former=[name])
 
 
 def collect_blocks(spark: SparkSession, workspace: Workspace) -> dict[str, Block]:

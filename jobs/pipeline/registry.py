@@ -17,6 +17,7 @@ from jobs.storage.files import write_text
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, log_size, read_metrics
 from jobs.storage.provenance import MODELS, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
+from schemas.blocks import ALS_CATEGORY, ALS_URL, COUNTERS, ON_REQUEST
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -29,13 +30,15 @@ SETTINGS = {
     "vocabulary": ("behaviours.*.min_count", "streams.*.behaviours"),
     "sequences": ("seed", "sequences.*", "streams.*", "behaviours.*.keep_rare_as_unk"),
     "train": ("encoders.{encoder}.*",),
-    "counters": ("ensemble.activity", "ensemble.activity_days"),
+    "counters": ("ensemble.activity", "ensemble.activity_days", f"ensemble.blocks.{COUNTERS}"),
+    "factorisation": ("factorisation.*", *(f"ensemble.blocks.{name}" for name in (ALS_CATEGORY, ALS_URL))),
     "embed": ("encoders.*.inference.*",),
     "profile": ("ensemble.*",),
     "probe": ("probe.*",),
 }
 """Stage -> the settings that its output depends on, and not by what it reads. ``streams.<name>`` is what the encoders
-of a stream ask for together (``conf.sequences.Stream``). What completes encoders (``model``, ...) is theirs.
+of a stream ask for together (``conf.sequences.Stream``), ``ensemble.blocks.<name>`` whether a block that is made on
+request is asked for. What completes encoders (``model``, ...) is theirs.
 """
 WITHOUT_EFFECT = (
     "ingest.count_duplicates",
@@ -202,7 +205,13 @@ STAGES = (
     ),
     Stage(
         "counters",
-        "how much each client did, and how recently, as a block",
+        "what each client did, how often and when, as blocks",
+        needs=("ingest", "split"),
+        reads_ingested=True,
+    ),
+    Stage(
+        "factorisation",
+        "factors of clients by categories and pages, as blocks",
         needs=("ingest", "split"),
         reads_ingested=True,
     ),
@@ -210,7 +219,7 @@ STAGES = (
     Stage(
         "profile",
         "profiles composed of blocks, and their entries",
-        needs=("split", "baseline", "counters", "embed"),
+        needs=("split", "baseline", "counters", "factorisation", "embed"),
         file="profiles",
     ),
     Stage(
@@ -237,6 +246,7 @@ STAGES = (
             "train",
             "baseline",
             "counters",
+            "factorisation",
             "embed",
             "profile",
             "probe",
@@ -249,6 +259,7 @@ STAGE_NAMES = [stage.name for stage in STAGES]
 def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dict[str, Any]]:
     """Output -> dotted setting -> value, of those that it depends on, see ``SETTINGS``."""
     values = dict(flat_settings(asdict(config)))
+    values |= {f"ensemble.blocks.{name}": name in config.ensemble.named_blocks for name in ON_REQUEST}
     for name, stream in config.streams().items():
         values[f"streams.{name}.max_length"] = stream.max_length
         # without what says nothing, so that a table of an earlier version is not taken for another one

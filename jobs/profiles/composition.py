@@ -19,7 +19,7 @@ from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, Composition, fit_composition, prepare_vectors
 from ml.profiles.moments import Moments
 from schemas import columns as c
-from schemas.blocks import ACTIVITY
+from schemas.blocks import ACTIVITY, ON_REQUEST
 from schemas.errors import EntryError
 from schemas.tables import CLIENTS, PROFILES
 
@@ -49,7 +49,7 @@ def collect_profile_blocks(
 ) -> tuple[list[Block], list[Block]]:
     """The blocks of ``ensemble`` and the further ones that ``ensemble.blocks`` names, in the profiles' order.
 
-    An encoder without a block is left out: it had nothing to train on.
+    An encoder without a block is left out: it had nothing to train on; so is a block that its stage could not make.
 
     Raises
     ------
@@ -65,6 +65,9 @@ def collect_profile_blocks(
         )
     for name in (name for name in config.encoders if name not in found):
         log.info("  %s: left out: the encoder has no block", name)
+    for name in (name for name in ON_REQUEST if name in further and name not in found):
+        log.info("  %s: left out: its stage found too little to make it from", name)
+        further.remove(name)
     for name in (*own, *further):
         if name not in found:
             raise EntryError(

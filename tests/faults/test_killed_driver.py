@@ -37,6 +37,7 @@ BEGUN = {
     "ingest": "tables/*/part-*", "split": "tables/windows/part-*", "vocabulary": "tables/vocabularies/**/part-*",
     "sequences": "tables/sequences/**/part-*", "train": "checkpoints/*/*run.safetensors*",
     "baseline": "tables/blocks/block=baseline/**/part-*", "counters": "tables/blocks/block=activity/**/part-*",
+    "factorisation": "tables/blocks/block=als_url/**/part-*",
     "embed": "tables/blocks/block=product_buy/**/part-*", "profile": "tables/profiles/**/part-*",
     "targets": "tables/labels/**/part-*", "probe": "tables/scores/**/part-*",
 }  # fmt: skip
@@ -49,6 +50,7 @@ WRITTEN = {
     "train": [f"models/{name}/config.json" for name in MODELS],
     "baseline": ["tables/block_columns/block=baseline/part-*"],
     "counters": ["tables/block_columns/block=activity/part-*"],
+    "factorisation": ["tables/block_columns/block=als_url/part-*"],
     "embed": [f"tables/block_columns/block={name}/part-*" for name in MODELS],
     "profile": [f"entries/{name}/embeddings.npy" for name in ENTRIES],
     "targets": ["tables/labels/_delta_log/*.json", "tables/targets/_delta_log/*.json"],

@@ -69,7 +69,9 @@ def test_each_output_is_told_with_what_it_was_made_from(place: Workspace) -> Non
             f"models/{name}": f"{MADE} up to date vocabulary (vocabularies 3), sequences (sequences 3)"
             for name in ENCODERS
         },
-        **dict.fromkeys(("baseline", "counters", "embed", "profile", "targets", "probe", "report"), "not made"),
+        **dict.fromkeys(
+            ("baseline", "counters", "factorisation", "embed", "profile", "targets", "probe", "report"), "not made"
+        ),
     }
 
 

@@ -66,6 +66,10 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
         ("encoders.page_visit.loss.n_negatives=3", "train"),
         ("inference.pooling=last", "embed"),
         ("ensemble.activity=false", "counters"),
+        ("ensemble.blocks=[baseline,counters]", "counters"),
+        ("ensemble.blocks=[baseline,als_url]", "factorisation"),
+        ("factorisation.factors=32", "factorisation"),
+        ("ensemble.blocks=[]", "profile"),
         ("ensemble.blocks_weight=2", "profile"),
         ("probe.epochs=1", "probe"),
         ("spark.driver_memory=3g", "ingest"),  # nothing is out of date: the run begins anew

@@ -1,0 +1,22 @@
+"""Settings of the blocks ``als_category`` and ``als_url``."""
+
+from dataclasses import dataclass
+
+from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+
+@dataclass(frozen=True)
+class FactorisationSettings(Settings):
+    """Implicit ALS (Hu, Koren and Volinsky 2008) of clients and items, by Spark MLlib."""
+
+    factors: PositiveInt = 64
+    """Columns of each block."""
+    seed: NonNegativeInt = 2025
+    iterations: PositiveInt = 10
+    regularisation: NonNegativeFloat = 0.1
+    alpha: PositiveFloat = 1.0
+    """A pair of weight w is preferred with confidence 1 + alpha w."""
+    max_other_clients: NonNegativeInt = 100_000
+    """Clients beside those to profile that are factorised with them: the most active ones."""
+    max_items: PositiveInt = 100_000
+    """The most frequent items; the others are left out."""

@@ -1,0 +1,132 @@
+"""Events -> factors of clients: implicit ALS of who did how much with which category or page.
+
+The weights and the 64 factors are those of the 2nd place of RecSys Challenge 2025.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import datetime
+from functools import reduce
+
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from conf.factorisation import FactorisationSettings
+from conf.inputs import BehaviourSettings
+from jobs.blocks.table import Block
+from jobs.runtime.caching import cache_rows
+from jobs.transforms.ranks import with_global_rank
+from jobs.transforms.windows import events_before
+from schemas import columns as c
+from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY
+from schemas.blocks import ALS_CATEGORY, ALS_URL
+
+WEIGHTS = {ALS_CATEGORY: {PRODUCT_BUY: 3.0, ADD_TO_CART: 1.0}, ALS_URL: {PAGE_VISIT: 1.0}}
+"""Block -> behaviour -> weight of one event."""
+
+ITEM, WEIGHT, CLIENT_NUMBER, ITEM_NUMBER = "item", "weight", "client_number", "item_number"
+
+log = logging.getLogger(__name__)
+
+
+def weigh_pairs(
+    name: str,
+    events: Mapping[str, DataFrame],
+    products: DataFrame,
+    cutoff: datetime,
+    behaviours: Mapping[str, BehaviourSettings],
+) -> DataFrame | None:
+    """One row per client and item that it has events of before the cutoff: ``client_id``, ``item``, ``weight``.
+
+    None where the configuration has none of the block's behaviours.
+
+    Parameters
+    ----------
+    name : ``als_category``, whose items are the categories of skus, or ``als_url``, whose items are those of visits
+    products : product_properties, for categories
+    """
+    parts = []
+    for behaviour, weight in WEIGHTS[name].items():
+        if behaviour not in behaviours or (name == ALS_CATEGORY and behaviours[behaviour].item != c.SKU):
+            continue
+        rows, item = events_before(events[behaviour], cutoff), behaviours[behaviour].item
+        if name == ALS_CATEGORY:
+            rows, item = rows.join(products.select(c.SKU, c.CATEGORY), on=c.SKU), c.CATEGORY
+        parts.append(rows.select(c.CLIENT_ID, F.col(item).alias(ITEM), F.lit(weight).alias(WEIGHT)))
+    if not parts:
+        return None
+    known = reduce(DataFrame.unionAll, parts).filter(F.col(ITEM).isNotNull())
+    return known.groupBy(c.CLIENT_ID, ITEM).agg(F.sum(WEIGHT).alias(WEIGHT))
+
+
+def collect_factors(
+    name: str,
+    pairs: DataFrame | None,
+    clients: DataFrame,
+    settings: FactorisationSettings,
+    checkpoints: str,
+    cached: ExitStack,
+) -> tuple[Block, DataFrame] | None:
+    """A block, and one row per client with a pair: ``client_id``, ``vector``.
+
+    None, with a line that says why, where there are too few pairs for so many factors.
+
+    Parameters
+    ----------
+    pairs : as ``weigh_pairs`` gives them, of all clients
+    clients : who gets a vector; the most active others take part too
+    checkpoints : URL of a folder that all executors reach: each iteration adds to what a lost task would repeat, and a
+        task that is told of ten of them overflows the JVM's stack
+    cached : keeps what is numbered cached; close it after the write
+    """
+    of = ", ".join(WEIGHTS[name])
+    if pairs is None:
+        log.info("  %s: left out: the configuration has none of %s", name, of)
+        return None
+    pairs.sparkSession.sparkContext.setCheckpointDir(checkpoints)
+    numbered = number_pairs(cache_rows(pairs, cached), clients, settings, cached).checkpoint()
+    n_pairs = numbered.count()
+    if n_pairs < settings.factors:
+        log.info(
+            "  %s: left out: %d pairs of a client and an item in %s, fewer than factorisation.factors=%d",
+            name, n_pairs, of, settings.factors,
+        )  # fmt: skip
+        return None
+    als = ALS(
+        rank=settings.factors,
+        maxIter=settings.iterations,
+        regParam=settings.regularisation,
+        alpha=settings.alpha,
+        implicitPrefs=True,
+        checkpointInterval=2,
+        seed=settings.seed,
+        userCol=CLIENT_NUMBER,
+        itemCol=ITEM_NUMBER,
+        ratingCol=WEIGHT,
+    )
+    factors = als.fit(numbered.select(CLIENT_NUMBER, ITEM_NUMBER, F.col(WEIGHT).cast("float"))).userFactors
+    own = numbered.select(c.CLIENT_ID, F.col(CLIENT_NUMBER).alias("id")).distinct()
+    vectors = own.join(factors, on="id").select(c.CLIENT_ID, F.col("features").alias(c.VECTOR))
+    columns = tuple(f"{name}/{number}" for number in range(settings.factors))
+    return Block(name, columns, f"implicit ALS of {n_pairs} pairs of a client and an item in {of}"), vectors
+
+
+def number_pairs(pairs: DataFrame, clients: DataFrame, settings: FactorisationSettings, cached: ExitStack) -> DataFrame:
+    """The pairs to factorise: ``client_id``, ``client_number``, ``item_number``, ``weight``; ALS takes ints.
+
+    Numbers follow falling weight, then id, so that they depend on the pairs alone; the given clients come first.
+    """
+    is_given = clients.select(c.CLIENT_ID, F.lit(True).alias("is_given"))
+    totals = pairs.groupBy(c.CLIENT_ID).agg(F.sum(WEIGHT).alias("total")).join(is_given, on=c.CLIENT_ID, how="left")
+    given_first = [F.col("is_given").desc_nulls_last(), F.col("total").desc(), F.col(c.CLIENT_ID)]
+    of_clients = with_global_rank(totals, given_first, CLIENT_NUMBER, cached)
+    n_kept = of_clients.filter("is_given").count() + settings.max_other_clients
+    totals = pairs.groupBy(ITEM).agg(F.sum(WEIGHT).alias("total"))
+    of_items = with_global_rank(totals, [F.col("total").desc(), F.col(ITEM)], ITEM_NUMBER, cached)
+    client_number, item_number = (F.col(name).cast("int").alias(name) for name in (CLIENT_NUMBER, ITEM_NUMBER))
+    kept_clients = of_clients.filter(F.col(CLIENT_NUMBER) < n_kept).select(c.CLIENT_ID, client_number)
+    kept_items = of_items.filter(F.col(ITEM_NUMBER) < settings.max_items).select(ITEM, item_number)
+    kept = pairs.join(kept_clients, on=c.CLIENT_ID).join(kept_items, on=ITEM)
+    return kept.select(c.CLIENT_ID, CLIENT_NUMBER, ITEM_NUMBER, WEIGHT)

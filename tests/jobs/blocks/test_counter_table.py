@@ -1,0 +1,111 @@
+"""The definitions of counters: each column against plain Python, how many there are, the page that is made of them."""
+
+from dataclasses import astuple
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from counted_by_hand import Event, count_by_hand
+
+from conf.load import load_config
+from jobs.blocks.counter_table import GROUPS, describe_counters, list_counters
+from jobs.transforms import client_log
+from jobs.transforms.client_log import LOG_DDL, build_log, keep_last_events
+
+CUTOFF = datetime(2022, 9, 1)
+BEHAVIOURS = load_config("report").behaviours
+COUNTERS = list(list_counters(BEHAVIOURS))
+ARROW = {"bigint": pa.int64(), "int": pa.int32(), "double": pa.float64(), "timestamp_ntz": pa.timestamp("us")}
+SCHEMA = pa.schema([(name, ARROW[kind]) for name, kind in (part.split() for part in LOG_DDL.split(", "))])
+
+
+def random_events(seed: int = 1, n_events: int = 600, n_clients: int = 12) -> list[Event]:
+    """Clients of very different sizes; whole days, equal times, sessions, months, products without a price or name."""
+    rng = np.random.default_rng(seed)
+    clients = rng.choice(
+        n_clients, n_events, p=np.arange(1, n_clients + 1) ** 2 / sum(np.arange(1, n_clients + 1) ** 2)
+    )
+    events = []
+    for client in clients.tolist():
+        behaviour = str(rng.choice(list(BEHAVIOURS)[: 2 + client % 4]))
+        seconds = int(rng.choice([1, 60, 7 * 86_400, 14 * 86_400, rng.integers(1, 100 * 86_400)]))
+        seconds += int(rng.choice([0, 0, 25, 31])) * 60  # a session goes on, or another begins
+        item, of_sku = int(rng.integers(30)), BEHAVIOURS[behaviour].item == "sku"
+        category = item % 5 if of_sku and item % 7 else None
+        price = float(item * 37 % 100) if of_sku and item % 3 else None
+        cluster = item % 6 if of_sku and item % 4 else None
+        has_category = category is not None
+        popularity = None if behaviour == "search_query" else float(item + 1)
+        known = (popularity, float(category * 9) if has_category else None, 50.0 + item % 5 if has_category else None)
+        time = CUTOFF - timedelta(seconds=seconds)
+        events.append(Event(client, time, behaviour, item if of_sku else 100 + item, category, price, cluster, *known))
+    return events
+
+
+def table_of(events: list[Event]) -> pa.Table:
+    names = list(BEHAVIOURS)
+    rows = [astuple(event) for event in events]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns[2] = [names.index(name) for name in columns[2]]
+    return pa.table([pa.array(own, kind) for own, kind in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
+
+
+def log_of(rows: pa.Table) -> client_log.ClientLog:
+    return build_log(rows, list(BEHAVIOURS), int(np.datetime64(CUTOFF, "us").astype(np.int64)))
+
+
+EVENTS = random_events()
+
+
+@pytest.mark.parametrize("title", GROUPS)
+def test_every_counter_equals_plain_python(title: str) -> None:
+    log = log_of(table_of(EVENTS))
+    own = {client: [event for event in EVENTS if event.client == client] for client in log.client_ids.tolist()}
+    of_group = [counter for counter in COUNTERS if counter.family in GROUPS[title][0]]
+    n_known = 0
+    for counter in of_group:
+        expected = [count_by_hand(counter, events, CUTOFF) for events in own.values()]
+        np.testing.assert_allclose(counter.compute(log), expected, rtol=1e-9, atol=1e-12, err_msg=counter.name)
+        n_known += np.isfinite(expected).sum()
+    assert n_known > 0.5 * len(own) * len(of_group)
+
+
+def test_one_visit_is_enough() -> None:
+    events = [Event(7, CUTOFF - timedelta(hours=3), "page_visit", 100)]
+    log = log_of(table_of(events))
+    for counter in COUNTERS:
+        expected = [count_by_hand(counter, events, CUTOFF)]
+        np.testing.assert_allclose(counter.compute(log), expected, rtol=1e-9, err_msg=counter.name)
+
+
+def test_there_are_the_346_of_the_fourth_place_and_each_name_once() -> None:
+    n_columns = {title: sum(each.family in families for each in COUNTERS) for title, (families, _) in GROUPS.items()}
+    assert list(n_columns.values())[:2] == [205, 141]
+    assert len({counter.name for counter in COUNTERS}) == len(COUNTERS) == 465
+
+
+def test_no_order_of_the_rows_changes_a_number() -> None:
+    rows = table_of(EVENTS)
+    shuffled = rows.take(pa.array(np.random.default_rng(5).permutation(len(EVENTS))))
+    for counter in COUNTERS:
+        assert counter.compute(log_of(rows)).tobytes() == counter.compute(log_of(shuffled)).tobytes(), counter.name
+
+
+def test_a_client_with_too_many_events_keeps_its_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table_of(EVENTS)
+    assert keep_last_events(rows) is rows
+    monkeypatch.setattr(client_log, "MAX_EVENTS", 20)
+    parts = [keep_last_events(rows.slice(start, 200)) for start in (0, 200, 400)]
+    kept, whole = keep_last_events(pa.concat_tables(parts)), keep_last_events(rows)
+    assert log_of(kept).count().max() == 20
+    for counter in COUNTERS:
+        assert counter.compute(log_of(kept)).tobytes() == counter.compute(log_of(whole)).tobytes(), counter.name
+    latest = max(event.time for event in EVENTS if event.client == 11)
+    assert max(kept.filter(pa.compute.equal(kept["client_id"], 11))["timestamp"].to_pylist()) == latest
+
+
+def test_the_page_is_what_the_definitions_say() -> None:
+    page = Path(__file__).parents[3] / "docs" / "counters.md"
+    assert page.read_text() == describe_counters(), "run python -m jobs.blocks.counter_table > docs/counters.md"
