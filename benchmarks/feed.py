@@ -5,7 +5,7 @@
 Writes random sequences (lengths geometric with mean 9.4, cut at 128) in the layout of ``tables/sequences``: files of
 one width, row groups of the configured size. Then, one thread and rank:
 
-- one epoch's rows and tokens per second (padding not counted) of ``PetastormFeed``; of Petastorm with its row groups
+- one epoch's rows and tokens per second (padding not counted) of ``ParquetFeed``; of Petastorm with its row groups
   left as Arrow hands them over; of pyarrow reading the same columns and padding them, the lower bound; and of
   ``ArrayFeed``;
 - memory after each of several epochs;
@@ -33,9 +33,11 @@ import pyarrow.parquet as pq
 from conf.sequences import SequenceSettings
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
-from ml.data.petastorm_feed import PetastormFeed, _read_row_groups
+from ml.data.arrow_rows import sequences_of
+from ml.data.parquet_feed import ParquetFeed
+from ml.data.row_groups import read_row_groups
 from ml.data.sequence_batch import Batches, Feed, SequenceBatch, Sequences, Tokens
-from ml.data.sharding import FeedFile, Shard, group_by_width
+from ml.data.sharding import FeedFile, group_by_width
 from schemas.columns import CLIENT_ID, TOKEN_IDS
 from schemas.tokens import FIRST_ITEM
 
@@ -97,7 +99,8 @@ def read_and_pad(files: list[FeedFile]) -> Iterator[Tokens]:
 def petastorm_row_groups(files: list[FeedFile]) -> Iterator[Sequences]:
     """Petastorm without padding and shuffling of ours."""
     for group in group_by_width(files).values():
-        yield from _read_row_groups(Shard(tuple(group)), SEED)
+        for rows in read_row_groups([file.url for file in group], ["token_ids"], SEED, "petastorm"):
+            yield sequences_of([rows.column("token_ids").combine_chunks()])
 
 
 def show_speed(files: list[FeedFile], sequences: Sequences, feeds: Mapping[str, Feed], repeats: int) -> None:
@@ -196,7 +199,7 @@ def numbered_copies(files: list[FeedFile], folder: Path) -> tuple[list[FeedFile]
 def epoch_order(files: list[FeedFile], buffer_mib: float, tokens_per_batch: int, seed: int) -> list[np.ndarray]:
     """The numbers of the rows of each batch."""
     settings = FeedSettings(shuffle_buffer_mib=buffer_mib)
-    feed = PetastormFeed(files, [], tokens_per_batch, settings, 0, 1, seed)
+    feed = ParquetFeed(files, [], tokens_per_batch, settings, 0, 1, seed)
     return [batch.token_ids[:, -1] - FIRST_ITEM for batch in feed.training(epoch=1)]
 
 
@@ -204,7 +207,7 @@ def show_seeds(files: list[FeedFile], tokens_per_batch: int) -> None:
     """Whether a seed gives its order again, and another seed another."""
 
     def order(seed: int, epoch: int) -> Batches:
-        return PetastormFeed(files, [], tokens_per_batch, FeedSettings(), 0, 1, seed).training(epoch)
+        return ParquetFeed(files, [], tokens_per_batch, FeedSettings(), 0, 1, seed).training(epoch)
 
     def is_same(seed: int, epoch: int) -> bool:
         pairs = itertools.zip_longest(order(SEED, 1), order(seed, epoch), fillvalue=SequenceBatch(np.empty((0, 0))))
@@ -234,13 +237,13 @@ def main() -> None:
         f"{len(sequences):,} rows, {n_tokens:,} tokens ({n_tokens / n_padded:.0%} of the positions), {len(files)} files"
     )
 
-    def petastorm(batches_ahead: int) -> PetastormFeed:
+    def petastorm(batches_ahead: int) -> ParquetFeed:
         settings = FeedSettings(batches_ahead=batches_ahead)
-        return PetastormFeed(files, [], arguments.tokens_per_batch, settings, 0, 1, SEED)
+        return ParquetFeed(files, [], arguments.tokens_per_batch, settings, 0, 1, SEED)
 
     n_ahead = FeedSettings().batches_ahead
     array_feed = ArrayFeed(sequences, Sequences.from_rows([]), WIDTHS, arguments.tokens_per_batch, SEED)
-    feeds = {f"PetastormFeed, {n_ahead} batches ahead": petastorm(n_ahead), "PetastormFeed, none ahead": petastorm(0)}
+    feeds = {f"ParquetFeed, {n_ahead} batches ahead": petastorm(n_ahead), "ParquetFeed, none ahead": petastorm(0)}
     show_memory(petastorm(n_ahead), arguments.epochs)
     show_speed(files, sequences, {**feeds, "ArrayFeed": array_feed}, arguments.repeats)
     show_waiting(feeds, sequences, arguments.most_seconds)

@@ -80,7 +80,10 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True)
 class FeedSettings(Settings):
-    """How a rank reads its files through Petastorm."""
+    """How a rank reads its files."""
+
+    reader: Literal["petastorm", "arrow"] = "petastorm"
+    """``arrow``: by pyarrow alone, where there is no Petastorm; batches are the same, byte for byte."""
 
     shuffle_buffer_mib: PositiveFloat = 32.0
     """Padded rows of one width mixed in memory before batches are cut, over and above the shuffled order of row

@@ -28,7 +28,7 @@ from jobs.transforms.item_attributes import ATTRIBUTE_COLUMNS, read_item_attribu
 from jobs.transforms.vocabulary import collect_summaries
 from ml.compat.allocator import keep_freed_memory
 from ml.data.item_attributes import ItemAttributes
-from ml.data.petastorm_feed import PetastormFeed
+from ml.data.parquet_feed import ParquetFeed
 from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
@@ -71,7 +71,7 @@ class PlannedModel:
 
         def make(tokens_per_batch: int) -> Feed:
             files, share = (self.training_files, self.validation_files), (ranks.rank, ranks.world_size, self.job.seed)
-            return PetastormFeed(*files, tokens_per_batch, self.feed, *share, has_events=self.job.settings.reads_events)
+            return ParquetFeed(*files, tokens_per_batch, self.feed, *share, has_events=self.job.settings.reads_events)
 
         return open_feed(self.job.settings, ranks, make)
 

@@ -1,4 +1,4 @@
-"""The feed from memory; what holds for every feed is in test_petastorm_feed.py."""
+"""The feed from memory; what holds for every feed is in test_parquet_feed.py."""
 
 import subprocess
 import sys

@@ -6,6 +6,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ import pytest
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.arrow_rows import columns_to_read
-from ml.data.petastorm_feed import PetastormFeed, _open_reader, read_ahead, read_shard, shuffled_batches
+from ml.data.parquet_feed import ParquetFeed, read_ahead, read_shard, shuffled_batches
+from ml.data.row_groups import open_petastorm
 from ml.data.sequence_batch import Feed, SequenceBatch, Sequences, Tokens
 from ml.data.sharding import FeedFile, Shard, shard_files
 from schemas.errors import TrainingError
@@ -45,17 +47,18 @@ def files(tmp_path: Path) -> list[FeedFile]:
     return [*narrow, write_file(tmp_path, "w.parquet", numbered(900, 7, length=6), 8)]
 
 
-@pytest.fixture(params=["petastorm", "array"])
+@pytest.fixture(params=["petastorm", "arrow", "array"])
 def make_feed(request: pytest.FixtureRequest, files: list[FeedFile]) -> MakeFeed:
     """Either feed over the same rows, for training and for validation."""
-    if request.param == "petastorm":
-        return lambda rank=0, world_size=1, seed=1: PetastormFeed(files, files, 16, SETTINGS, rank, world_size, seed)
+    if request.param != "array":
+        settings = replace(SETTINGS, reader=request.param)
+        return lambda rank=0, world_size=1, seed=1: ParquetFeed(files, files, 16, settings, rank, world_size, seed)
     rows = Sequences.from_rows([row for i in range(1, 4) for row in numbered(100 * i, 20)] + numbered(900, 7, length=6))
     return lambda rank=0, world_size=1, seed=1: ArrayFeed(rows, rows, (1, 4, 8), 16, seed, rank, world_size)
 
 
-def petastorm_feed(files: list[FeedFile], settings: FeedSettings = SETTINGS) -> PetastormFeed:
-    return PetastormFeed(files, [], 16, settings, rank=0, world_size=1, seed=1)
+def parquet_feed(files: list[FeedFile], settings: FeedSettings = SETTINGS) -> ParquetFeed:
+    return ParquetFeed(files, [], 16, settings, rank=0, world_size=1, seed=1)
 
 
 def last_tokens(batches: Iterator[SequenceBatch[Tokens]]) -> list[int]:
@@ -139,7 +142,7 @@ def test_neither_memory_nor_threads_nor_open_files_grow_over_epochs(make_feed: M
 def test_a_rows_position_in_its_file_says_nothing_of_its_batch(tmp_path: Path) -> None:
     """Row groups of 50 rows, a buffer of about 500: a batch of 40 mixes many groups, and the epoch has no drift."""
     file = write_file(tmp_path, "f.parquet", numbered(100, 2000), 4, row_group=50)
-    feed = PetastormFeed([file], [], 160, FeedSettings(shuffle_buffer_mib=0.008), 0, 1, seed=3)
+    feed = ParquetFeed([file], [], 160, FeedSettings(shuffle_buffer_mib=0.008), 0, 1, seed=3)
     groups = [(batch.token_ids[:, -1] - 100) // 50 for batch in feed.training(epoch=1)]
     assert np.mean([len(np.unique(group)) for group in groups]) > 8
     drift = np.corrcoef(np.concatenate(groups), np.arange(2000))[0, 1]
@@ -167,7 +170,7 @@ def test_a_width_without_a_learnable_row_is_left_out_on_all_ranks_alike(tmp_path
     files = [write_file(tmp_path, "u.parquet", unknown, 2), write_file(tmp_path, "k.parquet", known, 4)]
     rows = Sequences.from_rows([*unknown, *known])
     feeds: list[Feed] = [
-        PetastormFeed(files, [], 8, SETTINGS, rank, 2, seed=1)
+        ParquetFeed(files, [], 8, SETTINGS, rank, 2, seed=1)
         if kind == "petastorm"
         else ArrayFeed(rows, Sequences.from_rows([]), (1, 2, 4), 8, seed=1, rank=rank, world_size=2)
         for rank in range(2)
@@ -185,19 +188,27 @@ def test_rows_with_nothing_to_predict_are_left_out_and_a_feed_of_nothing_else_is
     assert rows.token_ids.tolist() == [[UNK, 9]]
     empty = write_file(tmp_path, "e.parquet", [[UNK, UNK]], width=2)
     with pytest.raises(TrainingError, match=r"none of 1 training sequences holds .*e\.parquet.*; lower .*min_count"):
-        petastorm_feed([empty])
+        parquet_feed([empty])
 
 
 def test_a_rank_whose_own_rows_have_nothing_to_predict_repeats_anothers(tmp_path: Path) -> None:
     file = write_file(tmp_path, "f.parquet", [[UNK, UNK], [UNK, 9]], width=2)
-    feeds = [PetastormFeed([file], [], 4, SETTINGS, rank, 2, seed=1) for rank in range(2)]
+    feeds = [ParquetFeed([file], [], 4, SETTINGS, rank, 2, seed=1) for rank in range(2)]
     assert [as_lists(feed.training(epoch=1)) for feed in feeds] == [[[[UNK, 9]]]] * 2
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_pyarrow_alone_gives_the_batches_of_petastorm_byte_for_byte(files: list[FeedFile], epoch: int) -> None:
+    feeds = [parquet_feed(files, replace(SETTINGS, reader=reader)) for reader in ("petastorm", "arrow")]
+    ours, theirs = ([batch.token_ids.tobytes() for batch in feed.training(epoch)] for feed in feeds)
+    assert ours == theirs
+    assert len(ours) > 3
 
 
 def test_no_row_group_is_lost_to_petastorms_race(files: list[FeedFile], tmp_path: Path) -> None:
     """Petastorm hands out while it is read, at most four row groups ahead, and may report its end in between."""
     many = write_file(tmp_path, "many.parquet", numbered(100, 20), 4, row_group=1)
-    with _open_reader(Shard((many,)), seed=1) as reader:
+    with open_petastorm([many.url], ["token_ids"], seed=1) as reader:
         assert reader.ventilator.completed()
     for seed in range(1, 30):
         assert sum(len(rows) for rows in read_shard(Shard((files[0],)), seed)) == 20
@@ -233,13 +244,13 @@ def write_events(
 
 def test_event_types_and_times_come_aligned_with_the_tokens_to_an_encoder_that_reads_them(tmp_path: Path) -> None:
     file = write_events(tmp_path, [[11, 12, 13], [24, 25], [31, 32, 33]], width=4)
-    feed = PetastormFeed([file], [file], 8, SETTINGS, 0, 1, seed=1, has_events=True)
+    feed = ParquetFeed([file], [file], 8, SETTINGS, 0, 1, seed=1, has_events=True)
     for batches in (feed.training(epoch=1), feed.validation()):
         for batch in batches:
             assert (batch.event_types.dtype, batch.timestamps.dtype) == (np.int8, np.int64)
             np.testing.assert_array_equal(batch.event_types, batch.token_ids % 10)
             np.testing.assert_array_equal(batch.timestamps, batch.token_ids * 10)
-    assert all(batch.event_types is None for batch in petastorm_feed([file]).training(epoch=1))
+    assert all(batch.event_types is None for batch in parquet_feed([file]).training(epoch=1))
     own_and_shared = read_shard(Shard((file,), own=(file,)), columns=columns_to_read(has_events=True))
     assert [batch.event_types is None for batch in own_and_shared] == [False] * 4
 
@@ -251,7 +262,7 @@ def test_long_rows_train_in_consecutive_chunks_and_are_validated_by_their_end(tm
     short = write_events(tmp_path, [[71, 72]], width=3, name="a.parquet")
     trained, validated, n_batches = [], [], set()
     for rank in range(world_size):
-        feed = PetastormFeed([short, training], [held_out], 6, SETTINGS, rank, world_size, seed=1, has_events=True)
+        feed = ParquetFeed([short, training], [held_out], 6, SETTINGS, rank, world_size, seed=1, has_events=True)
         trained += [row for batch in as_lists(feed.training(epoch=1)) for row in batch]
         validated += [row for batch in as_lists(feed.validation()) for row in batch]
         n_batches.add(feed.n_batches)
@@ -268,15 +279,15 @@ def test_a_file_that_is_gone_or_damaged_or_holds_other_rows_is_an_error_of_the_c
     settings = FeedSettings(batches_ahead=batches_ahead)
     gone = FeedFile(f"file://{tmp_path}/gone.parquet", 20, 4)
     with pytest.raises(TrainingError, match=r"cannot read .*gone\.parquet"):
-        next(petastorm_feed([gone], settings).training(epoch=1))
+        next(parquet_feed([gone], settings).training(epoch=1))
     file = write_file(tmp_path, "f.parquet", numbered(100, 20), 4)
     with pytest.raises(TrainingError, match="read 20 of 21 rows"):
-        list(petastorm_feed([FeedFile(file.url, 21, 4)], settings).training(epoch=1))
+        list(parquet_feed([FeedFile(file.url, 21, 4)], settings).training(epoch=1))
     content = Path(file.url[7:]).read_bytes()
     n_footer = int.from_bytes(content[-8:-4], "little") + 8
     Path(file.url[7:]).write_bytes(content[:4].ljust(len(content) - n_footer, b"\0") + content[-n_footer:])
     with pytest.raises(TrainingError, match="cannot read"):
-        list(petastorm_feed([file], settings).training(epoch=1))
+        list(parquet_feed([file], settings).training(epoch=1))
 
 
 def test_batches_mix_rows_of_several_row_groups() -> None:

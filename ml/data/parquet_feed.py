@@ -1,21 +1,17 @@
-"""Batches of one rank, read by Petastorm from exactly the files it is given."""
+"""Batches of one rank, read by Petastorm, or by pyarrow alone, from exactly the files it is given."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
-from urllib.parse import unquote
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from petastorm import make_batch_reader
-from petastorm.workers_pool import EmptyResultError
 
 from conf.training import FeedSettings
-from ml.compat.petastorm_race import wait_until_all_is_handed_out
 from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.data.batching import cut, read_ahead, rows_per_batch
+from ml.data.row_groups import Reader, read_row_groups
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
     FeedFile,
@@ -30,7 +26,7 @@ from schemas.columns import TOKEN_IDS
 from schemas.errors import TrainingError
 
 
-class PetastormFeed:
+class ParquetFeed:
     """A feed (``ml.data.sequence_batch.Feed``) that reads Parquet files, each of one width.
 
     Parameters
@@ -57,11 +53,12 @@ class PetastormFeed:
         has_events: bool = False,
     ) -> None:
         self._columns = columns_to_read(has_events)
+        self._read = partial(read_shard, columns=self._columns, reader=settings.reader)
         groups = group_by_width(training_files)
         # All ranks ask this of the files of all ranks, so that they keep the same widths and take the same steps. Each
         # reads one row group a width, unless the first ones hold nothing to learn.
         self._training_files = {
-            width: files for width, files in groups.items() if any(map(_holds_learnable_row, files))
+            width: files for width, files in groups.items() if any(map(self._holds_learnable_row, files))
         }
         if not self._training_files:
             of_all = [file for files in groups.values() for file in files]
@@ -117,7 +114,7 @@ class PetastormFeed:
         while True:
             generator = np.random.default_rng((self._seed, epoch, width, turn))
             # where ranks read the same files, they must agree on the order to keep different rows of it
-            with contextlib.closing(read_shard(shard, int(generator.integers(1, 2**31)), self._columns)) as chunks:
+            with contextlib.closing(self._read(shard, int(generator.integers(1, 2**31)))) as chunks:
                 batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
                 first = next(batches, None)
                 if first is None:
@@ -132,17 +129,18 @@ class PetastormFeed:
         for width, files in self._validation_files.items():
             n_rows = rows_per_batch(self._tokens_per_batch, width)
             shard = shard_files(files, self._rank, self._world_size)
-            with contextlib.closing(read_shard(shard, columns=self._columns)) as chunks:
+            with contextlib.closing(self._read(shard)) as chunks:
                 for chunk in chunks:
                     yield from cut(chunk, n_rows)
 
+    def _holds_learnable_row(self, file: FeedFile) -> bool:
+        with contextlib.closing(self._read(Shard((file,)))) as chunks:
+            return any(len(chunk) > 0 for chunk in chunks)
 
-def _holds_learnable_row(file: FeedFile) -> bool:
-    with contextlib.closing(read_shard(Shard((file,)))) as chunks:
-        return any(len(chunk) > 0 for chunk in chunks)
 
-
-def read_shard(shard: Shard, seed: int | None = None, columns: Sequence[str] = (TOKEN_IDS,)) -> Batches:
+def read_shard(
+    shard: Shard, seed: int | None = None, columns: Sequence[str] = (TOKEN_IDS,), reader: Reader = "petastorm"
+) -> Batches:
     """The shard's learnable rows, or the sequences that they are cut into, one batch per row group.
 
     Row groups come in an order drawn from ``seed``, those of the rank's own files and of shared ones each for
@@ -162,11 +160,11 @@ def read_shard(shard: Shard, seed: int | None = None, columns: Sequence[str] = (
     if shard.own:
         parts = [Shard(shard.own), replace(shard, own=())]
         for part in parts[:: -1 if (seed or 0) % 2 else 1]:  # what ranks share comes first in every other epoch
-            yield from read_shard(part, seed, columns)
+            yield from read_shard(part, seed, columns, reader)
         return
     n_seen, width = 0, shard.files[0].width
     is_cut = any(file.n_chunks > 1 for file in shard.files)  # rows of its other files are no longer than a chunk
-    for rows in _read_row_groups(shard, seed, columns):
+    for rows in _sequences(shard, seed, columns, reader):
         if is_cut:
             rows = rows.cut(width)
         # row r of the shard's files is this rank's if r % stride == offset; n_seen of them came before this row group
@@ -201,37 +199,12 @@ def shuffled_batches(
         yield from cut(concatenate(pool)[generator.permutation(n_pooled)], n_rows)
 
 
-def _read_row_groups(shard: Shard, seed: int | None, columns: Sequence[str]) -> Iterator[Sequences]:
-    """Row group by row group as Arrow holds them: Petastorm's own arrays would need rows of one length."""
+def _sequences(shard: Shard, seed: int | None, columns: Sequence[str], reader: Reader) -> Iterator[Sequences]:
+    """The rows of each row group as Arrow holds them."""
     try:
-        with _open_reader(shard, seed, columns) as reader:
-            while True:
-                rows = reader._workers_pool.get_results()
-                yield sequences_of([rows.column(name).combine_chunks() for name in columns])
-    except EmptyResultError:
-        return
+        for rows in read_row_groups([file.url for file in shard.files], columns, seed, reader):
+            yield sequences_of([rows.column(name).combine_chunks() for name in columns])
     except (OSError, pa.ArrowException) as error:
         raise TrainingError(
             f"cannot read the sequences that training began with: {error}; were their files vacuumed or moved?"
         ) from error
-
-
-@contextlib.contextmanager
-def _open_reader(shard: Shard, seed: int | None, columns: Sequence[str] = (TOKEN_IDS,)) -> Iterator[Any]:
-    # Petastorm reads through pyarrow's old dataset API and is warned about it once per file
-    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
-    reader = make_batch_reader(
-        [unquote(file.url) for file in shard.files],
-        schema_fields=list(columns),
-        # its threads look for work a thousand times a second, with or without work; ours is enough (read_ahead)
-        reader_pool_type="dummy",
-        shuffle_row_groups=seed is not None,
-        seed=seed,
-        num_epochs=1,
-    )
-    try:
-        wait_until_all_is_handed_out(reader.ventilator)
-        yield reader
-    finally:  # not by Reader's own context manager, which prints
-        reader.stop()
-        reader.join()
