@@ -102,16 +102,24 @@ class Stage:
         call = describe_call(config, workspace, self.reads_ingested, records)
         rule.require_up_to_date(self.name, self.inputs(config), records, call)
 
-    def run(self, spark: "SparkSession", config: PipelineConfig, workspace: Workspace, **options: Any) -> None:
+    def run(
+        self,
+        spark: "SparkSession",
+        config: PipelineConfig,
+        workspace: Workspace,
+        planned: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         """Do the stage's work, record what its output was made from, and log how long it took.
 
         Until it ends well, neither its own output nor what is made of it counts as made.
 
         Parameters
         ----------
+        planned : outputs of later stages of the same run, which will have its settings too
         options : what the stage's own ``run`` takes beyond the three
         """
-        begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())))
+        begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())), planned)
         log.info("%s: %s", self.name, self.about)
         started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
@@ -125,7 +133,9 @@ class Stage:
         extra = {"stage": self.name, "seconds": seconds, "rows": n_rows}  # keys of a line of --json-logs
         log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=extra)
 
-    def _begin(self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str]) -> Records:
+    def _begin(
+        self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str], planned: Sequence[str]
+    ) -> Records:
         """Refuse inputs that disagree, or record the outputs as begun."""
         from jobs.inputs.data_files import describe_files, list_sources
 
@@ -135,7 +145,8 @@ class Stage:
             call = describe_call(config, workspace, self.reads_ingested)
             rule.require_up_to_date(self.name, self.inputs(config), records, call)
             if self.saves_config:
-                self._save_config(config, workspace, records, outputs, replace(call, reads_ingested=False))
+                made = [*outputs, *planned]
+                self._save_config(config, workspace, records, made, replace(call, reads_ingested=False))
             inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
             as_of = ingest = None
             if self.reads_ingested:

@@ -42,11 +42,12 @@ def run_stages(
             log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
         if not reason:
             _log_why_again(begins, config, workspace)
+    planned = [output for stage, reason in plan if not reason for output in stage.outputs(config)]
     for stage, reason in plan:
         if reason:
             log.info("%s: left out: %s", stage.name, reason)
         else:
-            stage.run(spark, config, workspace)
+            stage.run(spark, config, workspace, planned=planned)
 
 
 def plan_run(

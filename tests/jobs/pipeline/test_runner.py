@@ -68,6 +68,7 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
         ("ensemble.activity=false", "counters"),
         ("ensemble.blocks=[baseline,counters]", "counters"),
         ("ensemble.blocks=[baseline,als_url]", "factorisation"),
+        ("ensemble.blocks=[baseline,als_url,counters]", "counters"),  # settings of two stages, neither after the other
         ("factorisation.factors=32", "factorisation"),
         ("ensemble.blocks=[]", "profile"),
         ("ensemble.blocks_weight=2", "profile"),
