@@ -115,7 +115,7 @@ def test_ids_codes_and_prices_are_typed_or_have_a_reason(spark: SparkSession) ->
     with pytest.raises(InputError, match=r"inputs\.x\.sku: expected integers or text in 'own', found double"):
         type_id(column("sku", 1.0), is_keyed=False)
     with pytest.raises(
-        InputError, match=r"expected text \(of an array of numbers: as: vector and its size\), found array"
+        InputError, match=r"expected text \(of an array of numbers: as: vector and its size\) in 'own', found array"
     ):
         type_codes(column("query", [1.0]))
 
