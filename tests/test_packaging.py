@@ -142,7 +142,7 @@ def test_every_module_imports_from_the_wheel_alone(wheel: Path, tmp_path: Path, 
     command = [sys.executable, "-S", "-c", f"import sys; sys.path += [{str(place)!r}, {dependencies!r}]{IMPORT_ALL}"]
     result = subprocess.run([*command, str(place)], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.split() == ["default", "demo", "report", "5"]
+    assert result.stdout.split() == ["default", "demo", "fourth_place", "report", "5"]
 
 
 def test_the_wheel_asks_for_nothing_that_a_spark_platform_brings(wheel: Path) -> None:

@@ -25,8 +25,9 @@ from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import Row, SparkSession
 
-from jobs.storage.delta_tables import has_commit, read_history, read_version, session_settings
+from jobs.storage.delta_tables import read_version, session_settings
 from jobs.storage.locations import plain_path, spark_url
+from jobs.storage.table_history import has_commit, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import ModelError, TableError
 from schemas.tables import SEQUENCES

@@ -5,7 +5,7 @@ import csv
 import gzip
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import pyarrow as pa
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
 from jobs.inputs.listing import list_source
+from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
 from schemas.errors import InputError
 
 log = logging.getLogger(__name__)
 
-DELTA_LOG = "_delta_log"
 MAX_HEADER_BYTES = 2**20
 """Of the first line of a CSV file: a hostile one would fill the memory."""
 _SUFFIXES = {
@@ -51,7 +51,7 @@ class InputFiles:
 def describe_path(path: Path) -> dict[Path, list[int]]:
     """Size and time of change of each file of a source or input; of a Delta table, the number of its newest commit."""
     if (path / DELTA_LOG).is_dir():
-        return {path / DELTA_LOG: [max((int(commit.stem) for commit in _commits(path)), default=-1)]}
+        return {path / DELTA_LOG: [max((int(commit.stem) for commit in commit_files(path)), default=-1)]}
     roots = sorted(path.parent.glob(path.name)) if "*" in path.name else [path] if path.exists() else []
     listings = [list_source(root) for root in roots]
     # where there is Parquet, other files are not read
@@ -209,14 +209,10 @@ def _list_files(root: Path) -> list[Path]:
 
 def _delta_columns(table: Path) -> list[str] | None:
     """By the newest commit that names them; None where only a checkpoint does."""
-    for commit in sorted(_commits(table), reverse=True):
+    for commit in reversed(commit_files(table)):
         with commit.open(encoding="utf-8") as lines:
             for line in lines:
                 action = json.loads(line) if '"metaData"' in line else {}
                 if schema := action.get("metaData", {}).get("schemaString"):
                     return [field["name"] for field in json.loads(schema)["fields"]]
     return None
-
-
-def _commits(table: Path) -> Iterator[Path]:
-    return (table / DELTA_LOG).glob(f"{'[0-9]' * 20}.json")

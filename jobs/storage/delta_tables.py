@@ -6,54 +6,41 @@ compacted, and equal versions would then mix two ingests.
 """
 
 import contextlib
-import json
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
 from jobs.storage.files import digest, remove_folder
-from jobs.storage.locations import is_folder, is_mounted, is_name, is_url, plain_path, quoted_name, spark_url
+from jobs.storage.locations import is_folder, is_mounted, is_name, plain_path, quoted_name, spark_url
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.partition_files import replace_part
 from jobs.storage.short_log import read_short_log
+from jobs.storage.table_history import (
+    INGEST_NOTE,
+    MADE_EMPTY,
+    has_history,
+    ingest_versions,
+    newest_commits,
+    read_history,
+    table_url,
+)
 from jobs.storage.workspace import Workspace
 from schemas.errors import TableError
 from schemas.tables import TableSchema, check_columns
 
 log = logging.getLogger(__name__)
 
-UPKEEP = (
-    "OPTIMIZE",
-    "REORG",
-    "VACUUM START",
-    "VACUUM END",
-    "SET TBLPROPERTIES",
-    "UNSET TBLPROPERTIES",
-    "UPGRADE PROTOCOL",
-    "COMPUTE STATS",
-)
-"""Delta's names of the commits that leave a table's rows as they are (3.2, 3.3)."""
-
-MADE_EMPTY = ("CREATE TABLE", "REPLACE TABLE", "CREATE OR REPLACE TABLE")
-"""Of those that leave none; where they bring rows, their names end in AS SELECT."""
-
-RECENT = 10
-"""Commits that are read first to find the newest write: reading all of a long log takes long."""
-
-_INGEST = "ingest "
 _SETTINGS_LOCK = threading.RLock()
 _OWN_COMMIT = {
     "spark.databricks.delta.autoCompact.enabled": "false",  # merging files would be a further commit
@@ -99,7 +86,7 @@ def read_table(spark: SparkSession, workspace: Workspace, table: TableSchema, ve
     """
     location = workspace.table(table.name)
     # an earlier version can be read even where the newest was only made, for other columns, and never filled
-    if not (exists(spark, location) if version is None else _has_history(spark, location)):
+    if not (exists(spark, location) if version is None else has_history(spark, location)):
         if is_name(location):
             found = "a table that no write has filled" if spark.catalog.tableExists(location) else "none"
         else:
@@ -145,7 +132,7 @@ def read_as_files(
     if is_name(location):
         described = spark.sql(f"DESCRIBE DETAIL {location}")
     else:
-        described = DeltaTable.forPath(spark, _url(location)).detail()
+        described = DeltaTable.forPath(spark, table_url(location)).detail()
     # a table that was dropped and made again has another id of Delta's; one in another location is another table
     identity = digest([location, described.collect()[0]["id"]])[:16]
     folder = workspace.copy(table.name) / identity / str(version)
@@ -220,10 +207,10 @@ def write_table(
     # Delta itself would take any columns: the writes below may replace those of the table
     check_columns(table, frame.dtypes, _empty(spark, table).dtypes)
     started = time.monotonic()
-    note = None if ingest is None else f"{_INGEST}{ingest}"
+    note = None if ingest is None else f"{INGEST_NOTE}{ingest}"
     if write_files is not None and is_folder(location) and can_commit(spark):
         written = write_files(spark, Path(location))
-        version = replace_by_files(spark, _url(location), frame.schema, written, note)
+        version = replace_by_files(spark, table_url(location), frame.schema, written, note)
         commit = TableCommit(version, sum(file.n_rows for file in written))
     else:
         settings = _OWN_COMMIT | _row_group(row_group_mib) | (_LOG_SETTINGS if is_log else {})
@@ -262,26 +249,16 @@ def write_table(
 
 def latest_commit(spark: SparkSession, workspace: Workspace, table: TableSchema) -> TableCommit:
     """The newest version of a table and the rows that its last write reported; upkeep since then reports none."""
-    newest, write = _newest_commits(spark, workspace.table(table.name))
+    newest, write = newest_commits(spark, workspace.table(table.name))
     return TableCommit(int(newest["version"]), int(write["operationMetrics"].get("numOutputRows", 0)))
-
-
-def latest_version(path: str) -> int:
-    """Number of the newest commit in a table's log."""
-    return max(int(commit.stem) for commit in _commits(path))
-
-
-def has_commit(path: str) -> bool:
-    """Whether a write to the folder was ever finished; one that was killed before leaves files without a log."""
-    return any(_commits(path))
 
 
 def exists(spark: SparkSession, location: str) -> bool:
     """Whether a write to the table (``workspace.table(name)``) was ever finished."""
     if not is_name(location):
-        return _has_history(spark, location)
+        return has_history(spark, location)
     # a write that died may have left the table of a catalog without rows, made anew for other columns
-    return _has_history(spark, location) and _newest_commits(spark, location)[1]["operation"] not in MADE_EMPTY
+    return has_history(spark, location) and newest_commits(spark, location)[1]["operation"] not in MADE_EMPTY
 
 
 def require_schema(spark: SparkSession, workspace: Workspace) -> None:
@@ -302,46 +279,7 @@ def read_version(spark: SparkSession, location: str, version: int | None = None)
         wanted = "" if version is None else f" VERSION AS OF {version:d}"
         return spark.sql(f"SELECT * FROM {location}{wanted}")
     reader = spark.read.format("delta")
-    return (reader if version is None else reader.option("versionAsOf", version)).load(_url(location))
-
-
-def read_history(spark: SparkSession, path: str) -> list[Row]:
-    """The commits that the table's log still holds, oldest first: version, operation, note, seconds (since 1970)."""
-    if is_folder(path):
-        commits = list(_commits_backwards(spark, path))[::-1]
-        # Delta, too, dates a commit by its file
-        times = accumulate((commit["modified"] for commit in commits), max)
-        return [
-            Row(
-                version=commit["version"],
-                operation=commit["operation"],
-                note=commit.get("userMetadata"),
-                seconds=int(seconds),
-            )
-            for commit, seconds in zip(commits, times, strict=True)
-        ]
-    note, seconds = F.col("userMetadata").alias("note"), F.unix_seconds("timestamp").alias("seconds")
-    history = _history(spark, path)
-    return history.select("version", "operation", note, seconds).orderBy("version").collect()
-
-
-def ingest_versions(history: Sequence[Row]) -> dict[int, int]:
-    """Number of each ingest -> newest version that holds its rows.
-
-    Upkeep changes the version and not the rows. A write that carries no number counts by its version, and a version
-    that was made empty is of no ingest.
-    """
-    versions: dict[int, int] = {}
-    number = None
-    for commit in history:
-        if commit["operation"] in MADE_EMPTY:
-            number = None
-        elif commit["operation"] not in UPKEEP:
-            note = commit["note"] or ""
-            number = int(note.removeprefix(_INGEST)) if note.startswith(_INGEST) else commit["version"]
-        if number is not None:  # upkeep gives the rows of an ingest a newer version
-            versions[number] = commit["version"]
-    return versions
+    return (reader if version is None else reader.option("versionAsOf", version)).load(table_url(location))
 
 
 def next_ingest(spark: SparkSession, workspace: Workspace, tables: Sequence[TableSchema]) -> int:
@@ -350,7 +288,7 @@ def next_ingest(spark: SparkSession, workspace: Workspace, tables: Sequence[Tabl
     An ingest that died leaves its number in some tables only: it is never used again.
     """
     paths = [workspace.table(table.name) for table in tables]
-    histories = [read_history(spark, path) for path in paths if _has_history(spark, path)]
+    histories = [read_history(spark, path) for path in paths if has_history(spark, path)]
     return max((number for history in histories for number in ingest_versions(history)), default=-1) + 1
 
 
@@ -393,7 +331,7 @@ def _read_by_short_log(spark: SparkSession, location: str, version: int | None) 
 
 def _version_of_ingest(spark: SparkSession, workspace: Workspace, table: TableSchema, number: int) -> int:
     path = workspace.table(table.name)
-    versions = ingest_versions(read_history(spark, path)) if _has_history(spark, path) else {}
+    versions = ingest_versions(read_history(spark, path)) if has_history(spark, path) else {}
     if number not in versions:
         raise TableError(
             f"table {table.name!r}: expected ingest {number} (--as-of), found "
@@ -415,52 +353,12 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
         )
 
 
-def _history(spark: SparkSession, location: str, limit: int | None = None) -> DataFrame:
-    """The newest commits first."""
-    if is_name(location):  # DeltaTable takes no catalog in a name
-        return spark.sql(f"DESCRIBE HISTORY {location}{f' LIMIT {limit}' if limit else ''}")
-    return DeltaTable.forPath(spark, _url(location)).history(limit)
-
-
-def _has_history(spark: SparkSession, location: str) -> bool:
-    """Whether there is a table, even one of a catalog that is empty because a write into it died."""
-    if is_name(location):
-        return spark.catalog.tableExists(location)
-    return DeltaTable.isDeltaTable(spark, location) if is_url(location) else has_commit(location)
-
-
-def _newest_commits(spark: SparkSession, location: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The newest commit, and the newest that changed the rows; the same one twice where the log has none such left."""
-    newest = None
-    for commit in _commits_backwards(spark, location):
-        newest = newest or commit
-        if commit["operation"] not in UPKEEP:
-            return newest, commit
-    assert newest is not None, f"{location} has a commit"
-    return newest, newest
-
-
-def _commits_backwards(spark: SparkSession, location: str) -> Iterator[dict[str, Any]]:
-    """``version``, ``operation``, ``operationMetrics`` and ``userMetadata`` of each commit, the newest first."""
-    if is_folder(location):
-        # the log's own files: Delta's history starts a Spark job, which takes longer than many a write
-        for path in sorted(_commits(location), reverse=True):
-            actions = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            (info,) = (action["commitInfo"] for action in actions if "commitInfo" in action)
-            yield {**info, "version": int(path.stem), "modified": path.stat().st_mtime}
-        return
-    history = _history(spark, location, RECENT).collect()
-    yield from (row.asDict() for row in history)
-    if len(history) == RECENT:
-        yield from (row.asDict() for row in _history(spark, location).collect()[RECENT:])
-
-
 def _replace_table(location: str, frame: DataFrame, table: TableSchema) -> None:
     """Replace all rows, and the columns where they are others."""
     spark = frame.sparkSession
     if not is_name(location):
         writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-        writer.partitionBy(*table.partition_by).save(_url(location))
+        writer.partitionBy(*table.partition_by).save(table_url(location))
     elif not spark.catalog.tableExists(location):
         created = frame.writeTo(location).using("delta")
         (created.partitionedBy(*map(F.col, table.partition_by)) if table.partition_by else created).create()
@@ -482,12 +380,12 @@ def _make_table(spark: SparkSession, location: str, table: TableSchema) -> None:
 
     Before rows of a part are written: of two writes that both make the table, Delta refuses the one that ends last.
     """
-    if _has_history(spark, location):
+    if has_history(spark, location):
         return
     if is_name(location):  # Delta's builder takes no catalog in a name
         spark.sql(f"CREATE TABLE IF NOT EXISTS {location} {_definition(table)}")
     else:
-        builder = DeltaTable.createIfNotExists(spark).location(_url(location))
+        builder = DeltaTable.createIfNotExists(spark).location(table_url(location))
         builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
 
 
@@ -496,7 +394,7 @@ def _replace_rows(location: str, frame: DataFrame, where: str) -> None:
     if is_name(location):
         frame.writeTo(location).overwrite(F.expr(where))
     else:
-        frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(_url(location))
+        frame.write.format("delta").mode("overwrite").option("replaceWhere", where).save(table_url(location))
 
 
 def _definition(table: TableSchema) -> str:
@@ -505,18 +403,9 @@ def _definition(table: TableSchema) -> str:
     return f"({table.ddl}) USING delta{partitions}"
 
 
-def _url(location: str) -> str:
-    return location if is_url(location) else spark_url(Path(location))
-
-
 def _row_group(mib: int | None) -> dict[str, str]:
     """The session's setting: Delta passes no Parquet option on to the writer."""
     return {"parquet.block.size": str(mib * 2**20)} if mib else {}
-
-
-def _commits(path: str) -> Iterator[Path]:
-    # a version has 20 digits; checkpoints and compacted commits may be .json too, with more in their names
-    return Path(path, "_delta_log").glob(f"{'[0-9]' * 20}.json")
 
 
 @cache  # the JVM parses the DDL

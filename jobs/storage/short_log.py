@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from jobs.storage.delta_log import commit_files
 from jobs.storage.locations import spark_url
 
 MAX_LOG_BYTES = 2**20
@@ -66,8 +67,7 @@ def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
     # Spark names the files of Parquet otherwise than Delta does where URLs encode something in their path
     if quote(str(folder)) != str(folder):
         return None
-    # a version has 20 digits; checkpoints and compacted commits have more in their names
-    commits = sorted((folder / "_delta_log").glob(f"{'[0-9]' * 20}.json"))
+    commits = commit_files(folder)
     if version is not None:
         commits = commits[: version + 1]
     numbers = [int(path.stem) for path in commits]

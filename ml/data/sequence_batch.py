@@ -12,6 +12,8 @@ from schemas.tokens import FIRST_ITEM, PAD
 if TYPE_CHECKING:
     import torch
 
+SECONDS_PER_DAY = 86_400
+"""Of ``SequenceBatch.timestamps``."""
 Tokens = NDArray[np.int32]
 """Token ids, flat or [B, L] and left-padded with PAD."""
 Column = TypeVar("Column")

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from conf.encoders import InferenceSettings
 from ml.data.batching import cut, like_length_batches
-from ml.data.packing import pack_rows
 from ml.data.sequence_batch import SequenceBatch, Sequences
-from ml.models.last_states import POSITIONS, encode_last, uses_packed_rows
+from ml.models.last_states import by_packed_rows, encode_last, uses_packed_rows
 from ml.models.padding import positions_from_newest
 from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import MASK, PAD, UNK
@@ -81,10 +80,7 @@ def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: Infere
         return encode_last(model, batch)  # the last block computes no other
     if not uses_packed_rows(model):
         return _means(model, batch.map(lambda column: column.to(model.device)), settings)
-    vectors = torch.empty(len(batch), model.hidden_size, device=model.device)
-    for rows, _, packed in pack_rows(batch.map(lambda column: column.numpy()), POSITIONS):
-        vectors[torch.from_numpy(rows).to(model.device)] = _means(model, packed.tensors(model.device), settings)
-    return vectors
+    return by_packed_rows(model, batch, lambda packed, _: _means(model, packed, settings))
 
 
 def _means(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:

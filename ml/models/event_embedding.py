@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
 from ml.data.item_attributes import N_CODE_VALUES, N_PRICES, ItemAttributes
-from ml.data.sequence_batch import SequenceBatch, required_column
+from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.item_embeddings import INIT_STD, ItemTable, hashed_rows, products
 from schemas.behaviours import CODES_PER_QUERY
 from schemas.tokens import PAD
 
-SECONDS_PER_HOUR, SECONDS_PER_DAY = 3600, 86_400
+SECONDS_PER_HOUR = 3600
 WEEKDAY_OF_1970 = 3
 """The first of January 1970 was a Thursday; Monday is 0."""
 UNKNOWN_ROW = 0

@@ -90,12 +90,9 @@ class Hstu(ItemEncoder):
 
     def encode(self, batch: SequenceBatch[Tensor]) -> Tensor:
         """The last layer's vectors, float [B, L, D]; of a batch's columns it reads ``token_ids`` and ``timestamps``."""
-        width = batch.shape[1]
-        if batch.segments is None and width > self.max_length:
-            raise ValueError(f"a batch of width {width} exceeds the model's max_length {self.max_length}")
+        self.require_shape(batch)
         is_token = batch.token_ids != PAD  # [B, L]
-        # packed rows have hardly any padding to leave out
-        grid = grid_of_tokens(is_token) if batch.segments is None else Grid(None, *batch.shape)
+        grid = grid_of_tokens(is_token, batch.segments)
         is_visible = visible_positions(is_token, batch.segments, is_causal=True)
         buckets = None if batch.timestamps is None else time_buckets(batch.timestamps)[:, None]
         x = self.embedding(self.event_vectors(batch, grid.positions), grid, batch)

@@ -1,4 +1,6 @@
-"""The hidden state of each sequence's last token."""
+"""What a GPU computes for the rows of a batch by way of packed ones, the last hidden states first of all."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,8 +29,23 @@ def encode_last(encoder: SequenceEncoder, batch: SequenceBatch[Tensor]) -> Tenso
     if not uses_packed_rows(encoder):
         positions = torch.arange(1, height + 1, device=encoder.device) * width - 1
         return encoder.encode_at(batch.map(lambda column: column.to(encoder.device)), positions)
-    states = torch.empty(height, encoder.hidden_size, device=encoder.device)
+    return by_packed_rows(encoder, batch, encoder.encode_at)
+
+
+def by_packed_rows(
+    encoder: SequenceEncoder,
+    batch: SequenceBatch[Tensor],
+    function: Callable[[SequenceBatch[Tensor], Tensor], Tensor],
+) -> Tensor:
+    """Float [B, D], what a function gives for each row of a batch; float32, on the encoder's device.
+
+    Parameters
+    ----------
+    batch : as of ``encode_last``
+    function : a packed batch of N sequences, and where each ends in it (int64 [N], flat) -> float [N, D]
+    """
+    found = torch.empty(len(batch), encoder.hidden_size, device=encoder.device)
     for rows, ends, packed in pack_rows(batch.map(lambda column: column.cpu().numpy()), POSITIONS):
-        found = encoder.encode_at(packed.tensors(encoder.device), torch.from_numpy(ends).to(encoder.device))
-        states[torch.from_numpy(rows).to(encoder.device)] = found.float()
-    return states
+        own = function(packed.tensors(encoder.device), torch.from_numpy(ends).to(encoder.device))
+        found[torch.from_numpy(rows).to(encoder.device)] = own.float()
+    return found

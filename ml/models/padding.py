@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ml.data.segments import run_ends
+
 
 def packs(tensor: Tensor) -> bool:
     """Whether padding is left out where ``tensor`` is."""
@@ -108,10 +110,11 @@ def _take(vectors: Tensor, index: Tensor) -> Tensor:
     return vectors.index_select(0, index)
 
 
-def grid_of_tokens(is_token: Tensor) -> Grid:
-    """The grid of the tokens in a batch; ``is_token`` is bool [B, W]."""
-    positions = is_token.flatten().nonzero().squeeze(1) if packs(is_token) else None
-    return Grid(positions, *is_token.shape)
+def grid_of_tokens(is_token: Tensor, segments: Tensor | None = None) -> Grid:
+    """The grid of the tokens in a batch; ``is_token`` is bool [B, W], ``segments`` as of a ``SequenceBatch``."""
+    # rows that sequences share have hardly any padding to leave out
+    leaves_out = segments is None and packs(is_token)
+    return Grid(is_token.flatten().nonzero().squeeze(1) if leaves_out else None, *is_token.shape)
 
 
 def narrow_grid(positions: Tensor, height: int, width: int) -> Grid:
@@ -149,8 +152,6 @@ def positions_from_newest(segments: Tensor) -> Tensor:
     """How many events of its sequence come after each position, int64 [B, W]; 0 at PAD."""
     width = segments.shape[1]
     index = torch.arange(width, device=segments.device)
-    is_last = torch.ones_like(segments, dtype=torch.bool)
-    is_last[:, :-1] = segments[:, 1:] != segments[:, :-1]
     # the nearest end at or after each position: the least of those to its right
-    ends = torch.where(is_last, index, width).flip(1).cummin(dim=1).values.flip(1)
+    ends = torch.where(run_ends(segments), index, width).flip(1).cummin(dim=1).values.flip(1)
     return torch.where(segments > 0, ends - index, 0)

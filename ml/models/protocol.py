@@ -66,6 +66,14 @@ class SequenceEncoder(nn.Module, ABC):
         """Where its parameters are."""
         return next(self.parameters()).device
 
+    def require_shape(self, batch: SequenceBatch[Tensor]) -> None:
+        """Raise ValueError for rows that are wider than ``max_length``, or shared where it would mix the clients."""
+        width = batch.shape[1]
+        if batch.segments is None and width > self.max_length:
+            raise ValueError(f"a batch of width {width} exceeds the model's max_length {self.max_length}")
+        if batch.segments is not None and not self.reads_segments:
+            raise ValueError("rows that several clients share (segments): expected none, this encoder would mix them")
+
     @abstractmethod
     def encode(self, batch: SequenceBatch[Tensor]) -> Tensor:
         """Hidden states float [B, L, D] of a batch; finite at PAD, where they mean nothing.

@@ -56,11 +56,8 @@ class Gru(ItemEncoder):
     def encode(self, batch: SequenceBatch[Tensor]) -> Tensor:
         """The last layer's states, float [B, L, D]; of a batch's columns it reads ``token_ids``."""
         token_ids = batch.token_ids
+        self.require_shape(batch)
         n_rows, width = token_ids.shape
-        if width > self.max_length:
-            raise ValueError(f"a batch of width {width} exceeds the model's max_length {self.max_length}")
-        if batch.segments is not None:
-            raise ValueError("rows that several clients share (segments): expected none, this encoder would mix them")
         items: Tensor = self.input_dropout(self.event_vectors(batch)).unflatten(0, token_ids.shape)  # [B, L, D]
         # each row is turned so that its tokens come first: no layer runs over padding before it meets a token
         n_padding = (token_ids == PAD).sum(dim=1, keepdim=True)  # [B, 1]

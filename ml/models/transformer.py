@@ -234,12 +234,9 @@ class Transformer(ItemEncoder):
         return self.final_norm(last(x, Context(grid, is_visible, wanted, wanted, grid.rows_at(positions))))
 
     def _embed(self, batch: SequenceBatch[Tensor]) -> tuple[Tensor, Context]:
-        token_ids = batch.token_ids  # [B, L]
-        if batch.segments is None and token_ids.shape[1] > self.max_length:
-            raise ValueError(f"a batch of width {token_ids.shape[1]} exceeds the model's max_length {self.max_length}")
-        is_token = token_ids != PAD  # [B, L]
-        # packed rows have hardly any padding to leave out
-        grid = grid_of_tokens(is_token) if batch.segments is None else Grid(None, *batch.shape)
+        self.require_shape(batch)
+        is_token = batch.token_ids != PAD  # [B, L]
+        grid = grid_of_tokens(is_token, batch.segments)
         is_visible: Tensor | None = None
         if self.is_causal or batch.segments is not None:
             is_visible = visible_positions(is_token, batch.segments, self.is_causal)

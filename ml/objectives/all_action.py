@@ -6,13 +6,11 @@ Pancha et al. 2022, arXiv:2205.04507, section 3.3.
 import torch
 from torch import Tensor
 
-from ml.data.sequence_batch import SequenceBatch
+from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch
 from ml.objectives.item_prediction import predict_tokens
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import TrainingBatch
 from schemas.tokens import PAD
-
-SECONDS_PER_DAY = 86_400
 
 
 class AllAction(NextItem):

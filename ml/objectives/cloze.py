@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conf.encoders import MaskingSettings
 from ml.data.baskets import basket_numbers
+from ml.data.segments import run_ends, sequence_least
 from ml.data.sequence_batch import SequenceBatch
 from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token, round_up_targets
 from ml.objectives.protocol import TrainingBatch
@@ -92,15 +93,15 @@ def mask_tokens(
         _require_context_and_item(token_ids)
         chance = draw((n_rows, 1))
     else:  # the feed below has looked: to look here would be to wait for the device
-        is_last = F.pad(segments[:, 1:] != segments[:, :-1], (0, 1), value=True) & (segments > 0)  # [B, L]
+        is_last = run_ends(segments) & (segments > 0)  # [B, L]
         chance = draw((segments.numel() + 1,))[segments]  # one for each sequence, [B, L]
     # a sequence that ends in UNK has no last item to ask for, and is masked like the others
-    ends_in_item = _sequence_least(~(is_last & (token_ids < FIRST_ITEM)), segments)
+    ends_in_item = sequence_least(~(is_last & (token_ids < FIRST_ITEM)), segments)
     is_last_only = (chance < settings.last_only_share) & ends_in_item  # [B, 1 or L]
     draws = draw(token_ids.shape)
     if baskets is not None:
         of_tokens = torch.where(token_ids == PAD, width, baskets)
-        first, last = _sequence_least(of_tokens, segments), -_sequence_least(-baskets, segments)
+        first, last = sequence_least(of_tokens, segments), -sequence_least(-baskets, segments)
         draws = torch.where(first == last, draws, draw(token_ids.shape).gather(1, baskets))
     is_chosen = _choose_positions(token_ids, segments, settings.mask_prob, draws)
     is_masked = torch.where(is_last_only, is_last, is_chosen)
@@ -123,19 +124,10 @@ def _require_context_and_item(token_ids: Tensor) -> None:
 def _choose_positions(token_ids: Tensor, segments: Tensor | None, mask_prob: float, draws: Tensor) -> Tensor:
     """Bool [B, L]: items whose draw is below ``mask_prob``, the lowest in any case, yet never all of a sequence."""
     is_item = token_ids >= FIRST_ITEM
-    lowest = _sequence_least(draws.masked_fill(~is_item, 2.0), segments)
+    lowest = sequence_least(draws.masked_fill(~is_item, 2.0), segments)
     is_masked = is_item & ((draws < mask_prob) | (draws == lowest))
-    is_all_masked = _sequence_least(is_masked == (token_ids != PAD), segments)
+    is_all_masked = sequence_least(is_masked == (token_ids != PAD), segments)
     # of the masked draws the highest, as the lowest of their negatives
     of_masked = -draws.masked_fill(~is_masked, -1.0)
-    is_released = is_all_masked & (of_masked == _sequence_least(of_masked, segments))
+    is_released = is_all_masked & (of_masked == sequence_least(of_masked, segments))
     return is_masked & ~is_released
-
-
-def _sequence_least(values: Tensor, segments: Tensor | None) -> Tensor:
-    """The least of a sequence's values, [B, 1], or [B, L] where sequences share rows; False is less than True."""
-    if segments is None:
-        return values.amin(dim=1, keepdim=True)
-    flat = values.flatten().float()
-    least = flat.new_full((len(flat) + 1,), torch.inf).scatter_reduce(0, segments.flatten(), flat, "amin")
-    return least[segments].to(values.dtype)

@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
-from ml.data.sequence_batch import SequenceBatch, required_column
+from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.next_item import moved_right
 from ml.objectives.protocol import Objective, Score, TrainingBatch
 from schemas.errors import ConfigError
 from schemas.tokens import PAD
-
-SECONDS_PER_DAY = 86_400
 
 
 class ContrastiveHeads(nn.Module):

@@ -1,13 +1,20 @@
 """Merged streams of a small shop, for tests of ``ml``: what happens next, and to which item, follows from what was."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conf.encoders import EncoderSettings, EventEmbeddingSettings, NextEventSettings
+from conf.training import TrainingSettings
+from ml.data.array_feed import ArrayFeed
 from ml.data.item_attributes import ItemAttributes
 from ml.data.sequence_batch import Sequences
 from ml.data.vocabulary import VocabularyDescription
+from ml.training.checkpoint import ModelCard
+from ml.training.distributed import Ranks
+from ml.training.loop import TrainingJob, TrainingResult, train_model
 from schemas.tokens import FIRST_ITEM
 
 BEHAVIOURS = ("page_visit", "search_query", "product_buy")
@@ -58,3 +65,14 @@ def shop_rows(n_rows: int, seed: int = 0) -> Sequences:
         types.astype(np.int8).ravel(),
         times.astype(np.int64).ravel(),
     )
+
+
+def train_on_shop(objective: str, epochs: int, folder: Path) -> tuple[list[float], TrainingResult]:
+    """A small recurrent encoder, trained; the losses that it reported."""
+    training = TrainingSettings(n_ranks=1, epochs=epochs, tokens_per_batch=64, learning_rate=1e-2)
+    settings = event_settings(architecture="gru", objective=objective, training=training)
+    job = TrainingJob(ModelCard("shop", settings, shop_vocabulary(), "f", 0), folder / "m", folder / "c", seed=1)
+    lines: list[Mapping[str, Any]] = []
+    feed = ArrayFeed(shop_rows(120), shop_rows(40, seed=1), (8,), tokens_per_batch=64, seed=1)
+    result = train_model(job, feed, Ranks(), lines.append)
+    return [line["train/loss"] for line in lines if "train/loss" in line], result

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conf.encoders import EncoderSettings
+from conf.encoders import EncoderSettings, LossSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.transformer import Transformer
@@ -14,6 +14,11 @@ from ml.models.transformer import Transformer
 def settings_of(**values: Any) -> EncoderSettings:
     """Settings of an encoder of page visits."""
     return EncoderSettings(**{"behaviours": ("page_visit",), **values})
+
+
+TINY = settings_of(
+    hidden_size=4, n_layers=1, n_heads=2, feed_forward_size=8, max_length=6, loss=LossSettings(n_negatives=7)
+)
 
 
 def transformer(settings: EncoderSettings, n_tokens: int, sparse_tables: bool = False) -> Transformer:

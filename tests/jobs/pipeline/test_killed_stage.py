@@ -19,7 +19,8 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from jobs.cli import main
 from jobs.stages import sequences as build_sequences
-from jobs.storage.delta_tables import latest_version, read_table, write_table
+from jobs.storage.delta_tables import read_table, write_table
+from jobs.storage.table_history import latest_version
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import derive_windows, windows_frame
 from schemas.errors import TableError

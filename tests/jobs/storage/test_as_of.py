@@ -20,8 +20,9 @@ from jobs.pipeline.registry import STAGE_NAMES, STAGES, find_stage
 from jobs.pipeline.runner import find_start, run_stages
 from jobs.stages import ingest as ingest_events
 from jobs.stages import split
-from jobs.storage.delta_tables import ingest_versions, latest_version, read_ingested, read_table, write_table
+from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.provenance import read_records
+from jobs.storage.table_history import ingest_versions, latest_version
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.errors import OutdatedError, TableError

@@ -8,17 +8,9 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from jobs.storage.delta_tables import (
-    TableCommit,
-    has_commit,
-    latest_commit,
-    latest_version,
-    list_files,
-    read_table,
-    session_settings,
-    write_table,
-)
+from jobs.storage.delta_tables import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
 from jobs.storage.locations import plain_path
+from jobs.storage.table_history import has_commit, latest_version
 from jobs.storage.workspace import Workspace
 from schemas import tables
 from schemas.errors import TableError
@@ -88,7 +80,12 @@ def test_files_and_row_groups_are_no_larger_than_asked(spark: SparkSession, work
     tokens = F.transform(F.sequence(F.lit(0), F.lit(63)), lambda position: F.xxhash64("id", position).cast("int"))
     columns = [F.lit("page_visit").alias("behaviour"), F.lit(False).alias("is_held_out"), F.lit(64).alias("width")]
     frame = spark.range(0, 30_000, 1, 1).select(
-        *columns, F.col("id").alias("client_id"), tokens.alias("token_ids"), F.lit(64).cast("bigint").alias("n_events")
+        *columns,
+        F.col("id").alias("client_id"),
+        tokens.alias("token_ids"),
+        F.lit(64).cast("bigint").alias("n_events"),
+        F.lit(None).cast("array<tinyint>").alias("event_types"),
+        F.lit(None).cast("array<bigint>").alias("timestamps"),
     )
     write_table(frame, workspace, SEQUENCES, rows_per_file=20_000, row_group_mib=1)
     names = read_table(spark, workspace, SEQUENCES).inputFiles()

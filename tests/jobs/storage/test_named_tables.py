@@ -16,17 +16,16 @@ from tiny_run import TinyRun, differences, read_numbers, read_tables
 from jobs.cli import main
 from jobs.commands.upkeep import Retention, vacuum
 from jobs.storage.delta_tables import (
-    ingest_versions,
     latest_commit,
     next_ingest,
     read_as_files,
-    read_history,
     read_ingested,
     read_table,
     session_settings,
     write_table,
 )
 from jobs.storage.stored_rows import StoredRows, stored_rows
+from jobs.storage.table_history import ingest_versions, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import TableError
 from schemas.tables import PRODUCT_PROPERTIES, SEQUENCES, TableSchema

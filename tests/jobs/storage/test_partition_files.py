@@ -8,7 +8,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.storage import partition_files
-from jobs.storage.delta_tables import latest_version, read_history, read_table, read_version, write_table
+from jobs.storage.delta_tables import read_table, read_version, write_table
+from jobs.storage.table_history import latest_version, read_history
 from jobs.storage.workspace import Workspace
 from schemas.tables import TableSchema
 

@@ -122,7 +122,7 @@ def test_packed_rows_give_the_vectors_of_rows_of_their_own(pooling, monkeypatch)
     alone = embed_sequences(model, sequences, settings)
     for module in (embedding, last_states):
         monkeypatch.setattr(module, "uses_packed_rows", lambda encoder: True)
-        monkeypatch.setattr(module, "POSITIONS", 512)
+    monkeypatch.setattr(last_states, "POSITIONS", 512)
     monkeypatch.setattr(embedding, "SEQUENCES_AT_ONCE", 130)
 
     np.testing.assert_allclose(embed_sequences(model, sequences, settings), alone, atol=1e-6)

@@ -2,22 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from event_streams import event_settings, shop_rows, shop_vocabulary
+from event_streams import event_settings, shop_vocabulary, train_on_shop
 from torch import nn
 
 from conf.encoders import ContrastiveSettings, EncoderSettings
-from conf.training import TrainingSettings
-from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import SequenceBatch
 from ml.objectives.contrastive import Contrastive
 from ml.objectives.registry import require_encoder
-from ml.training.checkpoint import ModelCard
-from ml.training.distributed import Ranks
-from ml.training.loop import TrainingJob, train_model
 from schemas.errors import ConfigError
 
 DAY = 86_400
@@ -75,13 +69,7 @@ def test_sequences_without_times_are_refused() -> None:
 
 
 def test_the_loss_falls_and_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    training = TrainingSettings(n_ranks=1, epochs=4, tokens_per_batch=64, learning_rate=1e-2)
-    settings = event_settings(architecture="gru", objective="contrastive", training=training)
-    job = TrainingJob(ModelCard("pair", settings, shop_vocabulary(), "f", 0), tmp_path / "m", tmp_path / "c", seed=1)
-    lines: list[Any] = []
-    feed = ArrayFeed(shop_rows(120), shop_rows(40, seed=1), (8,), tokens_per_batch=64, seed=1)
-    result = train_model(job, feed, Ranks(), lines.append)
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    losses, result = train_on_shop("contrastive", 4, tmp_path)
     assert losses[-1] < losses[0] - 1
     assert result.best_epoch == 4
     assert result.metrics is None

@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from event_streams import event_settings, shop_rows, shop_vocabulary
+from event_streams import event_settings, shop_vocabulary, train_on_shop
 
 from conf.encoders import EncoderSettings, ReconstructionSettings
-from conf.training import TrainingSettings
-from ml.data.array_feed import ArrayFeed
 from ml.data.sequence_batch import SequenceBatch
 from ml.objectives.reconstruction import Reconstruction
 from ml.objectives.registry import require_encoder
-from ml.training.checkpoint import ModelCard
-from ml.training.distributed import Ranks
-from ml.training.loop import TrainingJob, train_model
 from schemas.errors import ConfigError
 
 SETTINGS = event_settings(objective="reconstruction", reconstruction=ReconstructionSettings(frequent_items=4))
@@ -68,13 +63,7 @@ def test_one_behaviour_alone_is_refused() -> None:
 
 
 def test_an_encoder_learns_to_keep_what_the_decoder_needs(tmp_path: Path) -> None:
-    training = TrainingSettings(n_ranks=1, epochs=6, tokens_per_batch=64, learning_rate=1e-2)
-    settings = event_settings(architecture="gru", objective="reconstruction", training=training)
-    job = TrainingJob(ModelCard("again", settings, shop_vocabulary(), "f", 0), tmp_path / "m", tmp_path / "c", seed=1)
-    lines: list[Any] = []
-    feed = ArrayFeed(shop_rows(120), shop_rows(40, seed=1), (8,), tokens_per_batch=64, seed=1)
-    result = train_model(job, feed, Ranks(), lines.append)
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    losses, result = train_on_shop("reconstruction", 6, tmp_path)
     assert losses[-1] < 0.5 * losses[0]
     assert np.isfinite(losses).all()
     assert result.metrics is None

@@ -7,24 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_encoders import batch_of, settings_of, transformer
+from small_encoders import TINY, batch_of, transformer
 
-from conf.encoders import LossSettings
 from conf.training import TrainingSettings
 from ml.data.item_attributes import ItemAttributes
 from ml.data.vocabulary import VocabularyDescription
 from ml.training.checkpoint import ModelCard, load_model, save_model
 from schemas.errors import ModelError
 
-SETTINGS = settings_of(
-    hidden_size=4,
-    n_layers=1,
-    n_heads=2,
-    feed_forward_size=8,
-    max_length=6,
-    loss=LossSettings(n_negatives=7),
-    training=TrainingSettings(network_interfaces=("eth0",)),
-)
+SETTINGS = replace(TINY, training=TrainingSettings(network_interfaces=("eth0",)))
 CARD = ModelCard("product_buy", SETTINGS, VocabularyDescription(10), vocabulary_fingerprint="abc", sequences_version=3)
 
 

@@ -1,25 +1,17 @@
 """What a checkpoint gives back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from small_encoders import batch_of, settings_of
+from small_encoders import TINY, batch_of
 
-from conf.encoders import LossSettings
 from conf.training import TrainingSettings
 from ml.data.vocabulary import VocabularyDescription
 from ml.training.run_state import Position, load_run, save_run
 from ml.training.step import Learner
 
-SETTINGS = settings_of(
-    hidden_size=4,
-    n_layers=1,
-    n_heads=2,
-    feed_forward_size=8,
-    max_length=6,
-    loss=LossSettings(n_negatives=7),
-    training=TrainingSettings(n_ranks=1),
-)
+SETTINGS = replace(TINY, training=TrainingSettings(n_ranks=1))
 
 
 def learner() -> Learner:
