@@ -67,12 +67,15 @@ def test_every_import_is_declared_and_locked() -> None:
         assert pinned - locked == set(), name
 
 
-@pytest.mark.parametrize("name", ["requirements-tools", "requirements", "requirements-dbr"])
+LOCKS = ["requirements-tools", "requirements-horovod", "requirements-audit", "requirements", "requirements-dbr"]
+
+
+@pytest.mark.parametrize("name", LOCKS)
 def test_all_that_the_set_up_installs_has_its_hash(name: str) -> None:
     lines = [line for line in (ROOT / f"{name}.lock").read_text().splitlines() if not line.lstrip().startswith("#")]
     pins = " ".join(line.rstrip("\\") for line in lines)
     entries = re.split(r"\s(?=[A-Za-z0-9][\w.-]*(?:\[[\w,]*\])?==)", f" {pins}")[1:]
-    assert len(entries) == len(declared([line for line in lines if "==" in line])) > 2
+    assert len(entries) == len(declared([line for line in lines if "==" in line])) > 0
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
 
@@ -81,9 +84,13 @@ def test_no_install_of_the_set_up_goes_without_hashes() -> None:
     for name, value in re.findall(r"^(\w+)\s*:=\s*(.*)$", text, re.MULTILINE):
         text = text.replace(f"$({name})", value)
     installs = [line for line in text.splitlines() if line.startswith("\t") and "pip install" in line]
-    assert len(installs) == 6
+    assert len(installs) == 7
     assert [line for line in installs if not ("--require-hashes" in line or "--no-deps" in line)] == []
     assert [line for line in installs if not ("--no-build-isolation" in line or "--only-binary :all:" in line)] == []
+
+
+def test_nothing_is_fetched_and_run_that_no_lock_names() -> None:
+    assert re.findall("uv tool|uvx|pipx|curl|wget", (ROOT / "Makefile").read_text()) == []
 
 
 def test_another_source_package_than_horovods_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +108,7 @@ def test_another_source_package_than_horovods_is_not_run(tmp_path: Path, monkeyp
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (tmp_path / "fetched").mkdir()
-    with pytest.raises(SystemExit, match="was not fetched with sha256"):
+    with pytest.raises(SystemExit, match="was not fetched with the sha256"):
         module.download(tmp_path / "fetched")
     assert not (tmp_path / "ran").exists()
 

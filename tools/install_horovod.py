@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 VERSION = "0.28.1"
-SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
+LOCK = Path(__file__).parents[1] / "requirements-horovod.lock"
+"""Names the version and its SHA-256, for pip and for ``make audit``."""
 FIXED_VERSION = f"{VERSION}+ubp"
 CXX17 = (r"(set\(CMAKE_CXX_STANDARD) 14\)", r"\1 17)")
 FIXES = {
@@ -71,12 +72,12 @@ def download(folder: Path) -> Path:
 
     pip compares its hash before it runs the package's ``setup.py``, which it asks for the name and version.
     """
-    wanted = folder / "horovod.lock"
-    wanted.write_text(f"horovod=={VERSION} --hash=sha256:{SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-    command += ["--no-binary", ":all:", "--require-hashes", "--requirement", str(wanted), "--dest", str(folder)]
+    command += ["--no-binary", ":all:", "--require-hashes", "--requirement", str(LOCK), "--dest", str(folder)]
     if subprocess.run(command).returncode:
-        sys.exit(f"horovod {VERSION} was not fetched with sha256 {SHA256} (pip says why above); not building it.")
+        sys.exit(
+            f"horovod {VERSION} was not fetched with the sha256 of {LOCK.name} (pip says why above); not building it."
+        )
     return next(folder.glob("horovod-*.tar.gz"))
 
 

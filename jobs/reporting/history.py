@@ -1,19 +1,25 @@
 """What ``metrics.jsonl`` holds of a run: stage times, table rows, training curves; of reruns, the newest."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from statistics import fmean, median
 from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 Lines = list[dict[str, Any]]
 Points = list[tuple[float, float]]
+Curve = NDArray[np.float64]
+
+CURVES = ("train/loss", "train/sequences_per_second", "feed/wait_pct", "memory/peak_gib")
 
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """The newest training run of one behaviour; curves are (step, figure of an interval), by step.
+    """The newest training run of one encoder; curves are float64 [n, 2], (step, figure of an interval), by step.
 
     Attributes
     ----------
@@ -23,11 +29,11 @@ class TrainingHistory:
     peak_gib : the most memory that rank 0's process has used so far
     """
 
-    loss: Points
+    loss: Curve
+    sequences_per_second: Curve
+    wait_pct: Curve
+    peak_gib: Curve
     epochs: Lines
-    sequences_per_second: Points
-    wait_pct: Points
-    peak_gib: Points
 
     @property
     def ndcg(self) -> Points:
@@ -39,25 +45,29 @@ class TrainingHistory:
         """The validation line of the best NDCG@10, the first of equals; empty where no client was held out."""
         return max(self.epochs, key=lambda line: line["validation/ndcg@10"], default={})
 
-    def over_progress(self, points: Points) -> Points:
+    def over_progress(self, curve: Curve) -> Curve:
         """A curve over the share of the training that is done, in percent: trainings of other lengths compare so."""
-        last = max((step for step, _ in self.loss), default=1)
-        return [(100 * step / last, figure) for step, figure in points]
+        return curve * (100 / self.loss[-1, 0] if len(self.loss) else 1, 1)
+
+    @property
+    def last_loss(self) -> float | None:
+        """Of the last interval."""
+        return float(self.loss[-1, 1]) if len(self.loss) else None
 
     @property
     def median_rate(self) -> float | None:
         """Sequences per second, median over intervals."""
-        return median(rate for _, rate in self.sequences_per_second) if self.sequences_per_second else None
+        return float(np.median(self.sequences_per_second[:, 1])) if len(self.sequences_per_second) else None
 
     @property
     def mean_wait_pct(self) -> float | None:
         """Share of the time spent waiting for the feed, mean over intervals."""
-        return fmean(wait for _, wait in self.wait_pct) if self.wait_pct else None
+        return float(self.wait_pct[:, 1].mean()) if len(self.wait_pct) else None
 
     @property
     def top_peak_gib(self) -> float | None:
         """The most memory used, GiB."""
-        return max((peak for _, peak in self.peak_gib), default=None)
+        return float(self.peak_gib[:, 1].max()) if len(self.peak_gib) else None
 
 
 @dataclass(frozen=True)
@@ -109,29 +119,54 @@ def stage_runs(lines: Lines, names: Iterable[str]) -> list[StageRun]:
     return [runs[name] for name in names if name in runs]
 
 
-def training_histories(lines: Lines, behaviours: Iterable[str]) -> dict[str, TrainingHistory]:
-    """The newest run of each behaviour that was trained; older runs have another ``run`` id."""
-    newest = {name: line.get("run") for name, line in newest_by(lines, "behaviour").items()}
-    return {
-        name: _history([line for line in lines if line.get("behaviour") == name and line.get("run") == newest[name]])
-        for name in behaviours
-        if name in newest
-    }
+def split_training(lines: Iterable[dict[str, Any]]) -> tuple[Lines, dict[str, TrainingHistory]]:
+    """The lines that are of no training, and of each encoder the newest run, whose id its lines carry.
+
+    The lines are read once. Of the hundreds of thousands that a long training logs, only the numbers of the curves are
+    kept, 64 bytes a line.
+    """
+    others: Lines = []
+    runs: dict[str, _Run] = {}
+    for line in lines:
+        if "behaviour" not in line:
+            others.append(line)
+            continue
+        name, run_id = line["behaviour"], line.get("run")
+        if name not in runs or runs[name].run_id != run_id:
+            runs[name] = _Run(run_id)
+        runs[name].add(line)
+    return others, {name: run.history() for name, run in runs.items()}
 
 
-def thin(points: Points, at_most: int = 400) -> Points:
-    """``points`` as means of equal runs of neighbours, at most so many: a figure has no pixels for more."""
+def thin(curve: ArrayLike, at_most: int = 400) -> Points:
+    """A curve ([n, 2]) as means of equal runs of neighbours, at most so many: a figure has no pixels for more."""
+    points = np.asarray(curve, np.float64).reshape(-1, 2)
     size = -(-len(points) // at_most) or 1
-    runs = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(fmean(x for x, _ in run), fmean(y for _, y in run)) for run in runs]
+    means = [points[start : start + size].mean(axis=0).tolist() for start in range(0, len(points), size)]
+    return [(x, y) for x, y in means]
 
 
-def _history(lines: Lines) -> TrainingHistory:
-    # a resumed run repeats the steps and epochs it had not saved: the later line counts
-    epochs = {line["epoch"]: line for line in lines if "validation/ndcg@10" in line}
-    curves = [
-        sorted({line["step"]: line[key] for line in lines if key in line}.items())
-        for key in ("train/loss", "train/sequences_per_second", "feed/wait_pct", "memory/peak_gib")
-    ]
-    loss, rates, waits, peaks = curves
-    return TrainingHistory(loss, [epochs[epoch] for epoch in sorted(epochs)], rates, waits, peaks)
+class _Run:
+    """What is kept of a run while its lines are read."""
+
+    def __init__(self, run_id: str | None) -> None:
+        self.run_id = run_id
+        self._epochs: dict[int, dict[str, Any]] = {}
+        self._curves = {key: array("d") for key in CURVES}
+
+    def add(self, line: dict[str, Any]) -> None:
+        if "validation/ndcg@10" in line:
+            self._epochs[line["epoch"]] = line
+        for key, numbers in self._curves.items():
+            if key in line:
+                numbers.extend((line["step"], line[key]))
+
+    def history(self) -> TrainingHistory:
+        loss, rates, waits, peaks = (_newest_of_each_step(numbers) for numbers in self._curves.values())
+        return TrainingHistory(loss, rates, waits, peaks, [self._epochs[epoch] for epoch in sorted(self._epochs)])
+
+
+def _newest_of_each_step(numbers: "array[float]") -> Curve:
+    """A resumed run repeats the steps that it had not saved: the later line counts."""
+    backwards = np.array(numbers).reshape(-1, 2)[::-1]
+    return backwards[np.unique(backwards[:, 0], return_index=True)[1]]

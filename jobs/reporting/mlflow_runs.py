@@ -6,9 +6,10 @@ its own environment to say: no setting of ours holds it.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from conf.load import flat_settings
@@ -45,9 +46,9 @@ def track_run(config: PipelineConfig, workspace: Workspace) -> str:
         parameters = [Param(key, str(value)) for key, value in flat_settings(asdict(config))]
         for start in range(0, len(parameters), 100):  # MLflow's limit for one call
             client.log_batch(run.info.run_id, params=parameters[start : start + 100])
-        figures = [Metric(*figure) for figure in list_figures(read_metrics(workspace.metrics))]
-        for start in range(0, len(figures), 1000):
-            client.log_batch(run.info.run_id, metrics=figures[start : start + 1000])
+        figures = (Metric(*figure) for figure in list_figures(read_metrics(workspace.metrics)))
+        while batch := list(islice(figures, 1000)):
+            client.log_batch(run.info.run_id, metrics=batch)
         for name in ("report.html", "scores.json", "config.yaml"):
             if (workspace.out / name).exists():
                 mlflow.log_artifact(str(workspace.out / name))
@@ -55,7 +56,7 @@ def track_run(config: PipelineConfig, workspace: Workspace) -> str:
     return str(run.info.run_id)
 
 
-def list_figures(lines: list[dict[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
+def list_figures(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
     """The numbers of ``metrics.jsonl``, each under its key and whose it is: ``train/loss/page_visit`` by step.
 
     Name, value, milliseconds since 1970 and step of each. Names hold what MLflow allows: ``@`` of ``ndcg@10`` becomes

@@ -13,7 +13,7 @@ from jobs.evaluation.comparison import SUM, Scores, result_of
 from jobs.reporting import figures, tables
 from jobs.reporting.ablation import noise_of_changes, rows_alone, rows_without
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
-from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin, training_histories
+from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin
 from schemas.blocks import BASELINE
 from schemas.tasks import PROPENSITY
 
@@ -24,7 +24,8 @@ class RunFacts:
 
     Attributes
     ----------
-    metrics : the lines of ``metrics.jsonl``
+    metrics : the lines of ``metrics.jsonl``, but for those of training
+    histories : encoder -> its newest training, by ``metrics.jsonl``; of an earlier configuration's too
     windows : the one row of ``tables/windows``
     absent : encoder -> share of relevant clients that it has no vector of
     quarantine : (source, reason, rows)
@@ -33,6 +34,7 @@ class RunFacts:
 
     scores: Scores
     metrics: Lines
+    histories: dict[str, TrainingHistory]
     windows: Mapping[str, Any]
     n_clients: int
     n_active: int
@@ -71,7 +73,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
     stage_names : the stages whose times are shown, in that order
     """
     names = list(dict.fromkeys((*config.behaviours, *config.encoders)))
-    histories = training_histories(facts.metrics, names)
+    histories = {name: facts.histories[name] for name in names if name in facts.histories}
     colours = figures.palette(names)
     bands = figures.map_bands(facts.profile_map) if facts.profile_map else {}
     context = {

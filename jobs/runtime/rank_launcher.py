@@ -5,18 +5,17 @@ import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
 from pyspark.sql import SparkSession
 
 import schemas.errors
 from conf.training import TrainingSettings
+from jobs.runtime.horovod_servers import bound_servers, loopback_interfaces
 from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
 from ml.training.stall_watch import StallWatch
 from schemas.errors import ConfigError, PipelineError, TrainingError
@@ -129,76 +128,35 @@ def sign_watched(sign: Path, stall_seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, former)
 
 
+def exchange_interfaces(named: tuple[str, ...], master: str) -> tuple[str, ...]:
+    """Over which the ranks exchange: those that are named, else in local mode the one that no other host reaches."""
+    return named or (loopback_interfaces() if master.startswith("local") else ())
+
+
 def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str]) -> Any:
     import horovod.runner.gloo_run
     import horovod.spark
 
     # Horovod takes SIGINT and SIGTERM for itself and never gives them back: Ctrl-C would look like a failed rank
     horovod.runner.gloo_run.register_shutdown_event = threading.Event
+    interfaces = exchange_interfaces(settings.network_interfaces, str(spark.sparkContext.master))
     # the thread in which Horovod waits for the Spark job prints its errors: they belong into the log of the ranks
     with (
         _thread_errors_to(ranks_log),
         _jobs_described(spark, "train"),
-        driver_bound_to(settings.network_interfaces),
-        _meeting_server_closed(),
+        bound_servers(interfaces),
     ):
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
             num_proc=settings.n_ranks,
             use_gloo=True,
-            nics=set(settings.network_interfaces) or None,
+            nics=set(interfaces) or None,
             verbose=0,
             stdout=ranks_log,
             stderr=ranks_log,
         )
     return values[0]
-
-
-@contextlib.contextmanager
-def driver_bound_to(interfaces: Sequence[str]) -> Iterator[None]:
-    """Have what Horovod starts in the driver listen on the interface that is named, where one is: it would on all.
-
-    One of them, at which the ranks meet, answers whoever reaches it. What Horovod starts in Spark's tasks still listens
-    on all interfaces; it asks for the key of the start.
-    """
-    from horovod.runner.common.util import network
-    from horovod.runner.http import http_server
-
-    of_interface = psutil.net_if_addrs().get(interfaces[0], []) if len(interfaces) == 1 else []
-    addresses = [each.address for each in of_interface if each.family == socket.AF_INET]
-    find_port = http_server.find_port
-
-    def find_bound(make: Callable[[tuple[str, int]], Any]) -> Any:
-        return find_port(lambda address: make((addresses[0], address[1])))
-
-    network.find_port = http_server.find_port = find_bound if addresses else find_port
-    try:
-        yield
-    finally:
-        network.find_port = http_server.find_port = find_port
-
-
-@contextlib.contextmanager
-def _meeting_server_closed() -> Iterator[None]:
-    """Close the server at which the ranks meet: Horovod leaves its thread and its open port behind."""
-    from horovod.runner import gloo_run
-
-    make_server, servers = gloo_run.RendezvousServer, []
-
-    def make_noted(*values: Any) -> Any:
-        servers.append(make_server(*values))
-        return servers[-1]
-
-    gloo_run.RendezvousServer = make_noted
-    try:
-        yield
-    finally:
-        gloo_run.RendezvousServer = make_server
-        for server in servers:
-            if server._httpd:
-                server.stop()
-                server._httpd.server_close()
 
 
 @contextlib.contextmanager
@@ -236,7 +194,8 @@ def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[An
     with contextlib.redirect_stderr(ranks_log):
         try:
             distributor = TorchDistributor(num_processes=settings.n_ranks, local_mode=False, use_gpu=use_gpu)
-            return distributor.run(_on_torch_rank, settings.network_interfaces, *call)
+            interfaces = exchange_interfaces(settings.network_interfaces, str(context.master))
+            return distributor.run(_on_torch_rank, interfaces, *call)
         except BaseException:  # RanksLostError and Ctrl-C too: the distributor leaves its tasks running
             context.cancelJobGroup(group)
             raise

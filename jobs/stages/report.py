@@ -22,6 +22,7 @@ from jobs.reporting.facts import (
     collect_sequence_facts,
     collect_vocabulary_facts,
 )
+from jobs.reporting.history import split_training
 from jobs.reporting.mlflow_runs import track_run
 from jobs.reporting.page import RunFacts, render_page
 from jobs.reporting.tables import format_score_table, probe_note
@@ -72,10 +73,12 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     blocks = read_table(spark, workspace, BLOCKS).where(F.col(CUTOFF) == timestamp_literal(windows.input_end))
     profiles = read_table(spark, workspace, PROFILES).where(F.col(PROFILE) == ENSEMBLE)
+    metrics, histories = split_training(read_metrics(workspace.metrics))
     n_clients, n_active = collect_client_counts(read_table(spark, workspace, CLIENTS))
     return RunFacts(
         scores=scores,
-        metrics=read_metrics(workspace.metrics),
+        metrics=metrics,
+        histories=histories,
         windows=asdict(windows),
         n_clients=n_clients,
         n_active=n_active,

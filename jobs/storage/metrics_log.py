@@ -59,13 +59,15 @@ def log_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def read_metrics(path: Path, start: int = 0) -> list[dict[str, Any]]:
-    """The lines from byte ``start`` on, oldest first; empty where nothing was logged yet.
+def read_metrics(path: Path, start: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines from byte ``start`` on, oldest first, one at a time; none where nothing was logged yet.
 
     A long training logs hundreds of thousands of lines: who needs its own reads from where the log was before them.
     """
     if not path.exists():
-        return []
+        return
     with path.open("rb") as file:
         file.seek(start)
-        return [values for line in file if (values := parse_line(line)) is not None]
+        for line in file:
+            if (values := parse_line(line)) is not None:
+                yield values

@@ -128,9 +128,9 @@ def test_a_driver_killed_while_two_ranks_train_leaves_none_of_them_and_the_next_
         while left := [rank for rank in ranks if is_alive(rank)]:
             assert time.monotonic() < deadline, f"ranks still run: {left}"
             time.sleep(0.2)
-    n_lines = len(read_metrics(out / "metrics.jsonl"))
+    n_lines = len(list(read_metrics(out / "metrics.jsonl")))
     shop.finish(out, *told)
-    first = next(line for line in read_metrics(out / "metrics.jsonl")[n_lines:] if "train/loss" in line)
+    first = next(line for line in list(read_metrics(out / "metrics.jsonl"))[n_lines:] if "train/loss" in line)
     assert first["step"] > 3, "it trained the first steps again, although there was a checkpoint"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from conf.load import load_config
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
+from jobs.reporting.history import split_training
 from jobs.reporting.page import RunFacts, render_page
 from schemas.tasks import PROPENSITY, TASKS
 
@@ -67,9 +68,11 @@ def some_metrics() -> list[dict]:
 
 def some_facts(**changes: object) -> RunFacts:
     """A run with something to show in every section."""
+    metrics, histories = split_training(some_metrics())
     full = {
         "scores": some_scores(),
-        "metrics": some_metrics(),
+        "metrics": metrics,
+        "histories": histories,
         "windows": WINDOWS,
         "n_clients": 3,
         "n_active": 1,

@@ -255,4 +255,4 @@ def test_the_rows_of_a_stage_are_not_those_of_another_that_runs_at_once(
     assert written["stage"] == "vocabulary"
     assert end["stage/rows"] == 3
     append_metrics(workspace.metrics, {"x": 1})
-    assert "stage" not in read_metrics(workspace.metrics)[-1]
+    assert "stage" not in list(read_metrics(workspace.metrics))[-1]

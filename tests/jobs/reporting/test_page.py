@@ -5,13 +5,14 @@ from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some
 
 from conf.load import load_config
 from jobs.reporting.ablation import Change, noise_of_changes, rows_alone, rows_without
-from jobs.reporting.history import StageRun, stage_runs, training_histories
+from jobs.reporting.history import StageRun, split_training, stage_runs
 from jobs.reporting.page import Verdict, render_page, tell_verdict
 from jobs.reporting.tables import Standing
 
 MINUS = "\N{MINUS SIGN}"
 ONE = {"baseline": {"conversion": {"score": 0.5222, "auroc": 0.5222}}}
-EMPTY = {"metrics": [], "sequences": {}, "vocabularies": {}, "quarantine": [], "profile_map": None, "ablation": None}
+EMPTY = {"metrics": [], "histories": {}, "sequences": {}, "vocabularies": {}, "quarantine": [],
+         "profile_map": None, "ablation": None}  # fmt: skip
 
 
 def page(scores: dict, *overrides: str, mode: str = "evaluate") -> str:
@@ -158,9 +159,9 @@ def test_the_page_shows_the_rows_of_each_stage_and_source():
 
 
 def test_the_training_curves_are_speed_wait_and_memory_too():
-    history = training_histories(some_metrics(), ["product_buy"])["product_buy"]
-    assert history.sequences_per_second == [(50, 1500.0), (100, 1700.0)]
-    assert history.over_progress(history.wait_pct) == [(50.0, 2.5), (100.0, 3.5)]
+    history = split_training(some_metrics())[1]["product_buy"]
+    assert history.sequences_per_second.tolist() == [[50, 1500.0], [100, 1700.0]]
+    assert history.over_progress(history.wait_pct).tolist() == [[50.0, 2.5], [100.0, 3.5]]
     assert (history.median_rate, history.mean_wait_pct, history.top_peak_gib) == (1600.0, 3.0, 0.81)
     text = full_page()
     for label in ("Training loss.", "Validation.", "Speed.", "Wait for the feed.", "Peak memory."):
@@ -169,7 +170,7 @@ def test_the_training_curves_are_speed_wait_and_memory_too():
 
 def test_a_figure_without_its_number_is_left_out_of_the_history():
     lines = [{"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 5, "train/loss": 1.0}]
-    history = training_histories(lines, ["product_buy"])["product_buy"]
+    history = split_training(lines)[1]["product_buy"]
     assert (history.median_rate, history.mean_wait_pct, history.top_peak_gib) == (None, None, None)
 
 

@@ -1,7 +1,9 @@
+import tracemalloc
+from collections.abc import Iterator
 from statistics import fmean, stdev
 
 from conf.evaluation import ProbeSettings
-from jobs.reporting.history import newest_by, thin, training_histories
+from jobs.reporting.history import newest_by, split_training, thin
 from jobs.reporting.tables import (
     MISSING,
     Cell,
@@ -187,11 +189,27 @@ def test_training_shows_the_newest_run_of_each_behaviour():
 
     lines = [step("old", 30, 9.0), epoch("old", 3, 0.9), step("new", 10, 5.0), step("new", 20, 4.0)]
     lines += [epoch("new", 1, 0.3), epoch("new", 2, 0.2), {"stage": "train", "stage/seconds": 5.0}]
-    history = training_histories(lines, ["product_buy", "page_visit"])
+    others, history = split_training(lines)
+    assert others == lines[-1:]
     assert list(history) == ["product_buy"]
-    assert history["product_buy"].loss == [(10, 5.0), (20, 4.0)]
+    assert history["product_buy"].loss.tolist() == [[10, 5.0], [20, 4.0]]
     assert history["product_buy"].ndcg == [(1, 0.3), (2, 0.2)]
     assert history["product_buy"].best_epoch["epoch"] == 1
+
+
+def test_of_a_long_training_only_the_curves_numbers_are_kept_and_of_a_step_the_later_line():
+    def lines() -> Iterator[dict]:
+        for number in range(20_000):
+            figures = {"train/loss": 1.0 / (1 + number), "train/sequences_per_second": 100.0, "feed/wait_pct": 1.0}
+            yield {"behaviour": "page_visit", "run": "a", "step": 5 * (number % 15_000), **figures}  # resumed once
+
+    tracemalloc.start()
+    _, histories = split_training(lines())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000 * 200, "whole lines are ten times that"
+    assert len(histories["page_visit"].loss) == 15_000
+    assert histories["page_visit"].loss[:2].tolist() == [[0, 1 / 15_001], [5, 1 / 15_002]]
 
 
 def test_a_long_curve_is_thinned_to_means_of_neighbours():

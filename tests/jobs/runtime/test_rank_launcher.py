@@ -9,18 +9,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from pyspark.sql import SparkSession
 
 from conf.training import TrainingSettings
 from jobs.runtime import rank_launcher
-from jobs.runtime.rank_launcher import RanksLostError, driver_bound_to, run_ranks, sign_watched, takes_gpus
+from jobs.runtime.horovod_servers import loopback_interfaces
+from jobs.runtime.rank_launcher import (
+    RanksLostError,
+    exchange_interfaces,
+    run_ranks,
+    sign_watched,
+    takes_gpus,
+)
 from jobs.storage.workspace import Workspace
 from schemas.errors import ConfigError, ModelError, TrainingError
 
 N_STEPS, STALL_SECONDS, GRACE_SECONDS = 20, 4, 4
 Call = Callable[..., tuple[int, int]]
+
+
+def listening_teller(driver_id: int) -> Callable[[Path], None]:
+    """A function that writes down at which addresses the driver and all its processes listen."""
+
+    def tell_listening(path: Path) -> None:
+        import psutil
+
+        driver = psutil.Process(driver_id)
+        connections = [
+            one for each in (driver, *driver.children(recursive=True)) for one in each.net_connections("tcp")
+        ]
+        listening = {one.laddr.ip.removeprefix("::ffff:") for one in connections if one.status == psutil.CONN_LISTEN}
+        path.write_text("\n".join(sorted(listening)))
+
+    return tell_listening
 
 
 def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
@@ -44,6 +66,8 @@ def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
             time.sleep(3600)
         raise ModelError("what rank 1 cannot read")
 
+    tell_listening = listening_teller(os.getpid())
+
     def work(ranks: Any, watch: Any, starts: Path) -> tuple[int, int]:
         import sys
 
@@ -58,6 +82,9 @@ def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
             if step == N_STEPS // 2 and ranks.rank == 1 and n_starts <= n_faults:
                 suffer()
             total = ranks.sum([1])[0]
+        if ranks.rank == 0:
+            tell_listening(starts.with_name("listening"))
+        ranks.sum([0])
         return int(total), n_starts
 
     return work
@@ -92,12 +119,15 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_ranks_that_fail_are_started_again(
-    call: Call, caplog: pytest.LogCaptureFixture, launcher: str, fault: str
+    call: Call, workspace: Workspace, caplog: pytest.LogCaptureFixture, launcher: str, fault: str
 ) -> None:
     assert call(launcher, fault, n_faults=1, max_restarts=1) == (2, 2)
     assert caplog.text.count("starting them again from the last checkpoint, 1 of 1") == 1
     servers = [getattr(thread, "_target", None) for thread in threading.enumerate()]
     assert not [server for server in servers if "RendezvousHTTPServer" in str(server)], "Horovod left a port open"
+    # of torch's launcher the store and the log's server listen on all interfaces, see docs/threat-model.md
+    listening = set((workspace.out / "listening").read_text().split())
+    assert listening == ({"127.0.0.1"} if launcher == "horovod" else {"127.0.0.1", "0.0.0.0", "::"})
 
 
 @pytest.mark.slow
@@ -189,20 +219,8 @@ def test_a_mount_that_is_away_for_a_while_is_no_stall(tmp_path: Path, monkeypatc
     assert checked
 
 
-@pytest.mark.parametrize("is_named", [True, False])
-def test_the_servers_of_the_driver_listen_on_the_interface_that_is_named(is_named: bool) -> None:
-    from horovod.runner.common.util.network import BasicService
-    from horovod.runner.http.http_server import RendezvousServer
-
-    (loopback, *_) = (
-        name for name, found in psutil.net_if_addrs().items() if "127.0.0.1" in [each.address for each in found]
-    )
-    server = RendezvousServer()
-    with driver_bound_to([loopback] if is_named else []):
-        server.start()
-        service = BasicService("driver", b"key", {loopback})
-    listening = [server._httpd.server_address[0], service._server.server_address[0]]
-    server.stop()
-    server._httpd.server_close()
-    service.shutdown()
-    assert listening == ["127.0.0.1" if is_named else "0.0.0.0"] * 2
+def test_ranks_of_one_host_exchange_where_no_other_host_reaches_them() -> None:
+    (loopback,) = loopback_interfaces()
+    assert exchange_interfaces((), "local[2]") == exchange_interfaces((), "local-cluster[2,1,1024]") == (loopback,)
+    assert exchange_interfaces(("eth1",), "local[2]") == ("eth1",)
+    assert exchange_interfaces((), "yarn") == ()

@@ -15,7 +15,7 @@ def test_a_stage_reads_the_lines_that_came_since_it_began_and_no_others(
     parse = metrics_log.parse_line
     monkeypatch.setattr(metrics_log, "parse_line", lambda line: parsed.append(line) or parse(line))
     assert log_size(path) == 0
-    assert read_metrics(path) == []
+    assert list(read_metrics(path)) == []
     for step in range(20):
         append_metrics(path, {"step": step})
     start = log_size(path)
