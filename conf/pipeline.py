@@ -171,13 +171,24 @@ class PipelineConfig(Settings):
         return {name: stream for name, stream in self.streams().items() if stream.is_merged}
 
     def restricted_to(self, *behaviours: str) -> "PipelineConfig":
-        """The same settings with some behaviours only, their inputs, and the encoders that read no others."""
+        """The same settings with some behaviours only, their inputs, and the encoders that read them.
+
+        An encoder of several behaviours reads those of them that are left, where there are two or more.
+        """
         inputs = {name: of for name, of in self.mapping.inputs.items() if name in (*behaviours, PRODUCTS)}
+        left = {
+            name: tuple(behaviour for behaviour in of.behaviours if behaviour in behaviours)
+            for name, of in self.encoders.items()
+        }
         return replace(
             self,
             mapping=replace(self.mapping, inputs=inputs if PRODUCT_BUY in behaviours else {}),
             behaviours={name: of for name, of in self.behaviours.items() if name in behaviours},
-            encoders={name: of for name, of in self.encoders.items() if set(of.behaviours) <= set(behaviours)},
+            encoders={
+                name: replace(of, behaviours=left[name])
+                for name, of in self.encoders.items()
+                if len(left[name]) > of.is_merged
+            },
         )
 
     def behaviour(self, name: str) -> BehaviourSettings:

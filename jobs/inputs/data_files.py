@@ -89,6 +89,9 @@ def log_left_out(whole: PipelineConfig, config: PipelineConfig) -> None:
     ):
         for name in sorted(names):
             log.info("%s %s: left out: the mapping %s has no input for it", kind, name, config.mapping.name)
+    for name, encoder in config.encoders.items():
+        if encoder.behaviours != whole.encoders[name].behaviours:
+            log.info("encoder %s: reads %s, of which the mapping has input", name, ", ".join(encoder.behaviours))
 
 
 def lists_folder(config: PipelineConfig, workspace: Workspace) -> Path | None:

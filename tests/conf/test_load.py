@@ -68,12 +68,12 @@ MIXED = "encoders.mixed={behaviours: [page_visit, product_buy, add_to_cart], max
 
 
 def test_an_encoder_of_several_behaviours_has_a_stream_of_its_own_and_the_others_keep_theirs() -> None:
-    config = load_config("demo", [MIXED, "encoders.mixed.history_chunks=3"])
+    config = load_config("default", [MIXED, "encoders.mixed.history_chunks=3"])
     mixed = config.streams()["mixed"]
-    assert [*config.streams()] == [*load_config("demo").streams(), "mixed"]
+    assert [*config.streams()] == [*load_config("default").streams(), "mixed"]
     assert (mixed.behaviours, mixed.max_length) == (("page_visit", "product_buy", "add_to_cart"), 96)
     assert (mixed.has_events, mixed.drops_repeats) == (True, True)
-    assert mixed.layout(config.sequences).widths == (1, 8, 32, 64, 96)
+    assert mixed.layout(config.sequences).widths == (1, 4, 8, 16, 32, 64, 96)
     visits = config.streams()["page_visit"]
     assert (visits.has_events, visits.drops_repeats, visits.own_settings()) == (False, False, {})
     assert visits.layout(config.sequences) is config.sequences
@@ -123,8 +123,15 @@ def test_the_fourth_places_encoder_reads_all_behaviours_in_its_published_size() 
 
 
 def test_an_encoder_is_left_out_by_null() -> None:
-    config = load_config("demo", ["encoders.page_visit=null"])
+    config = load_config("demo", ["encoders.page_visit=null", "encoders.mixed=null"])
     assert [*config.encoders] == ["product_buy", "add_to_cart", "remove_from_cart", "search_query"]
+
+
+def test_a_merged_encoder_reads_the_behaviours_that_are_left_and_goes_with_all_but_one() -> None:
+    config = load_config("demo").restricted_to("page_visit", "product_buy")
+    assert [*config.encoders] == ["product_buy", "page_visit", "mixed"]
+    assert config.encoders["mixed"].behaviours == ("product_buy", "page_visit")
+    assert [*config.restricted_to("product_buy").encoders] == ["product_buy"]
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_what_a_mapping_has_no_input_for_is_left_out_with_a_line_each(
     for kind in ("behaviour", "encoder"):
         assert f"{kind} search_query: left out: the mapping rees46 has no input for it" in caplog.text
     assert caplog.text.count("left out") == 2
+    assert "encoder mixed: reads product_buy, add_to_cart, remove_from_cart, page_visit, of which" in caplog.text
     assert not (tmp_path / "out").exists()
 
 

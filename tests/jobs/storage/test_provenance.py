@@ -159,9 +159,9 @@ def test_every_pattern_names_a_setting_and_every_stage_exists() -> None:
 def test_what_a_merged_stream_is_made_of_outdates_its_tables_and_without_it_they_stay() -> None:
     def settings(*overrides: str) -> dict[str, dict[str, Any]]:
         merged = "encoders.mixed={behaviours: [product_buy, page_visit], max_length: 32}"
-        return settings_of(["vocabulary", "sequences"], load_config("demo", [merged, *overrides]))
+        return settings_of(["vocabulary", "sequences"], load_config("default", [merged, *overrides]))
 
-    before, alone = settings(), settings_of(["vocabulary", "sequences"], load_config("demo"))
+    before, alone = settings(), settings_of(["vocabulary", "sequences"], load_config("default"))
     for override, outdated in (
         ("encoders.mixed.behaviours=[page_visit, product_buy]", ["vocabulary", "sequences"]),
         ("encoders.mixed.drop_repeats=false", ["sequences"]),
