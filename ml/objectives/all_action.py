@@ -3,14 +3,21 @@
 Pancha et al. 2022, arXiv:2205.04507, section 3.3.
 """
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ml.data.segments import run_ends
 from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch
-from ml.objectives.item_prediction import predict_tokens
+from ml.objectives.item_prediction import predict_tokens, round_up_targets
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import TrainingBatch
 from schemas.tokens import PAD
+
+AGES = 2**40
+"""Seconds, more than any time since 1970 and any horizon."""
 
 
 class AllAction(NextItem):
@@ -20,38 +27,61 @@ class AllAction(NextItem):
     ``similarity: cosine`` and ``learn_temperature``.
     """
 
-    takes_packed = False
-
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
-        """Random positions of each row, with one of the events that follow each as its target.
+        """Random positions of each sequence, with one of the events that follow each as its target.
 
         Those are the events of the next ``all_action.days`` where the batch has timestamps, and otherwise the next
         ``all_action.events``; where there are none, the next event.
         """
-        token_ids, settings = batch.token_ids, self.settings.all_action
-        is_before = (token_ids != PAD) & (batch_index(token_ids) < token_ids.shape[1] - 1)
-        draws = torch.rand(token_ids.shape, generator=generator).masked_fill(~is_before, 2.0)
-        n_chosen = min(settings.positions, token_ids.shape[1])
-        highest = draws.kthvalue(n_chosen, dim=1, keepdim=True).values
-        is_chosen = is_before & (draws <= highest)
-        n_soon = self._count_soon(batch)
-        offsets = 1 + (torch.rand(token_ids.shape, generator=generator) * n_soon).long()
-        positives = (batch_index(token_ids) + torch.minimum(offsets, n_soon)).clamp(max=token_ids.shape[1] - 1)
-        return self.with_negatives(
-            predict_tokens(batch, token_ids.gather(1, positives), is_chosen), token_ids, generator
-        )
+        token_ids, n_after = batch.token_ids, count_after(batch)
+        chosen, offsets = (torch.rand(token_ids.shape, generator=generator, device=generator.device) for _ in range(2))
+        is_chosen = lowest_of_sequences(chosen, n_after > 0, batch, self.settings.all_action.positions)
+        n_soon = self._count_soon(batch, n_after)
+        ahead = torch.minimum(1 + (offsets * n_soon).long(), n_soon)
+        positives = (batch_index(token_ids) + ahead).clamp(max=token_ids.shape[1] - 1)
+        prepared = predict_tokens(batch, token_ids.gather(1, positives), is_chosen, most_targets)
+        return self.with_negatives(prepared, token_ids, generator)
 
-    def _count_soon(self, batch: SequenceBatch[Tensor]) -> Tensor:
+    def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
+        """So many positions of each sequence as the settings say, or all but its last."""
+        chosen = np.minimum(lengths - 1, self.settings.all_action.positions)
+        return round_up_targets(int(chosen.sum()), n_positions)
+
+    def _count_soon(self, batch: SequenceBatch[Tensor], n_after: Tensor) -> Tensor:
         """Int64 [B, L], how many events follow each one soon; at least 1."""
-        n_after = batch.shape[1] - 1 - batch_index(batch.token_ids)
         if batch.timestamps is None:
             return n_after.clamp(1, self.settings.all_action.events)
-        times = batch.timestamps.contiguous()
-        horizon = times + self.settings.all_action.days * SECONDS_PER_DAY
-        n_until = torch.searchsorted(times, horizon, right=True)  # times rise, 0 at PAD
+        # within a sequence times rise; those of the next in a row come after any horizon
+        number = F.pad(run_ends(sequence_numbers(batch))[:, :-1].long().cumsum(dim=1), (1, 0))
+        times = (batch.timestamps + number * AGES).contiguous()
+        n_until = torch.searchsorted(times, times + self.settings.all_action.days * SECONDS_PER_DAY, right=True)
         return (n_until - 1 - batch_index(times)).clamp(min=1)
 
 
 def batch_index(column: Tensor) -> Tensor:
     """Int64 [B, L], the position of each element in its row."""
     return torch.arange(column.shape[1], device=column.device).expand_as(column)
+
+
+def sequence_numbers(batch: SequenceBatch[Tensor]) -> Tensor:
+    """Int64 [B, L], which sequence of its row, or of the packed batch, each position belongs to; 0 at PAD."""
+    return (batch.token_ids != PAD).long() if batch.segments is None else batch.segments.long()
+
+
+def count_after(batch: SequenceBatch[Tensor]) -> Tensor:
+    """Int64 [B, L], how many events of its sequence follow each one; 0 at PAD."""
+    index, numbers = batch_index(batch.token_ids), sequence_numbers(batch)
+    ends = torch.where(run_ends(numbers), index, index.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    return torch.where(numbers > 0, ends - index, 0)
+
+
+def lowest_of_sequences(draws: Tensor, may_be: Tensor, batch: SequenceBatch[Tensor], n: int) -> Tensor:
+    """Bool [B, L], where the n lowest draws (float [B, L], 0 to 1) of each sequence are that ``may_be``, or fewer."""
+    shape, nowhere = draws.shape, draws.numel() + 1
+    rows = torch.arange(1, 1 + shape[0], device=draws.device).unsqueeze(1)
+    numbers = torch.where(may_be, rows if batch.segments is None else batch.segments, nowhere).flatten()
+    order = (numbers + draws.flatten().double()).argsort()
+    of_order, index = numbers[order], torch.arange(len(order), device=order.device)
+    is_first = torch.cat([torch.ones_like(of_order[:1], dtype=torch.bool), of_order[1:] != of_order[:-1]])
+    rank = index - torch.where(is_first, index, 0).cummax(dim=0).values
+    return may_be & torch.empty_like(rank).scatter_(0, order, rank).view(shape).lt(n)

@@ -116,23 +116,20 @@ def bpr_max_loss(
     return torch.where(is_target, ranking + regularisation * penalty, 0.0).sum()
 
 
-def in_batch_softmax_loss(logits: Tensor, columns: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
+def in_batch_softmax_loss(own: Tensor, logits: Tensor, counts: Tensor) -> Tensor:
     """Summed cross-entropy of each label against those of its batch, uncorrected for how often these are drawn.
 
     Parameters
     ----------
-    logits : float [M, U]
-    columns : int64 [M], which of the candidates is right
-    candidates : int64 [U], their token ids; a right one is no negative
-    counts : float [M, U], how often each is drawn as a negative
+    own : float [M], the logit of each label
+    logits : float [M, U], of the candidates
+    counts : float [M, U], how often each is drawn as a negative; 0 for a position's own label
     """
-    own, negatives = _own_and_negatives(logits, columns, candidates, counts)
+    own, negatives = own.float(), _drawn(logits, counts)
     return (torch.logaddexp(own, negatives.logsumexp(dim=1)) - own).sum()
 
 
-def corrected_log_q_loss(
-    logits: Tensor, columns: Tensor, candidates: Tensor, counts: Tensor, probabilities: Tensor
-) -> Tensor:
+def corrected_log_q_loss(own: Tensor, logits: Tensor, counts: Tensor, probabilities: Tensor, n_draws: Tensor) -> Tensor:
     """Summed softmax loss with the corrected log-Q (Khrylchenko et al. 2025, arXiv:2507.09331).
 
     One position's loss is -w log(exp(s) / sum over negatives of exp(s- - log Q)): its own item is no candidate of
@@ -142,20 +139,18 @@ def corrected_log_q_loss(
 
     Parameters
     ----------
-    logits, columns, candidates, counts : as for ``in_batch_softmax_loss``
+    own, logits, counts : as for ``in_batch_softmax_loss``
     probabilities : float [M, U], Q, with which one draw gives this candidate
+    n_draws : float [M], n, hits among them
     """
     log_q = probabilities.clamp(min=LEAST_PROBABILITY).log()
-    own, negatives = _own_and_negatives(logits, columns, candidates, counts)
-    excess = (negatives - log_q).logsumexp(dim=1) - own
+    excess = (_drawn(logits, counts) - log_q).logsumexp(dim=1) - own.float()
     # 1 - P, by its log odds; 0 where there is no negative
-    weight = (excess - counts.sum(dim=1).clamp(min=1).log()).sigmoid().detach()
+    weight = (excess - n_draws.clamp(min=1).log()).sigmoid().detach()
     return (weight * excess).sum()
 
 
-def _own_and_negatives(logits: Tensor, columns: Tensor, candidates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of labels, float [M], and of negatives, float [M, U], once for each time that they are drawn."""
-    logits = logits.float()  # autocast gives bfloat16
-    own = logits.gather(1, columns.unsqueeze(1)).squeeze(1)
-    is_none = (counts == 0) | (candidates == candidates[columns].unsqueeze(1))
-    return own, (logits + counts.clamp(min=1).log()).masked_fill(is_none, NO_NEGATIVE)
+def _drawn(logits: Tensor, counts: Tensor) -> Tensor:
+    """The logits of candidates, float32 [M, U], once for each time that they are drawn as negatives."""
+    # autocast gives bfloat16
+    return (logits.float() + counts.clamp(min=1).log()).masked_fill(counts == 0, NO_NEGATIVE)

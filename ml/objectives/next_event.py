@@ -3,21 +3,23 @@
 The four heads of the challenge's fourth place: the type of the next event, the time to it, its url where it is a visit,
 its sku where it has one.
 
-Legend of shapes: B batch, L positions of a row, M positions with a next event, D hidden, T event types, V tokens,
-H targets of a head, U different ones of these, K uniform negatives, S sequences of a batch.
+Legend of shapes: B batch, L positions of a row, M positions with a next event (of packed rows, a bound), D hidden,
+T event types, V tokens, H positions that a head asks, N labels drawn of them, K uniform negatives.
 """
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
-from ml.objectives.item_prediction import require_last_token
-from ml.objectives.losses import corrected_log_q_loss, in_batch_softmax_loss
+from ml.objectives.item_prediction import predict_tokens, require_last_token, round_up_targets
+from ml.objectives.losses import NO_LABEL, corrected_log_q_loss, in_batch_softmax_loss
 from ml.objectives.next_item import moved_right
 from ml.objectives.protocol import Objective, Score, TrainingBatch
 from schemas.columns import SKU, URL
@@ -25,8 +27,10 @@ from schemas.errors import ConfigError
 from schemas.tokens import PAD
 
 SECONDS_PER_HOUR = 3600
-HEAD_TARGETS = ("positions", "positives", "columns", "rows", "counts")
-"""What a head that predicts items compares hidden states with (``NextEvent._item_targets``)."""
+NO_KIND = 255
+"""Of a column that the stream's items do not come from; no item has it."""
+NOBODY = -1
+"""In place of the sequence of a label that was drawn where a head has too few."""
 
 
 class NextEventHeads(nn.Module):
@@ -36,17 +40,19 @@ class NextEventHeads(nn.Module):
     ----------
     sku_shares : float32 [V], each sku's share of all events that have one
     item_kinds : uint8 [V]
+    skus : int64 [skus], their tokens
     """
 
     sku_shares: Tensor
     item_kinds: Tensor
+    skus: Tensor
 
-    def __init__(self, hidden_size: int, n_types: int, sku_shares: Tensor, item_kinds: Tensor) -> None:
+    def __init__(self, hidden_size: int, n_types: int, sku_shares: Tensor, item_kinds: Tensor, skus: Tensor) -> None:
         super().__init__()
         self.to_type = nn.Linear(hidden_size, n_types)
         self.to_wait = nn.Linear(hidden_size, 1)
-        self.register_buffer("sku_shares", sku_shares, persistent=False)
-        self.register_buffer("item_kinds", item_kinds, persistent=False)
+        for name, of_items in (("sku_shares", sku_shares), ("item_kinds", item_kinds), ("skus", skus)):
+            self.register_buffer(name, of_items, persistent=False)
 
 
 class NextEvent(Objective):
@@ -60,17 +66,17 @@ class NextEvent(Objective):
     """
 
     needs_causal: bool | None = True
+    takes_packed = True
     is_sampled = True
 
     def __init__(self, settings: EncoderSettings, vocabulary: VocabularyDescription) -> None:
         self.settings, self.vocabulary = settings.next_event, vocabulary
         self.n_types = len(settings.behaviours)
         self.heads: NextEventHeads | None = None
-        self.is_kind: dict[str, Tensor] = {}  # column -> bool [V], its items
+        self.kinds, self.skus = torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
         if vocabulary.attributes is not None:  # else the encoder comes from its folder, to be validated
-            kinds = torch.from_numpy(vocabulary.attributes.item_kind)
-            self.is_kind = {column: kinds == kind for kind, column in enumerate(vocabulary.item_columns, start=1)}
-        self.skus = self.is_kind.get(SKU, torch.zeros(0)).nonzero().squeeze(1)
+            self.kinds = torch.from_numpy(vocabulary.attributes.item_kind)  # uint8 [V]
+            self.skus = (self.kinds == self._kind(SKU)).nonzero().squeeze(1)
 
     @classmethod
     def require_settings(cls, name: str, settings: EncoderSettings) -> None:
@@ -101,47 +107,65 @@ class NextEvent(Objective):
         n_events = torch.zeros(len(attributes), dtype=torch.float64)
         n_events[self.skus] = torch.from_numpy(attributes.n_events)[self.skus].double()
         sku_shares = (n_events / n_events.sum().clamp(min=1)).float()
-        self.heads = NextEventHeads(hidden_size, self.n_types, sku_shares, torch.from_numpy(attributes.item_kind))
+        self.heads = NextEventHeads(hidden_size, self.n_types, sku_shares, self.kinds, self.skus)
         return self.heads
 
     def prepare(self, batch: SequenceBatch[Tensor], generator: torch.Generator, most_targets: int = 0) -> TrainingBatch:
         """Every row moves one position to the right: where an event was, the one before it is seen."""
         inputs = moved_right(batch)
-        positions = (inputs.token_ids != PAD).flatten().nonzero().squeeze(1)  # [M]
+        prepared = predict_tokens(inputs, batch.token_ids, inputs.token_ids != PAD, most_targets)
+        positions, labels = prepared.positions, prepared.targets["labels"]
         types = required_column(batch, "event_types").flatten()[positions] - 1
         waits = required_column(batch, "timestamps") - required_column(inputs, "timestamps")  # [B, L], seconds
-        targets = {"types": types, "waits": torch.log1p(waits.flatten()[positions].float() / SECONDS_PER_HOUR)}
-        rows = torch.arange(len(batch)).unsqueeze(1).expand(batch.shape).flatten()[positions]
-        labels = batch.token_ids.flatten()[positions]
+        targets = {
+            "labels": labels,
+            "types": torch.where(labels == NO_LABEL, NO_LABEL, types),
+            "waits": torch.log1p(waits.flatten()[positions].float() / SECONDS_PER_HOUR),
+            "positives": prepared.targets["positives"],  # what of a table of items a step uses
+        }
+        is_packed = batch.segments is not None
+        sequences = (
+            required_column(batch, "segments").flatten()[positions] if is_packed else positions // batch.shape[1]
+        )
+        # of packed rows nobody may wait to know which positions a head asks: all are scored, and few count
+        every_position = torch.arange(len(positions), device=positions.device)
+        kinds, _ = self._on(labels.device)
         for head, column in (("url", URL), ("item", SKU)):
             if getattr(self.settings, head):
-                of_head = self._item_targets(labels, self.is_kind[column][labels], rows, generator)
+                is_asked = (kinds[labels.clamp(min=0)] == self._kind(column)) & (labels != NO_LABEL)
+                drawn = self._draw_labels(labels, sequences, is_asked, generator)
+                asked = every_position if is_packed else is_asked.nonzero().squeeze(1)
+                of_head = {"positions": asked, "is_asked": is_asked[asked], "sequences": sequences[asked], **drawn}
                 targets |= {f"{head}/{name}": target for name, target in of_head.items()}
-        targets["positives"] = labels.unique()  # what of a table of items a step uses
-        return TrainingBatch(inputs, positions, targets, n_targets=len(positions))
+        return TrainingBatch(inputs, positions, targets, prepared.n_targets)
+
+    def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
+        """All events but the first of each sequence."""
+        return round_up_targets(int(lengths.sum()) - len(lengths), n_positions)
 
     def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
         """Uniform skus, drawn with replacement, for the item head."""
         if not self.settings.item:
             return None
-        return self.skus[torch.randint(len(self.skus), (self.settings.uniform_negatives,), generator=generator)]
+        _, skus = self._on(generator.device)
+        shape = (self.settings.uniform_negatives,)
+        return skus[torch.randint(len(skus), shape, generator=generator, device=generator.device)]
 
     def loss(self, hidden: Tensor, targets: Mapping[str, Tensor], candidates: Tensor | None, score: Score) -> Tensor:
         """The sum over the heads that the settings switch on."""
         assert self.heads is not None
-        n_positions, settings = len(hidden), self.settings
+        settings, is_target = self.settings, targets["labels"] != NO_LABEL
         total = hidden.new_zeros((), dtype=torch.float32)
         if settings.type:
-            total = total + F.cross_entropy(self.heads.to_type(hidden), targets["types"], reduction="sum")
+            of_types = self.heads.to_type(hidden)
+            total = total + F.cross_entropy(of_types, targets["types"], ignore_index=NO_LABEL, reduction="sum")
         if settings.time:
-            total = total + (self.heads.to_wait(hidden).squeeze(1).float() - targets["waits"]).square().sum()
+            errors = self.heads.to_wait(hidden).squeeze(1).float() - targets["waits"]
+            total = total + torch.where(is_target, errors, 0.0).square().sum()
         for head in ("url", "item"):
             if getattr(settings, head):
-                of_head = {key: targets[f"{head}/{key}"] for key in HEAD_TARGETS}
-                by_head = (
-                    self._url_loss(of_head, score) if head == "url" else self._item_loss(of_head, candidates, score)
-                )
-                total = total + by_head * n_positions / max(1, len(of_head["columns"]))
+                by_head = self._head_loss(head, targets, candidates if head == "item" else None, score)
+                total = total + by_head * is_target.sum() / targets[f"{head}/is_asked"].sum().clamp(min=1)
         return total
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
@@ -149,45 +173,57 @@ class NextEvent(Objective):
         require_last_token(batch.token_ids)
         return moved_right(batch)
 
-    def _url_loss(self, targets: Mapping[str, Tensor], score: Score) -> Tensor:
-        logits = score(targets["positives"], targets["positions"])  # [H, U]
-        counts = targets["counts"][targets["rows"]]
-        return in_batch_softmax_loss(logits, targets["columns"], targets["positives"], counts)
+    def _head_loss(self, head: str, targets: Mapping[str, Tensor], uniform: Tensor | None, score: Score) -> Tensor:
+        """Summed over the positions that the head asks.
 
-    def _item_loss(self, targets: Mapping[str, Tensor], uniform: Tensor | None, score: Score) -> Tensor:
+        Parameters
+        ----------
+        uniform : int64 [K], skus drawn beside the labels of the batch; the loss is then the corrected one
+        """
         assert self.heads is not None
-        assert uniform is not None
-        skus = torch.cat([targets["positives"], uniform])  # [U + K]
-        counts = F.pad(targets["counts"], (0, len(uniform)), value=1.0)[targets["rows"]]  # [H, U + K]
+        positions, is_asked, sequences = (targets[f"{head}/{key}"] for key in ("positions", "is_asked", "sequences"))
+        candidates, owners = targets[f"{head}/drawn"], targets[f"{head}/drawn_of"]
+        own_labels = targets["labels"][positions].clamp(min=0)  # [H]
+        is_draw = (owners != sequences.unsqueeze(1)) & (owners != NOBODY) & is_asked.unsqueeze(1)  # [H, N]
+        if uniform is not None:
+            candidates = torch.cat([candidates, uniform])
+            is_draw = torch.cat([is_draw, is_asked.unsqueeze(1).expand(-1, len(uniform))], dim=1)  # [H, N + K]
+        counts = (is_draw & (candidates != own_labels.unsqueeze(1))).float()
+        own, logits = score(own_labels.unsqueeze(1), positions).squeeze(1), score(candidates, positions)
+        # without a negative the loss is 0, but for what rounding leaves of the logit
+        own = torch.where(is_asked, own.float(), 0.0)
+        if uniform is None:
+            return in_batch_softmax_loss(own, logits, counts)
         # a draw is from other rows, where a sku is as frequent as in the data, or from all skus alike
-        n_draws = counts.sum(dim=1, keepdim=True)
-        of_data, of_all = self.heads.sku_shares[skus], 1 / len(self.skus)
-        probabilities = ((n_draws - len(uniform)) * of_data + len(uniform) * of_all) / n_draws
-        logits = score(skus, targets["positions"])
-        return corrected_log_q_loss(logits, targets["columns"], skus, counts, probabilities)
+        n_draws = is_draw.sum(dim=1)  # [H]
+        n_uniform = len(uniform)
+        of_data, of_all = self.heads.sku_shares[candidates], n_uniform / len(self.heads.skus)
+        mixed = (n_draws - n_uniform).clamp(min=0).unsqueeze(1) * of_data + of_all
+        return corrected_log_q_loss(own, logits, counts, mixed / n_draws.clamp(min=1).unsqueeze(1), n_draws.float())
 
-    def _item_targets(
-        self, labels: Tensor, is_target: Tensor, rows: Tensor, generator: torch.Generator
+    def _draw_labels(
+        self, labels: Tensor, sequences: Tensor, is_asked: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """What a head that predicts items needs, of the labels and rows of all positions (int64 [M]).
+        """Labels of a head, without replacement, of all positions' labels and sequences (int64 [M]).
 
         Returns
         -------
-        ``positions`` int64 [H], which of the M are targets; ``positives`` int64 [U], the different labels, rising;
-        ``columns`` int64 [H], which of these each label is; ``rows`` int64 [H], the rows that have one, from 0;
-        ``counts`` float [S, U], how often each label is drawn as a negative for a row: as often as it is a target in
-        others, or in those of them that are drawn
+        ``drawn`` int64 [N], PAD where the head has too few; ``drawn_of`` int64 [N], the sequence of each
         """
-        positions = is_target.nonzero().squeeze(1)
-        positives, columns = labels[positions].unique(return_inverse=True)
-        own_rows, of_row = rows[positions].unique(return_inverse=True)
-        drawn = torch.randperm(len(positions), generator=generator)[: self.settings.in_batch_negatives]
-        by_row = torch.zeros(len(own_rows), len(positives))
-        by_row.index_put_((of_row[drawn], columns[drawn]), torch.ones(len(drawn)), accumulate=True)
+        chances = torch.rand(labels.shape, generator=generator, device=generator.device).masked_fill(~is_asked, 2.0)
+        order = chances.argsort()[: self.settings.in_batch_negatives]
         return {
-            "positions": positions,
-            "positives": positives,
-            "columns": columns,
-            "rows": of_row,
-            "counts": by_row.sum(dim=0) - by_row,
+            "drawn": torch.where(is_asked[order], labels[order], PAD),
+            "drawn_of": torch.where(is_asked[order], sequences[order], NOBODY),
         }
+
+    def _kind(self, column: str) -> int:
+        """How ``item_kinds`` names the items of a column."""
+        columns = self.vocabulary.item_columns
+        return 1 + columns.index(column) if column in columns else NO_KIND
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The kinds of all items and the tokens of skus where a batch is prepared: the CPU, or where the heads are."""
+        if device.type == "cpu" or self.heads is None:
+            return self.kinds, self.skus
+        return self.heads.item_kinds, self.heads.skus

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_encoders import batch_of, settings_of
@@ -10,6 +11,7 @@ from conf.encoders import AllActionSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.all_action import SECONDS_PER_DAY, AllAction
+from ml.objectives.losses import NO_LABEL
 
 VOCABULARY = VocabularyDescription(40)
 
@@ -19,10 +21,11 @@ def targets(batch, n_draws=200, **settings):
     objective = AllAction(settings_of(all_action=AllActionSettings(**settings)), VOCABULARY)
     found, generator = {}, torch.Generator().manual_seed(7)
     for _ in range(n_draws):
-        prepared = objective.prepare(batch, generator)
+        prepared = objective.prepare(batch, generator, 0 if batch.segments is None else batch.token_ids.numel())
         assert torch.equal(prepared.inputs.token_ids, batch.token_ids), "nothing moves: a target comes after its state"
         for position, label in zip(prepared.positions.tolist(), prepared.targets["labels"].tolist(), strict=True):
-            found.setdefault(position, set()).add(label)
+            if label != NO_LABEL:
+                found.setdefault(position, set()).add(label)
     return found
 
 
@@ -43,6 +46,25 @@ def test_so_many_positions_of_each_row_are_drawn():
     draws = [objective.prepare(batch, torch.Generator().manual_seed(seed)).positions for seed in range(20)]
     assert {tuple((positions // 5).tolist()) for positions in draws} == {(0, 0, 1)}
     assert len({tuple(positions.tolist()) for positions in draws}) == 3
+
+
+def test_packed_sequences_are_asked_for_their_own_events():
+    tokens, segments = (
+        torch.tensor([[3, 4, 5, 6, 7, 8, 0], [9, 9, 9, 0, 0, 0, 0]]),
+        [[2, 2, 2, 2, 1, 1, 0], [3, 3, 3] + [0] * 4],
+    )
+    packed = SequenceBatch(tokens, segments=torch.tensor(segments))
+    assert targets(packed, events=2) == {0: {4, 5}, 1: {5, 6}, 2: {6}, 4: {8}, 7: {9}, 8: {9}}
+    days = torch.tensor([[1, 2, 3, 9, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0]]) * SECONDS_PER_DAY
+    assert targets(replace(packed, timestamps=days), days=2, events=1) == {
+        **{0: {4, 5}, 1: {5}, 2: {6}, 4: {8}},
+        **{7: {9}, 8: {9}},
+    }
+    objective = AllAction(settings_of(all_action=AllActionSettings(positions=1)), VOCABULARY)
+    bound = objective.most_targets(np.array([2, 4, 3]), 14)
+    prepared = objective.prepare(packed, torch.Generator(), bound)
+    assert int(prepared.n_targets) == bound == 3
+    assert [position // 7 * 2 + (position % 7 > 3) for position in prepared.positions.tolist()] == [0, 1, 2]
 
 
 def test_validation_asks_as_next_item_does():

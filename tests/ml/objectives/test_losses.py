@@ -107,25 +107,22 @@ def log_sigmoid(x):
 
 
 def test_labels_of_a_batch_are_negatives_as_often_as_they_are_drawn():
-    # label 4, a hit; 5 is drawn twice, 3 never
-    logits = torch.tensor([[9.0, 2.0, 1.0]])
-    candidates, counts = torch.tensor([3, 4, 5]), torch.tensor([[0.0, 7.0, 2.0]])
-    loss = in_batch_softmax_loss(logits, torch.tensor([1]), candidates, counts)
+    # a label and what is drawn beside it: one candidate never, the other twice
+    loss = in_batch_softmax_loss(torch.tensor([2.0]), torch.tensor([[9.0, 1.0]]), torch.tensor([[0.0, 2.0]]))
 
     assert loss.item() == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + 2 * math.exp(1))))
 
 
-# label 4, which is drawn among the batch's and the uniform ones; 5 is drawn twice, 6 once: six draws
+# of six draws three are the label itself, which is no negative; 5 is drawn twice, 6 once
 CORRECTED = {
-    "columns": torch.tensor([0]),
-    "candidates": torch.tensor([4, 5, 4, 6]),
-    "counts": torch.tensor([[2.0, 2.0, 1.0, 1.0]]),
+    "counts": torch.tensor([[0.0, 2.0, 0.0, 1.0]]),
     "probabilities": torch.tensor([[0.2, 0.5, 0.2, 0.1]]),
+    "n_draws": torch.tensor([6.0]),
 }
 
 
 def test_the_corrected_log_q_leaves_the_positive_out_of_the_sum_and_weighs_by_how_improbable_it_is():
-    loss = corrected_log_q_loss(torch.tensor([[2.0, 1.0, 2.0, 0.5]]), **CORRECTED)
+    loss = corrected_log_q_loss(torch.tensor([2.0]), torch.tensor([[2.0, 1.0, 2.0, 0.5]]), **CORRECTED)
 
     draws = 2 * math.exp(1) / 0.5 + math.exp(0.5) / 0.1
     probability = math.exp(2) / (math.exp(2) + draws / 6)
@@ -133,20 +130,24 @@ def test_the_corrected_log_q_leaves_the_positive_out_of_the_sum_and_weighs_by_ho
 
 
 def test_no_gradient_flows_through_the_weight():
+    own = torch.tensor([2.0], requires_grad=True)
     logits = torch.tensor([[2.0, 1.0, 2.0, 0.5]], requires_grad=True)
-    corrected_log_q_loss(logits, **CORRECTED).backward()
+    corrected_log_q_loss(own, logits, **CORRECTED).backward()
 
     of_5, of_6 = 2 * math.exp(1) / 0.5, math.exp(0.5) / 0.1
     weight = 1 - math.exp(2) / (math.exp(2) + (of_5 + of_6) / 6)
-    expected = [-weight, weight * of_5 / (of_5 + of_6), 0.0, weight * of_6 / (of_5 + of_6)]
+    torch.testing.assert_close(own.grad, torch.tensor([-weight]))
+    expected = [0.0, weight * of_5 / (of_5 + of_6), 0.0, weight * of_6 / (of_5 + of_6)]
     torch.testing.assert_close(logits.grad[0], torch.tensor(expected))
 
 
 def test_a_position_whose_draws_are_all_hits_costs_nothing():
-    logits = torch.tensor([[2.0, 1.0]], requires_grad=True)
-    arguments = torch.tensor([0]), torch.tensor([4, 5]), torch.tensor([[1.0, 0.0]])
-    loss = corrected_log_q_loss(logits, *arguments, torch.full((1, 2), 0.5)) + in_batch_softmax_loss(logits, *arguments)
+    own, logits = torch.tensor([2.0], requires_grad=True), torch.tensor([[2.0, 1.0]], requires_grad=True)
+    counts = torch.zeros(1, 2)
+    loss = corrected_log_q_loss(own, logits, counts, torch.full((1, 2), 0.5), torch.ones(1))
+    loss = loss + in_batch_softmax_loss(own, logits, counts)
     loss.backward()
 
     assert loss.item() == 0
     assert logits.grad.tolist() == [[0, 0]]
+    assert own.grad.tolist() == [0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from conf.encoders import InferenceSettings, NextEventSettings
 from conf.training import TrainingSettings
 from ml.data.array_feed import ArrayFeed
+from ml.data.packing import pack_batches
 from ml.data.sequence_batch import SequenceBatch
 from ml.inference.embed import embed_sequences
 from ml.objectives.next_event import NextEvent
@@ -51,7 +52,8 @@ def prepared(objective: NextEvent, seed: int = 0) -> TrainingBatch:
 
 
 def score(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
-    return (SCORES if rows is None else SCORES[rows])[:, tokens]
+    scores = SCORES if rows is None else SCORES[rows]
+    return scores[:, tokens] if tokens.ndim == 1 else scores.gather(1, tokens)
 
 
 def loss_of(objective: NextEvent, uniform: list[int] | None = None) -> float:
@@ -73,23 +75,40 @@ def test_each_event_is_predicted_where_the_one_before_it_is() -> None:
     torch.testing.assert_close(batch.targets["waits"], torch.tensor([math.log(1 + hour) for hour in hours]))
 
 
-def test_targets_of_other_rows_are_negatives_as_often_as_they_occur_there() -> None:
+def test_a_head_asks_the_positions_whose_next_event_has_its_kind_of_item() -> None:
     targets = prepared(objective_of()).targets
     assert targets["url/positions"].tolist() == [0, 3]
-    assert targets["url/positives"].tolist() == [10]
     assert targets["item/positions"].tolist() == [1, 4, 5, 6]
-    assert targets["item/positives"].tolist() == [4, 5]
-    assert targets["item/columns"].tolist() == [0, 0, 1, 0]
-    assert targets["item/rows"].tolist() == [0, 1, 1, 1]
-    assert targets["item/counts"].tolist() == [[2, 1], [1, 0]]
+    assert targets["item/sequences"].tolist() == [0, 1, 1, 1]
+    drawn = sorted(zip(targets["item/drawn_of"].tolist(), targets["item/drawn"].tolist(), strict=True))
+    assert drawn == [(-1, 0)] * 3 + [(0, 4), (1, 4), (1, 4), (1, 5)]
 
 
 def test_no_more_negatives_of_the_batch_are_drawn_than_the_settings_say() -> None:
     objective = objective_of(in_batch_negatives=1)
-    drawn = [prepared(objective, seed).targets["item/counts"] for seed in range(20)]
+    drawn = [prepared(objective, seed).targets for seed in range(20)]
     # the one draw is a target of the first row or of the second
-    assert {tuple(counts.flatten().tolist()) for counts in drawn} == {(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)}
-    assert torch.equal(drawn[3], prepared(objective, 3).targets["item/counts"])
+    assert {(int(of["item/drawn_of"]), int(of["item/drawn"])) for of in drawn} == {(0, 4), (1, 4), (1, 5)}
+    assert torch.equal(drawn[3]["item/drawn"], prepared(objective, 3).targets["item/drawn"])
+
+
+def test_packed_rows_are_asked_for_the_same_and_cost_the_same() -> None:
+    rows = shop_rows(60).batch(np.arange(60), 8)
+    padded = rows.map(lambda column: np.where(np.arange(8) >= 2 + np.arange(60)[:, None] % 4, column, 0))
+    (packed,) = pack_batches(iter([padded]), n_rows=20, width=32)
+    settings = event_settings(next_event=NextEventSettings(in_batch_negatives=1000, uniform_negatives=5))
+    torch.manual_seed(0)
+    learner = Learner(settings, shop_vocabulary())
+    objective = learner.objective
+    bound = objective.most_targets(packed.lengths, packed.token_ids.size)
+    losses = []
+    for batch, most in ((padded, 0), (packed, bound)):
+        made = objective.prepare(batch.tensors(), torch.Generator().manual_seed(1), most)
+        assert int(made.n_targets) == padded.lengths.sum() - 60 <= bound
+        losses.append(float(learner.loss(made, torch.tensor([3, 4, 8]))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    few = objective.prepare(packed.tensors(), torch.Generator().manual_seed(1), 50)
+    assert (len(few.positions), int(few.n_targets)) == (50, 50)
 
 
 def test_uniform_negatives_are_skus() -> None:
