@@ -17,6 +17,7 @@ from conf.encoders import (
 )
 from conf.evaluation import ProbeSettings
 from conf.factorisation import FactorisationSettings
+from conf.graph import GraphSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
 from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
@@ -55,6 +56,7 @@ class PipelineConfig(Settings):
     feed: FeedSettings = field(default_factory=FeedSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     factorisation: FactorisationSettings = field(default_factory=FactorisationSettings)
+    graph: GraphSettings = field(default_factory=GraphSettings)
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     spark: SparkSettings = field(default_factory=SparkSettings)

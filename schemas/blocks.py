@@ -10,12 +10,14 @@ ALS_CATEGORY = "als_category"
 """Factors of clients by the categories that they bought and added."""
 ALS_URL = "als_url"
 """Factors of clients by the pages that they visited."""
+GRAPH = "graph"
+"""Vectors of clients in the graph of who bought and added what."""
 ENSEMBLE = "ensemble"
 """The profile of the encoders' blocks, and of ``activity`` where it is asked for."""
 
 ORACLE = "oracle"
 """The entry that ``ubp generate`` writes beside a simulated shop: what the shop knows of its clients at the cutoff."""
 
-ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL)
+ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL, GRAPH)
 """Made where ``ensemble.blocks`` names them."""
 RESERVED = (BASELINE, ACTIVITY, *ON_REQUEST, ENSEMBLE, ORACLE)

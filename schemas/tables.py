@@ -215,6 +215,13 @@ SEQUENCES = TableSchema(
     "event_types array<tinyint>, timestamps array<bigint>",
     ("behaviour", "is_held_out", "width"),
 )
+EDGES = TableSchema(
+    "edges",
+    "one edge of the graph of clients and skus; target_number: 2 x the sku's rank by falling edges, plus 0 where the "
+    "client bought it, 1 where it was added; part: of the client, read by rank part modulo training.n_ranks",
+    "part int, client_id bigint, target_number int",
+    ("part",),
+)
 BLOCKS = TableSchema(
     "blocks",
     "one relevant client of one block, as it was before cutoff; vector is null where the client is not present: it has "

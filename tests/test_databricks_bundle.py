@@ -41,7 +41,7 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
     writers = {table: {stage.name} for stage in STAGES for table in table_arguments(stage, "write_table", names)}
     writers |= {table: {"ingest"} for table in ("PRODUCT_PROPERTIES", "events")}
     reads["profile"].discard("IDS")  # rows are only added: it has those of the clients, whichever ingest they are of
-    writers["BLOCKS"] = {"baseline", "counters", "factorisation", "embed"}  # by jobs/blocks/table.py
+    writers["BLOCKS"] = {"baseline", "counters", "factorisation", "graph", "embed"}  # by jobs/blocks/table.py
     for stage in STAGES:
         if stage.reads_ingested:
             reads[stage.name].add("events")
@@ -96,10 +96,13 @@ def test_an_empty_catalog_means_tables_in_out() -> None:
     assert (arguments.catalog or None, arguments.schema or None) == (None, None)
 
 
+TRAINING = ("train", "graph")
+
+
 def test_training_alone_has_gpus_and_as_many_ranks_as_machines() -> None:
     clusters = {each["job_cluster_key"]: each["new_cluster"] for each in JOB["job_clusters"]}
     assert {name: clusters[task["job_cluster_key"]]["spark_version"] for name, task in TASKS.items()} == {
-        stage.name: f"15.4.x-{'gpu' if stage.name == 'train' else 'cpu'}-ml-scala2.12" for stage in STAGES
+        stage.name: f"15.4.x-{'gpu' if stage.name in TRAINING else 'cpu'}-ml-scala2.12" for stage in STAGES
     }
     settings = ["--set", f"training.n_ranks={clusters['gpu']['num_workers']}", "training.device=cuda"]
     for task in TASKS.values():  # every stage: a later one refuses other settings than training's

@@ -17,7 +17,7 @@ from conf.factorisation import FactorisationSettings
 from conf.inputs import BehaviourSettings
 from jobs.blocks.table import Block
 from jobs.runtime.caching import cache_rows
-from jobs.transforms.ranks import with_global_rank
+from jobs.transforms.pairs import CLIENT_NUMBER, ITEM_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
 from schemas import columns as c
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY
@@ -25,8 +25,6 @@ from schemas.blocks import ALS_CATEGORY, ALS_URL
 
 WEIGHTS = {ALS_CATEGORY: {PRODUCT_BUY: 3.0, ADD_TO_CART: 1.0}, ALS_URL: {PAGE_VISIT: 1.0}}
 """Block -> behaviour -> weight of one event."""
-
-ITEM, WEIGHT, CLIENT_NUMBER, ITEM_NUMBER = "item", "weight", "client_number", "item_number"
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +52,11 @@ def weigh_pairs(
         rows, item = events_before(events[behaviour], cutoff), behaviours[behaviour].item
         if name == ALS_CATEGORY:
             rows, item = rows.join(products.select(c.SKU, c.CATEGORY), on=c.SKU), c.CATEGORY
-        parts.append(rows.select(c.CLIENT_ID, F.col(item).alias(ITEM), F.lit(weight).alias(WEIGHT)))
+        parts.append(rows.select(c.CLIENT_ID, F.col(item).alias(c.ITEM), F.lit(weight).alias(WEIGHT)))
     if not parts:
         return None
-    known = reduce(DataFrame.unionAll, parts).filter(F.col(ITEM).isNotNull())
-    return known.groupBy(c.CLIENT_ID, ITEM).agg(F.sum(WEIGHT).alias(WEIGHT))
+    known = reduce(DataFrame.unionAll, parts).filter(F.col(c.ITEM).isNotNull())
+    return known.groupBy(c.CLIENT_ID, c.ITEM).agg(F.sum(WEIGHT).alias(WEIGHT))
 
 
 def collect_factors(
@@ -114,19 +112,7 @@ def collect_factors(
 
 
 def number_pairs(pairs: DataFrame, clients: DataFrame, settings: FactorisationSettings, cached: ExitStack) -> DataFrame:
-    """The pairs to factorise: ``client_id``, ``client_number``, ``item_number``, ``weight``; ALS takes ints.
-
-    Numbers follow falling weight, then id, so that they depend on the pairs alone; the given clients come first.
-    """
-    is_given = clients.select(c.CLIENT_ID, F.lit(True).alias("is_given"))
-    totals = pairs.groupBy(c.CLIENT_ID).agg(F.sum(WEIGHT).alias("total")).join(is_given, on=c.CLIENT_ID, how="left")
-    given_first = [F.col("is_given").desc_nulls_last(), F.col("total").desc(), F.col(c.CLIENT_ID)]
-    of_clients = with_global_rank(totals, given_first, CLIENT_NUMBER, cached)
-    n_kept = of_clients.filter("is_given").count() + settings.max_other_clients
-    totals = pairs.groupBy(ITEM).agg(F.sum(WEIGHT).alias("total"))
-    of_items = with_global_rank(totals, [F.col("total").desc(), F.col(ITEM)], ITEM_NUMBER, cached)
-    client_number, item_number = (F.col(name).cast("int").alias(name) for name in (CLIENT_NUMBER, ITEM_NUMBER))
-    kept_clients = of_clients.filter(F.col(CLIENT_NUMBER) < n_kept).select(c.CLIENT_ID, client_number)
-    kept_items = of_items.filter(F.col(ITEM_NUMBER) < settings.max_items).select(ITEM, item_number)
-    kept = pairs.join(kept_clients, on=c.CLIENT_ID).join(kept_items, on=ITEM)
+    """The pairs to factorise: ``client_id``, ``client_number``, ``item_number``, ``weight``; ALS takes ints."""
+    kept = pairs.join(number_clients(pairs, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
+    kept = kept.join(number_items(pairs, settings.max_items, cached), on=c.ITEM)
     return kept.select(c.CLIENT_ID, CLIENT_NUMBER, ITEM_NUMBER, WEIGHT)

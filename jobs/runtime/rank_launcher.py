@@ -56,6 +56,8 @@ def run_ranks(
 ) -> Any:
     """What ``work`` returns on rank 0 of ``settings.n_ranks`` processes, each of them started by a Spark task.
 
+    One rank alone works in this process, without a watch.
+
     Ranks that die, or give no sign of progress for ``settings.stall_seconds``, are ended and started again, up to
     ``settings.max_restarts`` times; ``work`` goes on from its own checkpoints.
 
@@ -71,6 +73,8 @@ def run_ranks(
     TrainingError
         If the ranks failed once more than they may.
     """
+    if settings.n_ranks == 1:
+        return work(Ranks(), None, *arguments)
     starter = {"horovod": _start_horovod, "torch": _start_torch}[settings.launcher]
     folder.mkdir(parents=True, exist_ok=True)
     log_file.write_text("")
@@ -96,6 +100,17 @@ def run_ranks(
         f"the ranks failed {n_failures} times (training.max_restarts={settings.max_restarts}), at last: {reason}; "
         f"{log_file} holds what they said; checkpoints are kept in {folder}: run train again to go on from there"
     ) from failure
+
+
+def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
+    """Raise ConfigError where local mode has fewer cores than ranks: a launcher would wait for them in vain."""
+    context = spark.sparkContext
+    n_slots = context.defaultParallelism
+    if str(context.master).startswith("local") and n_ranks > n_slots:
+        raise ConfigError(
+            f"training.n_ranks={n_ranks} needs as many cores at once, found {n_slots} in {context.master}; "
+            f"give --set training.n_ranks={n_slots} or a spark.master with more"
+        )
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
 from conf.training import FeedSettings
 from jobs.runtime.progress import training_progress
-from jobs.runtime.rank_launcher import run_ranks
+from jobs.runtime.rank_launcher import require_task_slots, run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
 from jobs.storage.entry_files import snapshot_files, stream_batches
 from jobs.storage.files import remove_empty_folder, remove_folder
@@ -38,7 +38,7 @@ from ml.training.loop import ATTRIBUTES, CHECKPOINT_FILES, TrainingJob, Training
 from ml.training.stall_watch import StallWatch, WatchedFeed
 from ml.training.step import open_feed
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
-from schemas.errors import ConfigError, TrainingError
+from schemas.errors import TrainingError
 from schemas.tables import ITEM_ATTRIBUTES, SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
@@ -108,17 +108,6 @@ def run(
         log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, score)
 
 
-def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
-    """Raise ConfigError where local mode has fewer cores than ranks: a launcher would wait for them in vain."""
-    context = spark.sparkContext
-    n_slots = context.defaultParallelism
-    if str(context.master).startswith("local") and n_ranks > n_slots:
-        raise ConfigError(
-            f"training.n_ranks={n_ranks} needs as many cores at once, found {n_slots} in {context.master}; "
-            f"give --set training.n_ranks={n_slots} or a spark.master with more"
-        )
-
-
 def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[PlannedModel]:
     """One model per encoder, on exactly the files of the newest version of ``sequences``."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
@@ -178,11 +167,8 @@ def launch(
     """Train all models in one start of the ranks, or in this process where one rank is asked for."""
     run_id = datetime.now(UTC).isoformat()
     arguments = (plans, workspace.metrics.resolve(), run_id, config.training.threads_per_rank)
-    if config.training.n_ranks == 1:
-        outcomes = train_all(Ranks(), None, *arguments)
-    else:
-        shared, ranks_log = workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
-        outcomes = run_ranks(spark, config.training, train_all, arguments, shared, ranks_log)
+    shared, ranks_log = workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
+    outcomes = run_ranks(spark, config.training, train_all, arguments, shared, ranks_log)
     return [TrainingResult.from_dict(values) for values in outcomes]
 
 

@@ -70,6 +70,8 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
         ("ensemble.blocks=[baseline,als_url]", "factorisation"),
         ("ensemble.blocks=[baseline,als_url,counters]", "counters"),  # settings of two stages, neither after the other
         ("factorisation.factors=32", "factorisation"),
+        ("graph.epochs=3", "graph"),
+        ("ensemble.blocks=[baseline,graph]", "graph"),
         ("ensemble.blocks=[]", "profile"),
         ("ensemble.blocks_weight=2", "profile"),
         ("probe.epochs=1", "probe"),

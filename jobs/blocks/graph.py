@@ -1,0 +1,126 @@
+"""Events -> the graph of clients and skus, and vectors of its clients, learnt by the ranks."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+from math import ceil
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.graph import GraphSettings
+from conf.training import FeedSettings, TrainingSettings
+from jobs.blocks.table import vector_lists
+from jobs.runtime.caching import cache_rows
+from jobs.storage.delta_tables import DataFile
+from jobs.storage.locations import file_url
+from jobs.transforms.pairs import ITEM_NUMBER, WEIGHT, number_clients, number_items
+from jobs.transforms.windows import events_before
+from ml.data.edge_files import read_edges
+from ml.training.distributed import Ranks
+from ml.training.graph import train_clients
+from ml.training.stall_watch import StallWatch
+from schemas import columns as c
+from schemas.behaviours import ADD_TO_CART, PRODUCT_BUY
+
+RELATIONS = (PRODUCT_BUY, ADD_TO_CART)
+"""Behaviours that make edges; the position of one is the relation's number."""
+RELATION = "relation"
+EDGES_PER_PART = 2_000_000
+CLIENTS_PER_ROW_GROUP = 65_536
+
+
+def link_clients(spark: SparkSession, events: Mapping[str, DataFrame], cutoff: datetime) -> DataFrame:
+    """One row per client, sku and relation with an event before the cutoff: ``client_id``, ``item``, ``relation``.
+
+    Parameters
+    ----------
+    events : of behaviours of ``RELATIONS`` whose items are skus
+    """
+    parts = [spark.createDataFrame([], f"{c.CLIENT_ID} bigint, {c.ITEM} bigint, {RELATION} int")]
+    for behaviour, rows in events.items():
+        relation = F.lit(RELATIONS.index(behaviour)).alias(RELATION)
+        parts.append(events_before(rows, cutoff).select(c.CLIENT_ID, F.col(c.SKU).alias(c.ITEM), relation))
+    return reduce(DataFrame.unionAll, parts).distinct()
+
+
+def number_edges(
+    edges: DataFrame, clients: DataFrame, settings: GraphSettings, n_ranks: int, cached: ExitStack
+) -> DataFrame:
+    """The edges that are learnt, ``EDGES``: those of the skus with the most, of the clients and the busiest others.
+
+    Parameters
+    ----------
+    edges : as ``link_clients`` gives them
+    n_ranks : all edges of a client are in one part, and a rank reads whole parts
+    """
+    edges = cache_rows(edges.withColumn(WEIGHT, F.lit(1)), cached)
+    n_parts = n_ranks * max(1, ceil(edges.count() / (n_ranks * EDGES_PER_PART)))
+    kept = edges.join(number_clients(edges, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
+    kept = kept.join(number_items(edges, settings.max_items, cached), on=c.ITEM)
+    return kept.select(
+        F.pmod(F.xxhash64(c.CLIENT_ID), F.lit(n_parts)).cast("int").alias(c.PART),
+        c.CLIENT_ID,
+        (F.col(ITEM_NUMBER) * len(RELATIONS) + F.col(RELATION)).alias(c.TARGET_NUMBER),
+    )
+
+
+@dataclass(frozen=True)
+class GraphJob:
+    """What a rank needs to know.
+
+    Attributes
+    ----------
+    files : URL, part and number of edges of each file of ``EDGES``
+    n_items : skus in the graph
+    folder : takes a Parquet file of vectors from each rank
+    """
+
+    files: tuple[tuple[str, int, int], ...]
+    n_items: int
+    settings: GraphSettings
+    reader: Literal["petastorm", "arrow"]
+    device: Literal["auto", "cpu", "cuda"]
+    n_threads: int
+    folder: Path
+
+
+def plan_job(
+    edges: DataFrame, files: list[DataFile], settings: GraphSettings, training: TrainingSettings, feed: FeedSettings,
+    folder: Path,
+) -> GraphJob:  # fmt: skip
+    """The job that learns the graph of these edges, which lie in these files."""
+    last_target = edges.agg(F.max(c.TARGET_NUMBER)).collect()[0][0]
+    described = tuple((file_url(file.url), int(str(file.partition[c.PART])), file.n_rows) for file in files)
+    n_items = last_target // len(RELATIONS) + 1
+    return GraphJob(described, n_items, settings, feed.reader, training.device, training.threads_per_rank, folder)
+
+
+def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[float]:
+    """Learn the graph with the other ranks and write the vectors of this rank's clients; the mean loss by epoch."""
+    own = [file for file in job.files if file[1] % ranks.world_size == ranks.rank]
+    share = read_edges([url for url, _, _ in own], sum(n_edges for _, _, n_edges in own), job.reader)
+    before = torch.get_num_threads()  # the driver's own, where it is the one process that trains
+    torch.set_num_threads(job.n_threads)
+    try:
+        vectors, losses = train_clients(
+            share, job.n_items, len(RELATIONS), job.settings, ranks, ranks.device(job.device),
+            watch.note_progress if watch else lambda: None,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema({c.CLIENT_ID: pa.int64(), c.VECTOR: pa.list_(pa.float32())})
+    with pq.ParquetWriter(job.folder / f"{ranks.rank}.parquet", schema) as writer:
+        for start in range(0, len(vectors), CLIENTS_PER_ROW_GROUP):
+            rows = slice(start, start + CLIENTS_PER_ROW_GROUP)
+            columns = [pa.array(share.client_ids[rows]), vector_lists(vectors[rows])]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return losses

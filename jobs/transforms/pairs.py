@@ -1,0 +1,36 @@
+"""Who takes part where clients and items meet in pairs, and by which number: the heaviest first."""
+
+from contextlib import ExitStack
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.transforms.ranks import with_global_rank
+from schemas import columns as c
+
+WEIGHT, CLIENT_NUMBER, ITEM_NUMBER = "weight", "client_number", "item_number"
+
+
+def number_clients(pairs: DataFrame, clients: DataFrame, max_others: int, cached: ExitStack) -> DataFrame:
+    """The clients of the pairs that take part: ``client_id``, ``client_number`` int.
+
+    Numbers follow falling weight, then id, so that they depend on the pairs alone; the given clients come first.
+
+    Parameters
+    ----------
+    pairs : ``client_id``, ``item``, ``weight``
+    clients : all of them take part, and the ``max_others`` others of the largest weight
+    """
+    is_given = clients.select(c.CLIENT_ID, F.lit(True).alias("is_given"))
+    totals = pairs.groupBy(c.CLIENT_ID).agg(F.sum(WEIGHT).alias("total")).join(is_given, on=c.CLIENT_ID, how="left")
+    given_first = [F.col("is_given").desc_nulls_last(), F.col("total").desc(), F.col(c.CLIENT_ID)]
+    numbered = with_global_rank(totals, given_first, CLIENT_NUMBER, cached)
+    n_kept = numbered.filter("is_given").count() + max_others
+    return numbered.filter(F.col(CLIENT_NUMBER) < n_kept).select(c.CLIENT_ID, F.col(CLIENT_NUMBER).cast("int"))
+
+
+def number_items(pairs: DataFrame, max_items: int, cached: ExitStack) -> DataFrame:
+    """The ``max_items`` items of the largest weight, then id: ``item``, ``item_number`` int."""
+    totals = pairs.groupBy(c.ITEM).agg(F.sum(WEIGHT).alias("total"))
+    numbered = with_global_rank(totals, [F.col("total").desc(), F.col(c.ITEM)], ITEM_NUMBER, cached)
+    return numbered.filter(F.col(ITEM_NUMBER) < max_items).select(c.ITEM, F.col(ITEM_NUMBER).cast("int"))
