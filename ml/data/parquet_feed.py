@@ -11,7 +11,7 @@ import pyarrow as pa
 from conf.training import FeedSettings
 from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.data.batching import cut, read_ahead, rows_per_batch
-from ml.data.row_groups import Reader, read_row_groups
+from ml.data.row_groups import Reader, read_footers, read_row_groups
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
     FeedFile,
@@ -54,7 +54,8 @@ class ParquetFeed:
     ) -> None:
         self._columns = columns_to_read(has_events)
         self._read = partial(read_shard, columns=self._columns, reader=settings.reader)
-        groups = group_by_width(training_files)
+        self._rank, self._world_size = rank, world_size
+        groups = {width: self._cut(files) for width, files in group_by_width(training_files).items()}
         # All ranks ask this of the files of all ranks, so that they keep the same widths and take the same steps. Each
         # reads one row group a width, unless the first ones hold nothing to learn.
         self._training_files = {
@@ -67,11 +68,10 @@ class ParquetFeed:
                 f"item, in {[file.url for file in of_all[:3]]}; lower the behaviour's min_count, or leave it out of "
                 "behaviours"
             )
-        self._validation_files = group_by_width(validation_files)
+        self._validation_files = {width: self._cut(files) for width, files in group_by_width(validation_files).items()}
         kept = [file for files in self._training_files.values() for file in files]
         self._steps = steps_by_width(kept, world_size, tokens_per_batch)
         self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
-        self._rank, self._world_size = rank, world_size
         self.n_batches = sum(self._steps.values())
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
@@ -132,6 +132,19 @@ class ParquetFeed:
             with contextlib.closing(self._read(shard)) as chunks:
                 for chunk in chunks:
                     yield from cut(chunk, n_rows)
+
+    def _cut(self, files: list[FeedFile]) -> list[FeedFile]:
+        """The files with what their row groups hold, where all ranks would read all of them."""
+        if self._world_size == 1 or len(shard_files(files, 0, self._world_size).files) < len(files):
+            return files
+        with _told_as_training_error():
+            footers = read_footers([file.url for file in files])
+        rows = [tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups)) for footer in footers]
+        # of a file that holds other rows than was said reading all of it tells
+        return [
+            replace(file, group_rows=of_file) if sum(of_file) * file.n_chunks == file.n_rows else file
+            for file, of_file in zip(files, rows, strict=True)
+        ]
 
     def _holds_learnable_row(self, file: FeedFile) -> bool:
         with contextlib.closing(self._read(Shard((file,)))) as chunks:
@@ -201,9 +214,18 @@ def shuffled_batches(
 
 def _sequences(shard: Shard, seed: int | None, columns: Sequence[str], reader: Reader) -> Iterator[Sequences]:
     """The rows of each row group as Arrow holds them."""
-    try:
-        for rows in read_row_groups([file.url for file in shard.files], columns, seed, reader):
+    positions = {url: number for number, url in enumerate(dict.fromkeys(file.url for file in shard.files))}
+    is_cut = any(file.row_group is not None for file in shard.files)
+    only = [(positions[file.url], file.row_group) for file in shard.files] if is_cut else []
+    with _told_as_training_error():
+        for rows in read_row_groups(list(positions), columns, seed, reader, only):
             yield sequences_of([rows.column(name).combine_chunks() for name in columns])
+
+
+@contextlib.contextmanager
+def _told_as_training_error() -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         raise TrainingError(
             f"cannot read the sequences that training began with: {error}; were their files vacuumed or moved?"

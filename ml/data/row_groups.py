@@ -2,7 +2,8 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -13,9 +14,20 @@ from pyarrow.fs import FileSystem
 
 Reader = Literal["petastorm", "arrow"]
 
+FOOTERS_AT_ONCE = 8
+"""From an object store each of them takes a while, and no processor time."""
+
+
+Position = tuple[int, int | None]
+"""A file, by its position among the urls, and one of its row groups, None for all of them."""
+
 
 def read_row_groups(
-    urls: Sequence[str], columns: Sequence[str], seed: int | None, reader: Reader
+    urls: Sequence[str],
+    columns: Sequence[str],
+    seed: int | None,
+    reader: Reader,
+    only: Collection[Position] = (),
 ) -> Iterator[pa.Table]:
     """Some columns of each row group, as Arrow holds them.
 
@@ -23,6 +35,7 @@ def read_row_groups(
     ----------
     urls : of the files; without a ``seed``, row groups come in their order
     seed : what the order of row groups is drawn from, 1 or more; the same with both readers
+    only : what is read of the files, in the order that all their row groups would have; all of them where it is empty
 
     Raises
     ------
@@ -30,29 +43,58 @@ def read_row_groups(
         If a file cannot be read.
     """
     read = _by_petastorm if reader == "petastorm" else _by_arrow
-    yield from read([unquote(url) for url in urls], list(columns), seed)
+    yield from read([unquote(url) for url in urls], list(columns), seed, set(only))
 
 
-def _by_arrow(urls: list[str], columns: list[str], seed: int | None) -> Iterator[pa.Table]:
-    with contextlib.ExitStack() as stack:
-        files = []
-        for url in urls:
-            system, path = FileSystem.from_uri(url)
-            files.append(stack.enter_context(pq.ParquetFile(path, filesystem=system)))
-        groups = [(file, number) for file in files for number in range(file.num_row_groups)]
-        order = range(len(groups)) if seed is None else np.random.default_rng(seed).permutation(len(groups))
-        for position in order:
-            file, number = groups[position]
-            yield file.read_row_group(number, columns=columns, use_threads=False)
+def read_footers(urls: Sequence[str]) -> list[pq.FileMetaData]:
+    """What each file says of itself: its row groups and their rows."""
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        return list(pool.map(_read_footer, map(unquote, urls)))
 
 
-def _by_petastorm(urls: list[str], columns: list[str], seed: int | None) -> Iterator[pa.Table]:
+def _read_footer(url: str) -> pq.FileMetaData:
+    with _open(url) as file:
+        return file.metadata
+
+
+def _open(url: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    system, path = FileSystem.from_uri(url)
+    return pq.ParquetFile(path, filesystem=system, metadata=footer)
+
+
+def _by_arrow(urls: list[str], columns: list[str], seed: int | None, only: set[Position]) -> Iterator[pa.Table]:
+    footers = read_footers(urls)
+    groups = [(file, group) for file, footer in enumerate(footers) for group in range(footer.num_row_groups)]
+    order = range(len(groups)) if seed is None else np.random.default_rng(seed).permutation(len(groups))
+    for position in order:
+        file, group = groups[position]
+        if not only or only & {(file, None), (file, group)}:
+            with _open(urls[file], footers[file]) as opened:  # one at a time: a table may have thousands
+                rows = opened.read_row_group(group, columns=columns, use_threads=False)
+            yield rows
+
+
+def _by_petastorm(urls: list[str], columns: list[str], seed: int | None, only: set[Position]) -> Iterator[pa.Table]:
     """By Petastorm's reader, but not as its own arrays, which would need rows of one length."""
     from petastorm.workers_pool import EmptyResultError  # here: the other reader is for where there is none
 
     with open_petastorm(urls, columns, seed) as reader, contextlib.suppress(EmptyResultError):
+        pool = reader._workers_pool
+        if only:  # Petastorm chooses row groups by its own sharding alone, which makes ranks unequal
+            pieces = pool._worker._split_pieces
+            files = {path: _position(path, urls) for path in {piece.path for piece in pieces}}
+
+            def is_wanted(task: tuple[Any, dict[str, Any]]) -> bool:
+                piece = pieces[task[1]["piece_index"]]
+                return bool(only & {(files[piece.path], None), (files[piece.path], piece.row_group)})
+
+            pool._ventilator_queue[:] = filter(is_wanted, pool._ventilator_queue)
         while True:
-            yield reader._workers_pool.get_results()
+            yield pool.get_results()
+
+
+def _position(path: str, urls: list[str]) -> int:
+    return next(number for number, url in enumerate(urls) if url.endswith(path))
 
 
 @contextlib.contextmanager

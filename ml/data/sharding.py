@@ -1,11 +1,11 @@
 """Who reads what, and for how many steps: pure arithmetic, the same on every rank, no file and no process group.
 
-Words: a *file* is the unit a rank reads; ``world_size`` ranks read one shard each; an epoch has as many steps
-on every rank, because a rank with a step more would wait in the allreduce for ever.
+Words: a *file*, or one row group of it, is the unit a rank reads; ``world_size`` ranks read one shard each; an epoch
+has as many steps on every rank, because a rank with a step more would wait in the allreduce for ever.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import ceil
 from operator import attrgetter
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ml.data.batching import rows_per_batch
 
 BALANCED = 1.1
-"""Files are dealt out whole where no rank gets more than this times the mean of rows."""
+"""Files or row groups are dealt out whole where no rank gets more than this times the mean of rows."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,25 @@ class FeedFile:
     ----------
     n_rows : sequences, those that its rows are cut into if they are
     n_chunks : consecutive sequences that each of its rows is cut into; of 1 a longer row's last events are read
+    group_rows : rows of each of its row groups; empty where these are not to be dealt out
+    row_group : the one that is read; None for all
     """
 
     url: str
     n_rows: int
     width: int
     n_chunks: int = 1
+    # a training that was killed goes on with the same data, however many ranks there are: no part of the repr
+    group_rows: tuple[int, ...] = field(default=(), repr=False)
+    row_group: int | None = field(default=None, repr=False)
+
+    def parts(self) -> "list[FeedFile]":
+        """Its row groups, each as a file of its own; itself where they are not known."""
+        parts = [
+            replace(self, n_rows=n_rows * self.n_chunks, group_rows=(), row_group=number)
+            for number, n_rows in enumerate(self.group_rows)
+        ]
+        return parts or [self]
 
 
 @dataclass(frozen=True)
@@ -56,29 +69,37 @@ class Shard:
         return n_shared + sum(file.n_rows for file in self.own)
 
 
-def shard_files(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
-    """The shard of one rank; over all ranks each row is in exactly one shard.
+def deal_files(files: Sequence[FeedFile], world_size: int) -> list[Shard]:
+    """The shard of each rank; over all ranks each row is in exactly one shard.
 
     Files are dealt out whole, the largest first, each to the rank with the fewest rows so far. Where that leaves
     the ranks unequal, those that would take a rank above the mean are shared: every rank reads them and keeps each
     ``world_size``-th row. Of 400 equal files, 64 ranks get 6 each, and share 16. Where few files are left for that,
-    all of them are shared.
+    the same is done with their row groups, if these are known, and else all files are shared.
     """
     total = sum(file.n_rows for file in files)
-    for limit in (total, total / world_size):  # rows of a rank's own files
-        dealt: list[list[FeedFile]] = [[] for _ in range(world_size)]
-        n_rows, shared = [0] * world_size, []
-        for file in sorted(files, key=lambda file: -file.n_rows):
-            lightest = n_rows.index(min(n_rows))
-            if n_rows[lightest] + file.n_rows > limit:
-                shared.append(file)
-                continue
-            dealt[lightest].append(file)
-            n_rows[lightest] += file.n_rows
-        most = max(n_rows) + ceil(sum(file.n_rows for file in shared) / world_size)
-        if any(n_rows) and most * world_size <= BALANCED * total:
-            return Shard(tuple(shared), rank, world_size, tuple(dealt[rank])) if shared else Shard(tuple(dealt[rank]))
-    return Shard(tuple(files), rank, world_size)
+    for units in (files, [part for file in files for part in file.parts()]):
+        for limit in (total, total / world_size):  # rows of a rank's own files
+            dealt: list[list[FeedFile]] = [[] for _ in range(world_size)]
+            n_rows, shared = [0] * world_size, []
+            for file in sorted(units, key=lambda file: -file.n_rows):
+                lightest = n_rows.index(min(n_rows))
+                if n_rows[lightest] + file.n_rows > limit:
+                    shared.append(file)
+                    continue
+                dealt[lightest].append(file)
+                n_rows[lightest] += file.n_rows
+            most = max(n_rows) + ceil(sum(file.n_rows for file in shared) / world_size)
+            if any(n_rows) and most * world_size <= BALANCED * total:
+                if not shared:
+                    return [Shard(tuple(own)) for own in dealt]
+                return [Shard(tuple(shared), rank, world_size, tuple(own)) for rank, own in enumerate(dealt)]
+    return [Shard(tuple(files), rank, world_size) for rank in range(world_size)]
+
+
+def shard_files(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
+    """The shard of one rank, of ``deal_files``."""
+    return deal_files(files, world_size)[rank]
 
 
 def training_shard(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
@@ -91,7 +112,7 @@ def steps_by_width(files: Sequence[FeedFile], world_size: int, tokens_per_batch:
     """Width -> steps of one epoch: enough for the rank with the most rows, equal on all ranks."""
     steps = {}
     for width, group in group_by_width(files).items():
-        most = max(shard_files(group, rank, world_size).n_rows for rank in range(world_size))
+        most = max(shard.n_rows for shard in deal_files(group, world_size))
         steps[width] = ceil(most / rows_per_batch(tokens_per_batch, width))
     return steps
 

@@ -59,3 +59,10 @@ def test_a_damaged_file_of_a_table_is_named(cause: str) -> None:
 @pytest.mark.parametrize("error", [ValueError("a tensor of the wrong shape"), KeyError("labels"), ZeroDivisionError()])
 def test_a_defect_of_ours_is_not_explained_away(error: Exception) -> None:
     assert explain(error) is None
+
+
+def test_an_error_of_any_length_is_explained() -> None:
+    """A search that begins at each character of a long name would take hours."""
+    found = explain(RuntimeError("FAILED_READ_FILE " + "a/" * 500_000))
+    assert isinstance(found, TableError)
+    assert "found one of a table that the stage reads damaged" in str(found)

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.training import FeedSettings
+from ml.data import parquet_feed as parquet_feed_module
 from ml.data.array_feed import ArrayFeed
 from ml.data.arrow_rows import columns_to_read
 from ml.data.parquet_feed import ParquetFeed, read_ahead, read_shard, shuffled_batches
-from ml.data.row_groups import open_petastorm
+from ml.data.row_groups import Reader, open_petastorm, read_row_groups
 from ml.data.sequence_batch import Feed, SequenceBatch, Sequences, Tokens
 from ml.data.sharding import FeedFile, Shard, shard_files
 from schemas.errors import TrainingError
@@ -221,6 +223,49 @@ def test_ranks_read_files_of_their_own_and_keep_different_rows_of_the_others(tmp
     assert [(len(shard.own), len(shard.files)) for shard in shards] == [(1, 1)] * 4
     kept = [token for shard in shards for token in last_tokens(read_shard(shard, seed))]
     assert sorted(kept) == [100 * number + row for number in range(1, 6) for row in range(20)]
+
+
+@pytest.mark.parametrize("reader", ["petastorm", "arrow"])
+def test_of_few_files_ranks_read_row_groups_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader
+) -> None:
+    """Two files of 13 row groups on four ranks: each reads 6 or 7 of its own, and no other."""
+    decoded: set[int] = set()
+
+    def counted(*values: Any) -> Iterator[pa.Table]:
+        for rows in read_row_groups(*values):
+            decoded.update(row[-1] for row in rows.column("token_ids").to_pylist())
+            yield rows
+
+    files = [
+        write_file(tmp_path, f"{name}.parquet", numbered(first, 65), 4) for name, first in (("z", 100), ("a", 300))
+    ]
+    monkeypatch.setattr(parquet_feed_module, "read_row_groups", counted)
+    trained, validated = [], []
+    epochs: list[list[list[list[int]]]] = []
+    for rank in range(4):
+        feed = ParquetFeed(files, files, 16, replace(SETTINGS, reader=reader), rank, 4, seed=1)
+        decoded.clear()
+        epochs.append(as_lists(feed.training(epoch=1)))
+        assert len(decoded) == (35, 35, 30, 30)[rank], "with whole files it is 130"
+        assert len(epochs[-1]) == feed.n_batches
+        assert as_lists(feed.training(epoch=1, skip=3)) == epochs[-1][3:]
+        trained += [row[-1] for batch in epochs[-1] for row in batch]
+        validated += last_tokens(feed.validation())
+    expected = [first + row for first in (100, 300) for row in range(65)]
+    assert sorted(validated) == expected
+    assert set(trained) == set(expected)
+    assert len(trained) - len(expected) <= 2 * 4
+    assert len({len(epoch) for epoch in epochs}) == 1, "a rank with a step more waits for ever"
+    other = replace(SETTINGS, reader="arrow" if reader == "petastorm" else "petastorm")
+    assert as_lists(ParquetFeed(files, files, 16, other, 3, 4, seed=1).training(epoch=1)) == epochs[-1]
+
+
+def test_of_many_files_one_is_open_at_a_time(tmp_path: Path) -> None:
+    many = [write_file(tmp_path, f"f{number}.parquet", numbered(100, 2), 4) for number in range(30)]
+    n_open = psutil.Process().num_fds()
+    for _ in read_row_groups([file.url for file in many], ["token_ids"], 1, "arrow"):
+        assert psutil.Process().num_fds() <= n_open + 2
 
 
 def test_ranks_that_share_files_keep_different_rows(tmp_path: Path) -> None:

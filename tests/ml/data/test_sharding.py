@@ -2,15 +2,26 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ml.data.sharding import FeedFile, Shard, shard_files, steps_by_width, training_shard, width_schedule
+from ml.data.sharding import (
+    FeedFile,
+    Shard,
+    deal_files,
+    shard_files,
+    steps_by_width,
+    training_shard,
+    width_schedule,
+)
 
 FILES = [FeedFile(f"file{number}", n_rows, 8) for number, n_rows in enumerate([70, 10, 64, 66, 130, 61])]
 
 
-def rows_of(shard: Shard) -> list[tuple[str, int]]:
+def rows_of(shard: Shard) -> list[tuple[str, int | None, int]]:
     rows, own = (
-        [(file.url, row) for file in files for row in range(file.n_rows)] for files in (shard.files, shard.own)
+        [(file.url, file.row_group, row) for file in files for row in range(file.n_rows)]
+        for files in (shard.files, shard.own)
     )
     return rows[shard.offset :: shard.stride] + own
 
@@ -20,7 +31,7 @@ def rows_of(shard: Shard) -> list[tuple[str, int]]:
 def test_every_row_is_in_exactly_one_shard(world_size: int, n_files: int) -> None:
     shards = [shard_files(FILES[:n_files], rank, world_size) for rank in range(world_size)]
     rows = [row for shard in shards for row in rows_of(shard)]
-    assert sorted(rows) == sorted((file.url, row) for file in FILES[:n_files] for row in range(file.n_rows))
+    assert sorted(rows) == sorted((file.url, None, row) for file in FILES[:n_files] for row in range(file.n_rows))
     assert [shard.n_rows for shard in shards] == [len(rows_of(shard)) for shard in shards]
 
 
@@ -42,6 +53,41 @@ def test_of_many_files_ranks_read_their_own_and_share_what_is_left(spread: int) 
     assert max(shard.n_rows for shard in shards) * 64 <= 1.1 * sum(sizes)
     rows = [row for shard in shards for row in rows_of(shard)]
     assert len(rows) == len(set(rows)) == sum(sizes)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50), max_size=12), min_size=1, max_size=9),
+    st.integers(1, 16),
+    st.integers(1, 3),
+)
+@settings(max_examples=50, deadline=None)
+def test_whatever_the_files_and_their_row_groups_each_row_is_in_one_shard_and_steps_are_equal(
+    groups: list[list[int]], world_size: int, n_chunks: int
+) -> None:
+    files = [
+        FeedFile(f"file{number}", n_chunks * sum(rows), 8, n_chunks, tuple(rows)) for number, rows in enumerate(groups)
+    ]
+    shards = deal_files(files, world_size)
+    units = {(file.url, file.row_group): file.n_rows for shard in shards for file in (*shard.files, *shard.own)}
+    rows = [row for shard in shards for row in rows_of(shard)]
+    assert sorted(rows, key=str) == sorted(
+        ((*unit, row) for unit, n_rows in units.items() for row in range(n_rows)), key=str
+    )
+    assert len(rows) == sum(file.n_rows for file in files)
+    assert len({file.row_group is None for shard in shards for file in shard.files if file.n_rows}) <= 1
+    most = max(shard.n_rows for shard in shards)
+    assert steps_by_width(files, world_size, 8)[8] == most
+    assert shards == deal_files(files, world_size), "each rank deals for itself"
+
+
+def test_row_groups_are_dealt_out_where_there_are_too_few_files() -> None:
+    """Of 88 full row groups 64 ranks get one each, and share 24."""
+    files = [FeedFile(f"file{number}", 11_100, 64, group_rows=(1000,) * 11 + (100,)) for number in range(8)]
+    shards = deal_files(files, 64)
+    assert {(len(shard.own), len(shard.files)) for shard in shards} == {(1, 24), (2, 24)}, "each read all 96"
+    assert max(shard.n_rows for shard in shards) * 64 <= 1.1 * 8 * 11_100
+    assert [len(shard.files) for shard in deal_files(files, 1)] == [8], "one rank reads whole files, as ever"
+    assert repr(files[0]) == repr(FeedFile("file0", 11_100, 64)), "or a killed training would begin anew"
 
 
 def test_few_or_unequal_files_are_shared_row_by_row() -> None:
