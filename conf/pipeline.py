@@ -19,6 +19,7 @@ from conf.evaluation import ProbeSettings
 from conf.factorisation import FactorisationSettings
 from conf.graph import GraphSettings
 from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_identifier
+from conf.interactions import InteractionSettings
 from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
 from conf.ranges import NonNegativeInt, Settings, require
@@ -57,6 +58,7 @@ class PipelineConfig(Settings):
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     factorisation: FactorisationSettings = field(default_factory=FactorisationSettings)
     graph: GraphSettings = field(default_factory=GraphSettings)
+    interactions: InteractionSettings = field(default_factory=InteractionSettings)
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     spark: SparkSettings = field(default_factory=SparkSettings)
@@ -71,6 +73,12 @@ class PipelineConfig(Settings):
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
         self._check_mapping()
+        soonest, target = min(self.interactions.days_before), self.windows.target_days
+        require(
+            soonest >= target,
+            f"interactions.days_before: expected windows.target_days={target} or more, for the labels of training rows "
+            f"must end before the profile's cutoff; found {soonest}; leave it out, or name earlier cutoffs",
+        )
         taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
         for name, folder in self.ensemble.named_blocks.items():
             require(

@@ -12,12 +12,14 @@ ALS_URL = "als_url"
 """Factors of clients by the pages that they visited."""
 GRAPH = "graph"
 """Vectors of clients in the graph of who bought and added what."""
+INTERACTIONS = "interactions"
+"""What a network of crosses makes of the counters, trained on what clients bought after earlier cutoffs."""
 ENSEMBLE = "ensemble"
 """The profile of the encoders' blocks, and of ``activity`` where it is asked for."""
 
 ORACLE = "oracle"
 """The entry that ``ubp generate`` writes beside a simulated shop: what the shop knows of its clients at the cutoff."""
 
-ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL, GRAPH)
+ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL, GRAPH, INTERACTIONS)
 """Made where ``ensemble.blocks`` names them."""
 RESERVED = (BASELINE, ACTIVITY, *ON_REQUEST, ENSEMBLE, ORACLE)

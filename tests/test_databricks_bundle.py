@@ -41,7 +41,14 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
     writers = {table: {stage.name} for stage in STAGES for table in table_arguments(stage, "write_table", names)}
     writers |= {table: {"ingest"} for table in ("PRODUCT_PROPERTIES", "events")}
     reads["profile"].discard("IDS")  # rows are only added: it has those of the clients, whichever ingest they are of
-    writers["BLOCKS"] = {"baseline", "counters", "factorisation", "graph", "embed"}  # by jobs/blocks/table.py
+    writers["BLOCKS"] = {
+        "baseline",
+        "counters",
+        "factorisation",
+        "graph",
+        "interactions",
+        "embed",
+    }  # by jobs/blocks/table.py
     for stage in STAGES:
         if stage.reads_ingested:
             reads[stage.name].add("events")
@@ -96,7 +103,7 @@ def test_an_empty_catalog_means_tables_in_out() -> None:
     assert (arguments.catalog or None, arguments.schema or None) == (None, None)
 
 
-TRAINING = ("train", "graph")
+TRAINING = ("train", "graph", "interactions")
 
 
 def test_training_alone_has_gpus_and_as_many_ranks_as_machines() -> None:

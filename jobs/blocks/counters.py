@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.ml.clustering import KMeans
+from pyspark.ml.clustering import KMeans, KMeansModel
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -40,6 +40,7 @@ from jobs.transforms.clients import rows_of_clients
 from jobs.transforms.packed import aggregate_packed
 from jobs.transforms.vocabulary import count_items
 from jobs.transforms.windows import events_before
+from ml.data.counter_rows import NUMBERS, unpack_numbers
 from schemas import columns as c
 from schemas.behaviours import ItemKind
 from schemas.blocks import COUNTERS
@@ -50,7 +51,6 @@ NAMES_FITTED = 100_000
 CLUSTERS_SEED = 2025
 CLIP = 10.0
 """Standard deviations."""
-NUMBERS = "numbers"
 NAMES_SHOWN = 3
 
 Batches = Iterable[pa.RecordBatch]
@@ -113,15 +113,12 @@ def collect_counters(
     items = cache_rows(describe_items(early, products, behaviours), cached)
     n_known = items.agg(*(F.count(name).alias(name) for name in (c.CATEGORY, c.PRICE, c.NAME))).collect()[0].asDict()
     if n_known[c.NAME]:
-        items = cache_rows(with_clusters(items), cached)
+        items = cache_rows(with_clusters(items, fit_clusters(items)), cached)
     else:
-        items = items.withColumn(CLUSTER, F.lit(None).cast("int"))
-    rows = log_rows({name: rows_of_clients(frame, clients) for name, frame in early.items()}, items, early, behaviours)
+        items = with_clusters(items, None)
     asked = list(list_counters(behaviours))
-    counters = [counter for counter in asked if set(counter.behaviours) <= behaviours.keys()]
-    finish = count_clients(counters, list(behaviours), cutoff)
-    counted = aggregate_packed(rows, keep_last_events, finish, f"{c.CLIENT_ID} bigint, {NUMBERS} binary")
-    counted = cache_rows(counted, cached)
+    counters = known_counters(behaviours)
+    counted = cache_rows(count_events(early, items, clients, cutoff, behaviours), cached)
     scaling = collect_scaling(counted, len(counters))
     if not scaling.n_clients:
         raise InputError(
@@ -158,17 +155,53 @@ def describe_items(
     return known.join(categories, on=c.CATEGORY, how="left")
 
 
-def with_clusters(items: DataFrame) -> DataFrame:
-    """The items with ``cluster``, null where there is no name: k-means on the 16 codes.
+def fit_clusters(items: DataFrame) -> KMeansModel:
+    """K-means on the 16 codes of the items' names, at least one of which is known.
 
     The names are a sample in a stated order and one partition, so that the clusters depend on the names alone.
     """
-    codes = F.split(F.btrim(F.col(c.NAME), F.lit("[]")), " ").cast("array<double>")
-    named = items.filter(F.col(c.NAME).isNotNull()).select(c.SKU, array_to_vector(codes).alias("features"))
-    sample = named.orderBy(F.xxhash64(c.SKU), c.SKU).limit(NAMES_FITTED).coalesce(1)
+    sample = _named(items).orderBy(F.xxhash64(c.SKU), c.SKU).limit(NAMES_FITTED).coalesce(1)
     # the solver by blocks fails where there are fewer different names than clusters
-    model = KMeans(k=N_CLUSTERS, seed=CLUSTERS_SEED, predictionCol=CLUSTER, solver="row").fit(sample)
-    return items.join(model.transform(named).select(c.SKU, CLUSTER), on=c.SKU, how="left")
+    return KMeans(k=N_CLUSTERS, seed=CLUSTERS_SEED, predictionCol=CLUSTER, solver="row").fit(sample)
+
+
+def with_clusters(items: DataFrame, model: KMeansModel | None) -> DataFrame:
+    """The items with ``cluster``, null where there is no name, or no model."""
+    if model is None:
+        return items.withColumn(CLUSTER, F.lit(None).cast("int"))
+    return items.join(model.transform(_named(items)).select(c.SKU, CLUSTER), on=c.SKU, how="left")
+
+
+def _named(items: DataFrame) -> DataFrame:
+    codes = F.split(F.btrim(F.col(c.NAME), F.lit("[]")), " ").cast("array<double>")
+    return items.filter(F.col(c.NAME).isNotNull()).select(c.SKU, array_to_vector(codes).alias("features"))
+
+
+def known_counters(behaviours: Mapping[str, BehaviourSettings]) -> list[Counter]:
+    """The columns whose behaviours the configuration has."""
+    return [counter for counter in list_counters(behaviours) if set(counter.behaviours) <= behaviours.keys()]
+
+
+def count_events(
+    early: Mapping[str, DataFrame],
+    items: DataFrame,
+    clients: DataFrame,
+    cutoff: datetime,
+    behaviours: Mapping[str, BehaviourSettings],
+    mask_share: float = 0.0,
+    mask_seeds: Sequence[int] = (),
+) -> DataFrame:
+    """One row per client with an event before the cutoff: ``client_id``, ``numbers``, see ``count_clients``.
+
+    Parameters
+    ----------
+    early : the events before the cutoff
+    items : as ``with_clusters`` gives them
+    clients : whose events are counted
+    """
+    rows = log_rows({name: rows_of_clients(frame, clients) for name, frame in early.items()}, items, early, behaviours)
+    finish = count_clients(known_counters(behaviours), list(behaviours), cutoff, mask_share, mask_seeds)
+    return aggregate_packed(rows, keep_last_events, finish, f"{c.CLIENT_ID} bigint, {NUMBERS} binary")
 
 
 def log_rows(
@@ -201,19 +234,28 @@ def log_rows(
 
 
 def count_clients(
-    counters: Sequence[Counter], behaviours: Sequence[str], cutoff: datetime
+    counters: Sequence[Counter],
+    behaviours: Sequence[str],
+    cutoff: datetime,
+    mask_share: float = 0.0,
+    mask_seeds: Sequence[int] = (),
 ) -> Callable[[pa.Table], pa.Table]:
-    """What makes one row per client, ``client_id`` and its ``numbers`` (float32, one per counter), of its events."""
+    """What makes one row per client, ``client_id`` and its ``numbers`` (float32, one per counter), of its events.
+
+    For each of ``mask_seeds``, as many numbers follow: those of the client without a share of its events.
+    """
     until = int(np.datetime64(cutoff, "us").astype(np.int64))
 
     def finish(rows: pa.Table) -> pa.Table:
         events = build_log(rows, behaviours, until)
-        numbers = np.empty((events.n_clients, len(counters)), np.float32)
-        for column, counter in enumerate(counters):
-            numbers[:, column] = counter.compute(events)
+        logs = [events, *(events.masked(mask_share, seed) for seed in mask_seeds)]
+        numbers = np.empty((events.n_clients, len(logs), len(counters)), np.float32)
+        for view, own in enumerate(logs):
+            for column, counter in enumerate(counters):
+                numbers[:, view, column] = counter.compute(own)
         # bytes and not lists: between two Python tasks, the JVM need not look into them
         packed = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(numbers.shape[1] * numbers.itemsize), len(numbers), [None, pa.py_buffer(numbers)]
+            pa.binary(len(logs) * len(counters) * numbers.itemsize), len(numbers), [None, pa.py_buffer(numbers)]
         )
         return pa.table({c.CLIENT_ID: events.client_ids, NUMBERS: packed.cast(pa.binary())})
 
@@ -230,7 +272,7 @@ def collect_scaling(counted: DataFrame, n_columns: int) -> Scaling:
 
     def add_up(batches: Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            numbers = _numbers(batch, n_columns).astype(np.float64)
+            numbers = unpack_numbers(batch.column(NUMBERS), n_columns).astype(np.float64)
             known = np.isfinite(numbers)
             of_known: dict[str, Any] = {"where": known, "axis": 0}
             moments = np.stack([
@@ -253,18 +295,11 @@ def collect_scaling(counted: DataFrame, n_columns: int) -> Scaling:
 def _scaled(counted: DataFrame, scaling: Scaling, is_kept: NDArray[np.bool_]) -> DataFrame:
     def scale(batches: Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            vectors = scaling.apply(_numbers(batch, len(scaling.mean)), is_kept)
+            vectors = scaling.apply(unpack_numbers(batch.column(NUMBERS), len(scaling.mean)), is_kept)
             columns = [batch.column(c.CLIENT_ID), vector_lists(vectors)]
             yield pa.RecordBatch.from_arrays(columns, names=[c.CLIENT_ID, c.VECTOR])
 
     return counted.mapInArrow(scale, f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>")
-
-
-def _numbers(batch: pa.RecordBatch, n_columns: int) -> NDArray[np.float32]:
-    numbers = batch.column(NUMBERS)
-    first, last = (numbers.offset, numbers.offset + len(numbers))
-    start, stop = np.frombuffer(numbers.buffers()[1], np.int32)[[first, last]]
-    return np.frombuffer(numbers.buffers()[2], np.uint8)[start:stop].view(np.float32).reshape(-1, n_columns)
 
 
 def _log_left_out(

@@ -17,7 +17,7 @@ from jobs.storage.files import write_text
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, log_size, read_metrics
 from jobs.storage.provenance import MODELS, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
-from schemas.blocks import ALS_CATEGORY, ALS_URL, COUNTERS, GRAPH, ON_REQUEST
+from schemas.blocks import ALS_CATEGORY, ALS_URL, COUNTERS, GRAPH, INTERACTIONS, ON_REQUEST
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -33,6 +33,13 @@ SETTINGS = {
     "counters": ("ensemble.activity", "ensemble.activity_days", f"ensemble.blocks.{COUNTERS}"),
     "factorisation": ("factorisation.*", *(f"ensemble.blocks.{name}" for name in (ALS_CATEGORY, ALS_URL))),
     "graph": ("graph.*", "training.n_ranks", f"ensemble.blocks.{GRAPH}"),
+    "interactions": (
+        "seed",
+        "interactions.*",
+        f"ensemble.blocks.{INTERACTIONS}",
+        "training.n_ranks",
+        "training.device",
+    ),
     "embed": ("encoders.*.inference.*",),
     "profile": ("ensemble.*",),
     "probe": ("probe.*",),
@@ -233,11 +240,17 @@ STAGES = (
         needs=("ingest", "split"),
         reads_ingested=True,
     ),
+    Stage(
+        "interactions",
+        "crosses of each client's counters, as a block",
+        needs=("ingest", "split"),
+        reads_ingested=True,
+    ),
     Stage("embed", "each client's vectors, a block per encoder", needs=("split", "vocabulary", "sequences", "train")),
     Stage(
         "profile",
         "profiles composed of blocks, and their entries",
-        needs=("split", "baseline", "counters", "factorisation", "graph", "embed"),
+        needs=("split", "baseline", "counters", "factorisation", "graph", "interactions", "embed"),
         file="profiles",
     ),
     Stage(
@@ -266,6 +279,7 @@ STAGES = (
             "counters",
             "factorisation",
             "graph",
+            "interactions",
             "embed",
             "profile",
             "probe",

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -26,6 +27,9 @@ what kind it is; all after ``item`` may be null."""
 MICROSECONDS_PER_DAY = 86_400_000_000
 MAX_EVENTS = 200_000
 """Of one client, its last ones: no client needs more room than that."""
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 over the golden ratio: keys of different clients are far apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,21 @@ class ClientLog:
     def since(self, n_days: int | None) -> "ClientLog":
         """The events of the last days before the cutoff; None for all."""
         return self if n_days is None else self._part(n_days, lambda: self.age <= n_days)
+
+    def masked(self, share: float, seed: int) -> "ClientLog":
+        """The events without some, each left out with a chance of ``share``.
+
+        What is left out depends on the seed, the client and how many events it had before, not on other clients.
+        """
+
+        def is_kept() -> NDArray[np.bool_]:
+            n_events = np.bincount(self.client, minlength=self.n_clients)
+            number = np.arange(len(self.client)) - (np.cumsum(n_events) - n_events)[self.client]
+            keys = self.client_ids.view(np.uint64)[self.client] * _ODD + number.astype(np.uint64)
+            drawn = pd.util.hash_array(keys ^ np.uint64(seed), categorize=False) >> np.uint64(11)
+            return drawn * 2.0**-53 >= share
+
+        return self._part(("masked", share, seed), is_kept)
 
     def _part(self, key: object, is_in: Callable[[], NDArray[np.bool_]]) -> "ClientLog":
         if key not in self._parts:

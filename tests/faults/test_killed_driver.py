@@ -38,6 +38,7 @@ BEGUN = {
     "sequences": "tables/sequences/**/part-*", "train": "checkpoints/*/*run.safetensors*",
     "baseline": "tables/blocks/block=baseline/**/part-*", "counters": "tables/blocks/block=activity/**/part-*",
     "factorisation": "tables/blocks/block=als_url/**/part-*", "graph": "tables/edges/**/part-*",
+    "interactions": "tables/blocks/block=interactions/**/part-*",
     "embed": "tables/blocks/block=product_buy/**/part-*", "profile": "tables/profiles/**/part-*",
     "targets": "tables/labels/**/part-*", "probe": "tables/scores/**/part-*",
 }  # fmt: skip
@@ -52,6 +53,7 @@ WRITTEN = {
     "counters": ["tables/block_columns/block=activity/part-*"],
     "factorisation": ["tables/block_columns/block=als_url/part-*"],
     "graph": ["tables/block_columns/block=graph/part-*"],
+    "interactions": ["tables/block_columns/block=interactions/part-*"],
     "embed": [f"tables/block_columns/block={name}/part-*" for name in MODELS],
     "profile": [f"entries/{name}/embeddings.npy" for name in ENTRIES],
     "targets": ["tables/labels/_delta_log/*.json", "tables/targets/_delta_log/*.json"],

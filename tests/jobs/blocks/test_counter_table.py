@@ -109,3 +109,38 @@ def test_a_client_with_too_many_events_keeps_its_last_ones(monkeypatch: pytest.M
 def test_the_page_is_what_the_definitions_say() -> None:
     page = Path(__file__).parents[3] / "docs" / "counters.md"
     assert page.read_text() == describe_counters(), "run python -m jobs.blocks.counter_table > docs/counters.md"
+
+
+def test_a_masked_log_counts_as_one_of_the_events_that_are_left() -> None:
+    whole = log_of(table_of(EVENTS))
+    log = whole.masked(0.3, seed=7)
+    assert 0.6 < len(log.client) / len(EVENTS) < 0.8
+    assert not np.array_equal(log.time, whole.masked(0.3, seed=8).time)
+    left = {
+        "client_id": log.client_ids[log.client],
+        "timestamp": log.time,
+        "behaviour": log.kind,
+        **{name: [None if n < 0 else pairs.value[n] for n in pairs.number.tolist()]
+           for name, pairs in (("item", log.items), ("category", log.categories))},
+        "cluster": [None if n < 0 else n for n in log.cluster.tolist()],
+        **{name: [None if np.isnan(n) else n for n in getattr(log, name).tolist()]
+           for name in ("price", "popularity", "category_popularity", "category_price")},
+    }  # fmt: skip
+    anew = log_of(pa.table([pa.array(left[name], kind) for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)],
+                           schema=SCHEMA))  # fmt: skip
+    has_any = np.isin(log.client_ids, anew.client_ids)
+    for counter in COUNTERS:
+        np.testing.assert_array_equal(counter.compute(log)[has_any], counter.compute(anew), err_msg=counter.name)
+    # what is masked of a client does not depend on the others
+    client = int(log.client_ids[-1])
+    alone = log_of(table_of([event for event in EVENTS if event.client == client])).masked(0.3, seed=7)
+    assert alone.time.tolist() == log.time[log.client == len(log.client_ids) - 1].tolist()
+
+
+def test_a_client_whose_events_are_all_masked_has_counters_of_nothing() -> None:
+    log = log_of(table_of(EVENTS)).masked(1.0, seed=7)
+    assert len(log.client) == 0
+    for counter in COUNTERS:
+        numbers = counter.compute(log)
+        assert numbers.shape == (log.n_clients,), counter.name
+        assert (np.isnan(numbers) | (numbers == 0)).all(), counter.name

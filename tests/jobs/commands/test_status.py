@@ -70,7 +70,18 @@ def test_each_output_is_told_with_what_it_was_made_from(place: Workspace) -> Non
             for name in ENCODERS
         },
         **dict.fromkeys(
-            ("baseline", "counters", "factorisation", "graph", "embed", "profile", "targets", "probe", "report"),
+            (
+                "baseline",
+                "counters",
+                "factorisation",
+                "graph",
+                "interactions",
+                "embed",
+                "profile",
+                "targets",
+                "probe",
+                "report",
+            ),
             "not made",
         ),
     }

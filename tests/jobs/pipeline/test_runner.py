@@ -72,6 +72,8 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
         ("factorisation.factors=32", "factorisation"),
         ("graph.epochs=3", "graph"),
         ("ensemble.blocks=[baseline,graph]", "graph"),
+        ("ensemble.blocks=[baseline,interactions]", "interactions"),
+        ("interactions.epochs=1", "interactions"),
         ("ensemble.blocks=[]", "profile"),
         ("ensemble.blocks_weight=2", "profile"),
         ("probe.epochs=1", "probe"),

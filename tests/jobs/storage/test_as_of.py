@@ -165,7 +165,17 @@ def test_only_the_stages_that_read_what_ingest_wrote_take_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taking = {stage.name for stage in STAGES if stage.reads_ingested}
-    assert taking == {"split", "vocabulary", "sequences", "baseline", "counters", "factorisation", "graph", "targets"}
+    assert taking == {
+        "split",
+        "vocabulary",
+        "sequences",
+        "baseline",
+        "counters",
+        "factorisation",
+        "graph",
+        "interactions",
+        "targets",
+    }
     for stage in STAGES:
         with pytest.raises(SystemExit):
             main([stage.name, "--help"])

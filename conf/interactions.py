@@ -1,0 +1,54 @@
+"""Settings of the block ``interactions``."""
+
+from dataclasses import dataclass
+
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Settings, Share, require
+
+
+@dataclass(frozen=True)
+class InteractionSettings(Settings):
+    """A network of crosses of counters (DCN-v2, Wang et al. 2021), as the challenge's fourth place built one.
+
+    Its sizes are that team's; what has no mark is our own.
+    """
+
+    days_before: tuple[PositiveInt, ...] = (14, 28, 42)
+    """Earlier cutoffs: days before the profile's own. Training rows count events before each of them; their labels are
+    of the ``windows.target_days`` after it, and may not reach beyond the profile's cutoff."""
+    max_clients: PositiveInt = 200_000
+    """Clients that give training rows, chosen by a hash; each gives one per earlier cutoff."""
+    min_buyers: PositiveInt = 100
+    """Training rows with a purchase; with fewer the block is left out."""
+    n_bins: PositiveInt = 65
+    """Bins of a counter, between its quantiles (*fourth place*)."""
+    n_sub_bins: PositiveInt = 32
+    """Parts of equal width of each bin (*fourth place*)."""
+    bin_width: PositiveInt = 2
+    """Numbers of a sub-bin's vector (*fourth place*)."""
+    ranks: tuple[PositiveInt, ...] = (64, 32, 32)
+    """Of the crosses; their sum is the block's width (*fourth place*)."""
+    head_width: PositiveInt = 256
+    """What the heads make of a client's vector first (*fourth place*)."""
+    dense_widths: tuple[PositiveInt, ...] = (64, 64, 64, 64)
+    """Of layers that each read all before them (*fourth place*)."""
+    mask_share: Share = 0.3
+    """Of the events that each of two views of a client lacks (*fourth place*)."""
+    view_weight: NonNegativeFloat = 0.5
+    """Of telling a client's two views from those of others, beside the labels."""
+    temperature: PositiveFloat = 0.1
+    dropout: Share = 0.1
+    """Of the crosses' input."""
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = 512
+    """Rows of a step on one rank."""
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
+    """On matrices; never on the vectors of sub-bins."""
+
+    def __post_init__(self) -> None:
+        for name in ("days_before", "ranks", "dense_widths"):
+            require(len(getattr(self, name)) > 0, f"interactions.{name}: expected at least one number, found none")
+        require(
+            len(set(self.days_before)) == len(self.days_before),
+            f"interactions.days_before: expected each cutoff once, found {list(self.days_before)}",
+        )

@@ -1,0 +1,131 @@
+"""Trains the network of interactions; the same function runs in one process or as one of several ranks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from conf.interactions import InteractionSettings
+from ml.compat.allocator import keep_freed_memory
+from ml.data.counter_rows import NUMBERS, CounterFeed, CounterRows, RowLayout, read_tables, unpack_numbers
+from ml.data.row_groups import Reader
+from ml.data.sharding import FeedFile
+from ml.files.tensor_file import write_tensors
+from ml.models.interactions import InteractionNetwork, fit_knots
+from ml.objectives.interactions import label_loss, view_loss
+from ml.training.distributed import Ranks
+from ml.training.stall_watch import StallWatch
+from ml.training.step import mix_seed
+from schemas.errors import TrainingError
+
+ROWS_OF_KNOTS = 20_000
+"""Training rows that the bins are fitted to, the first of the files, whose order says nothing."""
+
+
+@dataclass(frozen=True)
+class InteractionJob:
+    """All that one rank needs but its rows.
+
+    Attributes
+    ----------
+    files : the training rows, the same for every rank
+    model : file that rank 0 writes
+    device : of ``conf.training.TrainingSettings``
+    """
+
+    settings: InteractionSettings
+    files: tuple[FeedFile, ...]
+    layout: RowLayout
+    model: Path
+    reader: Reader
+    device: str
+    seed: int
+
+
+def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJob, threads: int) -> list[float]:
+    """The mean loss of each epoch; rank 0 writes the network. It begins anew if it is killed.
+
+    Raises
+    ------
+    TrainingError
+        If the loss stops being a number, or the files cannot be read.
+    """
+    keep_freed_memory()
+    before = torch.get_num_threads()  # the driver's own, where it is the one process that trains
+    torch.set_num_threads(threads)
+    try:
+        return _train(ranks, watch, job)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> list[float]:
+    settings, device = job.settings, ranks.device(job.device)  # type: ignore[arg-type]
+    torch.manual_seed(job.seed)
+    model = InteractionNetwork(_read_knots(job), sum(job.layout.sizes), settings).to(device)
+    ranks.broadcast(model)
+    matrices = [p for p in model.parameters() if p.ndim > 1 and p is not model.counters.vectors]
+    others = [p for p in model.parameters() if p.ndim == 1 or p is model.counters.vectors]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    world = (ranks.rank, ranks.world_size, job.seed)
+    feed = CounterFeed(job.files, job.layout, settings.batch_size, job.reader, *world)
+    losses, step = [], 0
+    for epoch in range(1, settings.epochs + 1):
+        total = torch.zeros((), device=device)
+        for rows in feed.training(epoch):
+            if watch:
+                watch.note_progress()
+            torch.manual_seed(mix_seed(job.seed, step, ranks.rank))  # of dropout
+            optimizer.zero_grad()
+            loss = batch_loss(model, rows, settings, job.layout.sizes) / ranks.world_size
+            loss.backward()
+            ranks.sum_gradients(model.parameters())
+            optimizer.step()
+            total += loss.detach()
+            step += 1
+        losses.append(float(ranks.sum([float(total)])[0]) / feed.n_batches)
+        if not np.isfinite(losses[-1]):
+            raise TrainingError(
+                f"interactions: the loss is {losses[-1]} in epoch {epoch}; lower interactions.learning_rate (now "
+                f"{settings.learning_rate})"
+            )
+    if ranks.rank == 0:
+        write_tensors(job.model, model.state_dict())
+    return losses
+
+
+def batch_loss(
+    model: InteractionNetwork, rows: CounterRows, settings: InteractionSettings, sizes: tuple[int, ...]
+) -> Tensor:
+    """Of the labels, by all events of each client, and of its two views."""
+    device = model.counters.knots.device
+    numbers, labels, is_counted = (
+        torch.from_numpy(part).to(device) for part in (rows.numbers, rows.labels, rows.is_counted)
+    )
+    whole, one, other = model(numbers.transpose(0, 1).flatten(0, 1)).chunk(3)
+    loss = label_loss(model.logits(whole), labels, is_counted, sizes)
+    return loss + settings.view_weight * view_loss(one, other, settings.temperature)
+
+
+def load_network(path: Path, settings: InteractionSettings) -> InteractionNetwork:
+    """The network that was trained with these settings, to make vectors."""
+    tensors = load_file(path)
+    model = InteractionNetwork(tensors["counters.knots"], len(tensors["output.bias"]), settings)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _read_knots(job: InteractionJob) -> Tensor:
+    """Of the first training rows, all their events counted: float32 [counters, bins + 1]."""
+    read: list[np.ndarray] = []
+    for table in read_tables(job.files, (NUMBERS,), None, "arrow"):
+        packed = table.column(NUMBERS).combine_chunks()
+        numbers = unpack_numbers(packed, job.layout.n_views * job.layout.n_counters)
+        read.append(numbers[: ROWS_OF_KNOTS - sum(map(len, read)), : job.layout.n_counters])
+        if sum(map(len, read)) >= ROWS_OF_KNOTS:
+            break
+    return torch.from_numpy(fit_knots(np.concatenate(read), job.settings.n_bins))

@@ -1,0 +1,59 @@
+"""Training of the network of interactions in one process: it learns, and a seed gives its weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from conf.interactions import InteractionSettings
+from ml.data.counter_rows import RowLayout
+from ml.data.sharding import FeedFile
+from ml.training.distributed import Ranks
+from ml.training.interactions import InteractionJob, load_network, train_interactions
+from schemas.errors import TrainingError
+
+SETTINGS = InteractionSettings(
+    n_bins=4, n_sub_bins=2, ranks=(4, 4), dense_widths=(8,), batch_size=64, epochs=10, learning_rate=0.02
+)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> InteractionJob:
+    """Clients who come back where one of two counters is high and the other is not: neither tells it alone."""
+    rng = np.random.default_rng(1)
+    numbers = rng.uniform(-1, 1, (640, 3, 2)).astype(np.float32)
+    numbers[:, 1:] = numbers[:, :1]
+    comes_back = numbers[:, 0, 0] * numbers[:, 0, 1] < 0
+    columns = {
+        "numbers": pa.array([row.tobytes() for row in numbers]),
+        "is_active": pa.array([True] * 640),
+        "labels": pa.array([[0] if each else None for each in comes_back], pa.list_(pa.int32())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    files = (FeedFile((tmp_path / "rows.parquet").as_uri(), 640, 1),)
+    return InteractionJob(SETTINGS, files, RowLayout(3, 2, (1, 1)), tmp_path / "network", "arrow", "cpu", seed=5)
+
+
+def test_it_learns_what_no_counter_tells_alone_and_a_seed_gives_its_weights(job: InteractionJob) -> None:
+    losses = train_interactions(Ranks(), None, job, threads=1)
+    assert len(losses) == 10
+    model = load_network(job.model, SETTINGS)
+    corners = torch.tensor([[0.7, 0.7], [-0.7, -0.7], [0.7, -0.7], [-0.7, 0.7]])
+    stays_away = model.logits(model(corners))[:, 0]
+    assert stays_away[:2].min() > 1 > -1 > stays_away[2:].max()
+
+    made = []
+    for seed in (5, 5, 6):
+        short = replace(job, settings=replace(SETTINGS, epochs=1), seed=seed)
+        made.append((train_interactions(Ranks(), None, short, threads=1), job.model.read_bytes()))
+    assert made[0] == made[1] != made[2]
+
+
+def test_a_loss_that_is_no_number_ends_it_with_a_message(job: InteractionJob) -> None:
+    settings = replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"interactions: the loss is .*; lower interactions.learning_rate"):
+        train_interactions(Ranks(), None, replace(job, settings=settings), threads=1)
