@@ -46,17 +46,6 @@ class RanksLostError(Exception):
     """
 
 
-def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
-    """Raise ConfigError where local mode has fewer cores than ranks: a launcher would wait for them in vain."""
-    context = spark.sparkContext
-    n_slots = context.defaultParallelism
-    if str(context.master).startswith("local") and n_ranks > n_slots:
-        raise ConfigError(
-            f"training.n_ranks={n_ranks} needs as many cores at once, found {n_slots} in {context.master}; "
-            f"give --set training.n_ranks={n_slots} or a spark.master with more"
-        )
-
-
 def run_ranks(
     spark: SparkSession,
     settings: TrainingSettings,
