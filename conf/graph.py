@@ -13,8 +13,8 @@ class GraphSettings(Settings):
     dimensions: PositiveInt = 64
     """Columns of the block (the 4th place of the challenge: 256)."""
     seed: NonNegativeInt = 2025
-    epochs: PositiveInt = 20
-    edges_per_batch: Annotated[int, Range(ge=2)] = 256
+    epochs: PositiveInt = 10
+    edges_per_batch: Annotated[int, Range(ge=2)] = 1024
     """Of one rank; each edge's negatives are the other targets of its batch."""
     learning_rate: PositiveFloat = 0.01
     scale: PositiveFloat = 10.0

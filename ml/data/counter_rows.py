@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ml.data.batching import cut
 from ml.data.row_groups import Reader, read_row_groups
-from ml.data.sharding import FeedFile, shard_files, training_shard
+from ml.data.sharding import FeedFile, deal_files, training_shard
 from schemas.columns import IS_ACTIVE, LABELS
 from schemas.errors import TrainingError
 
@@ -100,7 +100,7 @@ class CounterFeed:
     ) -> None:
         self._layout, self._batch_size, self._reader, self._seed = layout, batch_size, reader, seed
         self._shard = training_shard(files, rank, world_size)
-        most = max(shard_files(files, each, world_size).n_rows for each in range(world_size))
+        most = max(shard.n_rows for shard in deal_files(files, world_size))
         self.n_batches = ceil(most / batch_size)
 
     def training(self, epoch: int) -> Iterator[CounterRows]:

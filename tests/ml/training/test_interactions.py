@@ -1,5 +1,9 @@
-"""Training of the network of interactions in one process: it learns, and a seed gives its weights."""
+"""Training of the network of interactions: it learns, and a seed gives its weights, by one rank or two."""
 
+import multiprocessing
+import os
+import socket
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import torch
 from conf.interactions import InteractionSettings
 from ml.data.counter_rows import RowLayout
 from ml.data.sharding import FeedFile
-from ml.training.distributed import Ranks
+from ml.training.distributed import Ranks, TorchRanks
 from ml.training.interactions import InteractionJob, load_network, train_interactions
 from schemas.errors import TrainingError
 
@@ -57,3 +61,30 @@ def test_a_loss_that_is_no_number_ends_it_with_a_message(job: InteractionJob) ->
     settings = replace(SETTINGS, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"interactions: the loss is .*; lower interactions.learning_rate"):
         train_interactions(Ranks(), None, replace(job, settings=settings), threads=1)
+
+
+def train_twice(rank: int, port: int, job: InteractionJob) -> list[list[float]]:
+    """The losses of one of two ranks, of the first training and of the same again, which writes another file."""
+    environment = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    ranks = TorchRanks(timeout_seconds=60)
+    losses = [
+        train_interactions(ranks, None, replace(job, model=job.model.with_name(name)), threads=1)
+        for name in ("first", "again")
+    ]
+    ranks.close()
+    return losses
+
+
+@pytest.mark.faults  # two processes that import torch: too long for the ordinary suite
+def test_two_ranks_learn_one_network_together_and_a_seed_gives_its_weights(job: InteractionJob) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    short = replace(job, settings=replace(SETTINGS, epochs=4, batch_size=32))
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        one, other = pool.map(train_twice, range(2), [port] * 2, [short] * 2)
+    assert one == other
+    assert one[0] == one[1]
+    assert one[0][-1] < one[0][0]
+    assert job.model.with_name("first").read_bytes() == job.model.with_name("again").read_bytes()
