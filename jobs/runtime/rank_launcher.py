@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 import schemas.errors
 from conf.training import TrainingSettings
 from jobs.runtime.horovod_servers import bound_servers, loopback_interfaces
+from jobs.runtime.torch_log_server import bound_log_server
 from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
 from ml.training.stall_watch import StallWatch
 from schemas.errors import ConfigError, PipelineError, TrainingError
@@ -81,8 +83,10 @@ def run_ranks(
     for n_failures in range(1, settings.max_restarts + 2):
         _remove_messages(folder)  # of an earlier start
         try:
-            with log_file.open("a") as ranks_log, sign_watched(folder / SIGN, settings.stall_seconds):
-                value = starter(spark, settings, (work, arguments, folder, settings.stall_seconds), ranks_log)
+            call = (work, arguments, folder, settings.stall_seconds)
+            # what closes servers is not interrupted by the watch
+            with ExitStack() as servers, log_file.open("a") as ranks_log, sign_watched(folder / SIGN, call[-1]):
+                value = starter(spark, settings, call, ranks_log, servers)
             _remove_messages(folder)
             return value
         except PipelineError:  # of the driver itself: it would be raised again
@@ -148,19 +152,18 @@ def exchange_interfaces(named: tuple[str, ...], master: str) -> tuple[str, ...]:
     return named or (loopback_interfaces() if master.startswith("local") else ())
 
 
-def _start_horovod(spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str]) -> Any:
+def _start_horovod(
+    spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str], servers: ExitStack
+) -> Any:
     import horovod.runner.gloo_run
     import horovod.spark
 
     # Horovod takes SIGINT and SIGTERM for itself and never gives them back: Ctrl-C would look like a failed rank
     horovod.runner.gloo_run.register_shutdown_event = threading.Event
     interfaces = exchange_interfaces(settings.network_interfaces, str(spark.sparkContext.master))
+    servers.enter_context(bound_servers(interfaces))
     # the thread in which Horovod waits for the Spark job prints its errors: they belong into the log of the ranks
-    with (
-        _thread_errors_to(ranks_log),
-        _jobs_described(spark, "train"),
-        bound_servers(interfaces),
-    ):
+    with _thread_errors_to(ranks_log), _jobs_described(spark, "train"):
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
@@ -199,13 +202,16 @@ def _thread_errors_to(stream: IO[str]) -> Iterator[None]:
         threading.excepthook = former
 
 
-def _start_torch(spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str]) -> Any:
+def _start_torch(
+    spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str], servers: ExitStack
+) -> Any:
     from pyspark.ml.torch.distributor import TorchDistributor
 
     context = spark.sparkContext
     use_gpu = takes_gpus(settings.device, context.getConf().get(GPUS_PER_TASK, "0"))
     group = "ubp train"
     context.setJobGroup(group, "train", interruptOnCancel=True)
+    servers.enter_context(bound_log_server())
     with contextlib.redirect_stderr(ranks_log):
         try:
             distributor = TorchDistributor(num_processes=settings.n_ranks, local_mode=False, use_gpu=use_gpu)
