@@ -11,7 +11,7 @@ LOCKED := --quiet --require-hashes --no-build-isolation
 # of the test suite; each starts a JVM and needs 4 GiB
 PROCESSES ?= 2
 
-.PHONY: setup demo test faults test-hosts test-dbr audit wheel lint format lock clean
+.PHONY: setup setup-s3 demo test faults test-hosts test-stores test-dbr audit wheel lint format lock clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ $(STAMP): requirements.lock requirements-tools.lock requirements-horovod.lock to
 	$(BIN)/python -m jobs.runtime.session
 	touch $@
 
+# Hadoop's connector of S3, 280 MB: for --out, --tables or inputs there, where no cluster brings one
+setup-s3: setup
+	$(BIN)/python -m jobs.runtime.session s3
+
 demo: setup
 	$(if $(filter $(SHOP),$(DATA)),test -d $(SHOP) || $(BIN)/ubp generate --out $(SHOP))
 	$(BIN)/ubp run --data $(DATA) --out $(OUT) --config demo \
@@ -34,6 +38,10 @@ test: lint
 
 faults: setup
 	$(BIN)/python -m pytest tests -m faults
+
+# all stages on a server of S3's protocol
+test-stores: setup-s3
+	$(BIN)/python -m pytest -m stores tests/stores
 
 # a cluster of network namespaces: root on Linux only
 test-hosts: setup

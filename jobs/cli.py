@@ -5,7 +5,8 @@ import contextlib
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,14 @@ from jobs.commands.flags import build_parser
 from jobs.pipeline.out_of_date import INGEST, TRAIN, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, describe_call, find_stage
 from jobs.runtime.locks import locked
-from jobs.runtime.logs import JsonLines, PlainLines, printable
+from jobs.runtime.logs import SHOWN, JsonLines, PlainLines, printable
+from jobs.runtime.temp_dirs import scratch_folder
 from jobs.runtime.user_errors import explain
+from jobs.storage.locations import is_s3, takes_whole_files
 from jobs.storage.provenance import read_records
+from jobs.storage.working_copy import WorkingCopy, copy_folder
 from jobs.storage.workspace import Workspace
+from ml.files.store import Store, patience
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, PipelineError
 from schemas.tasks import TASKS
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BAD_INPUT = 2
+FAILED_SECONDS = 60.0
+"""For so long a store that does not answer is waited for by a run that failed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +142,10 @@ def _status(arguments: argparse.Namespace) -> None:
 
     compares_settings = arguments.config or arguments.set or arguments.inputs
     config = load_config(arguments.config or DEFAULT, arguments.set, arguments.inputs) if compares_settings else None
-    sys.stdout.write(printable(describe_outputs(Workspace(arguments.out), config)))
+    workspace = _open_workspace(arguments)
+    if workspace.working_copy:
+        workspace.working_copy.start()
+    sys.stdout.write(printable(describe_outputs(workspace, config)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
@@ -170,6 +180,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     from jobs.commands.generate import generate_benchmark_log, generate_shop
     from jobs.runtime.session import build_session
 
+    _require_mounted(arguments)
     is_shop = arguments.events is None
     if not is_shop and (arguments.clients, arguments.days) != (None, None):
         raise ConfigError(
@@ -230,15 +241,58 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
     require_blocks(config.ensemble)
     require_entries(config.probe.entries)
-    # a Databricks job passes a parameter that nobody set as an empty text
-    tables = [value or None for value in (arguments.tables, arguments.catalog, arguments.schema)]
-    workspace = Workspace(arguments.out, arguments.data, getattr(arguments, "as_of", None), *tables)
+    workspace = _open_workspace(arguments)
     if reads_data:
         config.behaviour(PRODUCT_BUY)
         check_data(config, workspace)
     workspace.prepare()
     _lock(arguments, workspace)
+    if workspace.working_copy:
+        workspace.working_copy.start()
+        arguments.locks.enter_context(_copied_back(workspace))
     return config, workspace
+
+
+def _open_workspace(arguments: argparse.Namespace) -> Workspace:
+    """The folders of a call; of an ``--out`` that takes whole files only, and of data in a store, copies here."""
+    out, data = arguments.out, getattr(arguments, "data", None)
+    working_copy, data_url = None, None
+    if takes_whole_files(out):
+        working_copy = WorkingCopy(Store(str(out)), scratch_folder() / f"out-{uuid.uuid4().hex[:8]}")
+        out = working_copy.folder
+        SHOWN[str(out)] = working_copy.store.url
+    if isinstance(data, str):
+        data_url, data = data, scratch_folder() / f"data-{uuid.uuid4().hex[:8]}"
+        SHOWN[str(data)] = data_url
+        copy_folder(Store(data_url), data)
+    # a Databricks job passes a parameter that nobody set as an empty text
+    tables, catalog, schema = (getattr(arguments, name, None) or None for name in ("tables", "catalog", "schema"))
+    as_of = getattr(arguments, "as_of", None)
+    return Workspace(out, data, as_of, tables, catalog, schema, working_copy, data_url)
+
+
+@contextlib.contextmanager
+def _copied_back(workspace: Workspace) -> Iterator[None]:
+    """Copy what has changed into the store when the block ends, however it does."""
+    try:
+        yield
+    except BaseException:
+        try:
+            with patience(FAILED_SECONDS):
+                workspace.push()
+        except Exception as error:
+            log.warning("what the failed stage left, logs too, is not copied to %s: %s", workspace.shown, error)
+        raise
+    workspace.push()
+
+
+def _require_mounted(arguments: argparse.Namespace) -> None:
+    is_generate = arguments.command == "generate"  # whose files Spark writes whole
+    if isinstance(arguments.out, str) or (takes_whole_files(arguments.out) and not is_generate):
+        raise ConfigError(
+            f"--out: expected a path that driver and workers mount for `ubp {arguments.command}`, found "
+            f"{arguments.out}; mount it, or leave it to the store's own upkeep"
+        )
 
 
 def _reaches_training(arguments: argparse.Namespace) -> bool:
@@ -248,7 +302,8 @@ def _reaches_training(arguments: argparse.Namespace) -> bool:
 
 
 def _lock(arguments: argparse.Namespace, workspace: Workspace) -> None:
-    arguments.locks.enter_context(locked(workspace.logs, locked_stages(arguments), f"ubp {arguments.command}"))
+    lock = locked(workspace.notes, locked_stages(arguments), f"ubp {arguments.command}", workspace.shown)
+    arguments.locks.enter_context(lock)
 
 
 def locked_stages(arguments: argparse.Namespace) -> list[str]:
@@ -271,9 +326,11 @@ def _session(arguments: argparse.Namespace, config: PipelineConfig, workspace: W
     from jobs.storage.delta_tables import require_schema
 
     log_file = None if arguments.verbose else workspace.logs / "spark.log"
-    spark = build_session(config.spark, log_file, is_small=is_small(workspace, config))
+    urls = [workspace.table("x"), workspace.shown, *(str(each.path) for each in config.mapping.inputs.values())]
+    spark = build_session(config.spark, log_file, is_small=is_small(workspace, config), has_s3=any(map(is_s3, urls)))
     require_schema(spark, workspace)
-    require_mounts(spark.sparkContext, workspace.out, workspace.challenge)
+    store = workspace.working_copy.store if workspace.working_copy else None
+    require_mounts(spark.sparkContext, store or workspace.out, workspace.challenge)
     return spark
 
 
@@ -282,6 +339,7 @@ def _prepare_upkeep(arguments: argparse.Namespace) -> "tuple[SparkSession, Works
     from jobs.commands.upkeep import list_tables
     from jobs.runtime.session import build_session
 
+    _require_mounted(arguments)
     workspace = Workspace(arguments.out)
     list_tables(workspace)  # before a folder is made and Spark starts
     workspace.prepare()

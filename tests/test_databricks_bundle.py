@@ -15,6 +15,7 @@ import yaml
 from jobs.cli import locked_stages
 from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import STAGES, Stage
+from jobs.storage.locations import takes_whole_files
 from schemas import tables
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,13 @@ def test_tasks_that_may_run_at_once_do_not_lock_each_other_out() -> None:
     locks = {name: locked_stages(build_parser().parse_args([name, "--out", "x"])) for name in TASKS}
     assert locks == {name: [name] for name in TASKS}
     assert locked_stages(build_parser().parse_args(["run", "--out", "x"])) == list(TASKS)
+
+
+def test_output_goes_to_a_volume_beside_the_data() -> None:
+    data, out = (BUNDLE["variables"][name]["default"] for name in ("data", "out"))
+    assert out.startswith("/Volumes/${var.catalog}/${var.schema}/")
+    assert not out.startswith(f"{data}/")
+    assert takes_whole_files(Path(out))
 
 
 def test_an_empty_catalog_means_tables_in_out() -> None:

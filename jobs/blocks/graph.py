@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from math import ceil
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from jobs.storage.locations import file_url
 from jobs.transforms.pairs import ITEM_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
 from ml.data.edge_files import read_edges
+from ml.files.store import arrow_system
 from ml.training.distributed import Ranks
 from ml.training.graph import train_clients
 from ml.training.stall_watch import StallWatch
@@ -80,7 +80,7 @@ class GraphJob:
     ----------
     files : URL, part and number of edges of each file of ``EDGES``
     n_items : skus in the graph
-    folder : takes a Parquet file of vectors from each rank
+    folder : path, or URL of a store, that takes a Parquet file of vectors from each rank
     """
 
     files: tuple[tuple[str, int, int], ...]
@@ -89,12 +89,12 @@ class GraphJob:
     reader: Literal["petastorm", "arrow"]
     device: Literal["auto", "cpu", "cuda"]
     n_threads: int
-    folder: Path
+    folder: str
 
 
 def plan_job(
     edges: DataFrame, files: list[DataFile], settings: GraphSettings, training: TrainingSettings, feed: FeedSettings,
-    folder: Path,
+    folder: str,
 ) -> GraphJob:  # fmt: skip
     """The job that learns the graph of these edges, which lie in these files."""
     last_target = edges.agg(F.max(c.TARGET_NUMBER)).collect()[0][0]
@@ -116,9 +116,10 @@ def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[f
         )  # fmt: skip
     finally:
         torch.set_num_threads(before)
-    job.folder.mkdir(parents=True, exist_ok=True)
+    system, folder = arrow_system(job.folder)
+    system.create_dir(folder)
     schema = pa.schema({c.CLIENT_ID: pa.int64(), c.VECTOR: pa.list_(pa.float32())})
-    with pq.ParquetWriter(job.folder / f"{ranks.rank}.parquet", schema) as writer:
+    with pq.ParquetWriter(f"{folder}/{ranks.rank}.parquet", schema, filesystem=system) as writer:
         for start in range(0, len(vectors), CLIENTS_PER_ROW_GROUP):
             rows = slice(start, start + CLIENTS_PER_ROW_GROUP)
             columns = [pa.array(share.client_ids[rows]), vector_lists(vectors[rows])]

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from conf.encoders import InferenceSettings
 from jobs.blocks.table import Block, vector_lists
 from jobs.runtime.devices import release_device, task_device
+from jobs.storage.working_copy import WorkingCopy
 from jobs.transforms.clients import rows_of_clients
 from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.inference.embed import embed_sequences
@@ -34,6 +35,7 @@ class ModelSource:
     Attributes
     ----------
     reads_events : whether it reads event types and times beside token ids
+    working_copy : that the folder is part of, where ``--out`` is a store
     """
 
     name: str
@@ -42,15 +44,18 @@ class ModelSource:
     vocabulary_fingerprint: str
     settings: InferenceSettings
     reads_events: bool = False
+    working_copy: WorkingCopy | None = None
 
     def load(self, device: str = "cpu") -> SequenceEncoder:
         """The model on a device; ModelError if it is damaged or belongs to another vocabulary."""
-        return load_model(self.folder, self.vocabulary_fingerprint)[0].to(device)
+        folder = self.working_copy.fetch(self.folder) if self.working_copy else self.folder
+        return load_model(folder, self.vocabulary_fingerprint)[0].to(device)
 
     def block(self) -> Block:
         """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
         columns = tuple(f"{self.name}/{number}" for number in range(self.load().hidden_size))
-        return Block(self.name, columns, f"{self.folder}, vocabulary {self.vocabulary_fingerprint}")
+        folder = self.working_copy.url_of(self.folder) if self.working_copy else self.folder
+        return Block(self.name, columns, f"{folder}, vocabulary {self.vocabulary_fingerprint}")
 
 
 def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[str]) -> DataFrame:

@@ -18,8 +18,7 @@ from jobs.evaluation.scores import score_entries
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_profiles
 from jobs.storage.delta_tables import read_table
-from jobs.storage.files import remove_folder, write_json
-from jobs.storage.locations import spark_url
+from jobs.storage.files import write_json
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.columns import PROFILE
@@ -40,17 +39,18 @@ def run(
     blocks = own + further
     variants = list_variants(blocks)
     sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
-    folder = workspace.out / ".ablation"
+    folder = workspace.out / "ablation"
     entries = {name: folder / name for name in variants}
-    composed = spark_url(folder / ".profiles")
     try:
-        rows = compose_profiles(spark, workspace, variants, cutoff, config.ensemble)
-        rows.write.mode("overwrite").partitionBy(PROFILE).parquet(composed)
-        profiles = spark.read.schema(PROFILES.ddl).parquet(composed)
-        widths = export_profiles(profiles, entries, clients.count())
+        with workspace.spark_folder(".ablation-profiles") as composed:
+            rows = compose_profiles(spark, workspace, variants, cutoff, config.ensemble)
+            rows.write.mode("overwrite").partitionBy(PROFILE).parquet(composed)
+            profiles = spark.read.schema(PROFILES.ddl).parquet(composed)
+            widths = export_profiles(profiles, entries, clients.count())
+        workspace.push(folder.name)
         scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:
-        remove_folder(folder)
+        workspace.remove(folder)
     found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources}
     write_json(workspace.out / "ablation.json", found, indent=2)
     return found

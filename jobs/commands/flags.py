@@ -1,14 +1,17 @@
 """The commands and their flags; importing them imports neither Spark nor torch."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from conf.load import DEFAULT, MAPPINGS, known_configs
 from jobs.pipeline.registry import STAGE_NAMES, STAGES
-from jobs.storage.locations import mounted_path
+from jobs.storage.locations import mounted_path, mounted_path_or_url
 from schemas.errors import ConfigError
 from schemas.tasks import TASKS
+
+T = TypeVar("T")
 
 _LOGS = ("verbose", "json-logs")
 _CONFIG = ("config", "set", *_LOGS)
@@ -50,8 +53,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _folder(text: str) -> Path:
+    return _refused_by_argparse(mounted_path, text)
+
+
+def _folder_or_url(text: str) -> Path | str:
+    return _refused_by_argparse(mounted_path_or_url, text)
+
+
+def _refused_by_argparse(read: Callable[[str], T], text: str) -> T:
     try:
-        return mounted_path(text)
+        return read(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -74,10 +85,11 @@ def _flag(about: str, metavar: str | None = None, **more: Any) -> dict[str, Any]
 _SEVERAL = {"nargs": "+", "action": "extend"}
 _FLAGS: dict[str, dict[str, Any]] = {
     "data": _flag("the challenge directory; with --inputs, the folder that its relative paths are under", "DIR",
-                  type=_folder),
+                  type=_folder_or_url),
     "inputs": _flag(f"tables of your own instead of a challenge directory: {', '.join(known_configs(MAPPINGS))}, or a "
                     "YAML file (docs/your-data.md)", "FILE"),
-    "out": _flag("the output directory: tables, models, entries, report", "DIR", type=_folder, required=True),
+    "out": _flag("the output directory, or a URL such as s3://BUCKET/PATH: tables, models, entries, report", "DIR",
+                 type=_folder_or_url, required=True),
     "tables": _flag("where Delta tables lie if not in --out, e.g. s3://BUCKET/PATH", "URL"),
     "catalog": _flag("tables are CATALOG.SCHEMA.<table>, as in Unity Catalog", "NAME"),
     "schema": _flag("goes with --catalog", "NAME"),

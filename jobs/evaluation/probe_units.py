@@ -1,6 +1,6 @@
 """One entry on one task in one repeat: a unit of the probe's work, scored on an executor.
 
-The executors must see ``--out`` and the entries as the driver does.
+The executors must see ``--out`` and the entries as the driver does, or reach the store that ``--out`` is.
 """
 
 import json
@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
 from jobs.storage.files import append_line, digest, digest_file
-from jobs.storage.locations import local_path
+from jobs.storage.locations import readable_path
+from jobs.storage.working_copy import WorkingCopy
 from ml.evaluation.packed_labels import PackedLabels
 from ml.evaluation.probe import score_task
 from ml.files.npy import open_npy
@@ -59,6 +60,7 @@ class ProbeUnit:
     popularity : of each label, empty for churn and conversion
     n_threads : torch's CPU threads
     epochs : takes a line per epoch, see ``jobs.runtime.progress.probe_progress``
+    working_copy : that the entry may be part of, where ``--out`` is a store
     """
 
     entry: Path
@@ -70,6 +72,7 @@ class ProbeUnit:
     settings: ProbeSettings
     n_threads: int
     epochs: Path
+    working_copy: WorkingCopy | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -101,6 +104,7 @@ def list_units(
     labels: DataFrame,
     settings: ProbeSettings,
     epochs: Path,
+    working_copy: WorkingCopy | None = None,
 ) -> list[ProbeUnit]:
     """Every entry on every task, the organisers' run of all before the further repeats.
 
@@ -118,14 +122,17 @@ def list_units(
     n_threads = int(clients.sparkSession.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
     of_task = {
         task: {
-            window: tuple(local_path(file.url) for file in files if file.partition == {c.TASK: task, c.WINDOW: window})
+            window: tuple(
+                readable_path(file.url) for file in files if file.partition == {c.TASK: task, c.WINDOW: window}
+            )
             for window in tasks.WINDOWS
         }
         for task in scorable
     }
     return [
         ProbeUnit(
-            entry, task, repeat, client_files, of_task[task], tuple(popularity[task]), settings, n_threads, epochs
+            *(entry, task, repeat, client_files, of_task[task], tuple(popularity[task]), settings, n_threads, epochs),
+            working_copy=working_copy,
         )
         for repeat in range(settings.repeats)
         for task in scorable
@@ -221,6 +228,8 @@ def _stop(
 def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
     """The result of one unit, or the error that the user can act on; runs on an executor."""
     torch.set_num_threads(unit.n_threads)
+    if unit.working_copy:
+        unit = replace(unit, entry=unit.working_copy.fetch(unit.entry))
     embeddings = np.load(unit.entry / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
     positions = _entry_positions(unit)
     n_labels = len(unit.popularity) or 1
@@ -234,7 +243,8 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
         nonlocal started
         now = time.monotonic()
         line = {"unit": unit.name, "epoch": epoch, "epochs": unit.settings.epochs, "score": round(score, 4)}
-        append_line(unit.epochs, json.dumps({**line, "seconds": round(now - started, 1)}))
+        if unit.epochs.parent.is_dir():  # not on an executor that reaches ``--out`` as a store only
+            append_line(unit.epochs, json.dumps({**line, "seconds": round(now - started, 1)}))
         started = now
 
     try:

@@ -74,7 +74,7 @@ def score_entries(
     check_entries(entries, read_client_ids(snapshot_files(clients)))
     scorable = collect_scorable_tasks(targets, wanted)
     labels, epochs = read_table(spark, workspace, LABELS), workspace.logs / "probe.jsonl"
-    units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs)
+    units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs, workspace.working_copy)
     results = collect_results(spark, units, workspace.out / "probe_units.json")
     return {
         entry.name: {

@@ -13,6 +13,7 @@ from conf.mappings import ColumnSettings, InputSettings
 from jobs.inputs.input_files import InputFiles, no_such_column, read_header
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
 from jobs.storage.locations import quoted_name, spark_url
+from ml.files.store import spark_scheme
 from schemas.errors import InputError
 
 MALFORMED = "_malformed_line"
@@ -27,7 +28,7 @@ def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles
     if settings.table is not None:
         name = quoted_name(*settings.table.split("."))
     elif "delta" in (settings.format, found.format if found else None):
-        url = spark_url(found.root) if found else str(settings.path)
+        url = spark_url(found.root) if found else spark_scheme(str(settings.path))
         name = f"delta.`{url.replace('`', '``')}`"
     else:
         return None
@@ -143,9 +144,9 @@ def _read(
     kind = found.format if found else settings.format
     if kind == "delta":
         reader = spark.read.format("delta")
-        url = spark_url(found.root) if found else str(settings.path)
+        url = spark_url(found.root) if found else spark_scheme(str(settings.path))
         return (reader if version is None else reader.option("versionAsOf", version)).load(url)
-    paths = [escaped_url(file) for file in found.files] if found else [str(settings.path)]
+    paths = [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
     reader = spark.read.option("basePath", spark_url(found.root)) if found else spark.read
     if kind == "parquet":
         return reader.options(mergeSchema=True, **PARQUET_OPTIONS).parquet(*paths)

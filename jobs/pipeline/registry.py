@@ -15,7 +15,7 @@ from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
 from jobs.storage.files import write_text
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, log_size, read_metrics
-from jobs.storage.provenance import MODELS, Record, Records, changed_records, read_records, utc_now
+from jobs.storage.provenance import CONFIG, MODELS, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
 from schemas.blocks import ALS_CATEGORY, ALS_URL, COUNTERS, GRAPH, INTERACTIONS, ON_REQUEST
 
@@ -72,6 +72,8 @@ class Stage:
     """Reads the tables that ingest wrote: takes ``--as-of``."""
     saves_config: bool = True
     """Its settings become ``config.yaml``; not where it works beside the run that ``--out`` holds."""
+    opens: tuple[str, ...] = ()
+    """Folders of plain files that it opens: they are fetched first where ``--out`` is a store."""
     file: str = ""
     """Name of its file in ``jobs/stages``, where that is not its own."""
 
@@ -129,15 +131,18 @@ class Stage:
         """
         begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())), planned)
         log.info("%s: %s", self.name, self.about)
+        workspace.pull(*self.opens)
         started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             importlib.import_module(self.module).run(spark, config, workspace, **options)
         seconds = round(time.monotonic() - started, 2)
         # by name, for other stages may have added lines meanwhile
         own = [line for line in read_metrics(workspace.metrics, n_bytes) if line.get("stage") == self.name]
+        workspace.push()  # before it counts as made
         _end(workspace, begun, own)
         n_rows = sum(line.get("table/rows", 0) for line in own)
         append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": seconds, "stage/rows": n_rows})
+        workspace.push()
         extra = {"stage": self.name, "seconds": seconds, "rows": n_rows}  # keys of a line of --json-logs
         log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=extra)
 
@@ -190,7 +195,7 @@ class Stage:
                 if {reason.kind for reasons in outdated.values() for reason in reasons} == {"settings"}:
                     differing |= outdated
         if not differing:
-            path, text = workspace.out / "config.yaml", to_yaml(config)
+            path, text = workspace.out / CONFIG, to_yaml(config)
             # stages that start at once find the file that an earlier one wrote, and need not all write the same
             if not path.exists() or path.read_bytes() != text.encode():
                 write_text(path, text)
@@ -215,7 +220,12 @@ STAGES = (
         needs=("ingest", "split", "vocabulary"),
         reads_ingested=True,
     ),
-    Stage("train", "the encoders of the configuration", needs=("vocabulary", "sequences")),
+    Stage(
+        "train",
+        "the encoders of the configuration",
+        needs=("vocabulary", "sequences"),
+        opens=("models", "checkpoints"),
+    ),
     Stage(
         "baseline",
         "the organisers' aggregated features as a block",
@@ -246,7 +256,12 @@ STAGES = (
         needs=("ingest", "split"),
         reads_ingested=True,
     ),
-    Stage("embed", "each client's vectors, a block per encoder", needs=("split", "vocabulary", "sequences", "train")),
+    Stage(
+        "embed",
+        "each client's vectors, a block per encoder",
+        needs=("split", "vocabulary", "sequences", "train"),
+        opens=("models",),
+    ),
     Stage(
         "profile",
         "profiles composed of blocks, and their entries",
@@ -265,6 +280,7 @@ STAGES = (
         "scores of every entry on the six tasks",
         needs=("split", "profile", "targets"),
         needs_targets=True,
+        opens=("entries",),
     ),
     Stage(
         "report",

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from jobs.blocks.table import Block, dense_vectors
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import COLUMN_EXPONENTS, EntryWriter, rectangle, snapshot_files, stream_batches
-from jobs.storage.locations import local_path
+from jobs.storage.locations import readable_path
 from schemas import columns as c
 from schemas.errors import EntryError
 
@@ -140,5 +140,5 @@ def _files_by(snapshot: DataFrame, *partition_by: str) -> dict[tuple[object, ...
     """Partition values -> paths of the files."""
     files: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for file in list_files(snapshot, partition_by):
-        files[tuple(file.partition[name] for name in partition_by)].append(local_path(file.url))
+        files[tuple(file.partition[name] for name in partition_by)].append(readable_path(file.url))
     return files

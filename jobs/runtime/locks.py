@@ -1,7 +1,7 @@
-"""Lock files: one run at a time of a stage on one output directory, whichever hosts mount it.
+"""Lock files: one run at a time of a stage on one output directory, whichever hosts mount it or reach its store.
 
 Nothing here needs locks of the file system, which on network mounts hold on one host alone: only that of two that make
-a file of one name, one is told that it is there (``O_EXCL``).
+a file of one name, one is told that it is there (``O_EXCL``, or a store's ``If-None-Match``).
 """
 
 import contextlib
@@ -13,14 +13,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
-from ml.files.atomic import replace_text
+from ml.files.notes import Notes
 from schemas.errors import OutputError
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ LEASE_SECONDS = 600.0
 RENEW_SECONDS = 30.0
 TURN_SECONDS = 60.0
 """Longest turn of ``taking_turns``, which is for moments; one that lasts longer was lost with its host."""
-POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,16 @@ class Holder:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, names: Sequence[str], command: str) -> Iterator[None]:
+def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterator[None]:
     """Keep every other process from what the names stand for until the block ends.
 
-    One file in the folder, ``lock-*.json``, says who holds what, and is written anew while the holder runs. The lock
+    One note, ``lock-*.json``, says who holds what, and is written anew while the holder runs. The lock
     of a process of this machine that died ends with it; that of another machine when it was not renewed for
     ``LEASE_SECONDS``. A process that finds its lock gone, as after a long sleep, interrupts itself.
+
+    Parameters
+    ----------
+    out : how messages call the output directory
 
     Raises
     ------
@@ -89,10 +92,10 @@ def locked(folder: Path, names: Sequence[str], command: str) -> Iterator[None]:
     if not names:
         yield
         return
-    path, text = folder / f"lock-{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this(command, names)))
-    with taking_turns(folder / "lock.turn") as turn:
-        now = turn.stat().st_mtime  # by the clock that stamps the others' files
-        others = {lock: holder for lock in sorted(folder.glob("lock-*.json")) if (holder := _read_held(lock, now))}
+    mine, text = f"lock-{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this(command, names)))
+    with taking_turns(notes, "lock.turn"):
+        now = notes.written("lock.turn")  # by the clock that stamps the others' notes
+        others = {lock: holder for lock in notes.names("lock-") if (holder := _read_held(notes, lock, now))}
         busy = {lock: holder for lock, holder in others.items() if set(names) & set(holder.names)}
         if busy:
             found = ", ".join(
@@ -100,85 +103,76 @@ def locked(folder: Path, names: Sequence[str], command: str) -> Iterator[None]:
                 for each in busy.values()
             )
             raise OutputError(
-                f"expected no other run in {folder.parent}, found {found}; wait for its end, choose another --out, or, "
-                f"if it surely runs no more, remove {', '.join(map(str, busy))}"
+                f"expected no other run in {out}, found {found}; wait for its end, choose another --out, or, "
+                f"if it surely runs no more, remove {', '.join(f'{notes}/{lock}' for lock in busy)}"
             )
-        replace_text(path, text)
+        notes.write(mine, text)
     is_done = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(path, text, is_done), name="lock", daemon=True)
+    renewal = threading.Thread(target=_renew, args=(notes, mine, text, is_done), name="lock", daemon=True)
     renewal.start()
     try:
         yield
     finally:
         is_done.set()
         renewal.join()
-        with contextlib.suppress(OSError):
-            path.unlink()
+        with contextlib.suppress(OSError, OutputError):
+            notes.remove(mine)
 
 
 @contextlib.contextmanager
-def taking_turns(path: Path) -> Iterator[Path]:
-    """Make a file that no other process, on any host, makes this way until the block ends; for moments only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def taking_turns(notes: Notes, name: str) -> Iterator[None]:
+    """Make a note that no other process, on any host, makes this way until the block ends; for moments only."""
     seen, since = None, time.monotonic()
     while True:
         try:
-            with path.open("x") as file:
-                file.write(json.dumps(asdict(Holder.this(path.name))))
+            notes.create(name, json.dumps(asdict(Holder.this(name, [uuid.uuid4().hex]))))
             break
         except FileExistsError:
-            found = _identity(path)
+            found = notes.identity(name)
             if found != seen:
                 seen, since = found, time.monotonic()
-            elif found and (((holder := _read(path)) and holder.is_gone()) or time.monotonic() - since > TURN_SECONDS):
-                _put_aside(path, found)
-            time.sleep(POLL_SECONDS)
-    mine = _identity(path)
+            elif found and (
+                ((holder := _read(notes, name)) and holder.is_gone()) or time.monotonic() - since > TURN_SECONDS
+            ):
+                notes.remove_if(name, found)
+            time.sleep(notes.poll_seconds)
+    mine = notes.identity(name)
     try:
-        yield path
+        yield
     finally:
-        if _identity(path) == mine:  # else it lasted too long
-            with contextlib.suppress(OSError):
-                path.unlink()
+        _end_turn(notes, name, mine)
 
 
-def _renew(path: Path, text: str, is_done: threading.Event) -> None:
+def _end_turn(notes: Notes, name: str, mine: Hashable) -> None:
+    with contextlib.suppress(OSError):
+        if notes.identity(name) == mine:  # else it lasted too long
+            notes.remove(name)
+
+
+def _renew(notes: Notes, mine: str, text: str, is_done: threading.Event) -> None:
     while not is_done.wait(RENEW_SECONDS):
-        with contextlib.suppress(OSError):  # a mount that is away for a while
-            if path.exists():
-                replace_text(path, text)
-            elif path.parent.is_dir():
-                log.error("the lock %s was removed, or taken over as nobody renewed it: this run ends", path)
+        with contextlib.suppress(OSError, OutputError):  # a mount or store that is away for a while
+            if notes.identity(mine):
+                notes.write(mine, text)
+            elif notes.is_there():
+                log.error("the lock %s/%s was removed, or taken over as nobody renewed it: this run ends", notes, mine)
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
 
-def _read_held(path: Path, now: float) -> Holder | None:
-    """Who holds a lock; None, and the file is removed, where nobody does any more."""
-    holder = _read(path)
+def _read_held(notes: Notes, lock: str, now: float) -> Holder | None:
+    """Who holds a lock; None, and the note is removed, where nobody does any more."""
+    holder = _read(notes, lock)
     if holder and not holder.is_gone():
-        silent = now - path.stat().st_mtime
+        try:
+            silent = now - notes.written(lock)
+        except FileNotFoundError:  # its work has just ended
+            return None
         if holder.is_here or silent <= LEASE_SECONDS:
             return holder
         log.warning("the lock of `%s` on %s is taken over: silent for %.0f s", holder.command, holder.host, silent)
-    path.unlink(missing_ok=True)
-    return None
-
-
-def _put_aside(path: Path, abandoned: tuple[int, int]) -> None:
-    """Remove a file, if it is still the one that was seen."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-    with contextlib.suppress(OSError):  # another was first
-        path.rename(aside)
-        if _identity(aside) != abandoned:  # the turn of another, who was first
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_mtime_ns
+    with contextlib.suppress(FileNotFoundError):
+        notes.remove(lock)
     return None
 
 
@@ -191,9 +185,9 @@ def _machine() -> str:
     return " ".join(parts)
 
 
-def _read(path: Path) -> Holder | None:
-    """Who wrote the file; None if it is gone, of an earlier version, or its process died while it wrote this."""
+def _read(notes: Notes, name: str) -> Holder | None:
+    """Who wrote the note; None if it is gone, of an earlier version, or its process died while it wrote this."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return Holder(**json.loads(notes.read(name)))
     except (OSError, ValueError, TypeError):
         return None

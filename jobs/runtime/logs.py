@@ -12,9 +12,22 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
 """Of control characters: a terminal takes some for commands."""
 
 
+SHOWN: dict[str, str] = {}
+"""Folder on this machine -> the URL that it is a copy of: what the user named."""
+
+
 def printable(text: str) -> str:
-    """The text with its control characters written out; but for ends of lines, which our own messages have."""
-    return text.translate(_ESCAPES)
+    """The text with its control characters written out; but for ends of lines, which our own messages have.
+
+    Folders that are copies are called what they are copies of.
+    """
+    return _named(text).translate(_ESCAPES)
+
+
+def _named(text: str) -> str:
+    for folder, url in SHOWN.items():
+        text = text.replace(folder, url)
+    return text
 
 
 class PlainLines(logging.Formatter):
@@ -39,4 +52,4 @@ class JsonLines(logging.Formatter):
         values |= {key: value for key, value in vars(record).items() if key not in _USUAL}
         if record.exc_info:
             values["trace"] = self.formatException(record.exc_info)
-        return json.dumps(values, default=str)
+        return _named(json.dumps(values, default=str))

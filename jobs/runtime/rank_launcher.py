@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -18,9 +18,11 @@ import schemas.errors
 from conf.training import TrainingSettings
 from jobs.runtime.horovod_servers import bound_servers, loopback_interfaces
 from jobs.runtime.torch_log_server import bound_log_server
+from ml.files.notes import Notes, StoreNotes
+from ml.files.store import patience
 from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
 from ml.training.stall_watch import StallWatch
-from schemas.errors import ConfigError, PipelineError, TrainingError
+from schemas.errors import ConfigError, OutputError, PipelineError, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,11 @@ CHECK_SECONDS = 2
 GPUS_PER_TASK = "spark.task.resource.gpu.amount"
 
 SIGN = "alive"
-"""File that rank 0 touches while there is progress, in the folder that driver and ranks mount."""
+"""Note that rank 0 writes anew while there is progress."""
+SIGN_SECONDS = 10.0
+"""Least time between two of them, in a store."""
 ERROR = "error.json"
-"""File beside it: the error that a rank ended with, if a user can act on it."""
+"""Note beside it: the error that a rank ended with, if a user can act on it."""
 
 
 class RanksLostError(Exception):
@@ -53,7 +57,7 @@ def run_ranks(
     settings: TrainingSettings,
     work: RankWork,
     arguments: tuple[Any, ...],
-    folder: Path,
+    notes: Notes,
     log_file: Path,
 ) -> Any:
     """What ``work`` returns on rank 0 of ``settings.n_ranks`` processes, each of them started by a Spark task.
@@ -65,7 +69,7 @@ def run_ranks(
 
     Parameters
     ----------
-    folder : that driver and ranks mount; they know of each other by two files in it
+    notes : by which driver and ranks know of each other, in a folder that they mount or in a store
     log_file : takes what the ranks print
 
     Raises
@@ -78,21 +82,20 @@ def run_ranks(
     if settings.n_ranks == 1:
         return work(Ranks(), None, *arguments)
     starter = {"horovod": _start_horovod, "torch": _start_torch}[settings.launcher]
-    folder.mkdir(parents=True, exist_ok=True)
     log_file.write_text("")
     for n_failures in range(1, settings.max_restarts + 2):
-        _remove_messages(folder)  # of an earlier start
+        _remove_messages(notes)  # of an earlier start
         try:
-            call = (work, arguments, folder, settings.stall_seconds)
+            call = (work, arguments, notes, settings.stall_seconds)
             # what closes servers is not interrupted by the watch
-            with ExitStack() as servers, log_file.open("a") as ranks_log, sign_watched(folder / SIGN, call[-1]):
+            with ExitStack() as servers, log_file.open("a") as ranks_log, sign_watched(notes, settings.stall_seconds):
                 value = starter(spark, settings, call, ranks_log, servers)
-            _remove_messages(folder)
+            _remove_messages(notes)
             return value
         except PipelineError:  # of the driver itself: it would be raised again
             raise
         except Exception as error:
-            _raise_noted(folder)  # the launchers pass on that a rank failed, but not how
+            _raise_noted(notes)  # the launchers pass on that a rank failed, but not how
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             failure = error
         if n_failures <= settings.max_restarts:
@@ -102,7 +105,7 @@ def run_ranks(
             )
     raise TrainingError(
         f"the ranks failed {n_failures} times (training.max_restarts={settings.max_restarts}), at last: {reason}; "
-        f"{log_file} holds what they said; checkpoints are kept in {folder}: run train again to go on from there"
+        f"{log_file} holds what they said; checkpoints are kept in {notes}: run train again to go on from there"
     ) from failure
 
 
@@ -118,8 +121,8 @@ def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
 
 
 @contextlib.contextmanager
-def sign_watched(sign: Path, stall_seconds: float) -> Iterator[None]:
-    """Raise RanksLostError inside the block when the file is not touched for too long.
+def sign_watched(notes: Notes, stall_seconds: float) -> Iterator[None]:
+    """Raise RanksLostError inside the block when the note ``SIGN`` is not written for too long.
 
     A timer's signal interrupts whatever the main thread waits for. In another thread nothing is watched here: there
     the ranks' own watches must do.
@@ -127,14 +130,16 @@ def sign_watched(sign: Path, stall_seconds: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    latest, deadline = 0.0, time.monotonic() + START_SECONDS
+    latest: Hashable | None = None
+    deadline = time.monotonic() + START_SECONDS
 
     def check(*_: object) -> None:
         nonlocal latest, deadline
-        with contextlib.suppress(OSError):  # not there yet, or on a mount that is away for a while
-            touched = sign.stat().st_mtime
-            if touched != latest:  # not later: the clocks of hosts differ
-                latest, deadline = touched, time.monotonic() + stall_seconds + GRACE_SECONDS
+        # not there yet, or on a mount or store that is away for a while
+        with contextlib.suppress(OSError, OutputError), patience(0):
+            written = notes.identity(SIGN)
+            if written not in (None, latest):  # not later: the clocks of hosts differ
+                latest, deadline = written, time.monotonic() + stall_seconds + GRACE_SECONDS
         if time.monotonic() > deadline:
             raise RanksLostError(f"no sign of progress for {stall_seconds + GRACE_SECONDS:g} s")
 
@@ -249,43 +254,49 @@ def takes_gpus(device: str, gpus_per_task: str) -> bool:
     return device != "cpu" and lends_whole
 
 
-def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], folder: Path, stall_seconds: float) -> Any:
-    return _watched_work(HorovodRanks(), work, arguments, folder, stall_seconds)
+def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], notes: Notes, stall_seconds: float) -> Any:
+    return _watched_work(HorovodRanks(), work, arguments, notes, stall_seconds)
 
 
 def _on_torch_rank(
     interfaces: tuple[str, ...],
     work: RankWork,
     arguments: tuple[Any, ...],
-    folder: Path,
+    notes: Notes,
     stall_seconds: float,
 ) -> Any:
     if interfaces:
         os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), ",".join(interfaces)))
     ranks = TorchRanks(stall_seconds)
-    value = _watched_work(ranks, work, arguments, folder, stall_seconds)
+    value = _watched_work(ranks, work, arguments, notes, stall_seconds)
     ranks.close()
     return value
 
 
-def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], folder: Path, stall_seconds: float) -> Any:
-    _raise_noted(folder)  # in a task that Spark itself starts again
+def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], notes: Notes, stall_seconds: float) -> Any:
+    _raise_noted(notes)  # in a task that Spark itself starts again
+
+    def sign() -> None:
+        notes.write(SIGN, str(time.time()))
+
+    seconds = SIGN_SECONDS if isinstance(notes, StoreNotes) else 0.0
     try:
-        with StallWatch(stall_seconds, folder / SIGN if ranks.rank == 0 else None) as watch:
+        with StallWatch(stall_seconds, sign if ranks.rank == 0 else None, seconds) as watch:
             return work(ranks, watch, *arguments)
     except PipelineError as error:
         noted = {"type": type(error).__name__, "message": str(error)}
-        (folder / ERROR).write_text(json.dumps(noted), encoding="utf-8")
+        notes.write(ERROR, json.dumps(noted))
         raise
 
 
-def _remove_messages(folder: Path) -> None:
+def _remove_messages(notes: Notes) -> None:
     for name in (SIGN, ERROR):
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            notes.remove(name)
 
 
-def _raise_noted(folder: Path) -> None:
+def _raise_noted(notes: Notes) -> None:
     """Raise the error that a rank noted, as itself."""
-    if (folder / ERROR).exists():
-        noted = json.loads((folder / ERROR).read_text(encoding="utf-8"))
+    if notes.identity(ERROR):
+        noted = json.loads(notes.read(ERROR))
         raise getattr(schemas.errors, noted["type"])(noted["message"])

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,18 @@ JARS = {
     "org.antlr_antlr4-runtime-4.9.3.jar": "131a6594969bc4f321d652ea2a33bc0e378ca312685ef87791b2c60b29d01ea5",
 }
 """SHA-256 of the jars that belong to the delta-spark of requirements.lock."""
+S3_PACKAGE = "org.apache.hadoop:hadoop-aws:3.3.4"
+"""Maven's name of the connector of S3 that belongs to Spark 3.5's Hadoop."""
+S3_JARS = {
+    "com.amazonaws_aws-java-sdk-bundle-1.12.262.jar": "873fe7cf495126619997bec21c44de5d992544aea7e632fdc77adb1a0915bae5",  # noqa: E501
+    "org.apache.hadoop_hadoop-aws-3.3.4.jar": "53f9ae03c681a30a50aa17524bd9790ab596b28481858e54efd989a826ed3a4a",
+    "org.wildfly.openssl_wildfly-openssl-1.0.7.Final.jar": "9f7058778978ec2ad90c7224401a4b0013d93e0dd3fa0f72b25244ffa3507ca8",  # noqa: E501
+}
 
 
-def build_session(settings: SparkSettings, log_file: Path | None = None, is_small: bool = False) -> SparkSession:
+def build_session(
+    settings: SparkSettings, log_file: Path | None = None, is_small: bool = False, has_s3: bool = False
+) -> SparkSession:
     """The session to run in: the platform's own, else a new one of spark-submit's cluster, else one of our own JVM.
 
     Parameters
@@ -68,6 +77,8 @@ def build_session(settings: SparkSettings, log_file: Path | None = None, is_smal
         Under spark-submit the JVM is already running and its log goes where log4j sends it.
     is_small : the data is small: a JVM of our own leaves out its second, optimising compiler, which would take a third
         of all CPU time for code that hardly runs
+    has_s3 : tables or files lie in S3: a JVM of our own takes its connector, and a session that is made here the
+        address of the store from the environment; credentials the connector finds there itself
 
     Raises
     ------
@@ -77,9 +88,9 @@ def build_session(settings: SparkSettings, log_file: Path | None = None, is_smal
     values: dict[str, Any] = {**_SQL_SETTINGS, "spark.sql.shuffle.partitions": str(settings.shuffle_partitions)}
     is_made_here = SparkSession.getActiveSession() is None
     if is_made_here:
-        values |= _DELTA
+        values |= _DELTA | (s3_settings() if has_s3 else {})
         if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit started this process, and a JVM for it
-            values |= _own_jvm(settings, is_small)
+            values |= _own_jvm(settings, is_small, has_s3)
     builder = SparkSession.builder.config(map=values)
     with _output_to(log_file):
         try:
@@ -109,7 +120,18 @@ def _interrupt_cleanly(session: SparkSession) -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _own_jvm(settings: SparkSettings, is_small: bool = False) -> dict[str, str]:
+def s3_settings() -> dict[str, str]:
+    """Where Hadoop's connector finds the store that ``AWS_ENDPOINT_URL`` and ``AWS_REGION`` name; nothing secret."""
+    region = os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
+    values = {"spark.hadoop.fs.s3a.endpoint.region": region}
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL")):
+        values["spark.hadoop.fs.s3a.endpoint"] = endpoint
+        values["spark.hadoop.fs.s3a.path.style.access"] = "true"  # no such store has a host name per bucket
+        values["spark.hadoop.fs.s3a.connection.ssl.enabled"] = str(endpoint.startswith("https:")).lower()
+    return {name: value for name, value in values.items() if value}
+
+
+def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = False) -> dict[str, str]:
     """What a JVM is started with that spark-submit did not start; makes it find Java and Python."""
     home = find_java_home()
     os.environ["JAVA_HOME"] = str(home)
@@ -142,10 +164,12 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False) -> dict[str, str]:
         "spark.sql.ui.retainedExecutions": "20",
         "spark.python.daemon.module": "jobs.runtime.python_workers",
     }
-    if jars := sorted(map(str, jars_folder().glob("*.jar"))):
+    packages = {delta_package(): jars_folder(), **({S3_PACKAGE: s3_jars_folder()} if has_s3 else {})}
+    kept = {package: sorted(map(str, folder.glob("*.jar"))) for package, folder in packages.items()}
+    if jars := [jar for of_package in kept.values() for jar in of_package]:
         values["spark.jars"] = ",".join(jars)
-    else:  # the set-up has not kept them: Ivy fetches them
-        values["spark.jars.packages"] = delta_package()
+    if missing := [package for package, of_package in kept.items() if not of_package]:
+        values["spark.jars.packages"] = ",".join(missing)  # the set-up has not kept them: Ivy fetches them
         if not os.access(Path.home(), os.W_OK):  # where Ivy keeps what it has fetched, if not told otherwise
             values["spark.jars.ivy"] = str(scratch_folder() / "ivy")
     if re.fullmatch(r"local(\[.*\])?", settings.master):
@@ -186,6 +210,11 @@ def jars_folder() -> Path:
     return Path(sys.prefix, "share", "ubp", f"jars-{metadata.version('delta-spark')}")
 
 
+def s3_jars_folder() -> Path:
+    """Where ``make setup-s3`` keeps the jars of the connector of S3."""
+    return Path(sys.prefix, "share", "ubp", f"jars-s3-{S3_PACKAGE.rpartition(':')[2]}")
+
+
 def delta_package() -> str:
     """Maven's name of the jars that belong to the installed delta-spark."""
     return f"io.delta:delta-spark_2.12:{metadata.version('delta-spark')}"
@@ -224,8 +253,8 @@ def _output_to(path: Path | None) -> Iterator[None]:
                 os.close(own)
 
 
-def keep_jars() -> None:
-    """Fetch Delta's jars by Spark's own Ivy, and keep them beside the installation if their checksums are ours.
+def keep_jars(package: str, folder: Path, expected: Mapping[str, str]) -> None:
+    """Fetch a package's jars by Spark's own Ivy, and keep them beside the installation if their checksums are ours.
 
     No class of them is loaded until then: what Spark runs meanwhile is a program that does nothing.
 
@@ -236,31 +265,32 @@ def keep_jars() -> None:
     """
     import pyspark
 
-    folder = jars_folder()
     with tempfile.TemporaryDirectory() as place:
         program = Path(place) / "nothing.py"
         program.touch()
         submit = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent, "bin", "spark-submit")
-        options = ["--master", "local[1]", "--packages", delta_package(), "--conf", f"spark.jars.ivy={place}"]
+        options = ["--master", "local[1]", "--packages", package, "--conf", f"spark.jars.ivy={place}"]
         environment = {**os.environ, "JAVA_HOME": str(find_java_home()), "PYSPARK_PYTHON": sys.executable}
         done = subprocess.run([submit, *options, program], env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise PipelineError(f"expected to fetch {delta_package()}, found: {done.stderr.strip()[-1000:]}")
+            raise PipelineError(f"expected to fetch {package}, found: {done.stderr.strip()[-1000:]}")
         made = folder.with_name(f"{folder.name}.{os.getpid()}.new")
         shutil.copytree(Path(place) / "jars", made)
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in sorted(made.iterdir())}
-    if found != JARS:
+    if found != expected:
         shutil.rmtree(made)
-        raise PipelineError(
-            f"{delta_package()}: expected jars of these sha256, {JARS}, found {found}; they are not kept"
-        )
+        raise PipelineError(f"{package}: expected jars of these sha256, {expected}, found {found}; they are not kept")
     made.rename(folder)  # whole or not at all
 
 
 if __name__ == "__main__":  # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if "s3" in sys.argv[1:]:
+        if not any(s3_jars_folder().glob("*.jar")):
+            keep_jars(S3_PACKAGE, s3_jars_folder(), S3_JARS)
+        sys.exit()
     if not any(jars_folder().glob("*.jar")):
-        keep_jars()
+        keep_jars(delta_package(), jars_folder(), JARS)
     with tempfile.TemporaryDirectory() as folder:
         session = build_session(SparkSettings(), Path(folder) / "spark.log")
         logging.info("Spark %s with %s starts", session.version, delta_package())

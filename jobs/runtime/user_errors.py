@@ -11,6 +11,7 @@ _UNWRITABLE = {
     r"Permission denied|AccessDeniedException": "a file or folder that may not be read or written: fix its permissions",
     r"File too large": "a limit on the size of files (`ulimit -f`): raise it",
 }
+_NO_CONNECTOR = r'No FileSystem for scheme "?\w+|Class org\.apache\.hadoop\.fs\.[\w.]+ not found'
 # as Spark, Parquet's Java library and pyarrow report it
 _UNREADABLE = (
     r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|FAILED_READ_FILE|Could not read footer|SparkFileNotFoundException"
@@ -30,6 +31,11 @@ def explain(error: BaseException) -> PipelineError | None:
         messages.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     text = "\n".join(messages)
+    if connector := re.search(_NO_CONNECTOR, text):
+        return OutputError(
+            f"expected Spark's connector of the store among its jars, found none ({connector.group(0)}); run `make "
+            "setup-s3`, or start with --packages org.apache.hadoop:hadoop-aws:3.3.4 or that of your store"
+        )
     for pattern, found in _UNWRITABLE.items():
         if re.search(pattern, text):
             return OutputError(

@@ -6,6 +6,7 @@ Reads ``windows``, ``clients``, ``vocabularies``, ``sequences`` and the models; 
 
 import logging
 import sys
+from dataclasses import replace
 from math import ceil
 
 from pyspark.sql import SparkSession
@@ -52,9 +53,8 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
         stream, folder = config.stream(name), workspace.model(name).resolve()
         if stream in vocabularies and folder.is_dir():
             fingerprint = vocabularies[stream].fingerprint
-            sources.append(
-                ModelSource(name, stream, folder, fingerprint, encoder.inference, reads_events=encoder.reads_events)
-            )
+            source = ModelSource(name, stream, folder, fingerprint, encoder.inference, encoder.reads_events)
+            sources.append(replace(source, working_copy=workspace.working_copy))
         else:
             log.info("  %s: left out: there is no %s", name, "model" if stream in vocabularies else "vocabulary")
     if not sources:

@@ -14,8 +14,6 @@ from conf.pipeline import PipelineConfig
 from jobs.blocks.factorisation import WEIGHTS, collect_factors, weigh_pairs
 from jobs.blocks.table import remove_block, write_block
 from jobs.storage.delta_tables import read_ingested, read_table
-from jobs.storage.files import remove_folder
-from jobs.storage.locations import spark_url
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
@@ -34,12 +32,11 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     read = {of for name in asked for of in WEIGHTS[name]}
     events = {of: read_ingested(spark, workspace, table) for of, table in config.events_tables().items() if of in read}
-    folder = workspace.out / ".factorisation"
     for name in asked:
         with ExitStack() as cached:
-            cached.callback(remove_folder, folder)
+            folder = cached.enter_context(workspace.spark_folder(".factorisation"))
             pairs = weigh_pairs(name, events, products, cutoff, config.behaviours)
-            made = collect_factors(name, pairs, clients, config.factorisation, spark_url(folder), cached)
+            made = collect_factors(name, pairs, clients, config.factorisation, folder, cached)
             if made:
                 write_block(*made, clients, cutoff, workspace)
             else:

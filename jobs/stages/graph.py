@@ -14,8 +14,7 @@ from jobs.blocks.graph import RELATIONS, link_clients, number_edges, plan_job, t
 from jobs.blocks.table import Block, remove_block, write_block
 from jobs.runtime.rank_launcher import require_task_slots, run_ranks
 from jobs.storage.delta_tables import list_files, read_as_files, read_ingested, read_table, write_table
-from jobs.storage.files import remove_folder
-from jobs.storage.locations import spark_url
+from jobs.storage.locations import plain_location
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import GRAPH
@@ -47,16 +46,15 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         log.info("  %s: left out: %s, fewer than graph.dimensions=%d", GRAPH, found, config.graph.dimensions)
         remove_block(spark, GRAPH, cutoff, workspace)
         return
-    folder = workspace.out / ".graph"
-    with ExitStack() as stack:
-        stack.callback(remove_folder, folder)
+    with workspace.spark_folder(".graph") as url:
         snapshot = read_as_files(spark, workspace, EDGES)
         files = list_files(snapshot, EDGES.partition_by)
-        job = plan_job(snapshot, files, config.graph, config.training, config.feed, folder.resolve() / "vectors")
-        losses = run_ranks(spark, config.training, train_share, (job,), folder.resolve(), workspace.logs / "ranks.log")
+        job = plan_job(snapshot, files, config.graph, config.training, config.feed, f"{plain_location(url)}/vectors")
+        notes = workspace.notes_of_ranks(workspace.out / ".graph")
+        losses = run_ranks(spark, config.training, train_share, (job,), notes, workspace.logs / "ranks.log")
         log.info("  %s: %s, mean loss %.4f in epoch 1, %.4f in the last", GRAPH, found, losses[0], losses[-1])
         columns = tuple(f"{GRAPH}/{number}" for number in range(config.graph.dimensions))
-        vectors = spark.read.schema(f"{CLIENT_ID} bigint, {VECTOR} array<float>").parquet(spark_url(folder / "vectors"))
+        vectors = spark.read.schema(f"{CLIENT_ID} bigint, {VECTOR} array<float>").parquet(f"{url}/vectors")
         write_block(Block(GRAPH, columns, f"TwHIN of {found}"), vectors, clients, cutoff, workspace)
 
 

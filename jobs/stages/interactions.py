@@ -42,6 +42,7 @@ from ml.training.interactions import InteractionJob, train_interactions
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 from schemas.blocks import INTERACTIONS
+from schemas.errors import ConfigError
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
 from schemas.tasks import PROPENSITY
 
@@ -57,6 +58,11 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         log.info("  %s: left out: ensemble.blocks does not name it", INTERACTIONS)
         return
     require_task_slots(spark, config.training.n_ranks)
+    if workspace.working_copy and not str(spark.sparkContext.master).startswith("local"):
+        raise ConfigError(
+            f"ensemble.blocks: expected {INTERACTIONS} on a cluster with an --out that driver and executors mount, "
+            f"found {workspace.shown}; mount one, or leave the block out"
+        )
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
@@ -145,8 +151,8 @@ def launch(spark: SparkSession, config: PipelineConfig, workspace: Workspace, jo
     arguments = (job, config.training.threads_per_rank)
     if config.training.n_ranks == 1:
         return train_interactions(Ranks(), None, *arguments)
-    shared, ranks_log = job.model.parent / "ranks", workspace.logs / "interactions.log"
-    losses: list[float] = run_ranks(spark, config.training, train_interactions, arguments, shared, ranks_log)
+    notes, ranks_log = workspace.notes_of_ranks(job.model.parent / "ranks"), workspace.logs / "interactions.log"
+    losses: list[float] = run_ranks(spark, config.training, train_interactions, arguments, notes, ranks_log)
     return losses
 
 

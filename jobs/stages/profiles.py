@@ -18,7 +18,6 @@ from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
-from jobs.storage.files import remove_folder
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import BASELINE, ENSEMBLE
@@ -62,9 +61,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     )
     # the probe scores all that lies in ``entries``: those of an earlier run too
     for name in sorted({*made, *former} - {*profiles, *exported}):
-        if workspace.entry(name).is_dir():
+        if workspace.remove(workspace.entry(name)):
             log.info("  entry %s: removed: the configuration does not name it any more", name)
-            remove_folder(workspace.entry(name))
 
 
 if __name__ == "__main__":

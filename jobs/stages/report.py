@@ -26,6 +26,7 @@ from jobs.reporting.history import split_training
 from jobs.reporting.mlflow_runs import track_run
 from jobs.reporting.page import RunFacts, render_page
 from jobs.reporting.tables import format_score_table, probe_note
+from jobs.runtime.logs import printable
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_text
 from jobs.storage.metrics_log import read_metrics
@@ -55,7 +56,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
     if config.tracking.mlflow:
         track_run(config, workspace)
-    tqdm.write(f"\n{table}\n{path}", file=sys.stdout)  # clears a progress bar that the text would run into
+    tqdm.write(printable(f"\n{table}\n{path}"), file=sys.stdout)  # clears a progress bar that the text would run into
 
 
 def stages_before(workspace: Workspace, metrics: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_commit import FileWriter, can_commit, replace_by_files
-from jobs.storage.files import digest, remove_folder
+from jobs.storage.files import digest
 from jobs.storage.locations import is_folder, is_mounted, is_name, plain_path, quoted_name, spark_url
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.partition_files import replace_part
@@ -116,15 +116,17 @@ def read_as_files(
 ) -> DataFrame:
     """As ``read_table``, for readers that open the files themselves.
 
-    Where no mount reaches the files, as those of a Unity Catalog or an object store, a copy of the version in plain
-    Parquet is read, under ``OUT/copies``; it is kept until another version, or another table of the name, is asked for.
+    Where Python does not reach the files, as those of a Unity Catalog or of another store than ``OUT``'s, a copy of the
+    version in plain Parquet is read, under ``OUT/copies``; it is kept until another version, or another table of the
+    name, is asked for.
 
     Parameters
     ----------
     row_group_mib : of a copy; as in ``write_table``
     """
     snapshot = read_table(spark, workspace, table, version)
-    if all(map(is_mounted, snapshot.inputFiles())):
+    store = workspace.working_copy.store if workspace.working_copy else None
+    if all(is_mounted(url) or (store and url.startswith(f"{store.spark_url}/")) for url in snapshot.inputFiles()):
         return snapshot
     if version is None:
         version = latest_commit(spark, workspace, table).version
@@ -136,12 +138,14 @@ def read_as_files(
     # a table that was dropped and made again has another id of Delta's; one in another location is another table
     identity = digest([location, described.collect()[0]["id"]])[:16]
     folder = workspace.copy(table.name) / identity / str(version)
-    if not (folder / "_SUCCESS").exists():
-        remove_folder(workspace.copy(table.name))
+    name = folder.relative_to(workspace.out).as_posix()
+    url = f"{store.spark_url}/{name}" if store else spark_url(folder)
+    if not (store.describe(f"{name}/_SUCCESS") if store else (folder / "_SUCCESS").exists()):
+        workspace.remove(workspace.copy(table.name))
         with session_settings(spark, _row_group(row_group_mib)):
-            snapshot.write.mode("overwrite").partitionBy(*table.partition_by).parquet(spark_url(folder))
-        log.info("  %s: version %d copied to %s, where Python reads its files", table.name, version, folder)
-    return spark.read.schema(snapshot.schema).parquet(spark_url(folder)).select(snapshot.columns)
+            snapshot.write.mode("overwrite").partitionBy(*table.partition_by).parquet(url)
+        log.info("  %s: version %d copied to %s, where Python reads its files", table.name, version, url)
+    return spark.read.schema(snapshot.schema).parquet(url).select(snapshot.columns)
 
 
 def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema) -> DataFrame:

@@ -17,8 +17,9 @@ from pyspark.sql import DataFrame
 
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_rules import BATCH_ROWS, CLIENT_IDS, EMBEDDINGS, MAX_WIDTH
-from jobs.storage.locations import local_path
+from jobs.storage.locations import readable_path
 from ml.files.atomic import replace_folder
+from ml.files.store import arrow_system
 from schemas.errors import EntryError
 
 COLUMN_EXPONENTS = "column_exponents.json"
@@ -119,9 +120,13 @@ def _allocate(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
 
 
 def stream_batches(paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The given columns of Parquet files, in batches of at most ``BATCH_ROWS`` rows that are not empty."""
+    """The given columns of Parquet files, in batches of at most ``BATCH_ROWS`` rows that are not empty.
+
+    The files are named as by ``readable_path``.
+    """
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        system, name = arrow_system(path)
+        with pq.ParquetFile(name, filesystem=system) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 if batch.num_rows:
                     yield batch
@@ -137,4 +142,4 @@ def rectangle(lists: pa.ListArray, dtype: np.dtype) -> np.ndarray:
 
 def snapshot_files(snapshot: DataFrame) -> list[str]:
     """Paths of the files that hold a snapshot's rows, in a stated order."""
-    return [local_path(file.url) for file in list_files(snapshot, partition_by=())]
+    return [readable_path(file.url) for file in list_files(snapshot, partition_by=())]

@@ -1,7 +1,7 @@
 """The plain files of ``--out``: every write, append and removal of one, and JSON read with a message that helps.
 
-Another kind of storage would be a change of this module, ``ml/files`` and ``jobs/storage/entry_files.py``. Logs, locks
-and messages between ranks and driver are of ``jobs/runtime``.
+An ``--out`` in a store has a copy on this machine, which these files are then of (``jobs/storage/working_copy.py``).
+Logs, locks and messages between ranks and driver are of ``jobs/runtime``.
 """
 
 import contextlib

@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ml.files.store import python_scheme, spark_scheme
 from schemas.errors import ConfigError, OutputError
 
 _DBFS_MOUNT = "/dbfs"
 _OWN_MOUNTS = ("/Volumes/", "/Workspace/")
 """Of Databricks: Spark and Python name them alike."""
+_STORES = ("s3", "s3a", "gs", "abfss")
+"""Schemes of the object stores that Python reaches too, by fsspec."""
 
 
 def mounted_path(text: str) -> Path:
@@ -19,17 +22,33 @@ def mounted_path(text: str) -> Path:
     Raises
     ------
     ConfigError
-        For an object store: entries, models and figures are plain files.
+        For an object store.
     """
     scheme, _, rest = text.partition(":")
     if not rest.startswith("/"):
         return Path(text).absolute()
     if scheme not in ("file", "dbfs"):
         raise ConfigError(
-            f"expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found {text!r}; mount it, or "
-            "keep only the Delta tables there with --tables URL (or --catalog and --schema)"
+            f"expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found {text!r}; mount it"
         )
     return Path(plain_path(text))
+
+
+def mounted_path_or_url(text: str) -> Path | str:
+    """As ``mounted_path``, or the URL of a folder of an object store, without a slash at its end."""
+    if not text.startswith(tuple(f"{scheme}://" for scheme in _STORES)):
+        return mounted_path(text)
+    return python_scheme(table_url(text))
+
+
+def takes_whole_files(location: Path | str) -> bool:
+    """Whether a file there can only be written as a whole: in an object store, on a Volume or DBFS."""
+    return isinstance(location, str) or str(location).startswith((*_OWN_MOUNTS[:1], f"{_DBFS_MOUNT}/"))
+
+
+def is_s3(url: str) -> bool:
+    """Whether Hadoop's connector of S3 reads it."""
+    return url.startswith(("s3://", "s3a://"))
 
 
 def spark_url(path: Path) -> str:
@@ -47,9 +66,12 @@ def is_mounted(url: str) -> bool:
     return urlsplit(url).scheme in ("", "file", "dbfs")
 
 
-def local_path(url: str) -> str:
-    """As ``plain_path``, of an encoded URL, as ``input_file_name`` and Parquet's ``inputFiles`` give."""
-    return plain_path(unquote(url))
+def readable_path(url: str) -> str:
+    """As ``plain_path``, of an encoded URL, as ``input_file_name`` and Parquet's ``inputFiles`` give.
+
+    Of a file in an object store, its URL as Python knows it.
+    """
+    return python_scheme(unquote(url)) if urlsplit(url).scheme in _STORES else plain_path(unquote(url))
 
 
 def plain_path(name: str) -> str:
@@ -76,18 +98,25 @@ def plain_path(name: str) -> str:
     return _DBFS_MOUNT + path if scheme == "dbfs" and not path.startswith(_OWN_MOUNTS) else path
 
 
+def plain_location(url: str) -> str:
+    """As ``readable_path``, of a URL that is not encoded."""
+    return python_scheme(url) if urlsplit(url).scheme in _STORES else plain_path(url)
+
+
 def file_url(url: str) -> str:
-    """The same file as Petastorm names it, for which ``dbfs`` is no file system."""
-    return Path(local_path(url)).as_uri() if urlsplit(url).scheme == "dbfs" else url
+    """The same file as Petastorm names it, for which ``dbfs`` and ``s3a`` are no file systems."""
+    return Path(readable_path(url)).as_uri() if urlsplit(url).scheme == "dbfs" else python_scheme(url)
 
 
 def table_url(text: str) -> str:
-    """The URL of a folder of Delta tables, without a slash at its end; ConfigError if it is none."""
+    """The URL of a folder as Spark knows it, without a slash at its end; ConfigError if it is none."""
     if re.match(r"[^/]*//[^/]*:[^/]*@", text):
-        raise ConfigError("--tables: expected a URL without a password in it: logs would show it; give it to Spark")
+        raise ConfigError(
+            "expected a URL without a password in it: logs would show it; give it by the environment, or to Spark"
+        )
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#]+", text):
-        raise ConfigError(f"--tables: expected a URL such as s3://BUCKET/PATH or abfss://..., found {text!r}")
-    return text.rstrip("/")
+        raise ConfigError(f"expected a URL such as s3://BUCKET/PATH or abfss://..., found {text!r}")
+    return spark_scheme(text.rstrip("/"))
 
 
 def is_name(table: str) -> bool:

@@ -20,6 +20,9 @@ from ml.files.atomic import remove_drafts
 
 PROVENANCE = "provenance.json"
 MODELS = "models/"
+CONFIG = "config.yaml"
+SHARED = (PROVENANCE, CONFIG)
+"""Files that stages which run at once change."""
 
 DataFiles = dict[str, dict[str, list[int]]]
 """Source in the challenge directory -> path of each of its files -> size in bytes, time of change in ns since 1970."""
@@ -83,14 +86,16 @@ def read_records(workspace: Workspace) -> Records:
 def changed_records(workspace: Workspace) -> Iterator[Records]:
     """The records, to be changed; written back when the block ends well.
 
-    Stages that run at once, on one host or several, take turns.
+    Stages that run at once, on one host or several, take turns. What they share is copied from and to a store then.
     """
-    with taking_turns(workspace.logs / "provenance.lock"):
+    with taking_turns(workspace.notes, "provenance.lock"):
+        workspace.pull(*SHARED)
         records = read_records(workspace)
         yield records
         remove_drafts(workspace.out / PROVENANCE)
         values = {output: asdict(record) for output, record in records.items()}
         write_json(workspace.out / PROVENANCE, values, indent=1)
+        workspace.push(*SHARED)
 
 
 def made_stages(workspace: Workspace) -> set[str]:

@@ -1,10 +1,15 @@
 """Where a run reads and writes: the challenge directory, the output directory, and its tables."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.storage.locations import quoted_name, table_url
+from jobs.storage.files import remove_folder
+from jobs.storage.locations import quoted_name, spark_url, table_url
+from jobs.storage.working_copy import WorkingCopy
+from ml.files.notes import FolderNotes, Notes, StoreNotes
 from schemas.errors import ConfigError, InputError, OutputError
 
 
@@ -19,6 +24,8 @@ class Workspace:
     as_of : number of the ingest whose tables are read, None for the newest of each
     tables_url : where the Delta tables lie if not in ``out``: a URL that Spark reads and no mount need reach
     catalog, schema : of Unity Catalog, or another one of the session's; both, if the tables are named and not paths
+    working_copy : where ``--out`` takes whole files only: ``out`` is a copy of its plain files then
+    data_url : where ``challenge`` was copied from, None where it is read where it lies
 
     Raises
     ------
@@ -32,6 +39,8 @@ class Workspace:
     tables_url: str | None = None
     catalog: str | None = None
     schema: str | None = None
+    working_copy: WorkingCopy | None = None
+    data_url: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.catalog) != bool(self.schema) or (self.catalog and self.tables_url):
@@ -50,14 +59,20 @@ class Workspace:
 
     @property
     def resolved_data(self) -> str | None:
-        """The challenge directory by its absolute path, None without one."""
+        """The challenge directory by its absolute path or URL, None without one."""
+        if self.data_url:
+            return self.data_url
         return str(self.challenge.resolve()) if self.challenge else None
 
     def table(self, name: str) -> str:
         """A Delta table: its path, its URL, or its quoted name in the catalog."""
         if self.catalog and self.schema:
             return quoted_name(self.catalog, self.schema, name)
-        return f"{table_url(self.tables_url)}/{name}" if self.tables_url else str(self.out / "tables" / name)
+        if self.tables_url:
+            return f"{table_url(self.tables_url)}/{name}"
+        if self.working_copy:
+            return f"{self.working_copy.store.spark_url}/tables/{name}"
+        return str(self.out / "tables" / name)
 
     @property
     def named_tables(self) -> str:
@@ -67,6 +82,51 @@ class Workspace:
     def copy(self, name: str) -> Path:
         """Folder for plain files of a table whose own no mount reaches."""
         return self.out / "copies" / name
+
+    @contextmanager
+    def spark_folder(self, name: str) -> Iterator[str]:
+        """A URL below which Spark may write until the block ends; what it wrote is removed then."""
+        try:
+            yield f"{self.working_copy.store.spark_url}/{name}" if self.working_copy else spark_url(self.out / name)
+        finally:
+            if self.working_copy:
+                self.working_copy.remove(name)
+            remove_folder(self.out / name)
+
+    @property
+    def notes(self) -> Notes:
+        """By which runs on the same ``--out`` know of each other."""
+        return StoreNotes(self.working_copy.store, "logs") if self.working_copy else FolderNotes(self.logs)
+
+    def notes_of_ranks(self, folder: Path) -> Notes:
+        """By which driver and ranks know of each other: in a folder of ``out``, which is made, or in the store."""
+        if self.working_copy:
+            return self.notes
+        folder.mkdir(parents=True, exist_ok=True)
+        return FolderNotes(folder.resolve())
+
+    @property
+    def shown(self) -> str:
+        """``--out`` as the user knows it."""
+        return self.working_copy.store.url if self.working_copy else str(self.out)
+
+    def pull(self, *names: str) -> None:
+        """Fetch files and folders from a store, where ``out`` is a copy of one."""
+        if self.working_copy:
+            self.working_copy.pull(*names)
+
+    def push(self, *names: str) -> None:
+        """Copy what has changed, of all or below some folders, into a store, where ``out`` is a copy of one."""
+        if self.working_copy:
+            self.working_copy.push(*names)
+
+    def remove(self, folder: Path) -> bool:
+        """Remove a folder of ``out``, which need not have been fetched; whether it was there."""
+        was_there = folder.is_dir()
+        remove_folder(folder)
+        if self.working_copy:
+            was_there |= self.working_copy.remove(self.working_copy.name_of(folder))
+        return was_there
 
     def model(self, behaviour: str) -> Path:
         """Folder of one behaviour's trained model."""

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem
+
+from ml.files.store import Store, arrow_system, is_object_store
 
 Reader = Literal["petastorm", "arrow"]
 
@@ -48,8 +49,12 @@ def read_row_groups(
 
 def read_footers(urls: Sequence[str]) -> list[pq.FileMetaData]:
     """What each file says of itself: its row groups and their rows."""
+    return _footers([unquote(url) for url in urls])
+
+
+def _footers(urls: list[str]) -> list[pq.FileMetaData]:
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return list(pool.map(_read_footer, map(unquote, urls)))
+        return list(pool.map(_read_footer, urls))
 
 
 def _read_footer(url: str) -> pq.FileMetaData:
@@ -58,12 +63,12 @@ def _read_footer(url: str) -> pq.FileMetaData:
 
 
 def _open(url: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    system, path = FileSystem.from_uri(url)
+    system, path = arrow_system(url)
     return pq.ParquetFile(path, filesystem=system, metadata=footer)
 
 
 def _by_arrow(urls: list[str], columns: list[str], seed: int | None, only: set[Position]) -> Iterator[pa.Table]:
-    footers = read_footers(urls)
+    footers = _footers(urls)
     groups = [(file, group) for file, footer in enumerate(footers) for group in range(footer.num_row_groups)]
     order = range(len(groups)) if seed is None else np.random.default_rng(seed).permutation(len(groups))
     for position in order:
@@ -103,11 +108,17 @@ def open_petastorm(urls: list[str], columns: list[str], seed: int | None) -> Ite
     from petastorm import make_batch_reader
 
     from ml.compat.petastorm_race import wait_until_all_is_handed_out
+    from ml.compat.petastorm_stores import open_store
 
     # Petastorm reads through pyarrow's old dataset API and is warned about it once per file
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+    files, system = urls, None
+    if is_object_store(urls[0]):
+        stores = [Store(url) for url in urls]
+        files, system = open_store([store.full() for store in stores], stores[0].system)
     reader = make_batch_reader(
-        urls,
+        files,
+        filesystem=system,
         schema_fields=columns,
         # its threads look for work a thousand times a second, with or without work; ours is enough (read_ahead)
         reader_pool_type="dummy",

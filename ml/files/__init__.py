@@ -1,1 +1,1 @@
-"""Atomic replacement of files and folders, the safetensors and .npy formats."""
+"""Atomic replacement of files and folders, files of stores, the safetensors and .npy formats."""

@@ -94,7 +94,12 @@ class TrainingResult:
 
 
 def train_model(
-    job: TrainingJob, feed: Feed, ranks: Ranks, report: Report, is_time_up: Callable[[], bool] = lambda: False
+    job: TrainingJob,
+    feed: Feed,
+    ranks: Ranks,
+    report: Report,
+    is_time_up: Callable[[], bool] = lambda: False,
+    on_saved: Callable[[], None] = lambda: None,
 ) -> TrainingResult:
     """Train one model, keep the weights of the epoch with the best NDCG@10, and write its folder at the end.
 
@@ -106,6 +111,7 @@ def train_model(
     Parameters
     ----------
     is_time_up : asked at every checkpoint; training stops there when any rank says yes
+    on_saved : called on rank 0 when a checkpoint is written
 
     Raises
     ------
@@ -122,7 +128,7 @@ def train_model(
     if finished and job.folder.is_dir():
         log.info("  %s: was finished, not trained again", job.card.encoder)
         return finished
-    trainer = Trainer(job, feed, ranks, report, is_time_up)
+    trainer = Trainer(job, feed, ranks, report, is_time_up, on_saved)
     result = trainer.run()
     if result.is_finished and ranks.rank == 0:
         replace_text(outcome, json.dumps({"job": job_id, "result": asdict(result)}))
@@ -140,8 +146,10 @@ class Trainer:
         ranks: Ranks,
         report: Report,
         is_time_up: Callable[[], bool] = lambda: False,
+        on_saved: Callable[[], None] = lambda: None,
     ) -> None:
-        self.job, self.feed, self.ranks, self.report, self.is_time_up = job, feed, ranks, report, is_time_up
+        self.job, self.feed, self.ranks, self.report = job, feed, ranks, report
+        self.is_time_up, self.on_saved = is_time_up, on_saved
         self.job_id = job.fingerprint(ranks.world_size)
         self.steps_per_epoch = ceil(feed.n_batches / job.settings.training.batches_per_step)
         self.learner = Learner(job.settings, job.card.vocabulary, job.seed, ranks, self.steps_per_epoch)
@@ -250,6 +258,7 @@ class Trainer:
         self.position = position
         if self.ranks.rank == 0:
             save_run(self.run_file, self.learner, position, self.job_id)
+            self.on_saved()
 
     def _require_numbers(self) -> None:
         weights = self.learner.encoder.dense_parameters()

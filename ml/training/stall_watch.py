@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 from ml.data.sequence_batch import Batches, Feed
+from schemas.errors import OutputError
 
 STALLED = 75
 """Exit code of a rank that ended itself (EX_TEMPFAIL of sysexits.h)."""
@@ -27,11 +28,12 @@ class StallWatch:
     Parameters
     ----------
     seconds : more than a step, a checkpoint's write and the wait for a batch may take together
-    sign : file that is touched while there is progress; None for none
+    sign : called now and then while there is progress; None for nothing
+    sign_seconds : least time between two such calls
     """
 
-    def __init__(self, seconds: float, sign: Path | None = None) -> None:
-        self._seconds, self._sign = seconds, sign
+    def __init__(self, seconds: float, sign: Callable[[], None] | None = None, sign_seconds: float = 0.0) -> None:
+        self._seconds, self._sign, self._sign_seconds = seconds, sign, sign_seconds
         self._latest = time.monotonic()
         self._is_done = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="stall watch", daemon=True)
@@ -50,12 +52,14 @@ class StallWatch:
         self._latest = time.monotonic()
 
     def _loop(self) -> None:
-        signed = 0.0
+        signed, asked = 0.0, -self._sign_seconds
         while not self._is_done.wait(min(POLL_SECONDS, self._seconds / 4)):
             latest = self._latest
-            if self._sign and latest > signed:
-                with contextlib.suppress(OSError):  # a mount that is away for a while must not end the watch
-                    self._sign.touch()
+            if self._sign and latest > signed and time.monotonic() - asked >= self._sign_seconds:
+                asked = time.monotonic()
+                # a mount or store that is away for a while must not end the watch
+                with contextlib.suppress(OSError, OutputError):
+                    self._sign()
                     signed = latest
             if time.monotonic() - latest > self._seconds:
                 reason = f"no progress in {self._seconds:g} s: this rank or one that it waits for has stalled"

@@ -21,7 +21,7 @@ from hosts import Host, hosts_file, made_hosts, why_not
 from pyspark.sql import SparkSession
 from tiny_run import TinyRun, differences, read_numbers, read_tables
 
-from jobs.runtime.session import find_java_home
+from jobs.runtime.session import find_java_home, s3_jars_folder
 from jobs.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -42,12 +42,36 @@ class Cluster:
         self.events.mkdir()
         spark_home = Path(pyspark.__file__).parent
         self._spark_class, self._submit = spark_home / "bin" / "spark-class", spark_home / "bin" / "spark-submit"
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
         self._environment = os.environ | {
+            "TMPDIR": str(self.scratch),
             "JAVA_HOME": str(find_java_home()),
             "PYSPARK_PYTHON": sys.executable,
             "SPARK_DAEMON_MEMORY": "256m",
             "OMP_NUM_THREADS": "1",
         }
+
+    def start_store(self) -> dict[str, str]:
+        """A server of S3's protocol on the master's host, and the environment that names it; from then on all have it.
+
+        To be called before the cluster starts.
+        """
+        port, host = 5000, self.hosts["master"].addresses[SPARK]
+        environment = {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "key-of-the-test",
+            "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
+            "AWS_REGION": "us-east-1",
+        }
+        self._environment |= environment
+        server = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+        self._run_beside("master", "store", server, "Running on http")
+        self.on_driver("import s3fs; s3fs.S3FileSystem().mkdir('shop')")
+        return environment
+
+    def on_driver(self, program: str) -> None:
+        subprocess.run(self._on("driver", [sys.executable, "-c", program]), env=self._environment, check=True)
 
     @property
     def master(self) -> str:
@@ -81,16 +105,19 @@ class Cluster:
         return subprocess.run(on_driver, env=self._environment, capture_output=True, text=True, timeout=1200)
 
     def _serve(self, name: str, *command: str) -> None:
-        log_file = self._stack.enter_context((self.folder / f"{name}.log").open("w"))
-        on_host = self._on(name, [str(self._spark_class), *command])
+        wanted = "I have been elected leader" if name == "master" else "Successfully registered with master"
+        self._run_beside(name, name, [str(self._spark_class), *command], wanted)
+
+    def _run_beside(self, name: str, log: str, command: list[str], wanted: str) -> None:
+        log_file = self._stack.enter_context((self.folder / f"{log}.log").open("w"))
+        on_host = self._on(name, command)
         process = subprocess.Popen(on_host, env=self._environment, stdout=log_file, stderr=subprocess.STDOUT)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
-        wanted = "I have been elected leader" if name == "master" else "Successfully registered with master"
         wait_for(Path(log_file.name), wanted)
 
     def _on(self, name: str, command: list[str]) -> list[str]:
-        return self.hosts[name].command(command, self._names, [ROOT / package for package in PACKAGES])
+        return self.hosts[name].command(command, self._names, [*(ROOT / package for package in PACKAGES), self.scratch])
 
 
 def wait_for(log_file: Path, text: str, seconds: float = 300) -> None:
@@ -106,9 +133,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         pytest.skip(reason)
     with ExitStack() as stack:
         hosts = stack.enter_context(made_hosts("master", "worker1", "worker2", "driver"))
-        cluster = Cluster(hosts, tmp_path, stack)
-        cluster.start()
-        yield cluster
+        yield Cluster(hosts, tmp_path, stack)
 
 
 @pytest.fixture
@@ -126,6 +151,7 @@ def zipped_wheel(tmp_path: Path) -> Path:
 def test_the_wheel_on_four_hosts_gives_what_local_mode_gives(
     spark: SparkSession, tiny_run: TinyRun, cluster: Cluster, zipped_wheel: Path, tmp_path: Path
 ) -> None:
+    cluster.start()
     local, remote = tiny_run.workspace, Workspace(tmp_path / "remote")
     script = tmp_path / "ubp_cli.py"
     script.write_bytes(zipfile.ZipFile(zipped_wheel).read("jobs/cli.py"))
@@ -154,6 +180,36 @@ def test_the_wheel_on_four_hosts_gives_what_local_mode_gives(
     sys.stdout.write(f"tasks on {dict(seen)}; bytes over {RANKS}: {sent}, gradients alone are {expected}\n")
     for launcher, n_bytes in sent.items():
         assert min(n_bytes) > expected, f"{launcher}: the workers sent {n_bytes} bytes over {RANKS}, not {expected}"
+
+
+def test_hosts_that_share_nothing_but_a_store_run_all_stages(
+    spark: SparkSession, tiny_run: TinyRun, cluster: Cluster, zipped_wheel: Path, tmp_path: Path
+) -> None:
+    """Each process has a folder for temporary files of its own: none sees the driver's copy of ``--out``."""
+    pytest.importorskip("moto")
+    if not any(s3_jars_folder().glob("*.jar")):
+        pytest.skip("make setup-s3 fetches the connector")
+    cluster.start_store()
+    cluster.start()
+    script = tmp_path / "ubp_cli.py"
+    script.write_bytes(zipfile.ZipFile(zipped_wheel).read("jobs/cli.py"))
+    jars = ",".join([str(spark.sparkContext.getConf().get("spark.jars")), *map(str, s3_jars_folder().glob("*.jar"))])
+    told = ["--set", f"training.network_interfaces=[{RANKS}]", "training.checkpoint_every_steps=2"]
+    flags = [*tiny_run.flags(tmp_path / "unused")[:2], "--out", "s3://shop/run", "--config", str(tiny_run.settings)]
+    result = cluster.submit(zipped_wheel, script, jars, ["run", *flags, *told])
+    assert result.returncode == 0, result.stderr[-5000:]
+    seen = task_hosts(cluster.events)
+    addresses = {cluster.hosts[name].addresses[SPARK] for name in ("worker1", "worker2")}
+    for stage in ("train", "embed", "probe"):
+        assert seen[stage] == addresses, f"{stage}: tasks ran on {seen[stage]}, the workers are {addresses}"
+    here = tmp_path / "fetched"
+    cluster.on_driver(f"import s3fs; s3fs.S3FileSystem().get('shop/run', {str(here)!r}, recursive=True)")
+    found, expected = read_numbers(here), read_numbers(tiny_run.workspace.out)
+    assert found.keys() == expected.keys()
+    exact = [name for name in expected if name.startswith("baseline/") or name.endswith("client_ids.npy")]
+    assert differences({name: found[name] for name in exact}, {name: expected[name] for name in exact}) == []
+    lines = [json.loads(line) for line in (here / "metrics.jsonl").read_text().splitlines()]
+    assert {line["behaviour"] for line in lines if "train/loss" in line} >= {"product_buy", "mixed"}
 
 
 def task_hosts(events: Path) -> dict[str, set[str]]:

@@ -64,7 +64,7 @@ def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_o
     assert auroc["only product_buy"] == auroc["without page_visit"] == auroc["all"] == 1.0
     assert auroc["only page_visit"] == auroc["only counts"] == auroc["without product_buy"] == 0.5
     assert not (shop.out / "entries").exists()
-    assert not (shop.out / ".ablation").exists()
+    assert not (shop.out / "ablation").exists()
     assert not (shop.out / "scores.json").exists()
     assert read_ablation(spark, TINY, shop) == found
 

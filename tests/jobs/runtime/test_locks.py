@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ import pytest
 
 from jobs.cli import main
 from jobs.runtime import locks
-from jobs.runtime.locks import LEASE_SECONDS, Holder, locked, taking_turns
+from jobs.runtime.locks import LEASE_SECONDS, Holder, taking_turns
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
+from ml.files.notes import FolderNotes
 from schemas.errors import OutputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from jobs.runtime.locks import locked
-with locked(Path(sys.argv[1]), ["sequences", "train"], "ubp run"):
+from ml.files.notes import FolderNotes
+with locked(FolderNotes(Path(sys.argv[1])), ["sequences", "train"], "ubp run", "out"):
     print("holds", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -44,6 +47,10 @@ def holder(logs: Path, seconds: float) -> "subprocess.Popen[str]":
 def logs(tmp_path: Path) -> Path:
     (tmp_path / "out" / "logs").mkdir(parents=True)
     return tmp_path / "out" / "logs"
+
+
+def locked(logs: Path, names: Sequence[str], command: str) -> AbstractContextManager[None]:
+    return locks.locked(FolderNotes(logs), names, command, "OUT")
 
 
 def holders(logs: Path) -> list[dict[str, Any]]:
@@ -193,15 +200,15 @@ def test_a_turn_that_was_lost_with_its_process_or_host_is_not_waited_for(
     monkeypatch.setattr(locks, "TURN_SECONDS", 60.0 if is_ours else 0.05)
     lost = replace(Holder.this("lock.turn"), **({"started": 1.0} if is_ours else {"machine": "another"}))
     (logs / "lock.turn").write_text(json.dumps(asdict(lost)))
-    with taking_turns(logs / "lock.turn") as turn:
-        assert json.loads(turn.read_text())["pid"] == os.getpid()
+    with taking_turns(FolderNotes(logs), "lock.turn"):
+        assert json.loads((logs / "lock.turn").read_text())["pid"] == os.getpid()
     assert list(logs.iterdir()) == []
 
 
 def test_a_turn_of_another_that_was_first_to_end_a_lost_one_is_put_back(logs: Path) -> None:
     turn = logs / "lock.turn"
     turn.write_text("of another, just begun")
-    locks._put_aside(turn, (0, 0))
+    FolderNotes(logs).remove_if("lock.turn", (0, 0))
     assert [path.read_text() for path in logs.iterdir()] == ["of another, just begun"]
 
 

@@ -23,6 +23,7 @@ from jobs.runtime.rank_launcher import (
     takes_gpus,
 )
 from jobs.storage.workspace import Workspace
+from ml.files.notes import FolderNotes
 from schemas.errors import ConfigError, ModelError, TrainingError
 
 N_STEPS, STALL_SECONDS, GRACE_SECONDS = 20, 4, 4
@@ -98,7 +99,7 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
         settings = TrainingSettings(
             n_ranks=2, launcher=launcher, stall_seconds=STALL_SECONDS, max_restarts=max_restarts
         )
-        meeting, starts = workspace.checkpoints("").resolve(), workspace.out.resolve() / "starts"
+        meeting, starts = FolderNotes(workspace.logs.resolve()), workspace.out.resolve() / "starts"
         work = counting_work(fault, n_faults)
         value: tuple[int, int] = run_ranks(spark, settings, work, (starts,), meeting, workspace.logs / "ranks.log")
         return value
@@ -154,8 +155,9 @@ def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
     monkeypatch.setattr(rank_launcher, "_start_horovod", fail)
     settings = TrainingSettings(max_restarts=max_restarts)
     message = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*kept in .*checkpoints"
+    notes = FolderNotes(workspace.checkpoints(""))
     with pytest.raises(TrainingError, match=message):
-        run_ranks(None, settings, print, (), workspace.checkpoints(""), workspace.logs / "ranks.log")  # type: ignore[arg-type]
+        run_ranks(None, settings, print, (), notes, workspace.logs / "ranks.log")  # type: ignore[arg-type]
     assert len(starts) == max_restarts + 1
 
 
@@ -167,8 +169,9 @@ def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, m
         raise ConfigError("what the cluster does not lend")
 
     monkeypatch.setattr(rank_launcher, "_start_torch", refuse)
+    settings, notes = TrainingSettings(launcher="torch"), FolderNotes(workspace.logs)
     with pytest.raises(ConfigError, match="does not lend"):
-        run_ranks(None, TrainingSettings(launcher="torch"), print, (), workspace.checkpoints(""), workspace.logs / "x")  # type: ignore[arg-type]
+        run_ranks(None, settings, print, (), notes, workspace.logs / "x")  # type: ignore[arg-type]
     assert starts == [1]
 
 
@@ -199,7 +202,7 @@ def test_a_silent_start_is_interrupted_whatever_it_waits_for(tmp_path: Path, mon
     thread = threading.Thread(target=touch)
     thread.start()
     began = time.monotonic()
-    with pytest.raises(RanksLostError), sign_watched(sign, stall_seconds=0.4):
+    with pytest.raises(RanksLostError), sign_watched(FolderNotes(tmp_path), stall_seconds=0.4):
         threading.Event().wait(60)
     assert 1.5 < time.monotonic() - began < 10, "it waits while there is progress, and not much longer"
     thread.join()
@@ -214,7 +217,7 @@ def test_a_mount_that_is_away_for_a_while_is_no_stall(tmp_path: Path, monkeypatc
         checked.append(1)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    with monkeypatch.context() as away, sign_watched(tmp_path / "alive", stall_seconds=60):
+    with monkeypatch.context() as away, sign_watched(FolderNotes(tmp_path), stall_seconds=60):
         away.setattr(Path, "stat", stat)
         time.sleep(0.3)
     assert checked

@@ -69,12 +69,13 @@ def test_jars_are_kept_if_their_checksums_are_ours(
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(session, "JARS", {"delta.jar": hashlib.sha256(b"ours").hexdigest()})
     monkeypatch.setattr(subprocess, "run", fetch)
+    fetched = "a:package:1", session.jars_folder(), session.JARS
     if is_ours:
-        session.keep_jars()
+        session.keep_jars(*fetched)
         assert [jar.name for jar in session.jars_folder().iterdir()] == ["delta.jar"]
         return
     with pytest.raises(PipelineError, match=r"delta\.jar.*found .*delta\.jar.*; they are not kept"):
-        session.keep_jars()
+        session.keep_jars(*fetched)
     assert list(session.jars_folder().parent.iterdir()) == []
 
 

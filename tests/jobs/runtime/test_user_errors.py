@@ -56,6 +56,19 @@ def test_a_damaged_file_of_a_table_is_named(cause: str) -> None:
     assert f"found {file} damaged or gone; run the stage that writes it again" in str(found)
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "java.lang.ClassNotFoundException: Class org.apache.hadoop.fs.s3a.S3AFileSystem not found",
+        'org.apache.hadoop.fs.UnsupportedFileSystemException: No FileSystem for scheme "gs"',
+    ],
+)
+def test_a_store_that_spark_has_no_connector_of_is_told_with_what_to_do(cause: str) -> None:
+    found = explain(RuntimeError(JAVA.format(cause)))
+    assert isinstance(found, OutputError)
+    assert "make setup-s3" in str(found)
+
+
 @pytest.mark.parametrize("error", [ValueError("a tensor of the wrong shape"), KeyError("labels"), ZeroDivisionError()])
 def test_a_defect_of_ours_is_not_explained_away(error: Exception) -> None:
     assert explain(error) is None

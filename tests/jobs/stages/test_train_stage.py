@@ -19,6 +19,7 @@ from jobs.storage.delta_tables import read_table
 from jobs.storage.provenance import Record, changed_records, read_records
 from jobs.storage.workspace import Workspace
 from ml.data.sequence_batch import Feed
+from ml.files.notes import FolderNotes
 from ml.training.checkpoint import load_model
 from ml.training.distributed import Ranks
 from schemas.errors import ConfigError, TrainingError
@@ -166,9 +167,8 @@ def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_
     for launcher in ("horovod", "torch"):
         settings = TrainingSettings(n_ranks=2, launcher=launcher)
         shutil.rmtree(workspace.checkpoints(""), ignore_errors=True)
-        together, whole, killed = run_ranks(
-            spark, settings, on_rank, (), workspace.checkpoints("").resolve(), workspace.logs / "ranks.log"
-        )
+        notes = FolderNotes(workspace.logs.resolve())
+        together, whole, killed = run_ranks(spark, settings, on_rank, (), notes, workspace.logs / "ranks.log")
         for loss, weights in alone.items():
             for name, weight in weights.items():
                 told = f"{launcher} {loss} {name}"

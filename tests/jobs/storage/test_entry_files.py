@@ -6,7 +6,7 @@ import pytest
 
 from jobs.storage.entry_files import EntryWriter
 from jobs.storage.entry_rules import validate_entry
-from jobs.storage.locations import local_path
+from jobs.storage.locations import readable_path
 from schemas.errors import EntryError, OutputError
 
 VECTORS = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float16)
@@ -77,6 +77,6 @@ def test_a_profile_wider_than_the_challenge_allows_is_an_entry_error(tmp_path):
 
 
 def test_a_file_that_is_not_on_a_mounted_file_system_is_an_output_error():
-    assert local_path("file:///a/b%20c.parquet") == "/a/b c.parquet"
+    assert readable_path("file:///a/b%20c.parquet") == "/a/b c.parquet"
     with pytest.raises(OutputError, match="mount"):
-        local_path("s3://bucket/a.parquet")
+        readable_path("viewfs://bucket/a.parquet")

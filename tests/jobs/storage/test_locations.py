@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
-from jobs.storage.locations import file_url, local_path, mounted_path, plain_path, quoted_name, spark_url, table_url
+from jobs.storage.locations import (
+    file_url,
+    mounted_path,
+    mounted_path_or_url,
+    plain_path,
+    quoted_name,
+    readable_path,
+    spark_url,
+    table_url,
+    takes_whole_files,
+)
 from jobs.storage.workspace import Workspace
 from schemas.errors import ConfigError, OutputError
 
@@ -30,14 +40,50 @@ def test_python_opens_a_mount_and_spark_is_told_a_url(text: str, path: str, url:
     assert spark_url(mounted_path(text)) == url
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/run", "abfss://box@account.net/run", "gs://b", "hdfs:/x"])
-def test_a_folder_on_an_object_store_is_refused_with_what_to_do(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="--tables"):
-        mounted_path(text)
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["ingest", "--out", "hdfs:/x"], "expected a path that driver and workers mount"),
+        (["ingest", "--out", "s3://key:word@bucket/x"], "expected a URL without a password in it"),
+        (["ingest", "--out", "gs://bucket/a?b"], "expected a URL such as"),
+        (["validate", "--data", "x", "--entry", "s3://bucket/x"], "expected a path that driver and workers mount"),
+    ],
+)
+def test_a_place_that_cannot_be_one_is_refused_with_what_to_do(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["ingest", "--out", text])
+        main(flags)
     assert exit_.value.code == 2
-    assert "expected a path that driver and workers mount" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert told in error
+    assert ":word@" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "is_whole"),
+    [
+        ("s3://bucket/run/", "s3://bucket/run", True),
+        ("s3a://bucket/run", "s3://bucket/run", True),
+        ("abfss://box@account.dfs.core.windows.net/run", "abfss://box@account.dfs.core.windows.net/run", True),
+        ("gs://bucket", "gs://bucket", True),
+        ("dbfs:/run", Path("/dbfs/run"), True),
+        ("/Volumes/c/s/v/run", Path("/Volumes/c/s/v/run"), True),
+        ("/Workspace/run", Path("/Workspace/run"), False),
+        ("/mnt/run", Path("/mnt/run"), False),
+    ],
+)
+def test_stores_volumes_and_dbfs_take_whole_files_only(text: str, place: Path | str, is_whole: bool) -> None:
+    assert mounted_path_or_url(text) == place
+    assert takes_whole_files(place) == is_whole
+
+
+@pytest.mark.parametrize("command", ["generate", "vacuum", "compact"])
+def test_commands_that_work_on_mounted_folders_alone_refuse_a_store(
+    command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([command, "--out", "s3://bucket/run"]) == 2
+    assert "expected a path that driver and workers mount" in caplog.text
 
 
 @pytest.mark.parametrize("folder", ["made#1", "what?/out"])
@@ -56,11 +102,12 @@ def test_an_output_that_training_could_not_read_is_refused_at_once(
     [
         ("file:///mnt/a%20b/part-0.parquet", "/mnt/a b/part-0.parquet", "file:///mnt/a%20b/part-0.parquet"),
         ("dbfs:/ubp/a%20b/part-0.parquet", "/dbfs/ubp/a b/part-0.parquet", "file:///dbfs/ubp/a%20b/part-0.parquet"),
+        ("s3a://b/a%20b/part-0.parquet", "s3://b/a b/part-0.parquet", "s3://b/a%20b/part-0.parquet"),
         ("dbfs:/Volumes/c/s/v/part-0.parquet", "/Volumes/c/s/v/part-0.parquet", "file:///Volumes/c/s/v/part-0.parquet"),
     ],
 )
 def test_files_that_spark_names_are_opened_under_their_mount(url: str, path: str, petastorm: str) -> None:
-    assert local_path(url) == path
+    assert readable_path(url) == path
     assert file_url(url) == petastorm
 
 
@@ -79,9 +126,9 @@ def test_names_that_are_not_encoded_are_taken_as_they_are(name: str, path: str) 
 
 
 def test_a_file_that_no_mount_reaches_is_refused() -> None:
-    for path_of in (local_path, plain_path):
+    for path_of in (readable_path, plain_path):
         with pytest.raises(OutputError, match="expected a file under a mount"):
-            path_of("s3://bucket/part-0.parquet")
+            path_of("hdfs://bucket/part-0.parquet")
 
 
 @pytest.mark.parametrize("name", ["a`; DROP TABLE x; --", "a b", "", "a.b", "é", "-x", "a\n", "../x"])
@@ -96,7 +143,7 @@ def test_a_table_has_one_place() -> None:
     out = Path("/out")
     assert Workspace(out).table("windows") == "/out/tables/windows"
     assert Workspace(out, catalog="main", schema="ubp-dev").table("windows") == "`main`.`ubp-dev`.`windows`"
-    assert Workspace(out, tables_url="s3://bucket/x/").table("windows") == "s3://bucket/x/windows"
+    assert Workspace(out, tables_url="s3://bucket/x/").table("windows") == "s3a://bucket/x/windows"
     for locations in ({"catalog": "main"}, {"schema": "x"}, {"catalog": "a", "schema": "b", "tables_url": "s3://x/y"}):
         with pytest.raises(ConfigError, match="--catalog and --schema together"):
             Workspace(out, **locations)
@@ -111,5 +158,5 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
 
 @pytest.mark.parametrize("url", ["/mnt/x", "s3:/x", "s3://", "s3://a b", "s3://a?versionId=1"])
 def test_a_folder_of_tables_is_a_url(url: str) -> None:
-    with pytest.raises(ConfigError, match="--tables: expected a URL"):
+    with pytest.raises(ConfigError, match="expected a URL"):
         table_url(url)

@@ -17,7 +17,7 @@ RANK = """
 import sys, time
 from pathlib import Path
 from ml.training.stall_watch import StallWatch
-with StallWatch(1.0, Path(sys.argv[1])) as watch:
+with StallWatch(1.0, Path(sys.argv[1]).touch) as watch:
     for _ in range(int(sys.argv[2])):
         time.sleep(0.4)
         watch.note_progress()
@@ -49,7 +49,7 @@ def test_a_folder_that_goes_away_for_a_while_does_not_end_the_watch(
     monkeypatch.setattr(stall_watch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(stall_watch, "_end_with_parent", lambda: None)
     sign = tmp_path / "mount" / "alive"
-    with StallWatch(60, sign):
+    with StallWatch(60, sign.touch):
         time.sleep(0.1)
         sign.parent.mkdir()
         deadline = time.monotonic() + 10

@@ -1,0 +1,52 @@
+"""A CSV file with text for ids goes in; ``tables/profiles`` gives the texts back, each with its own events."""
+
+import math
+from collections import Counter
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from tiny_run import CONFIG
+
+from jobs.cli import main
+from jobs.storage.delta_tables import read_table
+from jobs.storage.workspace import Workspace
+from schemas.tables import BLOCKS, PROFILES
+
+MAPPING = """
+shared: {path: log.csv, client_id: customer, timestamp: at, item: sku}
+inputs:
+  product_buy: {where: "kind = 'bought'"}
+  page_visit: {where: "kind = 'seen'"}
+"""
+FIRST, DAYS = datetime(2024, 1, 1, 12), 70
+CUTOFF = FIRST + timedelta(days=DAYS - 28)
+
+
+def test_profiles_have_the_users_own_ids(spark: SparkSession, tmp_path: Path) -> None:
+    bought: Counter[str] = Counter()
+    lines = ["customer,at,kind,sku"]
+    for client in range(24):
+        name = f"Größe-{client:03}@shop"
+        for event in range(2 + client % 5):
+            at = FIRST + timedelta(days=(client + 9 * event) % DAYS)
+            bought[name] += at < CUTOFF
+            lines += [f"{name},{at.isoformat()}Z,bought,sku-{(client + event) % 7}"]
+            lines += [f"{name},{at.isoformat()}Z,seen,page-{(client * event) % 5}"]
+    lines.append(f"last,{(FIRST + timedelta(days=DAYS - 1, hours=11)).isoformat()}Z,bought,sku-1")
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    (tmp_path / "own.yaml").write_text(MAPPING)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    out = Workspace(tmp_path / "out")
+    files = {"inputs": tmp_path / "own.yaml", "data": tmp_path, "out": out.out, "config": tmp_path / "tiny.yaml"}
+    flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    briefly = ["training.n_ranks=1", "training.epochs=1", "encoders.mixed=null", "encoders.search_query=null"]
+    assert main(["run", *flags, "--to", "profile", "--set", *briefly]) == 0
+
+    profiles = read_table(spark, out, PROFILES).where("profile = 'ensemble'").select("client_id", "client_key")
+    rows = profiles.collect()
+    assert sorted(row["client_key"] for row in rows) == sorted(name for name, n in bought.items() if n)
+    activity = read_table(spark, out, BLOCKS).where("block = 'activity'")
+    own = activity.join(profiles, "client_id").select("client_key", F.col("vector")[0].alias("value")).collect()
+    assert {row["client_key"]: round(math.expm1(row["value"])) for row in own} == {k: n for k, n in bought.items() if n}

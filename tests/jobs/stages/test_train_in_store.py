@@ -1,0 +1,94 @@
+"""A rank on a host that reaches ``--out`` as a store only: it reads there, and what it saves is there."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from s3_server import BUCKET, S3Server, s3_server
+from safetensors.numpy import load_file
+from small_encoders import settings_of
+
+from conf.training import FeedSettings, TrainingSettings
+from jobs.stages import train
+from jobs.stages.train import Place, PlannedModel, train_all
+from jobs.storage.metrics_log import read_metrics
+from jobs.storage.working_copy import COMPLETE, WorkingCopy
+from ml.data.sharding import FeedFile
+from ml.data.vocabulary import VocabularyDescription
+from ml.files.store import Store
+from ml.training.checkpoint import ModelCard
+from ml.training.distributed import Ranks
+from ml.training.loop import TrainingJob
+from schemas.tokens import FIRST_ITEM
+
+N_ROWS, N_ITEMS, WIDTH = 48, 12, 8
+TRAINING = TrainingSettings(
+    n_ranks=1, epochs=2, tokens_per_batch=64, learning_rate=3e-3, checkpoint_every_steps=4, log_every_steps=2
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+def plan(folder: Path, url: str) -> PlannedModel:
+    card = ModelCard("page_visit", settings_of(training=TRAINING), VocabularyDescription(FIRST_ITEM + N_ITEMS), "a", 0)
+    job = TrainingJob(card, folder / "models" / "page_visit", folder / "checkpoints" / "page_visit", seed=1)
+    return PlannedModel(job, (FeedFile(url, N_ROWS, WIDTH),), (), FeedSettings())
+
+
+def test_a_training_goes_on_on_another_host_with_what_the_store_has(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ml")
+    tokens = FIRST_ITEM + (np.arange(N_ROWS)[:, None] + np.arange(WIDTH)) % N_ITEMS
+    pq.write_table(pa.table({"token_ids": list(tokens.astype(np.int32))}), tmp_path / "part.parquet", row_group_size=20)
+    store = Store(f"s3://{BUCKET}/run")
+    store.put(["part.parquet"], tmp_path)
+    here = plan(tmp_path / "here", (tmp_path / "part.parquet").as_uri())
+    (tmp_path / "here").mkdir()
+    train_all(Ranks(), None, [here], Place(tmp_path / "here" / "metrics.jsonl"), "run", 1)
+
+    driver = tmp_path / "not-mounted" / "out-1"
+    there = plan(driver, f"{store.url}/part.parquet")
+    place = Place(driver / "metrics.jsonl", WorkingCopy(store, driver))
+    append, n_lines = train.append_metrics, 0
+
+    def append_few(*line: object) -> None:
+        nonlocal n_lines
+        n_lines += 1
+        if n_lines > 4:
+            raise RuntimeError("the host is lost")
+        append(*line)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as first:
+        first.setattr(train, "scratch_folder", lambda: tmp_path / "worker1")
+        first.setattr(train, "append_metrics", append_few)
+        with pytest.raises(RuntimeError, match="lost"):
+            train_all(Ranks(), None, [there], place, "run", 1)
+    assert "checkpoints/page_visit/run.safetensors" in store.list_all("checkpoints")
+    assert store.list_all("models") == {}
+    monkeypatch.setattr(train, "scratch_folder", lambda: tmp_path / "worker2")
+    monkeypatch.setattr(train, "append_metrics", append)
+    (result,) = train_all(Ranks(), None, [there], replace(place), "run", 1)
+    assert "page_visit: going on after step" in caplog.text
+    assert result["is_finished"]
+
+    fetched = WorkingCopy(store, tmp_path / "fetched")
+    fetched.start()
+    fetched.pull("models")
+    assert f"models/page_visit/{COMPLETE}" in store.list_all("models")
+    found, expected = (load_file(folder / "models" / "page_visit" / "weights.safetensors")
+                       for folder in (fetched.folder, tmp_path / "here"))  # fmt: skip
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert {line["epoch"] for line in read_metrics(fetched.folder / "metrics.jsonl")} == {1, 2}
+    assert not driver.exists()
