@@ -20,3 +20,6 @@ class FactorisationSettings(Settings):
     """Clients beside those to profile that are factorised with them: the most active ones."""
     max_items: PositiveInt = 100_000
     """The most frequent items; the others are left out."""
+    min_clients: PositiveInt = 2
+    """Items of fewer clients are left out: what one client alone has makes it like nobody, and each costs a solution of
+    ``factors`` equations in every iteration."""

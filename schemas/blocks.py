@@ -22,4 +22,6 @@ ORACLE = "oracle"
 
 ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL, GRAPH, INTERACTIONS)
 """Made where ``ensemble.blocks`` names them."""
+FACTORISED = (ALS_CATEGORY, ALS_URL)
+"""Found by Spark MLlib: arithmetic in the JVM."""
 RESERVED = (BASELINE, ACTIVITY, *ON_REQUEST, ENSEMBLE, ORACLE)

@@ -26,6 +26,9 @@ from schemas.blocks import ALS_CATEGORY, ALS_URL
 WEIGHTS = {ALS_CATEGORY: {PRODUCT_BUY: 3.0, ADD_TO_CART: 1.0}, ALS_URL: {PAGE_VISIT: 1.0}}
 """Block -> behaviour -> weight of one event."""
 
+PAIRS_PER_BLOCK = 250_000
+"""About how many pairs a task adds up in half an iteration."""
+
 log = logging.getLogger(__name__)
 
 
@@ -84,14 +87,17 @@ def collect_factors(
         log.info("  %s: left out: the configuration has none of %s", name, of)
         return None
     pairs.sparkSession.sparkContext.setCheckpointDir(checkpoints)
-    numbered = number_pairs(cache_rows(pairs, cached), clients, settings, cached).checkpoint()
+    pairs = cache_rows(pairs, cached)
+    numbered = number_pairs(pairs, clients, settings, cached).checkpoint()
     n_pairs = numbered.count()
+    log.info("  %s: %d of %d pairs of a client and an item are factorised", name, n_pairs, pairs.count())
     if n_pairs < settings.factors:
         log.info(
             "  %s: left out: %d pairs of a client and an item in %s, fewer than factorisation.factors=%d",
             name, n_pairs, of, settings.factors,
         )  # fmt: skip
         return None
+    n_blocks = 1 + n_pairs // PAIRS_PER_BLOCK  # of the pairs alone: the first factors are drawn by block
     als = ALS(
         rank=settings.factors,
         maxIter=settings.iterations,
@@ -99,6 +105,8 @@ def collect_factors(
         alpha=settings.alpha,
         implicitPrefs=True,
         checkpointInterval=2,
+        numUserBlocks=n_blocks,
+        numItemBlocks=n_blocks,
         seed=settings.seed,
         userCol=CLIENT_NUMBER,
         itemCol=ITEM_NUMBER,
@@ -114,5 +122,5 @@ def collect_factors(
 def number_pairs(pairs: DataFrame, clients: DataFrame, settings: FactorisationSettings, cached: ExitStack) -> DataFrame:
     """The pairs to factorise: ``client_id``, ``client_number``, ``item_number``, ``weight``; ALS takes ints."""
     kept = pairs.join(number_clients(pairs, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
-    kept = kept.join(number_items(pairs, settings.max_items, cached), on=c.ITEM)
+    kept = kept.join(number_items(pairs, settings.max_items, cached, settings.min_clients), on=c.ITEM)
     return kept.select(c.CLIENT_ID, CLIENT_NUMBER, ITEM_NUMBER, WEIGHT)

@@ -10,7 +10,7 @@ from jobs.inputs.input_files import check_mapping, describe_path, input_path
 from jobs.inputs.listing import list_source
 from jobs.storage.provenance import DataFiles
 from jobs.storage.workspace import Workspace
-from schemas.blocks import ORACLE
+from schemas.blocks import FACTORISED, ORACLE
 from schemas.tables import PRODUCT_PROPERTIES
 from schemas.tasks import PROPENSITY
 
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 SMALL_BYTES = 32 * 2**20
 """Of source files: about two million events."""
+SMALL_TO_FACTORISE = SMALL_BYTES // 8
+"""Where a block is found by MLlib: without the optimising compiler its arithmetic takes twice the CPU time."""
 MAX_NAMES = 20
 """Names of files in one line of the log."""
 
@@ -65,10 +67,11 @@ def is_small(workspace: Workspace, config: PipelineConfig) -> bool:
         if not all(seen) or any(len(numbers) == 1 for numbers in described):  # a catalog's, a store's, a Delta table's
             return False
         sizes = (size for size, _ in described)
+    limit = SMALL_TO_FACTORISE if config.ensemble.named_blocks.keys() & {*FACTORISED} else SMALL_BYTES
     n_bytes = 0
     for size in sizes:
         n_bytes += size
-        if n_bytes > SMALL_BYTES:  # the others need not be looked at
+        if n_bytes > limit:  # the others need not be looked at
             return False
     return n_bytes > 0
 

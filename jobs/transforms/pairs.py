@@ -29,8 +29,9 @@ def number_clients(pairs: DataFrame, clients: DataFrame, max_others: int, cached
     return numbered.filter(F.col(CLIENT_NUMBER) < n_kept).select(c.CLIENT_ID, F.col(CLIENT_NUMBER).cast("int"))
 
 
-def number_items(pairs: DataFrame, max_items: int, cached: ExitStack) -> DataFrame:
-    """The ``max_items`` items of the largest weight, then id: ``item``, ``item_number`` int."""
-    totals = pairs.groupBy(c.ITEM).agg(F.sum(WEIGHT).alias("total"))
+def number_items(pairs: DataFrame, max_items: int, cached: ExitStack, min_pairs: int = 1) -> DataFrame:
+    """The ``max_items`` items of the largest weight, then id: ``item``, ``item_number`` int; none of fewer pairs."""
+    totals = pairs.groupBy(c.ITEM).agg(F.sum(WEIGHT).alias("total"), F.count("*").alias("n"))
+    totals = totals.filter(F.col("n") >= min_pairs).drop("n")
     numbered = with_global_rank(totals, [F.col("total").desc(), F.col(c.ITEM)], ITEM_NUMBER, cached)
     return numbered.filter(F.col(ITEM_NUMBER) < max_items).select(c.ITEM, F.col(ITEM_NUMBER).cast("int"))

@@ -40,10 +40,11 @@ def test_the_given_clients_come_first_and_only_the_most_active_others_take_part(
 ) -> None:
     rows = [(5, 1, 9.0), (6, 1, 5.0), (7, 2, 5.0), (8, 2, 1.0), (3, 2, 2.0), (4, 3, 1.0)]
     pairs = spark.createDataFrame(rows, PAIRS)
-    settings = FactorisationSettings(max_other_clients=2, max_items=2)
-    kept = number_pairs(pairs, clients_of(spark, 4, 3, 1), settings, cached).collect()
-    # client 4 is given and loses its item, which is not one of the two with the largest weights
-    assert sorted(map(tuple, kept)) == [(3, 0, 1, 2.0), (5, 2, 0, 9.0), (6, 3, 0, 5.0)]
+    # client 4 is given and loses its item: not one of the two with the largest weights, nor of two clients
+    for settings in (dict(max_items=2, min_clients=1), dict(max_items=3)):
+        of = FactorisationSettings(max_other_clients=2, **settings)
+        kept = number_pairs(pairs, clients_of(spark, 4, 3, 1), of, cached).collect()
+        assert sorted(map(tuple, kept)) == [(3, 0, 1, 2.0), (5, 2, 0, 9.0), (6, 3, 0, 5.0)]
 
 
 def test_clients_of_one_taste_are_alike_and_those_without_events_are_not_present(
@@ -74,7 +75,7 @@ def test_clients_of_one_taste_are_alike_and_those_without_events_are_not_present
 
 @pytest.mark.parametrize(
     ("n_pairs", "reason"),
-    [(3, "3 pairs of a client and an item in page_visit, fewer than"), (None, "has none of page_visit")],
+    [(3, "0 pairs of a client and an item in page_visit, fewer than"), (None, "has none of page_visit")],
 )
 def test_too_little_to_factorise_gives_no_block_and_a_line(
     spark: SparkSession,

@@ -18,7 +18,7 @@ from schemas.tables import BLOCKS
 
 
 def asking_for(*blocks: str) -> PipelineConfig:
-    told = [f"ensemble.blocks=[{','.join(blocks)}]", "factorisation.factors=3"]
+    told = [f"ensemble.blocks=[{','.join(blocks)}]", "factorisation.factors=2"]
     return load_config("report", told).restricted_to("product_buy", "page_visit")
 
 
