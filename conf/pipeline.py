@@ -29,7 +29,7 @@ from conf.spark import SparkSettings
 from conf.training import FeedSettings, TrainingSettings
 from schemas import tables
 from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.blocks import ACTIVITY, ENSEMBLE, RESERVED
+from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, ON_REQUEST, RESERVED
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
@@ -86,11 +86,12 @@ class PipelineConfig(Settings):
                 f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
                 "of its own",
             )
-        of_profile = [*self.encoders, ACTIVITY, *self.ensemble.named_blocks]
-        unknown = [name for name in self.ensemble.stacking if name not in of_profile]
+        # all that there may be: who leaves a block out need not take out what the configuration says of it
+        blocks = dict.fromkeys([*self.encoders, ACTIVITY, BASELINE, *ON_REQUEST, *self.ensemble.named_blocks])
+        unknown = [name for name in self.ensemble.stacking if name not in blocks]
         require(
             not (unknown and self.encoders),  # while a file is read, encoders come last
-            f"ensemble.stacking: expected blocks of the profile, {', '.join(of_profile)}; found {', '.join(unknown)}",
+            f"ensemble.stacking: expected names of blocks, {', '.join(blocks)}; found {', '.join(unknown)}",
         )
 
     def _check_encoder(self, name: str, encoder: EncoderSettings) -> None:

@@ -42,6 +42,8 @@ class EnsembleSettings(Settings):
     """Of the encoders' blocks and ``activity``. ``block``: take away each column's mean, divide by the block's standard
     deviation; ``column``: by each column's own. Means and deviations are of the clients that have the block. ``row``:
     divide each client's vector by its length."""
+    weight: PositiveFloat = 1.0
+    """Multiplies the same blocks' numbers after that: with ``row``, the length of each client's vector."""
     absent: Literal["zeros", "mean"] = "zeros"
     """What stands for a block that a client lacks, before scaling: zeros (*paper*) or the block's mean."""
     presence_flags: bool = True
@@ -82,7 +84,7 @@ class EnsembleSettings(Settings):
             scaling=self.blocks_scaling if is_further else self.scaling,
             absent=self.absent,
             presence=self.presence_flags,
-            weight=self.blocks_weight if is_further else 1.0,
+            weight=self.blocks_weight if is_further else self.weight,
         )
         own = self.stacking.get(name, common)
         return replace(common, **{key: value for key, value in vars(own).items() if value is not None})

@@ -202,7 +202,7 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("encoders.Ensemble={behaviours: [page_visit]}", "encoders: 'Ensemble' is the name of a table, a block or a"),
         ("encoders.Page_Visit={behaviours: [page_visit]}", "encoders: page_visit and Page_Visit differ by case alone"),
         ("ensemble.blocks=[Page_visit=/x]", "block 'Page_visit': another block or profile of the run has this name"),
-        ("ensemble.stacking.clip.weight=2", "ensemble.stacking: expected blocks of the profile, .* found clip"),
+        ("ensemble.stacking.clip.weight=2", "ensemble.stacking: expected names of blocks, .* found clip"),
         (
             "ensemble.stacking.baseline.pca=2",
             "unknown key 'ensemble.stacking.baseline.pca', known here are .*max_columns",

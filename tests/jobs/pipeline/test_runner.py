@@ -83,9 +83,10 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
 def test_another_configuration_goes_on_where_it_differs(
     workspace: Workspace, ran: list[str], change: str, begins_with: str
 ) -> None:
-    run(workspace)
+    blocks = "ensemble.blocks=[baseline]"
+    run(workspace, load_config("demo", [blocks]))
     ran.clear()
-    run(workspace, load_config("demo", [change]))
+    run(workspace, load_config("demo", [blocks, change]))
     assert ran == STAGE_NAMES[STAGE_NAMES.index(begins_with) :]
 
 

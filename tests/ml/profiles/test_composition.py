@@ -191,11 +191,13 @@ def test_the_logarithm_is_of_further_blocks_and_keeps_signs_and_zeros():
 
 
 @pytest.mark.parametrize(
-    ("config", "width", "digest"), [("report", 8, "fdf3810d078eb66e"), ("default", 24, "34d9d9cfe0aabcd2")]
+    ("settings", "width", "digest"),
+    [
+        (load_config("report").ensemble, 8, "fdf3810d078eb66e"),
+        (EnsembleSettings(activity=True, blocks=("baseline",), blocks_weight=0.125), 24, "34d9d9cfe0aabcd2"),
+    ],
 )
-def test_without_stacking_profiles_are_as_before_there_was_any(config: str, width: int, digest: str):
-    settings = replace(load_config("default").ensemble, blocks=("baseline",)) if config == "default" else None
-    settings = settings or load_config(config).ensemble
+def test_without_stacking_profiles_are_as_before_there_was_any(settings: EnsembleSettings, width: int, digest: str):
     rng, parts = np.random.default_rng(5), []
     for name, n_columns in (("product_buy", 4), ("page_visit", 4), ("activity", 5), ("baseline", 7)):
         if (name == "activity" and not settings.activity) or (name == "baseline" and not settings.named_blocks):
