@@ -11,7 +11,7 @@ LOCKED := --quiet --require-hashes --no-build-isolation
 # of the test suite; each starts a JVM and needs 4 GiB
 PROCESSES ?= 2
 
-.PHONY: setup setup-s3 demo test faults test-hosts test-stores test-dbr audit wheel lint format lock clean
+.PHONY: setup setup-s3 demo test faults test-hosts test-stores test-dbr test-next audit wheel lint format lock clean
 
 setup: $(STAMP)
 
@@ -61,6 +61,21 @@ test-dbr: .venv-dbr/.installed
 	$(DBR)/uv pip install --quiet --python $(DBR)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+# the versions after ours, where there is no Petastorm and no Horovod, in an environment of their own
+NEXT := .venv-next/bin
+PYTHON_NEXT ?= python3.12
+
+test-next: .venv-next/.installed
+	$(NEXT)/python -m pytest -n $(PROCESSES) --dist loadfile
+
+.venv-next/.installed: requirements-next.lock requirements-tools.lock setup.py
+	test -x $(NEXT)/python || $(PYTHON_NEXT) -m venv .venv-next
+	$(NEXT)/python $(TOOLS)
+	$(NEXT)/uv pip install $(LOCKED) --python $(NEXT)/python -r requirements-next.lock
+	$(NEXT)/uv pip install --quiet --python $(NEXT)/python --no-deps --no-build-isolation --editable .
+	$(NEXT)/python -m jobs.runtime.session
+	touch $@
+
 wheel: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
@@ -90,6 +105,7 @@ lock:
 	$(BIN)/uv pip compile --quiet --generate-hashes requirements-audit.in -o requirements-audit.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes requirements.in -o requirements.lock
 	$(BIN)/uv pip compile --quiet --generate-hashes requirements-dbr.in -o requirements-dbr.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.12 requirements-next.in -o requirements-next.lock
 
 clean:
-	rm -rf .venv .venv-dbr .venv-audit demo build dist *.egg-info
+	rm -rf .venv .venv-dbr .venv-next .venv-audit demo build dist *.egg-info

@@ -24,9 +24,10 @@ class TrainingSettings(Settings):
 
     n_ranks: PositiveInt = 2
     """Processes that train together, one Spark task each; 1 trains in the driver, without a launcher."""
-    launcher: Literal["horovod", "torch"] = "horovod"
+    launcher: Literal["auto", "horovod", "torch"] = "auto"
     """What starts the ranks and exchanges their gradients: Horovod on Spark, or Spark's TorchDistributor with
-    torch.distributed (gloo on a CPU, nccl on a GPU). Both give the same weights."""
+    torch.distributed (gloo on a CPU, nccl on a GPU). Both give the same weights. ``auto``: Horovod where it is
+    installed."""
     network_interfaces: tuple[str, ...] = ()
     """Of all hosts alike, that Horovod's ranks and their driver talk over, such as ``eth0``; empty: those found to work
     from each to each. TorchDistributor takes the address that Spark's executors have."""
@@ -82,8 +83,8 @@ class TrainingSettings(Settings):
 class FeedSettings(Settings):
     """How a rank reads its files."""
 
-    reader: Literal["petastorm", "arrow"] = "petastorm"
-    """``arrow``: by pyarrow alone, where there is no Petastorm; batches are the same, byte for byte."""
+    reader: Literal["auto", "petastorm", "arrow"] = "auto"
+    """``arrow``: by pyarrow alone; batches are the same, byte for byte. ``auto``: Petastorm where it is installed."""
 
     shuffle_buffer_mib: PositiveFloat = 32.0
     """Padded rows of one width mixed in memory before batches are cut, over and above the shuffled order of row

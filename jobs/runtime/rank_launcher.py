@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,7 +82,13 @@ def run_ranks(
     """
     if settings.n_ranks == 1:
         return work(Ranks(), None, *arguments)
-    starter = {"horovod": _start_horovod, "torch": _start_torch}[settings.launcher]
+    has_horovod = find_spec("horovod") is not None
+    if settings.launcher == "horovod" and not has_horovod:
+        raise ConfigError(
+            "training.launcher=horovod: expected Horovod to be installed, found none; install it, or set "
+            "training.launcher=auto"
+        )
+    starter = _start_horovod if has_horovod and settings.launcher != "torch" else _start_torch
     log_file.write_text("")
     for n_failures in range(1, settings.max_restarts + 2):
         _remove_messages(notes)  # of an earlier start

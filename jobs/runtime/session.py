@@ -52,11 +52,18 @@ _SQL_SETTINGS = {
 
 
 JARS = {
-    "io.delta_delta-spark_2.12-3.3.2.jar": "4e92085d5d794cf949c50bb665b91384857cad58680c2d0bfc9c7ad353e98e85",
-    "io.delta_delta-storage-3.3.2.jar": "c096975a2ca97ccc9b4005aa5cce16c9ac3903139d340da6665b66ace67d7c36",
-    "org.antlr_antlr4-runtime-4.9.3.jar": "131a6594969bc4f321d652ea2a33bc0e378ca312685ef87791b2c60b29d01ea5",
+    "3.3.2": {
+        "io.delta_delta-spark_2.12-3.3.2.jar": "4e92085d5d794cf949c50bb665b91384857cad58680c2d0bfc9c7ad353e98e85",
+        "io.delta_delta-storage-3.3.2.jar": "c096975a2ca97ccc9b4005aa5cce16c9ac3903139d340da6665b66ace67d7c36",
+        "org.antlr_antlr4-runtime-4.9.3.jar": "131a6594969bc4f321d652ea2a33bc0e378ca312685ef87791b2c60b29d01ea5",
+    },
+    "4.0.0": {
+        "io.delta_delta-spark_2.13-4.0.0.jar": "538511702aae0ef6973a6a70af3d4543c9009f8edbed786a00737e2d3cd7f04e",
+        "io.delta_delta-storage-4.0.0.jar": "9bdb9fb450f1e119eba53feb427f331b0d09072d26485b8273883ad72c9a2e1d",
+        "org.antlr_antlr4-runtime-4.13.1.jar": "54665d2838cc66458343468efc539e454fc95b46a8a04b13c6ac43fc9be63505",
+    },
 }
-"""SHA-256 of the jars that belong to the delta-spark of requirements.lock."""
+"""SHA-256 of the jars that belong to a delta-spark: of requirements.lock, and of requirements-next.lock."""
 S3_PACKAGE = "org.apache.hadoop:hadoop-aws:3.3.4"
 """Maven's name of the connector of S3 that belongs to Spark 3.5's Hadoop."""
 S3_JARS = {
@@ -217,7 +224,8 @@ def s3_jars_folder() -> Path:
 
 def delta_package() -> str:
     """Maven's name of the jars that belong to the installed delta-spark."""
-    return f"io.delta:delta-spark_2.12:{metadata.version('delta-spark')}"
+    version = metadata.version("delta-spark")
+    return f"io.delta:delta-spark_{'2.12' if version.startswith('3.') else '2.13'}:{version}"  # by Spark's Scala
 
 
 def find_java_home() -> Path:
@@ -290,7 +298,7 @@ if __name__ == "__main__":  # the set-up's last step: keeps Delta's jars, so tha
             keep_jars(S3_PACKAGE, s3_jars_folder(), S3_JARS)
         sys.exit()
     if not any(jars_folder().glob("*.jar")):
-        keep_jars(delta_package(), jars_folder(), JARS)
+        keep_jars(delta_package(), jars_folder(), JARS.get(metadata.version("delta-spark"), {}))
     with tempfile.TemporaryDirectory() as folder:
         session = build_session(SparkSettings(), Path(folder) / "spark.log")
         logging.info("Spark %s with %s starts", session.version, delta_package())

@@ -107,7 +107,9 @@ def replace_by_files(
     overwrite, option = jvm.org.apache.spark.sql.SaveMode.Overwrite, jvm.scala.Option
     where = option.apply(part.where if part else None)
     operation = getattr(delta, _WRITE)(overwrite, option.empty(), where, option.apply(note))
-    return int(transaction.commit(jvm.scala.collection.JavaConverters.asScalaBuffer(actions), operation))
+    # a list, which a Seq may be in Scala 2.12 and 2.13
+    actions = jvm.scala.collection.JavaConverters.asScalaBuffer(actions).toList()
+    return int(transaction.commit(actions, operation))
 
 
 def _metrics(spark: SparkSession, jvm: Any, files: Sequence[WrittenFile]) -> Any:

@@ -152,7 +152,7 @@ class ParquetFeed:
 
 
 def read_shard(
-    shard: Shard, seed: int | None = None, columns: Sequence[str] = (TOKEN_IDS,), reader: Reader = "petastorm"
+    shard: Shard, seed: int | None = None, columns: Sequence[str] = (TOKEN_IDS,), reader: Reader = "auto"
 ) -> Batches:
     """The shard's learnable rows, or the sequences that they are cut into, one batch per row group.
 

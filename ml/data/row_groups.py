@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 
 from ml.files.store import Store, arrow_system, is_object_store
 
-Reader = Literal["petastorm", "arrow"]
+from schemas.errors import TrainingError
+
+Reader = Literal["auto", "petastorm", "arrow"]
 
 FOOTERS_AT_ONCE = 8
 """From an object store each of them takes a while, and no processor time."""
@@ -42,8 +45,15 @@ def read_row_groups(
     ------
     OSError, pyarrow.ArrowException
         If a file cannot be read.
+    TrainingError
+        If Petastorm is to read them, and is not installed.
     """
-    read = _by_petastorm if reader == "petastorm" else _by_arrow
+    has_petastorm = find_spec("petastorm") is not None
+    if reader == "petastorm" and not has_petastorm:
+        raise TrainingError(
+            "feed.reader=petastorm: expected Petastorm to be installed, found none; install it, or set feed.reader=auto"
+        )
+    read = _by_petastorm if has_petastorm and reader != "arrow" else _by_arrow
     yield from read([unquote(url) for url in urls], list(columns), seed, set(only))
 
 

@@ -180,7 +180,7 @@ class TorchRanks(ExchangingRanks):
     def broadcast(self, model: nn.Module) -> None:
         """Parameters and buffers."""
         for tensor in model.state_dict().values():
-            self._dist.broadcast(tensor, src=0)
+            self._dist.broadcast(tensor.view(-1).view(torch.uint8), src=0)  # as bytes: gloo has no 16-bit integers
 
     def close(self) -> None:
         """Leave the group."""

@@ -4,13 +4,15 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
-import horovod.spark.runner as spark_runner
 import pytest
+
+from jobs.runtime.horovod_servers import bound_servers, listening_on, loopback_interfaces
+
+pytest.importorskip("horovod", reason="there is no Horovod")
+import horovod.spark.runner as spark_runner
 from horovod.runner import gloo_run
 from horovod.runner.common.util.network import BasicService
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousServer
-
-from jobs.runtime.horovod_servers import bound_servers, listening_on, loopback_interfaces
 
 
 def ask(port: int, source: str) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optional import NEEDS_HOROVOD
 from pyspark.sql import SparkSession
 
 from conf.training import TrainingSettings
@@ -111,10 +112,10 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("launcher", "fault"),
     [
-        ("horovod", "stopped"),
+        pytest.param("horovod", "stopped", marks=NEEDS_HOROVOD),
         ("torch", "killed"),
-        pytest.param("horovod", "killed", marks=pytest.mark.faults),
-        pytest.param("horovod", "waiting", marks=pytest.mark.faults),
+        pytest.param("horovod", "killed", marks=[pytest.mark.faults, NEEDS_HOROVOD]),
+        pytest.param("horovod", "waiting", marks=[pytest.mark.faults, NEEDS_HOROVOD]),
         pytest.param("torch", "stopped", marks=pytest.mark.faults),
         pytest.param("torch", "waiting", marks=pytest.mark.faults),
     ],
@@ -152,13 +153,25 @@ def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
         starts.append(1)
         raise RuntimeError("process 1 ended\nwith status 137")
 
-    monkeypatch.setattr(rank_launcher, "_start_horovod", fail)
-    settings = TrainingSettings(max_restarts=max_restarts)
+    monkeypatch.setattr(rank_launcher, "_start_torch", fail)
+    settings = TrainingSettings(launcher="torch", max_restarts=max_restarts)
     message = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*kept in .*checkpoints"
     notes = FolderNotes(workspace.checkpoints(""))
     with pytest.raises(TrainingError, match=message):
         run_ranks(None, settings, print, (), notes, workspace.logs / "ranks.log")  # type: ignore[arg-type]
     assert len(starts) == max_restarts + 1
+
+
+def test_without_horovod_torch_starts_the_ranks_and_horovod_is_refused_by_name(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_launcher, "find_spec", lambda name: None)
+    monkeypatch.setattr(rank_launcher, "_start_torch", lambda *_: "by torch")
+    rest: Any = (None, print, (), workspace.checkpoints(""), workspace.logs / "x")
+    spark, work, *others = rest[0], rest[1], *rest[2:]
+    assert run_ranks(spark, TrainingSettings(), work, *others) == "by torch"
+    with pytest.raises(ConfigError, match="launcher=horovod: expected Horovod to be installed"):
+        run_ranks(spark, TrainingSettings(launcher="horovod"), work, *others)
 
 
 def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,9 +67,8 @@ def test_jars_are_kept_if_their_checksums_are_ours(
         return subprocess.CompletedProcess([], 0, "", "")
 
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(session, "JARS", {"delta.jar": hashlib.sha256(b"ours").hexdigest()})
     monkeypatch.setattr(subprocess, "run", fetch)
-    fetched = "a:package:1", session.jars_folder(), session.JARS
+    fetched = "a:package:1", session.jars_folder(), {"delta.jar": hashlib.sha256(b"ours").hexdigest()}
     if is_ours:
         session.keep_jars(*fetched)
         assert [jar.name for jar in session.jars_folder().iterdir()] == ["delta.jar"]

@@ -15,6 +15,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from optional import NEEDS_PETASTORM, READERS
 
 from conf.training import FeedSettings
 from ml.data import parquet_feed as parquet_feed_module
@@ -49,7 +50,7 @@ def files(tmp_path: Path) -> list[FeedFile]:
     return [*narrow, write_file(tmp_path, "w.parquet", numbered(900, 7, length=6), 8)]
 
 
-@pytest.fixture(params=["petastorm", "arrow", "array"])
+@pytest.fixture(params=[*READERS, "array"])
 def make_feed(request: pytest.FixtureRequest, files: list[FeedFile]) -> MakeFeed:
     """Either feed over the same rows, for training and for validation."""
     if request.param != "array":
@@ -199,6 +200,7 @@ def test_a_rank_whose_own_rows_have_nothing_to_predict_repeats_anothers(tmp_path
     assert [as_lists(feed.training(epoch=1)) for feed in feeds] == [[[[UNK, 9]]]] * 2
 
 
+@NEEDS_PETASTORM
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_pyarrow_alone_gives_the_batches_of_petastorm_byte_for_byte(files: list[FeedFile], epoch: int) -> None:
     feeds = [parquet_feed(files, replace(SETTINGS, reader=reader)) for reader in ("petastorm", "arrow")]
@@ -207,6 +209,7 @@ def test_pyarrow_alone_gives_the_batches_of_petastorm_byte_for_byte(files: list[
     assert len(ours) > 3
 
 
+@NEEDS_PETASTORM
 def test_no_row_group_is_lost_to_petastorms_race(files: list[FeedFile], tmp_path: Path) -> None:
     """Petastorm hands out while it is read, at most four row groups ahead, and may report its end in between."""
     many = write_file(tmp_path, "many.parquet", numbered(100, 20), 4, row_group=1)
@@ -225,7 +228,7 @@ def test_ranks_read_files_of_their_own_and_keep_different_rows_of_the_others(tmp
     assert sorted(kept) == [100 * number + row for number in range(1, 6) for row in range(20)]
 
 
-@pytest.mark.parametrize("reader", ["petastorm", "arrow"])
+@pytest.mark.parametrize("reader", READERS)
 def test_of_few_files_ranks_read_row_groups_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Reader
 ) -> None:

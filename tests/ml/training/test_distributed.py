@@ -51,6 +51,7 @@ def exchange(rank: int, port: int) -> dict[str, Any]:
     model = nn.ModuleDict({"table": nn.Embedding(6, 2, sparse=True), "layer": nn.Linear(2, 3)})
     for parameter in model.parameters():
         nn.init.constant_(parameter, rank + 1.0)
+    model.register_buffer("codes", torch.full((3,), rank + 1, dtype=torch.int16))
     ranks.broadcast(model)
     table, layer = model["table"], model["layer"]
     ids = torch.tensor([[1, 1], [1, 2, 5]][rank])
@@ -60,7 +61,7 @@ def exchange(rank: int, port: int) -> dict[str, Any]:
     ranks.sum_gradients(model.parameters())
     summed = {name: parameter.grad.to_dense() for name, parameter in model.named_parameters()}
     total = finish_sum()
-    weights = [parameter.detach().numpy() for parameter in model.parameters()]
+    weights = [tensor.numpy() for tensor in model.state_dict().values()]
     ranks.close()
     return {
         "own": {name: gradient.numpy() for name, gradient in own.items()},
