@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.files.store import Store, arrow_system, is_object_store
-
 from schemas.errors import TrainingError
 
 Reader = Literal["auto", "petastorm", "arrow"]
