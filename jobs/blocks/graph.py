@@ -23,6 +23,7 @@ from jobs.storage.locations import file_url
 from jobs.transforms.pairs import ITEM_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
 from ml.data.edge_files import read_edges
+from ml.data.row_groups import Reader
 from ml.files.store import arrow_system
 from ml.training.distributed import Ranks
 from ml.training.graph import train_clients
@@ -86,7 +87,7 @@ class GraphJob:
     files: tuple[tuple[str, int, int], ...]
     n_items: int
     settings: GraphSettings
-    reader: Literal["petastorm", "arrow"]
+    reader: Reader
     device: Literal["auto", "cpu", "cuda"]
     n_threads: int
     folder: str
