@@ -39,9 +39,9 @@ test: lint
 faults: setup
 	$(BIN)/python -m pytest tests -m faults
 
-# all stages on a server of S3's protocol
+# all stages on a server of S3's protocol, into a catalog, and into a store that only Spark reaches
 test-stores: setup-s3
-	$(BIN)/python -m pytest -m stores tests/stores
+	$(BIN)/python -m pytest -m stores tests
 
 # a cluster of network namespaces: root on Linux only
 test-hosts: setup

@@ -1,6 +1,7 @@
 """A whole run in seconds, and all that it gives, for tests that compare two ways to run."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,15 @@ class TinyRun:
         assert main(["run", *self.flags(self.workspace.out)]) == 0
 
 
-def read_tables(spark: SparkSession, workspace: Workspace) -> dict[str, list[str]]:
-    """Table -> its rows but for vectors and scores, which ranks may round."""
+def read_tables(spark: SparkSession, workspace: Workspace, only: Collection[str] = ()) -> dict[str, list[str]]:
+    """Table -> its rows but for vectors and scores, which ranks may round; of some tables, where they are named."""
     shared = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
-    left_out = (tables.BLOCKS, tables.PROFILES, tables.SCORES, tables.IDS)  # no id of the shop is text
+    # no id of the shop is text, and nobody asks for the graph
+    left_out = (tables.BLOCKS, tables.PROFILES, tables.SCORES, tables.IDS, tables.EDGES)
     kinds = {"sku": ItemKind.ID, "url": ItemKind.ID, "query": ItemKind.CODES}
     events = [tables.events_table(name, item, kinds[item]) for name, item in BEHAVIOURS.items()]
     kept = [*(table for table in shared if table not in left_out), *events]
+    kept = [table for table in kept if not only or table.name in only]
     frames = {table.name: read_table(spark, workspace, table).drop(MADE_FROM) for table in kept}  # it names OUT
     return {name: sorted(map(str, frame.collect())) for name, frame in frames.items()}
 

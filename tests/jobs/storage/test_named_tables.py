@@ -177,6 +177,24 @@ def rows(frame: DataFrame) -> list[tuple[object, ...]]:
     return sorted(tuple(row) for row in frame.collect())
 
 
+EARLY = ("quarantine", "product_buy", "windows", "clients", "vocabularies", "item_attributes", "sequences")
+
+
+@pytest.mark.parametrize("place", ["catalog", "store"])
+def test_sequences_in_a_catalog_and_in_a_store_are_those_of_folders(
+    spark: SparkSession, tiny_run: TinyRun, schema: str, store: str, tmp_path: Path, place: str
+) -> None:
+    named = dict(catalog=CATALOG, schema=schema) if place == "catalog" else dict(tables_url=store)
+    workspace = Workspace(tmp_path / "out", **named)
+    where = ["--catalog", CATALOG, "--schema", schema] if place == "catalog" else ["--tables", store]
+    assert main(["run", *tiny_run.flags(workspace.out), *where, "--to", "sequences"]) == 0
+    found, expected = (read_tables(spark, each, EARLY) for each in (workspace, tiny_run.workspace))
+    assert len(found) == len(EARLY)
+    assert differences(found, expected) == []
+    assert not (workspace.out / "tables").exists()
+
+
+@pytest.mark.stores
 def test_a_run_into_a_catalog_gives_what_a_run_into_folders_gives(
     spark: SparkSession, tiny_run: TinyRun, schema: str, tmp_path: Path
 ) -> None:
@@ -194,6 +212,7 @@ def test_a_run_into_a_catalog_gives_what_a_run_into_folders_gives(
     assert main(["split", *flags, "--as-of", "2"]) == 2
 
 
+@pytest.mark.stores
 def test_a_run_into_a_store_that_python_cannot_open_gives_the_same(
     spark: SparkSession, tiny_run: TinyRun, store: str, tmp_path: Path
 ) -> None:
