@@ -44,7 +44,7 @@ from jobs.pipeline.registry import find_stage
 from jobs.runtime.session import build_session
 from jobs.stages import targets
 from jobs.storage.delta_tables import list_files, read_table
-from jobs.storage.locations import local_path
+from jobs.storage.locations import readable_path
 from jobs.storage.workspace import Workspace
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.transforms.windows import collect_windows, target_events
@@ -156,7 +156,7 @@ def read_for_probe(spark: SparkSession, workspace: Workspace) -> None:
     files = list_files(read_table(spark, workspace, TARGETS), TARGETS.partition_by)
     for task in TASKS:
         for window in BOTH:
-            paths = [local_path(file.url) for file in files if file.partition == {"task": task, "window": window}]
+            paths = [readable_path(file.url) for file in files if file.partition == {"task": task, "window": window}]
             read_label_rows(tuple(paths), n_clients, n_labels.get(task, 1))
 
 

@@ -1,10 +1,12 @@
 """Settings of encoders: shape, objective, loss, and how an encoder's vectors are made."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Settings, Share, require
 from conf.training import WITHOUT_EFFECT_ON_WEIGHTS, TrainingSettings
+from schemas.columns import SKU, URL
 from schemas.tokens import FIRST_ITEM
 
 Size = Annotated[int, Range(gt=0, le=2**20)]
@@ -261,6 +263,14 @@ class EncoderSettings(ModelSettings):
             self.reads_events or not self.has_context,
             "event_embedding.context: expected an encoder that reads what its events are; set event_columns=true",
         )
+
+    def reading(self, behaviours: tuple[str, ...], items: Collection[str]) -> "EncoderSettings":
+        """The same encoder of some of its behaviours, without heads for items other than theirs (``items``)."""
+        if behaviours == self.behaviours:
+            return self
+        heads = self.next_event
+        heads = replace(heads, url=heads.url and URL in items, item=heads.item and SKU in items)
+        return replace(self, behaviours=behaviours, next_event=heads)
 
     @property
     def is_merged(self) -> bool:

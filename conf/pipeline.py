@@ -196,7 +196,7 @@ class PipelineConfig(Settings):
             mapping=replace(self.mapping, inputs=inputs if PRODUCT_BUY in behaviours else {}),
             behaviours={name: of for name, of in self.behaviours.items() if name in behaviours},
             encoders={
-                name: replace(of, behaviours=left[name])
+                name: of.reading(left[name], {self.behaviours[behaviour].item for behaviour in left[name]})
                 for name, of in self.encoders.items()
                 if len(left[name]) > of.is_merged
             },

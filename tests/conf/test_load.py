@@ -131,6 +131,9 @@ def test_a_merged_encoder_reads_the_behaviours_that_are_left_and_goes_with_all_b
     config = load_config("demo").restricted_to("page_visit", "product_buy")
     assert [*config.encoders] == ["product_buy", "page_visit", "mixed"]
     assert config.encoders["mixed"].behaviours == ("product_buy", "page_visit")
+    assert config.encoders["mixed"].next_event == load_config("demo").encoders["mixed"].next_event
+    bought = load_config("demo").restricted_to("add_to_cart", "product_buy").encoders["mixed"]
+    assert (bought.next_event.url, bought.next_event.item) == (False, True)
     assert [*config.restricted_to("product_buy").encoders] == ["product_buy"]
 
 

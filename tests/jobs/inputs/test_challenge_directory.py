@@ -111,7 +111,7 @@ def test_merged_behaviours_without_an_event_are_refused_by_the_name_of_their_enc
     pq.write_table(pa.table({**columns, "sku": [7]}), tmp_path / "product_buy.parquet")
     products = {"sku": [7], "category": [1], "price": [2], "name": ["[1]"]}
     pq.write_table(pa.table(products), tmp_path / "product_properties.parquet")
-    config = load_config("demo", ["encoders.mixed={behaviours: [page_visit, search_query]}"])
+    config = load_config("default", ["encoders.mixed={behaviours: [page_visit, search_query]}"])
     with pytest.raises(
         InputError, match=r"encoders\.mixed: expected events of one of page_visit, search_query, found no"
     ):

@@ -15,8 +15,8 @@ def test_data_is_small_by_the_bytes_of_its_sources_or_else_of_its_tables(
 ) -> None:
     monkeypatch.setattr(data_files, "SMALL_BYTES", 1000)
     monkeypatch.setattr(data_files, "SMALL_TO_FACTORISE", 100)
-    config, out, data = load_config(), tmp_path / "out", tmp_path / "data"
-    factorising = load_config("default", ["ensemble.blocks=[baseline,als_url]"])
+    config, out, data = load_config("report"), tmp_path / "out", tmp_path / "data"
+    factorising = load_config("report", ["ensemble.blocks=[baseline,als_url]"])
     data.mkdir()
     (out / "tables" / "clients").mkdir(parents=True)
     assert not is_small(Workspace(out), config)  # nothing is known: it may be in a catalog

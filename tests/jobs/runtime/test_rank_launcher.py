@@ -167,11 +167,11 @@ def test_without_horovod_torch_starts_the_ranks_and_horovod_is_refused_by_name(
 ) -> None:
     monkeypatch.setattr(rank_launcher, "find_spec", lambda name: None)
     monkeypatch.setattr(rank_launcher, "_start_torch", lambda *_: "by torch")
-    rest: Any = (None, print, (), workspace.checkpoints(""), workspace.logs / "x")
-    spark, work, *others = rest[0], rest[1], *rest[2:]
-    assert run_ranks(spark, TrainingSettings(), work, *others) == "by torch"
+    rest: Any = (print, (), FolderNotes(workspace.checkpoints("")), workspace.logs / "x")
+    spark: Any = None
+    assert run_ranks(spark, TrainingSettings(), *rest) == "by torch"
     with pytest.raises(ConfigError, match="launcher=horovod: expected Horovod to be installed"):
-        run_ranks(spark, TrainingSettings(launcher="horovod"), work, *others)
+        run_ranks(spark, TrainingSettings(launcher="horovod"), *rest)
 
 
 def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,13 @@ from jobs.storage.entry_rules import validate_entry
 from jobs.storage.workspace import Workspace
 
 IDS = [50, 10, 40, 20]
-RAW = ["ensemble.blocks_weight=1", "ensemble.blocks_scaling=none", "ensemble.scaling=none", "ensemble.absent=zeros"]
+RAW = [
+    "ensemble.weight=1",
+    "ensemble.blocks_weight=1",
+    "ensemble.blocks_scaling=none",
+    "ensemble.scaling=none",
+    "ensemble.absent=zeros",
+]
 
 
 def config(*overrides: str) -> PipelineConfig:
@@ -71,5 +77,5 @@ def test_a_block_that_is_not_asked_for_is_left_out_with_a_line(
     spark: SparkSession, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    counters.run(spark, config("ensemble.activity=false"), workspace)
+    counters.run(spark, config("ensemble.activity=false", "ensemble.blocks=[baseline]"), workspace)
     assert "activity: left out: ensemble.activity is false" in caplog.text
