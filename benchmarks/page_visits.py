@@ -11,9 +11,11 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
+from conf.pipeline import PipelineConfig
 from conf.spark import SparkSettings
+from jobs.inputs.sources import ChallengeInputs
 from jobs.runtime.session import build_session
-from jobs.stages.ingest import events_source, write_source
+from jobs.stages.ingest import write_source
 from jobs.stages.sequences import write_sequences
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.stored_rows import stored_rows
@@ -79,6 +81,13 @@ def _watch(spark: SparkSession, work: dict[str, SparkWork], name: str) -> Iterat
     work[name] = SparkWork(sum(s.numCompleteTasks() for s in new), sum(s.shuffleWriteBytes() for s in new))
 
 
+class VisitsAlone(ChallengeInputs):
+    """A directory without purchases and products, which a pipeline would refuse."""
+
+    def __init__(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
+        self.spark, self.config, self.workspace, self.has_begun = spark, config, workspace, False
+
+
 def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dict[str, SparkWork]:
     """Source files -> typed events, vocabulary and last sequences in ``tables``; exact duplicates are not counted.
 
@@ -91,7 +100,9 @@ def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dic
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True)
     work: dict[str, SparkWork] = {}
     with stages("typed events"), _watch(spark, work, "typed events"):
-        write_source(events_source(spark, config, workspace, "page_visit"), config.ingest, write)
+        visits = VisitsAlone(spark, config, workspace).events("page_visit")
+        assert visits is not None, f"no page_visit.parquet in {workspace.data}"
+        write_source(visits, config.ingest, write)
     events = stored_rows(read_table(spark, workspace, config.events_table("page_visit")))
     with stages("vocabulary"), _watch(spark, work, "vocabulary"), ExitStack() as cached:
         write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT, cached), workspace, VOCABULARIES)

@@ -24,6 +24,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     return importlib.import_module
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+def test_each_script_finds_what_it_imports(script: Script, name: str) -> None:
+    script(name)
+
+
 def test_tables_that_a_killed_process_left_half_made_are_made_again(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
