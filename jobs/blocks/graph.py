@@ -10,7 +10,6 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -28,6 +27,7 @@ from ml.files.store import arrow_system
 from ml.training.distributed import Ranks
 from ml.training.graph import train_clients
 from ml.training.stall_watch import StallWatch
+from ml.training.threads import torch_threads
 from schemas import columns as c
 from schemas.behaviours import ADD_TO_CART, PRODUCT_BUY
 
@@ -108,15 +108,11 @@ def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[f
     """Learn the graph with the other ranks and write the vectors of this rank's clients; the mean loss by epoch."""
     own = [file for file in job.files if file[1] % ranks.world_size == ranks.rank]
     share = read_edges([url for url, _, _ in own], sum(n_edges for _, _, n_edges in own), job.reader)
-    before = torch.get_num_threads()  # the driver's own, where it is the one process that trains
-    torch.set_num_threads(job.n_threads)
-    try:
+    with torch_threads(job.n_threads):
         vectors, losses = train_clients(
             share, job.n_items, len(RELATIONS), job.settings, ranks, ranks.device(job.device),
             watch.note_progress if watch else lambda: None,
         )  # fmt: skip
-    finally:
-        torch.set_num_threads(before)
     system, folder = arrow_system(job.folder)
     system.create_dir(folder)
     schema = pa.schema({c.CLIENT_ID: pa.int64(), c.VECTOR: pa.list_(pa.float32())})

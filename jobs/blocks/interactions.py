@@ -6,7 +6,7 @@ the days after it, and these end before the cutoff of the profile.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
 from pathlib import Path
@@ -63,9 +63,9 @@ class Shop:
 
     def with_names_before(self, cutoff: datetime, cached: ExitStack) -> "Shop":
         """The same with clusters of the names of what had an event before a time."""
-        items = cache_rows(self._items(cutoff), cached)
+        items = cache_rows(self._items(self._before(cutoff)), cached)
         clusters = None if items.filter(F.col(c.NAME).isNotNull()).isEmpty() else fit_clusters(items)
-        return Shop(self.events, self.products, self.clients, self.behaviours, clusters)
+        return replace(self, clusters=clusters)
 
     def count(
         self,
@@ -76,12 +76,14 @@ class Shop:
         mask_seeds: Sequence[int] = (),
     ) -> DataFrame:
         """``count_events`` of some clients."""
-        items = cache_rows(with_clusters(self._items(cutoff), self.clusters), cached)
-        early = {name: events_before(frame, cutoff) for name, frame in self.events.items()}
+        early = self._before(cutoff)
+        items = cache_rows(with_clusters(self._items(early), self.clusters), cached)
         return count_events(early, items, clients, cutoff, self.behaviours, mask_share, mask_seeds)
 
-    def _items(self, cutoff: datetime) -> DataFrame:
-        early = {name: events_before(frame, cutoff) for name, frame in self.events.items()}
+    def _before(self, cutoff: datetime) -> dict[str, DataFrame]:
+        return {name: events_before(frame, cutoff) for name, frame in self.events.items()}
+
+    def _items(self, early: Mapping[str, DataFrame]) -> DataFrame:
         return describe_items(early, self.products, self.behaviours)
 
 

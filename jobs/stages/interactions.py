@@ -37,7 +37,6 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows, events_before
 from ml.data.counter_rows import RowLayout
 from ml.data.sharding import FeedFile
-from ml.training.distributed import Ranks
 from ml.training.interactions import InteractionJob, train_interactions
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
@@ -78,7 +77,9 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         if not job:
             remove_block(spark, INTERACTIONS, cutoff, workspace)
             return
-        losses = launch(spark, config, workspace, job)
+        notes, ranks_log = workspace.notes_of_ranks(folder / "ranks"), workspace.logs / "interactions.log"
+        arguments = (job, config.training.threads_per_rank)
+        losses = run_ranks(spark, config.training, train_interactions, arguments, notes, ranks_log)
         n_rows = sum(file.n_rows for file in job.files)
         log.info("  %s: %d training rows, loss %.4f to %.4f", INTERACTIONS, n_rows, losses[0], losses[-1])
         dates = ", ".join(f"{each:%Y-%m-%d}" for each in cutoffs.values())
@@ -144,16 +145,6 @@ def collect_labels(shop: Shop, start: datetime, end: datetime) -> dict[str, list
     purchases = purchases_with_properties(bought, shop.products)
     top = collect_top_labels(count_values(purchases, purchases.limit(0)))
     return {PROPENSITY[task]: [own for own, _ in top[task]] for task in HEADS if task in top}
-
-
-def launch(spark: SparkSession, config: PipelineConfig, workspace: Workspace, job: InteractionJob) -> list[float]:
-    """Train on the ranks, or in this process where one rank is asked for; the mean loss of each epoch."""
-    arguments = (job, config.training.threads_per_rank)
-    if config.training.n_ranks == 1:
-        return train_interactions(Ranks(), None, *arguments)
-    notes, ranks_log = workspace.notes_of_ranks(job.model.parent / "ranks"), workspace.logs / "interactions.log"
-    losses: list[float] = run_ranks(spark, config.training, train_interactions, arguments, notes, ranks_log)
-    return losses
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -42,6 +41,7 @@ from ml.training.distributed import Ranks
 from ml.training.loop import ATTRIBUTES, CHECKPOINT_FILES, TrainingJob, TrainingResult, train_model
 from ml.training.stall_watch import StallWatch, WatchedFeed
 from ml.training.step import open_feed
+from ml.training.threads import torch_threads
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
 from schemas.errors import OutputError, TrainingError
 from schemas.tables import ITEM_ATTRIBUTES, SEQUENCES, VOCABULARIES
@@ -240,18 +240,16 @@ def train_all(
             boards.add(values)
 
     keep_freed_memory()
-    before = torch.get_num_threads()  # the driver's own, where it is the one process that trains
-    torch.set_num_threads(threads)
     results = []
     try:
-        for plan in plans:
-            feed = plan.open_feed(ranks)
-            # each batch tells the watch that there is progress
-            watched = WatchedFeed(feed, watch) if watch else feed
-            on_saved = partial(push, CHECKPOINT_SECONDS)
-            results.append(train_model(plan.load_job(), watched, ranks, report, on_saved=on_saved))
+        with torch_threads(threads):
+            for plan in plans:
+                feed = plan.open_feed(ranks)
+                # each batch tells the watch that there is progress
+                watched = WatchedFeed(feed, watch) if watch else feed
+                on_saved = partial(push, CHECKPOINT_SECONDS)
+                results.append(train_model(plan.load_job(), watched, ranks, report, on_saved=on_saved))
     finally:
-        torch.set_num_threads(before)
         if boards:
             boards.close()
         push(CHECKPOINT_SECONDS)  # what failed has left its figures

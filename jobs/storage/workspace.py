@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.storage.files import remove_folder
 from jobs.storage.locations import quoted_name, spark_url, table_url
-from jobs.storage.working_copy import WorkingCopy
+from jobs.storage.working_copy import METRICS, WorkingCopy
 from ml.files.notes import FolderNotes, Notes, StoreNotes
 from schemas.errors import ConfigError, InputError, OutputError
 
@@ -143,7 +143,7 @@ class Workspace:
     @property
     def metrics(self) -> Path:
         """Log of figures, one JSON object a line."""
-        return self.out / "metrics.jsonl"
+        return self.out / METRICS
 
     @property
     def logs(self) -> Path:

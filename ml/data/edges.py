@@ -60,7 +60,7 @@ class EdgeShare:
     def _is_edge(self, clients: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
         own, row = np.unique(clients, return_inverse=True)
         wanted, column = np.unique(targets, return_inverse=True)
-        starts, n_edges = self.offsets[own], np.diff(self.offsets)[own]
+        starts, n_edges = self.offsets[own], self.offsets[own + 1] - self.offsets[own]
         # all edges of the batch's clients, one client after the other
         edges = np.arange(n_edges.sum()) + np.repeat(starts - n_edges.cumsum() + n_edges, n_edges)
         found = np.searchsorted(wanted, self.targets[edges])

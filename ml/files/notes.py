@@ -102,7 +102,7 @@ class FolderNotes:
         aside = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.old")
         with contextlib.suppress(OSError):  # another was first
             path.rename(aside)
-            if FolderNotes(self.folder).identity(aside.name) != identity:  # of another, who was first
+            if self.identity(aside.name) != identity:  # of another, who was first
                 os.link(aside, path)
         aside.unlink(missing_ok=True)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from conf.encoders import InferenceSettings
 from ml.data.batching import cut, like_length_batches
+from ml.data.segments import positions_from_newest
 from ml.data.sequence_batch import SequenceBatch, Sequences
 from ml.models.last_states import by_packed_rows, encode_last, uses_packed_rows
-from ml.models.padding import positions_from_newest
 from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import MASK, PAD, UNK
 

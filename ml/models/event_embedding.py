@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
 from ml.data.item_attributes import N_CODE_VALUES, N_PRICES, ItemAttributes
+from ml.data.segments import sequence_numbers
 from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.item_embeddings import INIT_STD, ItemTable, hashed_rows, products
@@ -158,7 +159,7 @@ def event_times(batch: SequenceBatch[Tensor]) -> dict[str, Tensor]:
     ``since_first`` float, log(1 + days since the first event of the sequence in this row). Both are 0 for the first.
     """
     seconds = required_column(batch, "timestamps")
-    sequences = (batch.token_ids != PAD).long() if batch.segments is None else batch.segments
+    sequences = sequence_numbers(batch)
     is_first = sequences != F.pad(sequences[:, :-1], (1, 0))
     index = torch.arange(seconds.shape[1], device=seconds.device)
     first = torch.where(is_first, index, 0).cummax(dim=1).values

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ml.data.segments import run_ends
-
 
 def packs(tensor: Tensor) -> bool:
     """Whether padding is left out where ``tensor`` is."""
@@ -146,12 +144,3 @@ def visible_positions(is_token: Tensor, segments: Tensor | None, is_causal: bool
         is_visible = is_visible.tril()
     # a softmax of nothing would be no number
     return (is_visible | torch.eye(width, dtype=torch.bool, device=is_token.device))[:, None]
-
-
-def positions_from_newest(segments: Tensor) -> Tensor:
-    """How many events of its sequence come after each position, int64 [B, W]; 0 at PAD."""
-    width = segments.shape[1]
-    index = torch.arange(width, device=segments.device)
-    # the nearest end at or after each position: the least of those to its right
-    ends = torch.where(run_ends(segments), index, width).flip(1).cummin(dim=1).values.flip(1)
-    return torch.where(segments > 0, ends - index, 0)

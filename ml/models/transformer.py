@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from conf.encoders import EncoderSettings, ModelSettings
 from ml.compat.dropout import Dropout
 from ml.data.baskets import baskets_from_newest
+from ml.data.segments import positions_from_newest
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.attention import attend
 from ml.models.item_encoder import ItemEncoder, build_head
-from ml.models.padding import Grid, grid_of_tokens, narrow_grid, positions_from_newest, visible_positions
+from ml.models.padding import Grid, grid_of_tokens, narrow_grid, visible_positions
 from schemas.tokens import PAD
 
 

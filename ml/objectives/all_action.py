@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml.data.segments import run_ends
+from ml.data.segments import positions_from_newest, run_ends, sequence_numbers
 from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch
 from ml.objectives.item_prediction import predict_tokens, round_up_targets
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import TrainingBatch
-from schemas.tokens import PAD
 
 AGES = 2**40
 """Seconds, more than any time since 1970 and any horizon."""
@@ -33,7 +32,7 @@ class AllAction(NextItem):
         Those are the events of the next ``all_action.days`` where the batch has timestamps, and otherwise the next
         ``all_action.events``; where there are none, the next event.
         """
-        token_ids, n_after = batch.token_ids, count_after(batch)
+        token_ids, n_after = batch.token_ids, positions_from_newest(sequence_numbers(batch))
         chosen, offsets = (torch.rand(token_ids.shape, generator=generator, device=generator.device) for _ in range(2))
         is_chosen = lowest_of_sequences(chosen, n_after > 0, batch, self.settings.all_action.positions)
         n_soon = self._count_soon(batch, n_after)
@@ -61,18 +60,6 @@ class AllAction(NextItem):
 def batch_index(column: Tensor) -> Tensor:
     """Int64 [B, L], the position of each element in its row."""
     return torch.arange(column.shape[1], device=column.device).expand_as(column)
-
-
-def sequence_numbers(batch: SequenceBatch[Tensor]) -> Tensor:
-    """Int64 [B, L], which sequence of its row, or of the packed batch, each position belongs to; 0 at PAD."""
-    return (batch.token_ids != PAD).long() if batch.segments is None else batch.segments.long()
-
-
-def count_after(batch: SequenceBatch[Tensor]) -> Tensor:
-    """Int64 [B, L], how many events of its sequence follow each one; 0 at PAD."""
-    index, numbers = batch_index(batch.token_ids), sequence_numbers(batch)
-    ends = torch.where(run_ends(numbers), index, index.shape[1]).flip(1).cummin(dim=1).values.flip(1)
-    return torch.where(numbers > 0, ends - index, 0)
 
 
 def lowest_of_sequences(draws: Tensor, may_be: Tensor, batch: SequenceBatch[Tensor], n: int) -> Tensor:

@@ -127,14 +127,13 @@ class NextEvent(Objective):
         sequences = (
             required_column(batch, "segments").flatten()[positions] if is_packed else positions // batch.shape[1]
         )
-        # of packed rows nobody may wait to know which positions a head asks: all are scored, and few count
-        every_position = torch.arange(len(positions), device=positions.device)
         kinds, _ = self._on(labels.device)
         for head, column in (("url", URL), ("item", SKU)):
             if getattr(self.settings, head):
                 is_asked = (kinds[labels.clamp(min=0)] == self._kind(column)) & (labels != NO_LABEL)
                 drawn = self._draw_labels(labels, sequences, is_asked, generator)
-                asked = every_position if is_packed else is_asked.nonzero().squeeze(1)
+                # of packed rows nobody may wait to know which positions a head asks: all are scored, and few count
+                asked = torch.arange(len(labels), device=labels.device) if is_packed else is_asked.nonzero().squeeze(1)
                 of_head = {"positions": asked, "is_asked": is_asked[asked], "sequences": sequences[asked], **drawn}
                 targets |= {f"{head}/{name}": target for name, target in of_head.items()}
         return TrainingBatch(inputs, positions, targets, prepared.n_targets)

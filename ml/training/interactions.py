@@ -19,6 +19,7 @@ from ml.objectives.interactions import label_loss, view_loss
 from ml.training.distributed import Ranks
 from ml.training.stall_watch import StallWatch
 from ml.training.step import mix_seed
+from ml.training.threads import torch_threads
 from schemas.errors import TrainingError
 
 ROWS_OF_KNOTS = 20_000
@@ -54,12 +55,8 @@ def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJ
         If the loss stops being a number, or the files cannot be read.
     """
     keep_freed_memory()
-    before = torch.get_num_threads()  # the driver's own, where it is the one process that trains
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         return _train(ranks, watch, job)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> list[float]:
