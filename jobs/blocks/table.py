@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.storage.delta_tables import exists, read_table, write_table
+from jobs.storage.metrics_log import append_blocks
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from schemas import columns as c
@@ -73,6 +74,7 @@ def write_blocks(
     )
     write_table(dated, workspace, BLOCKS, keep_partitions=True, is_log=True, where=where)
     write_table(spark.createDataFrame(columns, BLOCK_COLUMNS.ddl).coalesce(1), workspace, BLOCK_COLUMNS, where=where)
+    append_blocks(workspace.metrics, [block.name for block in blocks])
 
 
 def remove_block(spark: SparkSession, name: str, cutoff: datetime, workspace: Workspace) -> None:

@@ -12,13 +12,14 @@ from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.imported import import_blocks
-from jobs.evaluation.ablation import ALL, WITHOUT, compare_to_whole, describe, describe_sources, list_variants
+from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, compare_to_whole, describe, describe_sources, list_variants
 from jobs.evaluation.comparison import SUM, describe_comparisons, mean_score
 from jobs.evaluation.scores import score_entries
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_profiles
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_json
+from jobs.storage.metrics_log import read_block_seconds
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.columns import PROFILE
@@ -51,7 +52,9 @@ def run(
         scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:
         workspace.remove(folder)
-    found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources}
+    made_in = read_block_seconds(workspace.metrics)
+    seconds = {block.name: round(made_in[block.name], 1) for block in blocks if block.name in made_in}
+    found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources, "seconds": seconds}
     write_json(workspace.out / "ablation.json", found, indent=2)
     return found
 
@@ -66,9 +69,11 @@ def format_ablation(found: dict[str, Any]) -> str:
     for of_tasks in levels.values():
         of_tasks[SUM] = sum(of_tasks.values())
     whole = levels.pop(ALL)
-    lines = [_line("", [column.removeprefix("propensity_") for column in whole])]
+    lines = [_line("", [*(column.removeprefix("propensity_") for column in whole), "seconds"])]
     for name, level in [*levels.items(), (ALL, whole)]:
-        lines.append(_line(name, [f"{level[column]:.4f}" for column in whole]))
+        seconds = found["seconds"].get(name.removeprefix(f"{ONLY} "))
+        cost = [] if seconds is None else [f"{seconds:,.1f}"]
+        lines.append(_line(name, [f"{level[column]:.4f}" for column in whole] + cost))
         if name.startswith(WITHOUT):
             marks = {column: "~" if comparisons.tell_apart(column, name, ALL) is False else "" for column in whole}
             lines.append(_line("", [f"{level[column] - whole[column]:+.4f}{marks[column]}" for column in whole]))
@@ -76,7 +81,10 @@ def format_ablation(found: dict[str, Any]) -> str:
     noise = "how much of it is noise is unknown: it takes --repeats, 3 or more"
     if len(comparisons):
         noise = f"~ where repeats do not tell it from none: {describe_comparisons(comparisons)}"
-    about = f"Scores{of_repeats}; below each score without a block, the difference to all blocks ({noise})."
+    about = (
+        f"Scores{of_repeats}; below each score without a block, the difference to all blocks ({noise}). Seconds: of "
+        "making the block, an encoder's training included."
+    )
     return "\n".join([*lines, about]) + "\n"
 
 

@@ -48,12 +48,14 @@ class AblationFile:
     Attributes
     ----------
     made_of : what the scores depend on, by name, see ``describe_sources``
+    seconds : that making each block took, see ``read_block_seconds``; of an imported one nothing is known
     """
 
     blocks: list[str]
     repeats: int
     variants: list[VariantOfFile]
     made_of: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def describe_sources(

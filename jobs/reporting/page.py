@@ -94,6 +94,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
         context |= {
             "ablation_columns": tables.score_columns()[:-1],
             "alone_rows": rows_alone(facts.ablation),
+            "block_seconds": facts.ablation.get("seconds", {}),
             "without_rows": rows_without(facts.ablation),
             "noise_of_changes": noise_of_changes(facts.ablation),
         }

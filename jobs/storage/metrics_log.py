@@ -2,8 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,22 @@ from typing import Any
 from jobs.runtime.progress import parse_line
 from jobs.storage.files import append_line
 
-_running: ContextVar[str | None] = ContextVar("stage", default=None)
+
+@dataclass
+class RunningStage:
+    """Whose lines are added, and when the part that it is at began (``time.monotonic``)."""
+
+    name: str
+    since: float
+
+
+_running: ContextVar[RunningStage | None] = ContextVar("stage", default=None)
 
 
 @contextlib.contextmanager
 def lines_of_stage(name: str) -> Iterator[None]:
     """Stamp the lines that this process adds with a stage until the block ends; other stages may run meanwhile."""
-    token = _running.set(name)
+    token = _running.set(RunningStage(name, time.monotonic()))
     try:
         yield
     finally:
@@ -27,8 +38,34 @@ def lines_of_stage(name: str) -> Iterator[None]:
 def append_metrics(path: Path, values: Mapping[str, Any]) -> None:
     """Add one line, stamped with time and running stage; keys carry their unit (``stage/seconds``)."""
     stage = _running.get()
-    stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **({"stage": stage} if stage else {})}
+    stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **({"stage": stage.name} if stage else {})}
     append_line(path, json.dumps(stamp | dict(values)))
+
+
+def append_blocks(path: Path, blocks: Sequence[str]) -> None:
+    """Add how long blocks took that the running stage has just written: since it began, or wrote those before."""
+    if blocks and (stage := _running.get()):
+        began, stage.since = stage.since, time.monotonic()
+        append_metrics(path, {"blocks": list(blocks), "blocks/seconds": stage.since - began})
+
+
+def read_block_seconds(path: Path) -> dict[str, float]:
+    """How long each block of the log took, the newest time it was made: an encoder's training, then its vectors.
+
+    Blocks that one job writes, as those of the encoders, have equal shares of its time.
+    """
+    written: dict[str, float] = {}
+    trained: dict[str, float] = {}
+    last_step: dict[str, int] = {}
+    for line in read_metrics(path):
+        for name in line.get("blocks", []):
+            written[name] = line["blocks/seconds"] / len(line["blocks"])
+        if "train/seconds" in line:
+            name, step = line["behaviour"], line["step"]
+            # a killed run goes on from its last checkpoint, and a new one from the first epoch
+            is_new = step <= last_step.get(name, step) and line["epoch"] == 1
+            trained[name], last_step[name] = line["train/seconds"] + (0 if is_new else trained[name]), step
+    return {name: seconds + trained.get(name, 0) for name, seconds in written.items()}
 
 
 class TensorBoard:

@@ -284,6 +284,7 @@ class Trainer:
             {
                 "steps": self.steps_per_epoch * self.job.settings.training.epochs,
                 "train/loss": loss,
+                "train/seconds": seconds,
                 "train/sequences_per_second": sums[2] / seconds,
                 "train/tokens_per_second": sums[3] / seconds,
                 "feed/wait_pct": 100.0 * meter.wait_seconds / seconds,

@@ -44,7 +44,8 @@ def some_ablation(n_repeats: int = 1) -> dict:
                     for place, task in enumerate(TASKS)}}
         for (kind, block), level in levels.items()
     ]  # fmt: skip
-    return {"blocks": ["product_buy", "baseline"], "repeats": n_repeats, "variants": variants}
+    seconds = {"product_buy": 1234.5}
+    return {"blocks": ["product_buy", "baseline"], "repeats": n_repeats, "variants": variants, "seconds": seconds}
 
 
 def some_metrics() -> list[dict]:

@@ -15,6 +15,7 @@ from jobs.blocks.table import Block
 from jobs.commands import ablate
 from jobs.evaluation.ablation import read_ablation
 from jobs.storage.delta_tables import write_table
+from jobs.storage.metrics_log import lines_of_stage
 from jobs.storage.workspace import Workspace
 from schemas.errors import EntryError
 from schemas.tables import LABELS, TARGETS
@@ -43,7 +44,8 @@ def shop(spark: SparkSession, workspace: Workspace) -> Workspace:
     telling = np.where(np.arange(N) % 2, 4.0, -4.0)[:, None] + np.zeros(4)
     vectors = {"product_buy": telling, "page_visit": np.ones((N, 4)), "counts": np.ones((N, 4))}
     of_clients = {name: dict(zip(client_ids.tolist(), of, strict=True)) for name, of in vectors.items()}
-    put_blocks(spark, workspace, of_clients)
+    with lines_of_stage("embed"):
+        put_blocks(spark, workspace, of_clients)
     return workspace
 
 
@@ -63,6 +65,7 @@ def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_o
     auroc = {variant["name"]: variant["scores"]["churn"]["auroc"] for variant in found["variants"]}
     assert auroc["only product_buy"] == auroc["without page_visit"] == auroc["all"] == 1.0
     assert auroc["only page_visit"] == auroc["only counts"] == auroc["without product_buy"] == 0.5
+    assert list(found["seconds"]) == names  # which took how long, no test may say
     assert not (shop.out / "entries").exists()
     assert not (shop.out / "ablation").exists()
     assert not (shop.out / "scores.json").exists()
@@ -94,11 +97,11 @@ def test_the_table_shows_what_is_lost_without_a_block() -> None:
         variant("without b", churn=0.75, sku=0.625),
         variant("all", churn=1.0, sku=0.375),
     ]
-    lines = ablate.format_ablation({"repeats": 2, "variants": variants}).splitlines()
+    lines = ablate.format_ablation({"repeats": 2, "variants": variants, "seconds": {"a": 1234.5}}).splitlines()
 
     assert [line.split() for line in lines[:-1]] == [
-        ["churn", "sku", "sum"],
-        ["only", "a", "0.5000", "0.2500", "0.7500"],
+        ["churn", "sku", "sum", "seconds"],
+        ["only", "a", "0.5000", "0.2500", "0.7500", "1,234.5"],
         ["without", "a", "0.7500", "0.5000", "1.2500"],
         ["-0.2500", "+0.1250~", "-0.1250"],
         ["without", "b", "0.7500", "0.6250", "1.3750"],
@@ -107,9 +110,10 @@ def test_the_table_shows_what_is_lost_without_a_block() -> None:
     ]
     assert lines[-1] == (
         "Scores, means of 2 repeats; below each score without a block, the difference to all blocks (~ where repeats "
-        "do not tell it from none: paired t-tests, 2 in this table, Holm correction, level 5%)."
+        "do not tell it from none: paired t-tests, 2 in this table, Holm correction, level 5%). Seconds: of making the "
+        "block, an encoder's training included."
     )
     for of_variant in variants:
         del of_variant["scores"]["propensity_sku"]
-    once = ablate.format_ablation({"repeats": 1, "variants": variants})
-    assert once.endswith("(how much of it is noise is unknown: it takes --repeats, 3 or more).\n")
+    once = ablate.format_ablation({"repeats": 1, "variants": variants, "seconds": {}})
+    assert "(how much of it is noise is unknown: it takes --repeats, 3 or more)." in once

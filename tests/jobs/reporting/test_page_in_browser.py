@@ -89,6 +89,7 @@ def test_the_ablation_shows_the_blocks_alone_and_what_their_loss_changes(run):
     variants = {(each["kind"], each["block"]): each["scores"] for each in some_ablation(3)["variants"]}
     alone, without = table(page, "alone-table"), table(page, "without-table")
     assert list(alone) == ["product_buy", "baseline", "all blocks"]
+    assert [cells[-1] for cells in alone.values()] == ["1,234.5 s", "", ""]
     for block in ("product_buy", "baseline"):
         assert numbers(alone[block][:6]) == [variants["only", block][task]["score"] for task in TASKS]
         changes = [variants["without", block][t]["mean"] - variants["all", None][t]["mean"] for t in TASKS]

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from jobs.storage import metrics_log
-from jobs.storage.metrics_log import append_metrics, log_size, read_metrics
+from jobs.storage.metrics_log import (
+    append_blocks,
+    append_metrics,
+    lines_of_stage,
+    log_size,
+    read_block_seconds,
+    read_metrics,
+)
 
 
 def test_a_stage_reads_the_lines_that_came_since_it_began_and_no_others(
@@ -26,3 +33,24 @@ def test_a_stage_reads_the_lines_that_came_since_it_began_and_no_others(
     assert [line["step"] for line in read_metrics(path, start)] == [20, 21]
     assert len(parsed) == 4
     assert [line["step"] for line in read_metrics(path)] == list(range(22))
+
+
+def test_a_blocks_time_is_that_of_its_part_of_the_stage_and_of_its_encoders_newest_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = tmp_path / "metrics.jsonl", [100.0]
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: clock[0])
+    trained = [(1, 5, 1.0), (1, 10, 2.0), (2, 15, 4.0)]  # epoch, step, seconds: an earlier training
+    trained += [(1, 5, 8.0), (2, 12, 16.0), (2, 10, 32.0)]  # the newest, which was killed at step 12
+    for epoch, step, seconds in trained:
+        append_metrics(path, {"behaviour": "visits", "epoch": epoch, "step": step, "train/seconds": seconds})
+    with lines_of_stage("embed"):
+        clock[0] += 10
+        append_blocks(path, ["visits", "buys"])
+    with lines_of_stage("counters"):
+        clock[0] += 3
+        append_blocks(path, ["activity"])
+        append_blocks(path, [])  # removed: no time is its own
+        clock[0] += 7
+        append_blocks(path, ["counters"])
+    assert read_block_seconds(path) == {"visits": 5 + 8 + 16 + 32, "buys": 5.0, "activity": 3.0, "counters": 7.0}
