@@ -12,6 +12,7 @@ from py4j.java_gateway import JavaClass
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+# a case class inside an object: its name in the JVM is no attribute that Python could spell
 _WRITE = "DeltaOperations$Write"
 
 
@@ -83,6 +84,7 @@ def replace_by_files(
     transaction = delta.DeltaLog.forTable(spark._jsparkSession, url).startTransaction()
     former = json.loads(transaction.metadata().json())["metaData"]
     if json.loads(former.get("schemaString") or "null") != schema.jsonValue():
+        # the rest of the metadata stays: Delta knows a table by the id in it
         metadata = former | {"schemaString": schema.json()}
         # False keeps the default properties that the session gives to new tables; Py4J cannot leave an argument out
         transaction.updateMetadata(_action(delta, "metaData", metadata), False)
@@ -90,8 +92,10 @@ def replace_by_files(
     now = int(time.time() * 1000)
     actions = jvm.java.util.ArrayList()
     if part is not None:
+        # no filterFiles here: it would mark other parts as read, and commits that replace those would then conflict
         for former_file in part.files(int(transaction.readVersion())):
             kept = {name: former_file[name] for name in ("path", "partitionValues", "size")}
+            # by the protocol, partition values and size count only where extendedFileMetadata says that they are there
             removed = {**kept, "deletionTimestamp": now, "dataChange": True, "extendedFileMetadata": True}
             actions.add(_action(delta, "remove", removed))
     elif int(transaction.readVersion()) >= 0:
@@ -101,6 +105,7 @@ def replace_by_files(
             actions.add(active.apply(index).removeWithTimestamp(now, True))
     for file in files:
         stats = json.dumps({"numRecords": file.n_rows})
+        # Delta decodes the paths in its log; = separates a partition's column from its value
         path, values = quote(file.name, safe="/="), dict(file.partition)
         added = {"path": path, "partitionValues": values, "size": file.n_bytes, "modificationTime": now}
         actions.add(_action(delta, "add", {**added, "dataChange": True, "stats": stats}))

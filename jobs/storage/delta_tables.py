@@ -141,10 +141,12 @@ def read_as_files(
     name = folder.relative_to(workspace.out).as_posix()
     url = f"{store.spark_url}/{name}" if store else spark_url(folder)
     if not (store.describe(f"{name}/_SUCCESS") if store else (folder / "_SUCCESS").exists()):
+        # Spark writes _SUCCESS last: a copy without it is half of one
         workspace.remove(workspace.copy(table.name))
         with session_settings(spark, _row_group(row_group_mib)):
             snapshot.write.mode("overwrite").partitionBy(*table.partition_by).parquet(url)
         log.info("  %s: version %d copied to %s, where Python reads its files", table.name, version, url)
+    # with the schema: Spark would guess the types of partition columns by the names of folders
     return spark.read.schema(snapshot.schema).parquet(url).select(snapshot.columns)
 
 
@@ -235,6 +237,7 @@ def write_table(
         with session_settings(spark, settings):
             if where:
                 _make_table(spark, location, table)
+                # files and row groups of a given size are made by Delta's writer alone
                 if rows_per_file is None and row_group_mib is None and is_folder(location) and can_commit(spark):
                     columns = _empty(spark, table).schema
                     done = replace_part(frame, Path(location), columns, table.partition_by, where, note)

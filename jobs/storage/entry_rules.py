@@ -81,6 +81,7 @@ def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[n
 
 
 def _id_problems(ids: np.ndarray, expected_ids: np.ndarray) -> list[str]:
+    # astype would wrap larger ones around, to ids that may be clients
     is_int64 = ids <= np.uint64(np.iinfo(np.int64).max) if ids.dtype.kind == "u" else np.ones(len(ids), bool)
     found, counts = np.unique(ids[is_int64].astype(np.int64), return_counts=True)
     culprits = {

@@ -25,6 +25,7 @@ def mounted_path(text: str) -> Path:
         For an object store.
     """
     scheme, _, rest = text.partition(":")
+    # a colon makes no URL: names of folders may have one
     if not rest.startswith("/"):
         return Path(text).absolute()
     if scheme not in ("file", "dbfs"):

@@ -46,6 +46,7 @@ def replace_part(
     """
     spark = frame.sparkSession
     found = read_short_log(folder, None)
+    # other columns: Delta's own writer says what is wrong with them
     if found is None or found.schema != schema:
         return None
     written = write_partition_files(frame, folder, partition_by)
@@ -55,6 +56,7 @@ def replace_part(
     def replaced(version: int) -> list[dict[str, Any]]:
         former = read_short_log(folder, version)
         if former is None:
+            # Delta's own writer can go on from here, so this is no error of the user's
             raise LookupError
         is_own = _fulfil(spark, [action["partitionValues"] for action in former.added], partition_by, where)
         return list(compress(former.added, is_own))
@@ -82,6 +84,7 @@ def write_partition_files(frame: DataFrame, folder: Path, partition_by: Sequence
                     # a task that is run again writes other files; what is not committed, a vacuum removes
                     names[values] = "/".join([*parts, f"part-{uuid.uuid4()}.snappy.parquet"])
                     path, n_rows[values] = folder / names[values], 0
+                    # no dictionary: numbers of vectors hardly repeat
                     path.parent.mkdir(parents=True, exist_ok=True)
                     schema = pa.schema([batch.schema.field(name) for name in data])
                     writers[values] = pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=False)
@@ -131,6 +134,7 @@ def _fulfil(
         return []
     columns = {name: [values[name] for values in partitions] for name in partition_by}
     ddl = ", ".join(["number bigint", *(f"{name} string" for name in columns)])
+    # Spark evaluates the SQL; from pandas, by Arrow, the rows are part of the plan, and filtering them is no job
     frame = spark.createDataFrame(pd.DataFrame({"number": range(len(partitions)), **columns}), ddl)
     found = {row["number"] for row in frame.filter(where).select("number").collect()}
     return [number in found for number in range(len(partitions))]

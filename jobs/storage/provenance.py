@@ -92,6 +92,7 @@ def changed_records(workspace: Workspace) -> Iterator[Records]:
         workspace.pull(*SHARED)
         records = read_records(workspace)
         yield records
+        # nobody else writes during our turn, so drafts that lie there are those of killed runs
         remove_drafts(workspace.out / PROVENANCE)
         values = {output: asdict(record) for output, record in records.items()}
         write_json(workspace.out / PROVENANCE, values, indent=1)

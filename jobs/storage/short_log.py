@@ -50,6 +50,7 @@ class ShortLog:
         """The rows of the version."""
         if not self.files:
             jvm: Any = spark._jvm
+            # by the JVM's method, whose rows are part of the plan: PySpark's makes an RDD, and reading it is a job
             schema = spark._jsparkSession.parseDataType(self.schema.json())
             return DataFrame(spark._jsparkSession.createDataFrame(jvm.java.util.ArrayList(), schema), spark)
         root = spark_url(folder)
@@ -61,8 +62,8 @@ class ShortLog:
 def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
     """A version of a table, None for the newest; no result where Delta must read it.
 
-    It must if the log does not begin with version 0, is long or damaged, or has more than files that are added and
-    removed, if the table has many files or lacks one of them, or if names of folders or files are unusual.
+    It must if the log does not begin with version 0, is long or damaged, or its protocol knows more than files that are
+    added and removed, if the table has many files or lacks one of them, or if names of folders or files are unusual.
     """
     # Spark names the files of Parquet otherwise than Delta does where URLs encode something in their path
     if quote(str(folder)) != str(folder):
@@ -103,6 +104,7 @@ def _replay(commits: Sequence[Path]) -> ShortLog | None:
 
 def _is_known(protocol: dict[str, Any]) -> bool:
     """Whether a table of this protocol is nothing but the files of its log."""
+    # column mapping needs version 2; deletion vectors are a feature, which version 3 names one by one
     return protocol["minReaderVersion"] == 1 or (
         protocol["minReaderVersion"] == 3 and set(protocol["readerFeatures"]) <= _KNOWN_FEATURES
     )

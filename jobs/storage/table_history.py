@@ -49,7 +49,7 @@ def read_history(spark: SparkSession, path: str) -> list[Row]:
     """The commits that the table's log still holds, oldest first: version, operation, note, seconds (since 1970)."""
     if is_folder(path):
         commits = list(_commits_backwards(spark, path))[::-1]
-        # Delta, too, dates a commit by its file
+        # Delta, too, dates a commit by its file, and none before the one that it follows
         times = accumulate((commit["modified"] for commit in commits), max)
         return [
             Row(

@@ -133,6 +133,7 @@ class WorkingCopy:
                 path = self.folder / name
                 os.utime(path, (stored[name].written, stored[name].written))
                 state[name] = (path.stat().st_size, path.stat().st_mtime_ns, stored[name].tag)
+            # only within a folder that was listed whole: else a missing name says nothing
             for name in [name for name in state if within and _is_below(name, (within,)) and name not in stored]:
                 (self.folder / name).unlink(missing_ok=True)
                 del state[name]
