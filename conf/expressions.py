@@ -51,6 +51,20 @@ _FORBIDDEN = (
     "current_date",
     "current_timestamp",
 )
+_COMPUTED_NAMES = (
+    "current_catalog",
+    "current_database",
+    "current_date",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "grouping__id",
+    "localtimestamp",
+    "session_user",
+    "user",
+)
+"""What Spark takes for functions without parentheses where no column has the name, in backquotes too."""
 _TOKENS = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<quoted>`(?:[^`]|``)*`)|(?P<word>[A-Za-z0-9_]+)|(?P<space>\s+)"""
     r"""|(?P<sign>->|[-+*/%=<>!|&^~.,()\[\]])""",
@@ -88,6 +102,19 @@ def check_expression(owner: str, text: str) -> None:
             f"{owner}: expected functions that do nothing but compute, of {', '.join(sorted(FUNCTIONS))}; found "
             f"{token!r} in {text!r}; compute the column before, in a view",
         )
+
+
+def computed_names(text: str) -> list[str]:
+    """The names in an expression that Spark takes for functions where they are no columns, such as ``user``.
+
+    Parameters
+    ----------
+    text : that ``check_expression`` has passed
+    """
+    tokens = [(kind, token) for kind, token in _split("", text) if kind != "space"]
+    names = [token.strip("`") if kind in ("word", "quoted") else "" for kind, token in tokens]
+    before = ["", *(token for _, token in tokens)]  # a field of a column is none of them
+    return [name for name, sign in zip(names, before, strict=False) if name.lower() in _COMPUTED_NAMES and sign != "."]
 
 
 def _split(owner: str, text: str) -> list[tuple[str, str]]:

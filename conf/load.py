@@ -1,6 +1,7 @@
 """Reads a configuration: the file, the file it is based on, then ``--set key=value``, into typed settings."""
 
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
@@ -31,7 +32,9 @@ _MOVED = {
 }
 """Keys of earlier versions -> where they are now."""
 
-_REFERENCE = re.compile(r"\$\{\.*\w+(?:\.\w+)*\}")  # to another setting; resolvers would read the environment
+_REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")  # to another setting; resolvers would read the environment
+MAX_FILE_BYTES = 2**18
+"""Of a configuration or mapping: PyYAML takes seconds for so much."""
 _LOCAL_MASTER = re.compile(r"local(-cluster)?(\[[^\]]*\])?")
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError)
 """What reading and merging a user's YAML may raise."""
@@ -235,6 +238,8 @@ def _read_layers(
     is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
     path = Path(name_or_path) if is_path else folder / f"{name_or_path}.yaml"
     try:
+        if isinstance(path, Path):
+            _require_small_file(path)
         name = str(path.resolve()) if isinstance(path, Path) else str(path)
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -267,8 +272,10 @@ def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
     if not isinstance(layer, DictConfig) or not layer:
         found = "a list" if layer else "none"
         raise ConfigError(f"{owner}: expected keys and values at the top level, found {found}")
-    for key, value in flat_settings(cast(dict[str, Any], OmegaConf.to_container(layer))):
-        if "${" in _REFERENCE.sub("", str(value)):
+    for path, value in _leaves(OmegaConf.to_container(layer)):
+        key = ".".join(path)
+        # texts made of references, each made of others, would double with every line
+        if "${" in str(value) and not _REFERENCE.fullmatch(str(value)):
             raise ConfigError(
                 f"{owner}: {key}: expected a value or a reference to another setting such as ${{training.epochs}}, "
                 f"found {value!r}; write the value itself"
@@ -276,6 +283,29 @@ def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
         if value == "???":  # OmegaConf takes it for a value to come, and leaves the setting as it was
             raise ConfigError(f"{owner}: {key}: expected a value, found ???; write one, or leave the setting out")
     return layer
+
+
+def _children(values: Any) -> dict[str, Any]:
+    """What a mapping or list holds, by key or number; a single value holds nothing."""
+    pairs = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    return {str(key): value for key, value in pairs}
+
+
+def _leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each single value, of lists too, and the keys that lead to it."""
+    if not isinstance(values, Mapping | list):
+        yield path, values
+    for key, value in _children(values).items():
+        yield from _leaves(value, (*path, key))
+
+
+def _require_small_file(path: Path) -> None:
+    """Raise OSError for a pipe or device, and for more text than settings have; ``base`` names files too."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"expected a regular file, found {path} to be none")
+    if found.st_size > MAX_FILE_BYTES:
+        raise OSError(f"expected at most {MAX_FILE_BYTES:,} bytes, found {found.st_size:,}")
 
 
 def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
@@ -286,10 +316,26 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
         for owner, layer in layers:  # noqa: B007
             merged = cast(DictConfig, OmegaConf.merge(merged, layer))
         owner = "a reference between settings"
+        _refuse_references_to_sections(merged)
         return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except _UNREADABLE as error:
         reason, key = str(error).partition("\n")[0], getattr(error, "full_key", None)
         raise ConfigError(f"{owner}: {f'{key}: ' if key else ''}{reason}; correct it") from error
+
+
+def _refuse_references_to_sections(merged: DictConfig) -> None:
+    """Raise ConfigError where a reference leads to several values: sections of references to sections would double."""
+    values = OmegaConf.to_container(merged)
+    for path, value in _leaves(values):
+        if reference := _REFERENCE.fullmatch(str(value)):
+            dots, name = reference.groups()
+            target: Any = values
+            for key in (*path[: len(path) - len(dots) if dots else 0], *name.split(".")):
+                target = _children(target).get(key)
+            if isinstance(target, Mapping | list):
+                raise ConfigError(
+                    f"{'.'.join(path)}: expected a reference to one value, found {value}; write the values themselves"
+                )
 
 
 def _describe(settings: type, location: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import zoneinfo
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -179,7 +180,7 @@ class InputSettings(Settings):
         require(self.version is None or self.as_of is None, f"{owner}: expected version or as_of, found both")
         require(self.as_of is None or is_time(self.as_of), f"{owner}.as_of: expected yyyy-MM-dd or yyyy-MM-dd HH:mm:ss")
         require(len(self.delimiter) == 1, f"{owner}.delimiter: expected one character, found {self.delimiter!r}")
-        twice = sorted({name for name in self.header if self.header.count(name) > 1})
+        twice = sorted(name for name, n_times in Counter(self.header).items() if n_times > 1)
         require(not twice, f"{owner}.header: expected different names, found {', '.join(twice)} twice")
 
     @property

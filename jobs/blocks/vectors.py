@@ -54,8 +54,8 @@ class ModelSource:
     def block(self) -> Block:
         """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
         columns = tuple(f"{self.name}/{number}" for number in range(self.load().hidden_size))
-        folder = self.working_copy.url_of(self.folder) if self.working_copy else self.folder
-        return Block(self.name, columns, f"{folder}, vocabulary {self.vocabulary_fingerprint}")
+        # no path: the same model gives the same block, wherever --out is
+        return Block(self.name, columns, f"model {self.name}, vocabulary {self.vocabulary_fingerprint}")
 
 
 def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[str]) -> DataFrame:

@@ -3,8 +3,10 @@
 import bz2
 import csv
 import gzip
+import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,17 @@ from jobs.inputs.footers import read_footer
 from jobs.inputs.listing import list_source
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
+from ml.files.regular import require_regular
 from schemas.errors import InputError
 
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 2**20
 """Of the first line of a CSV file: a hostile one would fill the memory."""
+MAX_SCHEMA_BYTES = 2**26
+"""Of a Delta table's commit, a line."""
+MAX_COLUMNS = 10_000
+"""Of CSV files: with many more, Spark plans for ever."""
 _SUFFIXES = {
     "parquet": (".parquet", ".parq", ".pq"),
     "csv": (".csv", ".tsv", ".txt"),
@@ -82,7 +89,13 @@ def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
 
 def no_such_column(owner: str, name: str, columns: Collection[str], where: str) -> InputError:
     """The error of a column that the input lacks."""
-    return InputError(f"{owner}: expected the column {name!r} in {where}, found {', '.join(columns)}; correct its name")
+    return InputError(f"{owner}: expected the column {name!r} in {where}, found {_shown(columns)}; correct its name")
+
+
+def _shown(names: Collection[str]) -> str:
+    """Some names of columns, for a message."""
+    shown = [name[:100] for name in itertools.islice(names, 50)]
+    return ", ".join(shown) + (f" and {len(names) - 50:,} more" if len(names) > 50 else "")
 
 
 def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputFiles | None:
@@ -164,13 +177,18 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     if found.format == "json":
         return None
     header = list(settings.header) or read_header(found.files[0], settings.delimiter)
-    if twice := {name for name in header if header.count(name) > 1}:
-        raise InputError(f"{owner}: expected different columns in {found.files[0]}, found {', '.join(twice)} twice")
+    if len(header) > MAX_COLUMNS:
+        raise InputError(
+            f"{owner}: expected at most {MAX_COLUMNS:,} columns in {found.files[0]}, found {len(header):,}; leave some "
+            "out, or give the delimiter"
+        )
+    if twice := [name for name, n_times in Counter(header).items() if n_times > 1]:
+        raise InputError(f"{owner}: expected different columns in {found.files[0]}, found {_shown(twice)} twice")
     for file in found.files[1:] if not settings.header else ():
         if (other := read_header(file, settings.delimiter)) != header:
             raise InputError(
-                f"{owner}: expected the columns {', '.join(header)} as in {found.files[0].name}, found "
-                f"{', '.join(other)} in {file}; give the files in inputs of their own, or write them alike"
+                f"{owner}: expected the columns {_shown(header)} as in {found.files[0].name}, found "
+                f"{_shown(other)} in {file}; give the files in inputs of their own, or write them alike"
             )
     return [*header, *partitions]
 
@@ -210,9 +228,13 @@ def _list_files(root: Path) -> list[Path]:
 def _delta_columns(table: Path) -> list[str] | None:
     """By the newest commit that names them; None where only a checkpoint does."""
     for commit in reversed(commit_files(table)):
-        with commit.open(encoding="utf-8") as lines:
-            for line in lines:
-                action = json.loads(line) if '"metaData"' in line else {}
-                if schema := action.get("metaData", {}).get("schemaString"):
-                    return [field["name"] for field in json.loads(schema)["fields"]]
+        try:
+            require_regular(commit)
+            with commit.open(encoding="utf-8") as lines:
+                while line := lines.readline(MAX_SCHEMA_BYTES):
+                    action = json.loads(line) if '"metaData"' in line else {}
+                    if schema := action.get("metaData", {}).get("schemaString"):
+                        return [field["name"] for field in json.loads(schema)["fields"]]
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise InputError(f"{commit}: expected a commit of a Delta table, found {error!r}; restore it") from error
     return None

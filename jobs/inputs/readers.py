@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
+from conf.expressions import computed_names
 from conf.mappings import ColumnSettings, InputSettings
 from jobs.inputs.input_files import InputFiles, no_such_column, read_header
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
@@ -79,7 +80,7 @@ def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malfor
         If they lack a column of ``where``, or ``expand`` names no array.
     """
     with naming_input(owner, settings.location):
-        is_own = F.lit(True) if settings.where is None else F.expr(settings.where)
+        is_own = F.lit(True) if settings.where is None else _parse(rows, owner, settings.where, settings.location)
         if MALFORMED in rows.columns:
             is_whole = F.col(MALFORMED).isNull()
             is_own = (is_whole & is_own) | ~is_whole if has_malformed else is_whole & is_own
@@ -99,7 +100,7 @@ def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: s
     """A column of an input; InputError where the input lacks it or Spark cannot parse its expression."""
     with naming_input(owner, where):
         if settings.expression is not None:
-            column = F.expr(settings.expression)
+            column = _parse(frame, owner, settings.expression, where)
         elif settings.column in frame.columns:
             column = F.col(_quoted(str(settings.column)))
         else:
@@ -109,6 +110,14 @@ def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: s
             column = F.col(".".join(map(_quoted, parts)))
         frame.select(column)  # Spark resolves it now
         return column
+
+
+def _parse(frame: DataFrame, owner: str, expression: str, where: str) -> Column:
+    columns = {name.lower() for name in frame.columns}
+    for name in computed_names(expression):
+        if name.lower() not in columns:  # else it would be the one who runs this, or when
+            raise no_such_column(owner, name, frame.columns, where)
+    return F.expr(expression)
 
 
 @contextlib.contextmanager

@@ -60,18 +60,22 @@ def run_ranks(
     arguments: tuple[Any, ...],
     notes: Notes,
     log_file: Path,
+    stage: str,
+    checkpoints: Path | None = None,
 ) -> Any:
     """What ``work`` returns on rank 0 of ``settings.n_ranks`` processes, each of them started by a Spark task.
 
     One rank alone works in this process, without a watch.
 
     Ranks that die, or give no sign of progress for ``settings.stall_seconds``, are ended and started again, up to
-    ``settings.max_restarts`` times; ``work`` goes on from its own checkpoints.
+    ``settings.max_restarts`` times; ``work`` goes on from its own checkpoints, or begins anew.
 
     Parameters
     ----------
     notes : by which driver and ranks know of each other, in a folder that they mount or in a store
     log_file : takes what the ranks print
+    stage : the name of the one at work
+    checkpoints : folder of those that ``work`` goes on from; None where it keeps none
 
     Raises
     ------
@@ -96,7 +100,7 @@ def run_ranks(
             call = (work, arguments, notes, settings.stall_seconds)
             # what closes servers is not interrupted by the watch
             with ExitStack() as servers, log_file.open("a") as ranks_log, sign_watched(notes, settings.stall_seconds):
-                value = starter(spark, settings, call, ranks_log, servers)
+                value = starter(spark, settings, stage, call, ranks_log, servers)
             _remove_messages(notes)
             return value
         except PipelineError:  # of the driver itself: it would be raised again
@@ -107,12 +111,16 @@ def run_ranks(
             failure = error
         if n_failures <= settings.max_restarts:
             log.warning(
-                "  the ranks failed (%s): starting them again from the last checkpoint, %d of %d",
-                *(reason, n_failures, settings.max_restarts),
+                "  the ranks failed (%s): starting them again from %s, %d of %d",
+                reason,
+                *("the last checkpoint" if checkpoints else "the beginning", n_failures, settings.max_restarts),
             )
+    kept = f"{stage} keeps no checkpoints: run it again, and it begins anew"
+    if checkpoints:
+        kept = f"checkpoints are kept in {checkpoints}: run {stage} again to go on from there"
     raise TrainingError(
         f"the ranks failed {n_failures} times (training.max_restarts={settings.max_restarts}), at last: {reason}; "
-        f"{log_file} holds what they said; checkpoints are kept in {notes}: run train again to go on from there"
+        f"{log_file} holds what they said; {kept}"
     ) from failure
 
 
@@ -165,8 +173,9 @@ def exchange_interfaces(named: tuple[str, ...], master: str) -> tuple[str, ...]:
 
 
 def _start_horovod(
-    spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str], servers: ExitStack
-) -> Any:
+    spark: SparkSession, settings: TrainingSettings, stage: str, call: tuple[Any, ...], ranks_log: IO[str],
+    servers: ExitStack,
+) -> Any:  # fmt: skip
     import horovod.runner.gloo_run
     import horovod.spark
 
@@ -175,7 +184,7 @@ def _start_horovod(
     interfaces = exchange_interfaces(settings.network_interfaces, str(spark.sparkContext.master))
     servers.enter_context(bound_servers(interfaces))
     # the thread in which Horovod waits for the Spark job prints its errors: they belong into the log of the ranks
-    with _thread_errors_to(ranks_log), _jobs_described(spark, "train"):
+    with _thread_errors_to(ranks_log), _jobs_described(spark, stage):
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
@@ -215,14 +224,15 @@ def _thread_errors_to(stream: IO[str]) -> Iterator[None]:
 
 
 def _start_torch(
-    spark: SparkSession, settings: TrainingSettings, call: tuple[Any, ...], ranks_log: IO[str], servers: ExitStack
-) -> Any:
+    spark: SparkSession, settings: TrainingSettings, stage: str, call: tuple[Any, ...], ranks_log: IO[str],
+    servers: ExitStack,
+) -> Any:  # fmt: skip
     from pyspark.ml.torch.distributor import TorchDistributor
 
     context = spark.sparkContext
     use_gpu = takes_gpus(settings.device, context.getConf().get(GPUS_PER_TASK, "0"))
-    group = "ubp train"
-    context.setJobGroup(group, "train", interruptOnCancel=True)
+    group = f"ubp {stage}"
+    context.setJobGroup(group, stage, interruptOnCancel=True)
     servers.enter_context(bound_log_server())
     with contextlib.redirect_stderr(ranks_log):
         try:

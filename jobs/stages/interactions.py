@@ -79,7 +79,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
             return
         notes, ranks_log = workspace.notes_of_ranks(folder / "ranks"), workspace.logs / "interactions.log"
         arguments = (job, config.training.threads_per_rank)
-        losses = run_ranks(spark, config.training, train_interactions, arguments, notes, ranks_log)
+        losses = run_ranks(spark, config.training, train_interactions, arguments, notes, ranks_log, INTERACTIONS)
         n_rows = sum(file.n_rows for file in job.files)
         log.info("  %s: %d training rows, loss %.4f to %.4f", INTERACTIONS, n_rows, losses[0], losses[-1])
         dates = ", ".join(f"{each:%Y-%m-%d}" for each in cutoffs.values())

@@ -216,8 +216,9 @@ def launch(
     run_id = datetime.now(UTC).isoformat()
     place = Place(workspace.metrics.resolve(), workspace.working_copy)
     arguments = (plans, place, run_id, config.training.threads_per_rank)
-    notes = workspace.notes_of_ranks(workspace.checkpoints(""))
-    outcomes = run_ranks(spark, config.training, train_all, arguments, notes, workspace.logs / "ranks.log")
+    checkpoints = workspace.checkpoints("")
+    notes, ranks_log = workspace.notes_of_ranks(checkpoints), workspace.logs / "ranks.log"
+    outcomes = run_ranks(spark, config.training, train_all, arguments, notes, ranks_log, "train", checkpoints)
     workspace.pull(*TRAINED)  # what a rank on another host has made
     return [TrainingResult.from_dict(values) for values in outcomes]
 

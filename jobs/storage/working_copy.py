@@ -87,10 +87,6 @@ class WorkingCopy:
         """Where another copy has a file or folder of this one."""
         return other.folder / self.name_of(path)
 
-    def url_of(self, path: Path) -> str:
-        """How the user knows a file or folder of the copy."""
-        return f"{self.store.url}/{self.name_of(path)}"
-
     def pull(self, *names: str) -> None:
         """Copy here what is missing or changed of some files, and below some folders, and remove what was removed."""
         for name in names:

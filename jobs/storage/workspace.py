@@ -85,13 +85,12 @@ class Workspace:
 
     @contextmanager
     def spark_folder(self, name: str) -> Iterator[str]:
-        """A URL below which Spark may write until the block ends; what it wrote is removed then."""
+        """A URL of an empty folder that Spark may write until the block ends; it is removed then."""
+        self.remove(self.out / name)  # of a killed run
         try:
             yield f"{self.working_copy.store.spark_url}/{name}" if self.working_copy else spark_url(self.out / name)
         finally:
-            if self.working_copy:
-                self.working_copy.remove(name)
-            remove_folder(self.out / name)
+            self.remove(self.out / name)
 
     @property
     def notes(self) -> Notes:

@@ -35,7 +35,9 @@ PATIENCE_SECONDS = 300.0
 MAX_WAIT_SECONDS = 20.0
 TRANSFERS = 8
 """Files on their way at once."""
-_FINAL_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_FINAL_NUMBERS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST
+}  # fmt: skip
 
 _patience: ContextVar[float | None] = ContextVar("patience", default=None)
 
@@ -205,12 +207,18 @@ class Store:
 
         def copy(name: str) -> None:
             path = folder / name
-            if ".." in path.parts or not path.is_relative_to(folder):  # some stores take any text for a name
+            is_below = ".." not in path.parts and path.is_relative_to(folder)
+            if "\0" in name or not is_below:  # some stores take any text for a name
                 raise OutputError(f"{self.url}: expected names of files below it, found {name!r}; remove that file")
-            path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.partial")
-            self._try(f"read {name}", lambda: self.system.get_file(self.full(name), str(draft)))
-            draft.replace(path)  # on this machine's own disk
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._try(f"read {name}", lambda: self.system.get_file(self.full(name), str(draft)))
+                draft.replace(path)  # on this machine's own disk
+            except OSError as error:  # too long a name, a file in the place of a folder
+                raise OutputError(
+                    f"{self.url}: expected files that can be copied here, found {name!r} ({error}); rename or remove it"
+                ) from error
 
         _side_by_side(copy, names)
 

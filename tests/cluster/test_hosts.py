@@ -13,6 +13,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pyspark
@@ -22,6 +23,7 @@ from pyspark.sql import SparkSession
 from tiny_run import TinyRun, differences, read_numbers, read_tables
 
 from jobs.runtime.session import find_java_home, s3_jars_folder
+from jobs.storage.provenance import changed_records, read_records
 from jobs.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +105,15 @@ class Cluster:
         command = [str(self._submit), "--master", self.master, "--driver-memory", "1g", *told, *files, str(script)]
         on_driver = self._on("driver", [*command, *flags])
         return subprocess.run(on_driver, env=self._environment, capture_output=True, text=True, timeout=1200)
+
+    def begin(self, name: str, log: str, command: list[str]) -> "subprocess.Popen[bytes]":
+        """A command of this checkout on a host, which sees the checkout and a folder for temporary files of its own."""
+        log_file = self._stack.enter_context((self.folder / f"{log}.log").open("w"))
+        on_host = self.hosts[name].command(command, self._names, [self.scratch])
+        process = subprocess.Popen(on_host, env=self._environment, cwd=ROOT, stdout=log_file, stderr=subprocess.STDOUT)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
 
     def _serve(self, name: str, *command: str) -> None:
         wanted = "I have been elected leader" if name == "master" else "Successfully registered with master"
@@ -210,6 +221,36 @@ def test_hosts_that_share_nothing_but_a_store_run_all_stages(
     assert differences({name: found[name] for name in exact}, {name: expected[name] for name in exact}) == []
     lines = [json.loads(line) for line in (here / "metrics.jsonl").read_text().splitlines()]
     assert {line["behaviour"] for line in lines if "train/loss" in line} >= {"product_buy", "mixed"}
+
+
+def test_two_stages_on_two_hosts_at_once_lose_nothing_of_each_other(
+    tiny_run: TinyRun, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Two clusters of one host each, as the Databricks job starts train beside baseline; a third host is kept out."""
+    out = Path(shutil.copytree(tiny_run.workspace.out, tmp_path / "out"))
+    hosts = {"train": "worker1", "baseline": "worker2"}
+
+    def command(stage: str) -> list[str]:
+        return [sys.executable, "-m", "jobs.cli", stage, *tiny_run.flags(out)[2:]]
+
+    with changed_records(Workspace(out)) as records:
+        made = {output: record for output, record in records.items() if record.stage in hosts}
+        records |= {output: replace(record, made=None) for output, record in made.items()}
+    began = {stage: cluster.begin(name, stage, command(stage)) for stage, name in hosts.items()}
+    while not [lock for lock in (out / "logs").glob("lock-*.json") if "worker1" in lock.read_text()]:
+        assert began["train"].poll() is None, (tmp_path / "train.log").read_text()[-3000:]
+        time.sleep(0.1)
+    assert cluster.begin("driver", "second", command("train")).wait(300) == 2
+    assert "`ubp train` there since" in (told := (tmp_path / "second.log").read_text())
+    assert f"process {began['train'].pid} on worker1" in told
+    for stage, process in began.items():
+        assert process.wait(900) == 0, (tmp_path / f"{stage}.log").read_text()[-5000:]
+    found = read_records(Workspace(out))
+    assert [output for output in made if not found[output].made] == []
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [sum("stage/seconds" in line for line in lines if line["stage"] == stage) for stage in hosts] == [2, 2]
+    assert differences(read_numbers(out), read_numbers(tiny_run.workspace.out)) == []
+    assert list((out / "logs").glob("lock*")) == []
 
 
 def task_hosts(events: Path) -> dict[str, set[str]]:

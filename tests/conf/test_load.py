@@ -216,7 +216,11 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("seed=${nope}", "seed: Interpolation key 'nope' not found"),
         ("seed=${seed}", "seed: Recursive interpolation"),
         ("seed=${oc.env:HOME}", "seed: expected a value or a reference to another setting"),
-        ("ensemble.blocks=['a=${oc.env:HOME}']", "ensemble.blocks: expected a value or a reference to another"),
+        ("ensemble.blocks=['a=${oc.env:HOME}']", r"ensemble\.blocks\.0: expected a value or a reference"),
+        ("seed=${training.epochs}0", "seed: expected a value or a reference to another setting"),
+        ("seed=${training}", r"seed: expected a reference to one value, found \$\{training\}"),
+        ("training.epochs=${..sequences.widths}", "training.epochs: expected a reference to one value"),
+        ("sequences.widths=[1, '${..widths}']", "sequences.widths.1: expected a reference to one value"),
         ("seed=${", "--set seed=.* is not YAML"),
         ("seed=[1", r"--set seed=\[1 is not YAML"),
         ("seed=@x", "--set seed=@x is not YAML"),
@@ -282,6 +286,27 @@ def test_a_file_that_no_settings_can_be_is_refused_by_name(
     assert "own.yaml" in str(refusal.value)
 
 
+@pytest.mark.parametrize("again", ["${{a{0}}}${{a{0}}}", "{{p: '${{a{0}}}', q: '${{a{0}}}'}}"])
+def test_references_that_would_double_with_every_line_are_refused(tmp_path: Path, again: str) -> None:
+    """Thirty lines of them took days."""
+    lines = ["a0: {k: long}", *(f"a{number}: {again.format(number - 1)}" for number in range(1, 31))]
+    (tmp_path / "own.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"a1.*: expected a"):
+        load_config(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(("base", "found"), [("/dev/zero", "regular file"), ("large.yaml", "at most 262,144 bytes")])
+def test_a_base_that_would_not_end_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, found: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(f"base: ./{base}" if base == "large.yaml" else f"base: {base}")
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match=f"no configuration .*expected .*{found}"):
+        load_config("own.yaml")
+
+
 @pytest.mark.parametrize("name", ["folder.yaml", "x" * 5000 + "/", "a\0", ""])
 def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -299,6 +324,8 @@ def test_a_plain_name_is_a_packaged_configuration(tmp_path: Path, monkeypatch: p
 
 def test_a_reference_to_another_setting_is_resolved() -> None:
     assert load_config("demo", ["seed=7", "training.epochs=${seed}"]).training.epochs == 7
+    relative = load_config("demo", ["training.epochs=${.tokens_per_batch}", "seed=${sequences.widths.1}"])
+    assert (relative.training.epochs, relative.seed) == (relative.training.tokens_per_batch, 8)
 
 
 def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:

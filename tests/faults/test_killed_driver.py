@@ -4,6 +4,7 @@ Each killed run is followed by the next, which must go on where it stood; the la
 a run that nothing happened to.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,8 +40,10 @@ BEGUN = {
     "baseline": "tables/blocks/block=baseline/**/part-*", "counters": "tables/blocks/block=activity/**/part-*",
     "embed": "tables/blocks/block=product_buy/**/part-*", "profile": "tables/profiles/**/part-*",
     "targets": "tables/labels/**/part-*", "probe": "tables/scores/**/part-*",
+    "factorisation": "tables/blocks/block=als_category/**/part-*", "graph": "tables/edges/_delta_log/*.json",
+    "interactions": ".interactions/rows/part-*",
 }  # fmt: skip
-"""Stage -> the first of what it writes."""
+"""Stage -> the first of what it writes; of ``graph`` and ``interactions``, what they then train on."""
 WRITTEN = {
     "ingest": [f"tables/{name}/_delta_log/*.json" for name in (*BEHAVIOURS, "product_properties", "quarantine")],
     "split": ["tables/windows/_delta_log/*.json", "tables/clients/_delta_log/*.json"],
@@ -58,58 +61,92 @@ WRITTEN = {
 """Stage -> the last of what it writes."""
 MADE = [name for name in STAGE_NAMES if name in WRITTEN]
 """The stages that these settings give something to do: no block on request is among their blocks."""
+WRITTEN_ON_REQUEST = {
+    "counters": ["tables/block_columns/block=counters/part-*"],
+    "factorisation": ["tables/block_columns/block=als_category/part-*"],
+    "graph": ["tables/block_columns/block=graph/part-*"],
+    "interactions": ["tables/block_columns/block=interactions/part-*"],
+}
+"""The same of the stages that make the blocks asked for."""
+ASKED_FOR = [
+    "--set", "ensemble.blocks=[counters,als_category,graph,interactions]", "factorisation.factors=4",
+    "factorisation.iterations=2", "graph.dimensions=4", "graph.epochs=4", "interactions.days_before=[14]",
+    "interactions.min_buyers=1", "interactions.n_bins=9", "interactions.ranks=[4]", "interactions.dense_widths=[4]",
+]  # fmt: skip
 ABOUT = {stage.name: stage.about for stage in STAGES}
-Moment = Callable[[Path, str, Path, int], bool]
 
 
-def before_write(out: Path, stage: str, log: Path, began: int) -> bool:
+def before_write(stage: str, log: Path) -> bool:
     return f"{stage}: {ABOUT[stage]}" in log.read_text()
 
 
 def in_write(out: Path, stage: str, log: Path, began: int) -> bool:
-    return before_write(out, stage, log, began) and newest(out.glob(BEGUN[stage])) > began
+    return before_write(stage, log) and newest(out.glob(BEGUN[stage])) > began
 
 
-def after_write(out: Path, stage: str, log: Path, began: int) -> bool:
-    return all(newest(out.glob(pattern)) > began for pattern in WRITTEN[stage])
+def after_write(out: Path, written: list[str], began: int) -> bool:
+    return all(newest(out.glob(pattern)) > began for pattern in written)
+
+
+def moments(out: Path, stage: str, log: Path, began: int, written: list[str]) -> dict[str, Callable[[], bool]]:
+    return {
+        "before": lambda: before_write(stage, log),
+        "in": lambda: in_write(out, stage, log, began),
+        "after": lambda: after_write(out, written, began),
+    }
 
 
 @pytest.mark.parametrize("stages", [MADE[:5], MADE[5:]], ids=["ingest to train", "after train"])
 def test_runs_that_are_killed_in_every_stage_end_as_one_that_was_not(
     shop: Shop, undisturbed: Path, tmp_path: Path, stages: list[str]
 ) -> None:
-    out, log = tmp_path / "out", tmp_path / "log"
+    out = tmp_path / "out"
     earlier = MADE[: MADE.index(stages[0])]
     if earlier:
         shop.finish(out, "--to", earlier[-1])
     out.mkdir(exist_ok=True)
-    seen = {}
-    for stage in stages:
-        moments: dict[str, Moment] = {"before": before_write, "in": in_write, "after": after_write}
-        if stage == "report":  # one small file, replaced whole
-            del moments["in"]
-        for name, moment in moments.items():
+    _assert_kills_leave_no_trace(shop, out, undisturbed, {stage: WRITTEN[stage] for stage in stages})
+
+
+def test_runs_that_are_killed_in_stages_of_blocks_on_request_end_as_one_that_was_not(
+    shop: Shop, undisturbed: Path, finished: Path, tmp_path: Path
+) -> None:
+    expected = Path(shutil.copytree(undisturbed, tmp_path / "expected"))
+    shop.finish(expected, *ASKED_FOR)
+    _forget(finished, *STAGE_NAMES[STAGE_NAMES.index("counters") :])
+    _assert_kills_leave_no_trace(shop, finished, expected, WRITTEN_ON_REQUEST, *ASKED_FOR)
+
+
+def _assert_kills_leave_no_trace(
+    shop: Shop, out: Path, expected: Path, stages: dict[str, list[str]], *more: str
+) -> None:
+    """Kill runs in each of the stages, let one end, and compare."""
+    log, seen = out.parent / "log", {}
+    for stage, written in stages.items():
+        for name in ("before", "after") if stage == "report" else ("before", "in", "after"):  # one small file
             began, finished = time.time_ns(), finished_stages(out)
-            kill_driver_when(shop.command(out), lambda: moment(out, stage, log, began), log)  # noqa: B023
+            moment = moments(out, stage, log, began, written)[name]
+            kill_driver_when(shop.command(out, "run", *more), moment, log)
             was_noted = stage in finished_stages(out)
-            was_written = after_write(out, stage, log, began)
+            was_written = after_write(out, written, began)
             seen[f"{stage}, {name}"] = not was_noted and (name == "after") == was_written
             went_on = f"going on after {finished[-1]}," if finished else f"ingest: {ABOUT['ingest']}"
             assert went_on in log.read_text(), "it began with another stage than the one that was killed"
             if was_noted:  # killed an instant too late: the run after this one must not find it done
                 _forget(out, stage)
-    shop.finish(out)
-    assert_same_outcome(out, undisturbed)
-    left = [str(path.relative_to(out)) for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
+    shop.finish(out, *more)
+    assert_same_outcome(out, expected)
+    drafts = [path for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
+    left = [str(path.relative_to(out)) for path in [*drafts, *out.glob(".*")]]
     assert left == [], "of killed writes"
     tell(f"moments met: {sum(seen.values())} of {len(seen)}; not: {[name for name, was in seen.items() if not was]}")
     assert sum(seen.values()) >= len(seen) - 3, seen
 
 
-def _forget(out: Path, stage: str) -> None:
+def _forget(out: Path, *stages: str) -> None:
     with changed_records(Workspace(out)) as records:
         for output, record in list(records.items()):
-            if record.stage == stage:
+            if record.stage in stages:
                 records[output] = replace(record, made=None)
 
 

@@ -17,7 +17,6 @@ from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from schemas import tables
 from schemas.behaviours import ItemKind
-from schemas.columns import MADE_FROM
 from schemas.tables import TableSchema
 
 BEHAVIOURS = {"product_buy": "sku", "page_visit": "url", "search_query": "query"}
@@ -89,7 +88,7 @@ def read_tables(spark: SparkSession, workspace: Workspace, only: Collection[str]
     events = [tables.events_table(name, item, kinds[item]) for name, item in BEHAVIOURS.items()]
     kept = [*(table for table in shared if table not in left_out), *events]
     kept = [table for table in kept if not only or table.name in only]
-    frames = {table.name: read_table(spark, workspace, table).drop(MADE_FROM) for table in kept}  # it names OUT
+    frames = {table.name: read_table(spark, workspace, table) for table in kept}
     return {name: sorted(map(str, frame.collect())) for name, frame in frames.items()}
 
 

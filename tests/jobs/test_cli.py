@@ -1,11 +1,13 @@
 """Bad arguments, configuration and input: exit code 2, one message, and an untouched output directory."""
 
+import argparse
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -269,6 +271,19 @@ def test_outputs_that_are_out_of_date_are_refused_before_spark_starts(
     assert "OutdatedError" in caplog.text
     assert "expected split made from the newest ingest, found that it was made from an earlier one" in caplog.text
     assert "run again from split (`ubp run --from split`)" in caplog.text
+
+
+def test_a_session_is_given_out_once_its_executors_have_found_the_folders(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SimpleNamespace(sparkContext="context")
+    monkeypatch.setattr("jobs.runtime.session.build_session", lambda *_, **__: session)
+    monkeypatch.setattr("jobs.storage.delta_tables.require_schema", lambda *_: None)
+    asked: list[object] = []
+    monkeypatch.setattr("jobs.runtime.preflight.require_mounts", lambda *folders: asked.extend(folders))
+    config = load_config("demo")
+    assert cli._session(argparse.Namespace(verbose=False), config, workspace) is session  # type: ignore[comparison-overlap]
+    assert asked == ["context", workspace.out, workspace.challenge]
 
 
 def test_an_error_of_cleaning_up_after_ctrl_c_is_still_an_interruption(

@@ -73,6 +73,9 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("a.csv", item="User"), "expected the column 'User' in"),
         (purchases("a.csv", expand="items"), "expected the column 'items' in"),
         (purchases("twice.csv"), r"expected different columns in \S*twice\.csv, found user twice"),
+        (purchases("wide.csv"), r"expected at most 10,000 columns in \S*wide\.csv, found 500,000"),
+        (purchases("broken"), r"00\.json: expected a commit of a Delta table, found JSONDecodeError"),
+        (purchases("nested"), r"00\.json: expected a commit of a Delta table, found RecursionError"),
         (purchases("[at]*.csv"), r"expected the columns user, time, sku as in a\.csv, found user, user in"),
         (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),
         (purchases("endless.csv"), r"endless\.csv: expected a first line of names of columns, found none that ends"),
@@ -89,6 +92,10 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
 def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, settings: InputSettings, message: str) -> None:
     (tmp_path / "a.csv").write_text(HEADER)
     (tmp_path / "twice.csv").write_text("user,user\n")
+    (tmp_path / "wide.csv").write_text("a," * 499_999 + "a")  # took hours to be compared
+    for name, commit in (("broken", '{"metaData"'), ("nested", '{"metaData":' + "[" * 100_000)):
+        (tmp_path / name / "_delta_log").mkdir(parents=True)
+        (tmp_path / name / "_delta_log" / f"{0:020}.json").write_text(commit)
     (tmp_path / "latin.csv").write_bytes("user,zażółć\n".encode("iso-8859-2"))
     (tmp_path / "endless.csv").write_bytes(b"x" * 2**20)
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user,time" * 1000)[:20])

@@ -230,6 +230,8 @@ def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, w
         ({"where": "who = = 'bob'"}, r"product_buy: expected rows that Spark can read .*PARSE_SYNTAX_ERROR"),
         ({"item": "sku"}, r"product_buy\.item: expected the column 'sku' in orders\.jsonl, found at, what, who"),
         ({"path": None, "table": "shop.gone"}, r"from shop\.gone, found: .*shop"),
+        ({"where": "user > 'a'"}, r"product_buy: expected the column 'user' in orders\.jsonl, found at, what, who"),
+        ({"item": {"expression": "`current_user`"}}, r"item: expected the column 'current_user' in orders\.jsonl"),
         ({"expand": "what"}, r"inputs\.product_buy\.expand: expected an array in 'what', found string"),
         ({"timestamp": {"expression": "true"}}, r"timestamp: expected a time, a date or text, .* found boolean"),
         ({"item": {"expression": "cast(1 as double)"}}, r"item: expected integers or text in 'cast.*found double"),

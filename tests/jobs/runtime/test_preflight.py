@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,29 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
-def hidden(path: Path, keeps_files: bool = True) -> View:
-    """A view without the folder; or in which it is another one, that is lost."""
+@contextmanager
+def hidden(path: Path) -> Iterator[None]:
+    """A view without the folder."""
+    aside = path.with_name("aside")
+    path.rename(aside)
+    yield
+    aside.rename(path)
 
-    @contextmanager
-    def view() -> Iterator[None]:
-        aside = path.with_name("aside")
-        if keeps_files:
-            path.rename(aside)
-            yield
-            aside.rename(path)
-            return
-        yield
-        for file in path.glob(".mount-*/executor-*"):
-            file.unlink()
 
-    return view
+@contextmanager
+def stale(path: Path) -> Iterator[None]:
+    """One in which the driver's file is a former one."""
+    (file,) = path.glob(".mount-*/driver")
+    file.write_text("former")
+    yield
+
+
+@contextmanager
+def lost(path: Path) -> Iterator[None]:
+    """One of another folder of the same files, which takes what executors write."""
+    yield
+    for file in path.glob(".mount-*/executor-*"):
+        file.unlink()
 
 
 def test_executors_with_the_mounts_pass_and_nothing_is_left(out: Path) -> None:
@@ -78,15 +86,18 @@ def test_local_mode_has_nothing_to_check(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keeps_files", "found"),
+    ("view", "found"),
     [
-        (True, "worker-7: No such file or directory"),
-        (False, "worker-7: what it writes there, the driver does not find"),
+        (hidden, "worker-7: No such file or directory"),
+        (stale, "worker-7: another file than the driver wrote"),
+        (lost, "worker-7: what it writes there, the driver does not find"),
     ],
 )
-def test_executors_without_the_output_are_named(out: Path, keeps_files: bool, found: str) -> None:
+def test_executors_without_the_output_are_named(
+    out: Path, view: Callable[[Path], AbstractContextManager[None]], found: str
+) -> None:
     with pytest.raises(OutputError, match=rf"^--out {out}: expected one folder .*, found: {found}; mount it there"):
-        require_mounts(Cluster(hidden(out, keeps_files)), out, out.parent / "data")  # type: ignore[arg-type]
+        require_mounts(Cluster(partial(view, out)), out, out.parent / "data")  # type: ignore[arg-type]
     assert list(out.iterdir()) == []
 
 
@@ -95,5 +106,5 @@ def test_executors_without_the_data_are_named(out: Path) -> None:
     with pytest.raises(
         InputError, match=f"^--data {data}: expected a folder .*, found none on worker-7; mount it there"
     ):
-        require_mounts(Cluster(hidden(data)), out, data)  # type: ignore[arg-type]
-    require_mounts(Cluster(hidden(data)), out, None)  # type: ignore[arg-type]
+        require_mounts(Cluster(partial(hidden, data)), out, data)  # type: ignore[arg-type]
+    require_mounts(Cluster(partial(hidden, data)), out, None)  # type: ignore[arg-type]

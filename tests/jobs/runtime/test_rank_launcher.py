@@ -102,7 +102,8 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
         )
         meeting, starts = FolderNotes(workspace.logs.resolve()), workspace.out.resolve() / "starts"
         work = counting_work(fault, n_faults)
-        value: tuple[int, int] = run_ranks(spark, settings, work, (starts,), meeting, workspace.logs / "ranks.log")
+        ranks_log, checkpoints = workspace.logs / "ranks.log", workspace.checkpoints("")
+        value: tuple[int, int] = run_ranks(spark, settings, work, (starts,), meeting, ranks_log, "train", checkpoints)
         return value
 
     return run
@@ -143,10 +144,18 @@ def test_an_error_of_one_rank_is_raised_as_itself_and_not_tried_again(
     assert "starting them again" not in caplog.text
 
 
-@pytest.mark.parametrize("max_restarts", [0, 2])
-def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, max_restarts: int
-) -> None:
+@pytest.mark.parametrize(
+    ("max_restarts", "checkpoints", "again", "kept"),
+    [
+        (0, "checkpoints", "", "kept in checkpoints: run train again to go on from there"),
+        (2, "checkpoints", "from the last checkpoint, 2 of 2", "kept in checkpoints: run train again to go on"),
+        (2, None, "from the beginning, 2 of 2", "train keeps no checkpoints: run it again, and it begins anew"),
+    ],
+)
+def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are_if_there_are_any(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    max_restarts: int, checkpoints: str | None, again: str, kept: str,
+) -> None:  # fmt: skip
     starts = []
 
     def fail(*_: object) -> None:
@@ -155,11 +164,12 @@ def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are(
 
     monkeypatch.setattr(rank_launcher, "_start_torch", fail)
     settings = TrainingSettings(launcher="torch", max_restarts=max_restarts)
-    message = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*kept in .*checkpoints"
-    notes = FolderNotes(workspace.checkpoints(""))
+    message = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*{kept}"
+    place: Any = (FolderNotes(workspace.logs), workspace.logs / "ranks.log", "train", checkpoints)
     with pytest.raises(TrainingError, match=message):
-        run_ranks(None, settings, print, (), notes, workspace.logs / "ranks.log")  # type: ignore[arg-type]
+        run_ranks(None, settings, print, (), *place)  # type: ignore[arg-type]
     assert len(starts) == max_restarts + 1
+    assert again in caplog.text
 
 
 def test_without_horovod_torch_starts_the_ranks_and_horovod_is_refused_by_name(
@@ -167,7 +177,7 @@ def test_without_horovod_torch_starts_the_ranks_and_horovod_is_refused_by_name(
 ) -> None:
     monkeypatch.setattr(rank_launcher, "find_spec", lambda name: None)
     monkeypatch.setattr(rank_launcher, "_start_torch", lambda *_: "by torch")
-    rest: Any = (print, (), FolderNotes(workspace.checkpoints("")), workspace.logs / "x")
+    rest: Any = (print, (), FolderNotes(workspace.checkpoints("")), workspace.logs / "x", "train")
     spark: Any = None
     assert run_ranks(spark, TrainingSettings(), *rest) == "by torch"
     with pytest.raises(ConfigError, match="launcher=horovod: expected Horovod to be installed"):
@@ -184,7 +194,7 @@ def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, m
     monkeypatch.setattr(rank_launcher, "_start_torch", refuse)
     settings, notes = TrainingSettings(launcher="torch"), FolderNotes(workspace.logs)
     with pytest.raises(ConfigError, match="does not lend"):
-        run_ranks(None, settings, print, (), notes, workspace.logs / "x")  # type: ignore[arg-type]
+        run_ranks(None, settings, print, (), notes, workspace.logs / "x", "train")  # type: ignore[arg-type]
     assert starts == [1]
 
 

@@ -86,7 +86,9 @@ def test_each_encoder_has_a_block_of_its_own_width_of_the_stream_that_it_reads(
     found = read_vectors(spark, workspace)
     assert found.keys() == models.keys()
     for name, stream, size in ENCODERS:
-        assert len(collect_blocks(spark, workspace)[name].columns) == size
+        block = collect_blocks(spark, workspace)[name]
+        assert len(block.columns) == size
+        assert str(workspace.out) not in block.made_from, "the same run in another folder gives the same tables"
         assert found[name].keys() == set(CLIENT_IDS)
         settings = replace(config().inference, pooling="last" if name == "second" else "mean")
         for client, vector in found[name].items():

@@ -168,8 +168,8 @@ def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_
     for launcher in ("horovod", "torch") if HAS_HOROVOD else ("torch",):
         settings = TrainingSettings(n_ranks=2, launcher=launcher)
         shutil.rmtree(workspace.checkpoints(""), ignore_errors=True)
-        notes = FolderNotes(workspace.logs.resolve())
-        together, whole, killed = run_ranks(spark, settings, on_rank, (), notes, workspace.logs / "ranks.log")
+        notes, ranks_log = FolderNotes(workspace.logs.resolve()), workspace.logs / "ranks.log"
+        together, whole, killed = run_ranks(spark, settings, on_rank, (), notes, ranks_log, "train")
         for loss, weights in alone.items():
             for name, weight in weights.items():
                 told = f"{launcher} {loss} {name}"

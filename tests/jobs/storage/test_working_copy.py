@@ -16,7 +16,7 @@ from jobs.runtime.locks import Holder, locked
 from jobs.storage.entry_files import EntryWriter
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import Record, changed_records, read_records
-from jobs.storage.working_copy import COMPLETE, WorkingCopy
+from jobs.storage.working_copy import COMPLETE, WorkingCopy, copy_folder
 from jobs.storage.workspace import Workspace
 from ml.files import store as stores
 from ml.files.notes import StoreNotes
@@ -252,3 +252,14 @@ def test_a_task_on_another_host_fetches_what_it_opens(store: Store, tmp_path: Pa
     append_metrics(run.metrics, {"stage": "train"})
     run.push()
     assert ["train/loss" in line for line in read_metrics(run.metrics)] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "folder/a\0b"], ids=["too long", "a zero byte"])
+def test_a_name_that_no_file_here_can_have_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(stores.time, "sleep", lambda _: pytest.fail("it was tried again"))
+    store = Store(f"memory://{tmp_path.name}")
+    store.system.pipe_file(store.full(name), b"rows")
+    with pytest.raises(OutputError, match=r"memory://.*: expected .*found"):
+        copy_folder(store, tmp_path / "data")

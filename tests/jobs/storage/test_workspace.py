@@ -34,3 +34,11 @@ def test_an_output_is_made_for_its_user_alone_unless_it_is_there(tmp_path: Path)
     (tmp_path / "shared").chmod(0o775)
     Workspace(tmp_path / "shared").prepare()
     assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o775
+
+
+def test_what_a_killed_run_left_in_a_folder_for_spark_is_not_taken_for_rows_of_this_one(tmp_path: Path) -> None:
+    left = tmp_path / ".graph" / "vectors" / "3.parquet"  # of a fourth rank, where now there are two
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with Workspace(tmp_path).spark_folder(".graph"):
+        assert not left.exists()
