@@ -23,5 +23,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
+    # blocks above the first are mapped and unmapped each time, whatever the heap keeps; the last lets the heap grow
+    # in large pieces, so that the kernel is asked seldom
     options = (M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, KEPT_BYTES // 16)
+    # a list, not a generator: each is set, also where the one before it was refused
     return all([mallopt(option, value) == 1 for option, value in options])

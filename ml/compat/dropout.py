@@ -66,10 +66,12 @@ class _DropAndAdd(Function):
         ctx.save_for_backward(kept)
         if residual is None:
             return (x * kept).mul_(ctx.factor)
+        # scaling, dropout and sum in one pass over memory
         return torch.addcmul(residual, x, kept, value=ctx.factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (kept,) = ctx.saved_tensors
+        # under autocast the residual, and so the gradient, may be float32 where ``x`` was bfloat16
         return (gradient * kept).mul_(ctx.factor).to(ctx.dtype), gradient if ctx.needs_input_grad[1] else None, None

@@ -74,6 +74,7 @@ class ArrayFeed:
 
     def _shuffled_share(self, rows: NDArray[np.int64], seed: tuple[int, ...]) -> NDArray[np.int64]:
         """Each ``world_size``-th row of a permutation that all ranks draw alike; as many rows on every rank."""
+        # past the end the first rows come again: ranks need equal numbers of steps
         numbers = np.arange(ceil(len(rows) / self._world_size)) * self._world_size + self._rank
         return np.random.default_rng(seed).permutation(rows)[numbers % len(rows)]
 

@@ -23,6 +23,7 @@ def sequences_of(columns: Sequence[pa.ListArray]) -> Sequences:
     The columns may be parts of longer ones.
     """
     offsets = columns[0].offsets.to_numpy()
-    # each column's values from its own first one: the columns of a row group may begin at other places
+    # each column's values from its own first one: the columns of a row group may begin at other positions
     values = [column.flatten().to_numpy(zero_copy_only=False) for column in columns]
+    # offsets count from the list array's own start, of which these rows may be a later part
     return Sequences(values[0].astype(np.int32, copy=False), offsets - offsets[0], *values[1:])

@@ -61,4 +61,5 @@ def read_ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator
                 ready.append(thread.submit(next, batches, None))
                 yield batch
         finally:
+            # waits for the thread, and before ``batches`` is closed: a generator that runs cannot be
             thread.shutdown(cancel_futures=True)

@@ -110,10 +110,12 @@ class CounterFeed:
 
     def _turn(self, epoch: int, turn: int) -> Iterator[CounterRows]:
         generator = np.random.default_rng((self._seed, epoch, turn))
+        # from 1: Petastorm takes 0 for no seed
         order = int(generator.integers(1, 2**31))  # ranks that share files must agree on it
         left: list[CounterRows] = []
         for rows in self._chunks(order):
             mixed = _concatenate([*left, rows[generator.permutation(len(rows))]])
+            # what fills no batch waits for the next row group: only the last batch of a turn may be smaller
             n_whole = len(mixed) // self._batch_size * self._batch_size
             yield from cut(mixed[:n_whole], self._batch_size)
             left = [mixed[n_whole:]]
@@ -127,6 +129,7 @@ class CounterFeed:
                 continue
             n_seen = 0
             for table in read_tables(files, (NUMBERS, IS_ACTIVE, LABELS), order, self._reader):
+                # row r of the files is this rank's if r % stride == offset; n_seen of them came before this row group
                 mine = np.arange((offset - n_seen) % stride, len(table), stride)
                 n_seen += len(table)
                 yield self._layout.rows(table)[mine]
@@ -152,6 +155,7 @@ def read_tables(
 
 def unpack_numbers(packed: pa.BinaryArray, n_columns: int) -> NDArray[np.float32]:
     """Float32 [rows, columns] of a column of bytes without nulls, which may be a part of a longer one."""
+    # by the column's buffers: pyarrow would make a Python object of each row
     first, last = packed.offset, packed.offset + len(packed)
     start, stop = np.frombuffer(packed.buffers()[1], np.int32)[[first, last]]
     return np.frombuffer(packed.buffers()[2], np.uint8)[start:stop].view(np.float32).reshape(-1, n_columns)

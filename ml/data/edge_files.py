@@ -24,6 +24,7 @@ def read_edges(urls: Sequence[str], n_edges: int, reader: Reader) -> EdgeShare:
     try:
         for rows in read_row_groups(urls, (CLIENT_ID, TARGET_NUMBER), None, reader) if urls else ():
             end = n_seen + len(rows)
+            # more rows than the arrays have room for are counted on, for the message below
             if end <= n_edges:
                 client_ids[n_seen:end] = rows.column(CLIENT_ID)
                 targets[n_seen:end] = rows.column(TARGET_NUMBER)

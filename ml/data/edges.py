@@ -64,6 +64,7 @@ class EdgeShare:
         # all edges of the batch's clients, one client after the other
         edges = np.arange(n_edges.sum()) + np.repeat(starts - n_edges.cumsum() + n_edges, n_edges)
         found = np.searchsorted(wanted, self.targets[edges])
+        # searchsorted gives len(wanted) for a target above all of them, where -1 equals none
         is_wanted = np.append(wanted, -1)[found] == self.targets[edges]
         known = np.zeros((len(own), len(wanted)), dtype=bool)
         known[np.repeat(np.arange(len(own)), n_edges)[is_wanted], found[is_wanted]] = True

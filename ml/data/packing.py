@@ -129,6 +129,7 @@ class Flat:
         -------
         The batch; what is left over; int64 [N], where each sequence starts in the batch, -1 where it is left over
         """
+        # one at least, so that callers who ask until nothing is left come to an end
         n_first = max(1, int(np.searchsorted(np.cumsum(self.lengths), capacity, side="right")))
         starts = np.full(len(self.lengths), -1, np.int64)
         starts[:n_first] = place(self.lengths[:n_first], n_rows, width)

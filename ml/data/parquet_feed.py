@@ -137,7 +137,7 @@ class ParquetFeed:
         """The files with what their row groups hold, where all ranks would read all of them."""
         if self._world_size == 1 or len(shard_files(files, 0, self._world_size).files) < len(files):
             return files
-        with _told_as_training_error():
+        with _as_training_error():
             footers = read_footers([file.url for file in files])
         rows = [tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups)) for footer in footers]
         # of a file that holds other rows than was said reading all of it tells
@@ -171,8 +171,9 @@ def read_shard(
     if not shard.n_rows:
         return
     if shard.own:
+        # else what ranks share would come last in every epoch
         parts = [Shard(shard.own), replace(shard, own=())]
-        for part in parts[:: -1 if (seed or 0) % 2 else 1]:  # what ranks share comes first in every other epoch
+        for part in parts[:: -1 if (seed or 0) % 2 else 1]:
             yield from read_shard(part, seed, columns, reader)
         return
     n_seen, width = 0, shard.files[0].width
@@ -205,6 +206,7 @@ def shuffled_batches(
         n_pooled += len(chunk)
         if n_pooled >= max(buffer_rows, 2 * n_rows):
             mixed = concatenate(pool)[generator.permutation(n_pooled)]
+            # whole batches: a smaller one here would be one more than the epoch has steps for
             n_leaving = n_pooled // 2 // n_rows * n_rows
             yield from cut(mixed[:n_leaving], n_rows)
             pool, n_pooled = [mixed[n_leaving:]], n_pooled - n_leaving
@@ -217,13 +219,13 @@ def _sequences(shard: Shard, seed: int | None, columns: Sequence[str], reader: R
     positions = {url: number for number, url in enumerate(dict.fromkeys(file.url for file in shard.files))}
     is_cut = any(file.row_group is not None for file in shard.files)
     only = [(positions[file.url], file.row_group) for file in shard.files] if is_cut else []
-    with _told_as_training_error():
+    with _as_training_error():
         for rows in read_row_groups(list(positions), columns, seed, reader, only):
             yield sequences_of([rows.column(name).combine_chunks() for name in columns])
 
 
 @contextlib.contextmanager
-def _told_as_training_error() -> Iterator[None]:
+def _as_training_error() -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:

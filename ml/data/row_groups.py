@@ -53,6 +53,7 @@ def read_row_groups(
             "feed.reader=petastorm: expected Petastorm to be installed, found none; install it, or set feed.reader=auto"
         )
     read = _by_petastorm if has_petastorm and reader != "arrow" else _by_arrow
+    # Delta's log has paths percent-encoded; the readers open files by their names
     yield from read([unquote(url) for url in urls], list(columns), seed, set(only))
 
 
@@ -79,6 +80,7 @@ def _open(url: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
 def _by_arrow(urls: list[str], columns: list[str], seed: int | None, only: set[Position]) -> Iterator[pa.Table]:
     footers = _footers(urls)
     groups = [(file, group) for file, footer in enumerate(footers) for group in range(footer.num_row_groups)]
+    # drawn as Petastorm draws its own, so that both readers give the same batches
     order = range(len(groups)) if seed is None else np.random.default_rng(seed).permutation(len(groups))
     for position in order:
         file, group = groups[position]
@@ -93,6 +95,7 @@ def _by_petastorm(urls: list[str], columns: list[str], seed: int | None, only: s
     from petastorm.workers_pool import EmptyResultError  # here: the other reader is for where there is none
 
     with open_petastorm(urls, columns, seed) as reader, contextlib.suppress(EmptyResultError):
+        # the pool below the reader gives Arrow tables
         pool = reader._workers_pool
         if only:  # Petastorm chooses row groups by its own sharding alone, which makes ranks unequal
             pieces = pool._worker._split_pieces

@@ -21,7 +21,9 @@ def sequence_least(values: Tensor, segments: Tensor | None) -> Tensor:
     """The least of a sequence's values, [B, 1], or [B, L] where sequences share rows; False is less than True."""
     if segments is None:
         return values.amin(dim=1, keepdim=True)
+    # scatter_reduce knows no booleans; float32 holds the small whole numbers that callers give exactly
     flat = values.flatten().float()
+    # room for as many sequences as there are positions: to know how many there are is to wait for the device
     least = flat.new_full((len(flat) + 1,), torch.inf).scatter_reduce(0, segments.flatten(), flat, "amin")
     return least[segments].to(values.dtype)
 

@@ -78,6 +78,7 @@ class SequenceBatch(Generic[Column]):
             tensor = torch.as_tensor(column)
             if torch.device(device).type != "cuda" or tensor.is_cuda:
                 return tensor.to(device, torch.int64)
+            # converted on the GPU: int64 would be twice the bytes to copy, or more
             return tensor.pin_memory().to(device, non_blocking=True).to(torch.int64)
 
         return self.map(moved)

@@ -79,6 +79,7 @@ def deal_files(files: Sequence[FeedFile], world_size: int) -> list[Shard]:
     """
     total = sum(file.n_rows for file in files)
     for units in (files, [part for file in files for part in file.parts()]):
+        # first without a limit, so that nothing is shared where whole files balance by themselves
         for limit in (total, total / world_size):  # rows of a rank's own files
             dealt: list[list[FeedFile]] = [[] for _ in range(world_size)]
             n_rows, shared = [0] * world_size, []

@@ -64,6 +64,7 @@ class ProbeNetwork(nn.Module):
 
 def build_probe(width: int, n_labels: int, settings: ProbeSettings) -> ProbeNetwork:
     """The network with the weights that follow ``torch.manual_seed(settings.seed)``; the caller's RNG is untouched."""
+    # weights are drawn on the CPU: no GPU's generator is touched
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return ProbeNetwork(width, n_labels, settings)
@@ -136,6 +137,7 @@ class Profiles:
 
     def batches(self, batch_size: int) -> Iterator[tuple[slice, Tensor]]:
         """Positions of the rows, and float32 [B, d]."""
+        # not shuffled, as in the organisers' loader
         for start in range(0, self.n_rows, batch_size):
             part = slice(start, min(start + batch_size, self.n_rows))
             batch = self.embeddings[part if self.rows is None else self.rows[part]]

@@ -9,6 +9,7 @@ def replace_folder(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``, whose former content goes."""
     # a folder cannot be renamed over one that holds files, so the old one steps aside first
     old = folder.with_name(f".{folder.name}.old")
+    # a killed call may have left it
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

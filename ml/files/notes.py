@@ -66,6 +66,7 @@ class FolderNotes:
     def create(self, name: str, text: str) -> None:
         """See ``Notes``."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        # mode x: of processes that come at once the file system lets one make it, which a look beforehand would not
         with (self.folder / name).open("x") as file:
             file.write(text)
 
@@ -85,6 +86,7 @@ class FolderNotes:
         """See ``Notes``."""
         with contextlib.suppress(OSError):
             found = (self.folder / name).stat()
+            # both: a new file may get the number of a removed one, and two writings the same tick of the clock
             return found.st_ino, found.st_mtime_ns
         return None
 
@@ -101,8 +103,10 @@ class FolderNotes:
         path = self.folder / name
         aside = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}.old")
         with contextlib.suppress(OSError):  # another was first
+            # aside before it is looked at: else another process could put its own note there before the removal
             path.rename(aside)
             if self.identity(aside.name) != identity:  # of another, who was first
+                # a link, not a rename: it fails where a newer note stands by now
                 os.link(aside, path)
         aside.unlink(missing_ok=True)
 

@@ -23,6 +23,7 @@ def open_npy(path: Path) -> np.ndarray:
         if not stat.S_ISREG(path.stat().st_mode):
             raise NpyError("a folder" if path.is_dir() else "no regular file")
         with path.open("rb") as file:
+            # a zip file, as .npz is
             if file.read(4) == b"PK\x03\x04":
                 raise NpyError("an archive of arrays")
             file.seek(0)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# listings are not cached: other processes, on other hosts, write to the same store
 OPTIONS: dict[str, dict[str, Any]] = {
     # botocore's own tries are short: ours wait until a store that is away is back
     "s3": {"use_listings_cache": False, "config_kwargs": {"connect_timeout": 10, "read_timeout": 60}},
@@ -99,7 +100,8 @@ class Store:
 
         try:
             system = fsspec.core.url_to_fs(self.url, **OPTIONS.get(self.protocol, {}))[0]
-            if hasattr(system, "retries"):  # of s3fs: tries of each request, also of those that pyarrow makes by it
+            # of s3fs: tries of each request, about 100 s in all; pyarrow reads through it without our ``_try``
+            if hasattr(system, "retries"):
                 system.retries = 15
             return system
         except (ImportError, ValueError) as error:
@@ -250,6 +252,7 @@ class Store:
             except (FileExistsError, ConfigError):
                 raise
             except Exception as error:  # of fsspec's packages, each with errors of its own
+                # what is written need not be there: then it is the bucket that is missing, and no further try helps
                 is_missing = isinstance(error, FileNotFoundError)
                 if is_missing and not is_writing:
                     raise
@@ -292,6 +295,7 @@ def arrow_system(url: str) -> tuple[Any, str]:
 
 
 def _describe(info: dict[str, Any]) -> StoredFile:
+    # each package of fsspec has names of its own for these
     tags = (info.get(key) for key in ("ETag", "etag", "generation", "mtime"))
     times = (info.get(key) for key in ("LastModified", "last_modified", "updated", "mtime", "created"))
     written = next((time for time in times if time), 0.0)
@@ -311,7 +315,8 @@ def _is_final(error: Exception) -> bool:
 def _side_by_side(work: Callable[[str], None], names: Collection[str]) -> None:
     if not names:
         return
-    limit = _patience.get()  # of this thread
+    # the pool's threads begin with contexts of their own, which lack this thread's limit
+    limit = _patience.get()
 
     def limited(name: str) -> None:
         token = _patience.set(limit)
@@ -321,5 +326,6 @@ def _side_by_side(work: Callable[[str], None], names: Collection[str]) -> None:
             _patience.reset(token)
 
     with ThreadPoolExecutor(min(TRANSFERS, len(names))) as pool:
+        # taken one by one, so that an error of a thread is raised here
         for _ in pool.map(limited, names):
             pass

@@ -39,4 +39,5 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
         for tensor in tensors.values():
+            # the tensor's own memory: bytes of it would be a copy
             stream.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

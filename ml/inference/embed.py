@@ -66,6 +66,7 @@ def _compiled(model: SequenceEncoder, is_wanted: bool) -> Iterator[None]:
     """Have the encoder's two ways in compiled for a while."""
     names = ("encode", "encode_at") if is_wanted and model.can_compile else ()
     for name in names:
+        # on the instance, for callers know the encoder by these names; the class is shared with other encoders
         setattr(model, name, torch.compile(getattr(model, name)))
     try:
         yield
@@ -97,6 +98,7 @@ def _means(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: Infer
     weighted = torch.where(is_token, model.encode(batch).float(), 0.0) * weights  # [B, L, D]
     if batch.segments is None:
         return weighted.sum(dim=1) / weights.sum(dim=1)
+    # number 0 collects PAD, and is left out in the end
     numbers, n = batch.segments.flatten(), int(batch.segments.max())
     totals = weighted.new_zeros(n + 1, weighted.shape[2]).index_add_(0, numbers, weighted.flatten(0, 1))
     return (totals / weights.new_zeros(n + 1, 1).index_add_(0, numbers, weights.flatten(0, 1)))[1:]
@@ -117,6 +119,7 @@ def _require_known_tokens(sequences: Sequences, n_tokens: int) -> None:
         raise ValueError(f"{n_empty} of {len(sequences)} sequences hold no token; leave absent clients out")
     if len(sequences) == 0:
         return
+    # the arrays may be parts of longer ones, whose other tokens are no rows of ours
     tokens = sequences.tokens[sequences.offsets[0] : sequences.offsets[-1]]
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < UNK or highest >= n_tokens:

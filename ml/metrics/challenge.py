@@ -50,6 +50,7 @@ def novelty(logits: Tensor, popularity: Tensor) -> float:
         top = _top(torch.sigmoid(part))  # [N, 10]
         return (top.values * weight[top.indices]).sum(dim=1)
 
+    # the organisers' exponent: without it the novelty of nearly all entries would be close to 1
     return float((1 - _mean_of_rows(recommend, logits)) ** 100)
 
 

@@ -60,6 +60,7 @@ class BlockTransform:
     def apply(self, block: BlockRows) -> NDArray[np.float32]:
         """The block as it stands in the profile, float32 [n, k]."""
         vectors = np.where(block.is_present[:, None], block.vectors, self.fill)
+        # taken away in float64: where a column's mean is large against its spread, float32 would lose the spread
         standard = ((vectors - self.center) / self.scale).astype(np.float32)
         projected = standard if self.axes is None else standard @ self.axes.astype(np.float32)
         if self.row_length is None:
