@@ -63,6 +63,7 @@ class _DroppingAttention(Function):
         gradient = gradient.flatten(0, 1) * ctx.factor
         scores = (gradient @ value.mT).view_as(left).mul_(left).addcmul_(weights, total, value=-1.0).flatten(0, 1)
         # contiguous, whatever key_value is: else flatten would copy, and bmm write to the copy
+        # key and value in one tensor: each product writes its half, and nothing is copied together
         key_value_gradient = torch.empty_like(key_value, memory_format=torch.contiguous_format)
         key_gradient, value_gradient = key_value_gradient.flatten(1, 2)
         torch.bmm(scores.mT, query.flatten(0, 1), out=key_gradient)

@@ -69,6 +69,7 @@ class EventTable(ItemTable):
 
     def initialise(self) -> None:
         """Draw new values, such that each part, and an item's vector, is spread as a row of a full table."""
+        # the mean of n rows is spread 1 / sqrt(n) as far as one of them
         nn.init.normal_(self.weight, std=INIT_STD * (2**0.5 if self.averages else 1.0))
         nn.init.normal_(self.price_table, std=INIT_STD)
         nn.init.normal_(self.code_table, std=INIT_STD * CODES_PER_QUERY**0.5)
@@ -77,6 +78,7 @@ class EventTable(ItemTable):
                 table[UNKNOWN_ROW].zero_()
         for module in self.modules():
             if isinstance(module, nn.Linear):
+                # keeps the spread of what goes through, so that what comes out is spread as a table's row
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 nn.init.zeros_(module.bias)
 

@@ -18,6 +18,7 @@ from ml.models.padding import Grid, grid_of_tokens, visible_positions
 from ml.models.transformer import SequenceEmbedding
 from schemas.tokens import PAD
 
+# both as in the authors' code
 N_TIME_BUCKETS = 128
 TIME_BUCKET_WIDTH = 0.301
 """A bucket is so much of the natural logarithm of the seconds between two events: one and a third times as many."""
@@ -47,6 +48,7 @@ class HstuLayer(nn.Module):
         """
         gate, others = F.silu(self.projection(self.norm(x))).tensor_split([x.shape[1]], dim=1)
         value, query, key = grid.heads(others, 3, self.n_heads)  # [B, H, L, D/H]
+        # not divided by the root of the head's width, as in the authors' code
         scores = query @ key.mT + self._position_biases(grid.width)
         if time_buckets is not None:
             scores = scores + self.time_bias(time_buckets).squeeze(-1)

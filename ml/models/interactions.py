@@ -66,6 +66,7 @@ class BinnedCounters(nn.Module):
         numbers : float32 [B, F]
         """
         values = numbers.T.contiguous()  # [F, B]
+        # clamped: numbers beyond the outer knots, and what is not finite, get an outer bin here
         bins = (torch.searchsorted(self.knots, values, right=True) - 1).clamp(0, self.n_bins - 1)
         low, high = self.knots.gather(1, bins), self.knots.gather(1, bins + 1)
         share = torch.where(high > low, (values - low) / (high - low), 0.0)

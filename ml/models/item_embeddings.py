@@ -196,6 +196,7 @@ class ProductTable(ItemTable):
         if candidates.ndim == 2:
             return products(vectors, self.vectors(candidates))
         parts = self.weight.unflatten(0, (self.n_splits, self.n_parts))  # [S, 259, D/S]
+        # each part is scored once, then an item's parts are added up: no tensor [M, K, S] is made
         part_scores = parts @ vectors.unflatten(1, (self.n_splits, -1)).permute(1, 2, 0)  # [S, 259, M]
         return F.embedding_bag(self._parts(candidates), part_scores.flatten(0, 1), mode="sum").T  # [K, M] -> [M, K]
 

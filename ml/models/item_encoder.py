@@ -57,6 +57,7 @@ class ItemEncoder(SequenceEncoder):
             self.own_output_table.initialise()
         if self.temperature is not None:
             nn.init.constant_(self.temperature, self.initial_temperature)
+        # tables have drawn their own already, with spreads of their own
         own = {id(module) for table in (self.item_table, self.output_table) for module in table.modules()}
         for module in (module for module in self.modules() if id(module) not in own):
             if isinstance(module, nn.Linear | nn.Embedding):

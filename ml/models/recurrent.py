@@ -32,6 +32,7 @@ class Gru(ItemEncoder):
     ) -> None:
         super().__init__(settings, vocabulary, sparse_tables)
         size, n_layers = settings.hidden_size, settings.n_layers
+        # torch warns of a dropout between the layers of one
         between = settings.encoder_dropout if n_layers > 1 else 0.0
         self.input_dropout = Dropout(settings.embedding_dropout)
         self.layers = self.layers_kind(size, size, n_layers, batch_first=True, dropout=between)

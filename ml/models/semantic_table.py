@@ -75,6 +75,7 @@ def _fit_centres(rows: Tensor, generator: np.random.Generator) -> Tensor:
     """Float [K, C], the centres of Lloyd's k-means on a sample of rows (float [N, C]); K is at most ``N_CLUSTERS``."""
     if len(rows) > SAMPLE:
         rows = rows[torch.from_numpy(generator.choice(len(rows), SAMPLE, replace=False))]
+    # of different rows, or centres that begin equal would leave clusters empty
     different = rows.unique(dim=0)
     first = generator.choice(len(different), min(N_CLUSTERS, len(different)), replace=False)
     centres = different[torch.from_numpy(first)]
@@ -82,5 +83,6 @@ def _fit_centres(rows: Tensor, generator: np.random.Generator) -> Tensor:
         nearest = torch.cdist(rows, centres).argmin(dim=1)
         sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
         counts = torch.bincount(nearest, minlength=len(centres)).unsqueeze(1)
+        # a cluster that lost all its rows keeps its centre, not a division by none
         centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
     return centres

@@ -58,8 +58,8 @@ class SequenceEmbedding(nn.Module):
 
     def forward(self, items: Tensor, grid: Grid, batch: SequenceBatch[Tensor]) -> Tensor:
         """Float [N, D] from the vectors of a batch's items, float [N, D]."""
-        # counted from the end: a recent token has the same vector however wide its batch is padded
         items = items if self.scale == 1.0 else items * self.scale
+        # positions count from the end: a recent token has the same vector however wide its batch is padded
         if self.counts_baskets:
             baskets = baskets_from_newest(batch).flatten()
             embedded = items + self.position_table(baskets if grid.positions is None else baskets[grid.positions])

@@ -37,6 +37,7 @@ class AllAction(NextItem):
         is_chosen = lowest_of_sequences(chosen, n_after > 0, batch, self.settings.all_action.positions)
         n_soon = self._count_soon(batch, n_after)
         ahead = torch.minimum(1 + (offsets * n_soon).long(), n_soon)
+        # past the end only at positions that are not chosen
         positives = (batch_index(token_ids) + ahead).clamp(max=token_ids.shape[1] - 1)
         prepared = predict_tokens(batch, token_ids.gather(1, positives), is_chosen, most_targets)
         return self.with_negatives(prepared, token_ids, generator)
@@ -67,6 +68,7 @@ def lowest_of_sequences(draws: Tensor, may_be: Tensor, batch: SequenceBatch[Tens
     shape, nowhere = draws.shape, draws.numel() + 1
     rows = torch.arange(1, 1 + shape[0], device=draws.device).unsqueeze(1)
     numbers = torch.where(may_be, rows if batch.segments is None else batch.segments, nowhere).flatten()
+    # the sequence before the point, the draw behind it: one sort orders the draws of all sequences
     order = (numbers + draws.flatten().double()).argsort()
     of_order, index = numbers[order], torch.arange(len(order), device=order.device)
     is_first = torch.cat([torch.ones_like(of_order[:1], dtype=torch.bool), of_order[1:] != of_order[:-1]])

@@ -102,6 +102,7 @@ def mask_tokens(
     if baskets is not None:
         of_tokens = torch.where(token_ids == PAD, width, baskets)
         first, last = sequence_least(of_tokens, segments), -sequence_least(-baskets, segments)
+        # one draw for all of a basket: its number picks one of the row's draws
         draws = torch.where(first == last, draws, draw(token_ids.shape).gather(1, baskets))
     is_chosen = _choose_positions(token_ids, segments, settings.mask_prob, draws)
     is_masked = torch.where(is_last_only, is_last, is_chosen)

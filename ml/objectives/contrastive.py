@@ -89,6 +89,7 @@ class Contrastive(Objective):
         logits = pasts @ futures.T / self.settings.temperature  # [F, F]
         own = torch.arange(len(of_future), device=logits.device)
         matched = F.cross_entropy(logits, own, reduction="sum")
+        # both terms weigh alike, however many rows have a future
         return total + matched * len(past) / max(1, len(of_future))
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:

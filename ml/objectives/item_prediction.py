@@ -48,6 +48,7 @@ class ItemPrediction(Objective):
         if candidates is None:
             outputs = torch.arange(FIRST_OUTPUT, self.vocabulary.n_tokens, device=hidden.device)
             labels = targets["labels"]
+            # outputs begin at FIRST_OUTPUT, and NO_LABEL must stay what cross_entropy leaves out
             labels = torch.where(labels == NO_LABEL, NO_LABEL, labels - FIRST_OUTPUT)
             return F.cross_entropy(score(outputs), labels, ignore_index=NO_LABEL, reduction="sum")
         positives, columns = targets["positives"], targets["columns"]
@@ -73,6 +74,7 @@ class ItemPrediction(Objective):
         drawn = torch.randint(FIRST_ITEM, self.vocabulary.n_tokens, shape, generator=generator, device=generator.device)
         held = token_ids[batch.positions // token_ids.shape[1]]  # [M, L]
         is_held = (drawn.unsqueeze(2) == held.unsqueeze(1)).any(dim=2)  # [M, OWN_DRAWS]
+        # argmin gives the first that is not held, or the first of all where all are
         negatives = drawn.gather(1, is_held.int().argmin(dim=1, keepdim=True)).squeeze(1)
         positives = torch.cat([batch.targets["positives"], negatives])  # all rows of the table that the loss reads
         return replace(batch, targets={**batch.targets, "negatives": negatives, "positives": positives})
@@ -98,6 +100,7 @@ def predict_tokens(
     number = is_target.cumsum(0)  # of a target, from 1; those past the bound go where nobody reads
     slot = torch.where(is_target & (number <= most_targets), number - 1, most_targets)
     every_position = torch.arange(len(slot), device=slot.device)
+    # one more than the bound: the last slot takes all that is no target
     positions = slot.new_zeros(most_targets + 1).scatter_(0, slot, every_position)[:most_targets]
     n_targets = number[-1].clamp(max=most_targets)
     is_real = torch.arange(most_targets, device=slot.device) < n_targets

@@ -52,6 +52,7 @@ class NextEventHeads(nn.Module):
         self.to_type = nn.Linear(hidden_size, n_types)
         self.to_wait = nn.Linear(hidden_size, 1)
         for name, of_items in (("sku_shares", sku_shares), ("item_kinds", item_kinds), ("skus", skus)):
+            # not persistent: they follow from the attributes, and a checkpoint need not hold them
             self.register_buffer(name, of_items, persistent=False)
 
 
@@ -105,6 +106,7 @@ class NextEvent(Objective):
         if attributes is None:
             raise ValueError("next_event: expected a vocabulary with its items' attributes, to train on")
         n_events = torch.zeros(len(attributes), dtype=torch.float64)
+        # in float64: float32 counts no further than 2**24 events
         n_events[self.skus] = torch.from_numpy(attributes.n_events)[self.skus].double()
         sku_shares = (n_events / n_events.sum().clamp(min=1)).float()
         self.heads = NextEventHeads(hidden_size, self.n_types, sku_shares, self.kinds, self.skus)

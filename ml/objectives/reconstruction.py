@@ -37,6 +37,7 @@ class Decoder(nn.Module):
     def __init__(self, hidden_size: int, n_types: int, classes: Tensor) -> None:
         super().__init__()
         sizes = [1 + n_types, *(1 + int(field.max()) for field in classes.T)]
+        # not persistent: they follow from the attributes, and a checkpoint need not hold them
         self.register_buffer("classes", classes, persistent=False)
         self.tables = nn.ModuleList(nn.Embedding(size, hidden_size) for size in sizes)
         self.layer = nn.GRU(2 * hidden_size, hidden_size, batch_first=True)

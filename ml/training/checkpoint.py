@@ -103,6 +103,7 @@ def _read_card(folder: Path) -> ModelCard:
     try:
         require_regular(path, MAX_CONFIG_BYTES)
         card = _rebuilt(ModelCard, json.loads(path.read_text(encoding="utf-8")))
+        # a plain dataclass checks no types, and the folder may be another's
         TypeAdapter(EncoderSettings).validate_python(asdict(card.settings))  # types and ranges
     except (OSError, ValueError, AttributeError, TypeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{path} is missing or is no model's configuration ({error}); run train again") from error

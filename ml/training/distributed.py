@@ -136,6 +136,7 @@ class HorovodRanks(ExchangingRanks):
     def __init__(self) -> None:
         import horovod.torch as hvd
 
+        # before init, which reads the environment
         fix_horovod_environment()
         hvd.init()
         self._hvd = hvd
@@ -192,6 +193,7 @@ class TorchRanks(ExchangingRanks):
     def _allgather(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
         """By way of tensors of the greatest length: gloo and nccl gather equal ones only."""
         lengths = torch.zeros(self.world_size, dtype=torch.int64, device=tensor.device)
+        # each rank fills in its own length, and zeros elsewhere: the sum is all lengths
         lengths[self.rank] = len(tensor)
         self._dist.all_reduce(lengths)
         sizes = lengths.tolist()

@@ -37,6 +37,7 @@ def train_clients(
     """
     n_edges = ranks.sum(len(share.targets) * (np.arange(ranks.world_size) == ranks.rank))
     n_steps = int(np.ceil(n_edges.max() / settings.edges_per_batch))
+    # each rank draws its own clients; of items and relations the broadcast leaves rank 0's draws
     torch.manual_seed(mix_seed(settings.seed, ranks.rank))
     model = EdgeModel(n_items, n_relations, settings).to(device)
     clients = vector_table(len(share.client_ids), settings).to(device)

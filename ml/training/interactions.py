@@ -64,6 +64,7 @@ def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> list[
     torch.manual_seed(job.seed)
     model = InteractionNetwork(_read_knots(job), sum(job.layout.sizes), settings).to(device)
     ranks.broadcast(model)
+    # decay would pull vectors of sub-bins to zero at every step that does not meet them
     matrices = [p for p in model.parameters() if p.ndim > 1 and p is not model.counters.vectors]
     others = [p for p in model.parameters() if p.ndim == 1 or p is model.counters.vectors]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -64,6 +64,7 @@ class TrainingJob:
 
     def fingerprint(self, world_size: int) -> str:
         """Changes with anything that the weights, or a position in the data, depend on."""
+        # how vectors are made later changes no weight
         settings = replace(self.settings, training=self.settings.training.of_weights(), inference=InferenceSettings())
         decides = (replace(self.card, settings=settings), self.seed, self.data, world_size)
         return hashlib.sha256(repr(decides).encode()).hexdigest()
@@ -131,6 +132,7 @@ def train_model(
     trainer = Trainer(job, feed, ranks, report, is_time_up, on_saved)
     result = trainer.run()
     if result.is_finished and ranks.rank == 0:
+        # the result before the checkpoint goes: a kill between the two finds a finished job
         replace_text(outcome, json.dumps({"job": job_id, "result": asdict(result)}))
         trainer.run_file.unlink()
     return result

@@ -69,6 +69,7 @@ class RowAdam(Optimizer):
         change = mean / (spread * (1 - beta1**n_steps))
         after = {"n_steps": n_steps, "mean": mean, "square": square}
         if skips_zeros:
+            # by where, not by a choice of rows: to know their number is to wait for the device
             is_used = (gradient != 0).any(dim=1, keepdim=True)  # [R, 1]
             change = torch.where(is_used, change, 0.0)
             after = {name: torch.where(is_used, values, before[name]) for name, values in after.items()}

@@ -52,6 +52,7 @@ class StallWatch:
         self._latest = time.monotonic()
 
     def _loop(self) -> None:
+        # the first sign is given at once
         signed, asked = 0.0, -self._sign_seconds
         while not self._is_done.wait(min(POLL_SECONDS, self._seconds / 4)):
             latest = self._latest

@@ -110,6 +110,7 @@ class Learner:
         loss, n_targets = torch.zeros((), device=self.device), sum(batch.n_targets for batch in batches)
         # the sum over the ranks comes while the loss is computed; cached, because it can be waited for only once
         n_everywhere: Callable[[], float | Tensor] = cache(self._begin_sum(n_targets))
+        # other ranks may have batches left: then this one takes part with gradients of zero
         if not batches and not n_everywhere():
             return StepSums(loss, 0, is_over=True)
         for optimizer in self.optimizers:
