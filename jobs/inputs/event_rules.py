@@ -34,6 +34,7 @@ ROW = "row"
 
 PRODUCT_COLUMNS = (SKU, CATEGORY, PRICE, NAME)
 
+# \z and not $, which a line break may follow
 _TIME_SHAPE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}\z"
 
 # unrolled and without backtracking: a third of the time of a counted group of alternatives
@@ -119,6 +120,7 @@ def reject_others_of_sku(judged: DataFrame, name: str) -> DataFrame:
     content = F.struct(CATEGORY, PRICE, NAME)
     compared = judged.filter(F.col(REASON).isNull()).select(
         F.row_number().over(_rows_of_sku()).alias("rank"),
+        # as structs, for their nulls are equal: columns compared one by one would give null
         (content == F.first(content).over(_rows_of_sku())).alias("is_equal"),
         ROW,
     )

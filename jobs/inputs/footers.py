@@ -56,6 +56,7 @@ def read_footer(path: Path) -> Footer:
                     raise
                 # an Arrow schema of newer types, such as string_view, which Parquet's own schema does without
                 file.seek(-8 - n_bytes, 2)
+                # renamed, pyarrow passes it over; at the same length, since the footer's other offsets must stay true
                 renamed = file.read().replace(_ARROW_SCHEMA, _ARROW_SCHEMA.upper())
                 metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + renamed))
                 footer = Footer(metadata.schema.to_arrow_schema(), metadata, is_plain=False)

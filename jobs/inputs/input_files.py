@@ -197,6 +197,7 @@ def read_header(file: Path, delimiter: str) -> list[str]:
     """The first line of a CSV file; InputError where that is no text in UTF-8."""
     try:
         with _open_text(file) as stream:
+            # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
             line = stream.readline(MAX_HEADER_BYTES).decode("utf-8-sig")
         if len(line) == MAX_HEADER_BYTES:
             raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
@@ -232,6 +233,7 @@ def _delta_columns(table: Path) -> list[str] | None:
             require_regular(commit)
             with commit.open(encoding="utf-8") as lines:
                 while line := lines.readline(MAX_SCHEMA_BYTES):
+                    # nearly all lines are of files with their statistics: parsing each would take long
                     action = json.loads(line) if '"metaData"' in line else {}
                     if schema := action.get("metaData", {}).get("schemaString"):
                         return [field["name"] for field in json.loads(schema)["fields"]]

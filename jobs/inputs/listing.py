@@ -56,6 +56,7 @@ def list_source(source: Path) -> Listing:
     skipped: dict[Path, str] = {}
     folders, found = [source], {source.resolve(): source}
     try:
+        # the list grows as it is walked, by the folders that are found
         for folder in folders:
             _check_format(folder)
             for path in sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_"))):
@@ -87,6 +88,7 @@ def _why_skipped(path: Path) -> str | None:
     """Why a file of a source's folder holds no rows; None where it does, or says so by its name."""
     if path.name.endswith("._COPYING_"):
         return "a copy under way"  # Spark skips it too
+    # by its name: a damaged file is no reason to skip it. A link to nothing is refused by _check_file
     if path.suffix.lower() in _PARQUET_NAMES or not path.exists():
         return None
     if not path.is_file():

@@ -137,6 +137,7 @@ def with_buckets(products: DataFrame) -> DataFrame:
 
     Collects these; equal amounts have one bucket.
     """
+    # exact: percentile_approx depends on how the rows are partitioned
     (row,) = products.agg(F.percentile(PRICE, QUANTILES).alias("amounts")).collect()
     limits = F.array(*(F.lit(float(amount)) for amount in row["amounts"] or []))
     n_exceeded = F.size(F.filter(limits, lambda limit: limit < F.col(PRICE))).cast("bigint")

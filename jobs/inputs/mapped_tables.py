@@ -147,6 +147,7 @@ class MappedInputs:
         rows, column = self.rows[name], self.columns[name][0].value
 
         def count() -> int:
+            # a column of data too: the filter reads that of malformed lines, and Spark refuses a query of it alone
             return int(rows.agg(F.count("*"), F.count(column)).collect()[0][0])
 
         return Source(where, table, count, good, bad, self.files[name], count_lines=self.lines.get(name))

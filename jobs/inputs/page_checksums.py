@@ -64,6 +64,7 @@ def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> int:
     if not 0 <= start <= end <= len(content):
         raise PageError(f"column {column!r} at bytes {start} to {end}, of {len(content)}")
     position, row_bytes = start, 0
+    # each view is released before the map is closed, which fails while one is left
     with memoryview(content) as file:
         while position < end:
             try:
@@ -84,6 +85,7 @@ def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> int:
                     f"{MAX_PAGE_BYTES:,}"
                 )
             with file[page_start : page_start + n_bytes] as page:
+                # Thrift has signed numbers alone
                 if _CHECKSUM in fields and zlib.crc32(page) != fields[_CHECKSUM] & 0xFFFFFFFF:
                     raise PageError(f"the page at byte {position} of column {column!r} does not have its CRC")
             position = page_start + n_bytes

@@ -160,16 +160,20 @@ def _read(
     if kind == "parquet":
         return reader.options(mergeSchema=True, **PARQUET_OPTIONS).parquet(*paths)
     if kind == "json":
+        # all values as text, as in CSV: of numbers Spark would infer a type by all of the files, double for some ids
         return reader.options(columnNameOfCorruptRecord=MALFORMED, primitivesAsString=True).json(paths)
     options: dict[str, str | bool] = {
         "sep": settings.delimiter,
         "header": not settings.header,
+        # quotes in quotes are doubled, as RFC 4180 has it; Spark's default is a backslash
         "escape": '"',
+        # each file's header is compared with the schema; by default Spark takes columns by their position
         "enforceSchema": False,
     }
     if found:
         names = read_header(found.files[0], settings.delimiter) if not settings.header else settings.header
     else:
         names = settings.header or spark.read.options(**options).csv(paths).columns
+    # all as text: of a line with one value that is no number, Spark would say that it is malformed as a whole
     schema = StructType([StructField(name, StringType()) for name in (*names, MALFORMED)])
     return reader.options(columnNameOfCorruptRecord=MALFORMED, **options).schema(schema).csv(paths)

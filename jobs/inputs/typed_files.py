@@ -80,6 +80,7 @@ class TypedFiles:
         if first is None:
             return None
         n_rows = 0
+        # without a dictionary, as write_table's is_log: ids and times hardly repeat within a file
         with pq.ParquetWriter(path, first.schema, compression="snappy", use_dictionary=False) as writer:
             for rows in chain([first], batches):
                 writer.write_batch(rows)
