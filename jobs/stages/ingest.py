@@ -62,6 +62,7 @@ class Counts:
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
+    # an error where the configuration has none: windows and labels are made of purchases
     config.behaviour(PRODUCT_BUY)
     inputs: Inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
     check_any_purchase(inputs.events(PRODUCT_BUY))  # before anything is written
@@ -87,6 +88,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
             replace(count, n_duplicates=n_duplicates.get(source.table.name))
             for source, count in zip(sources, counts, strict=True)
         ]
+    # before the checks: whoever gets their message looks at the rejects in this table
     write_quarantine(spark, sources, counts, workspace, number)
     quarantine = read_table(spark, workspace, QUARANTINE)
     reasons = collect_reasons(quarantine)

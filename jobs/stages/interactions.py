@@ -143,6 +143,7 @@ def collect_labels(shop: Shop, start: datetime, end: datetime) -> dict[str, list
     """
     bought = events_before(shop.events[PRODUCT_BUY], end).filter(F.col(c.TIMESTAMP) >= timestamp_literal(start))
     purchases = purchases_with_properties(bought, shop.products)
+    # without earlier purchases: those tell new skus apart, which no head asks for
     top = collect_top_labels(count_values(purchases, purchases.limit(0)))
     return {PROPENSITY[task]: [own for own, _ in top[task]] for task in HEADS if task in top}
 

@@ -116,7 +116,8 @@ class Place:
 
         here = copy.here(scratch_folder())
         push()  # what a start of the ranks before this one could not
-        ranks.sum([0.0])  # then the others look
+        # a sum ends when all ranks take part: none looks at the store before rank 0 has copied
+        ranks.sum([0.0])
         if here is copy:
             return plans, self.metrics, push
         here.pull(*TRAINED)

@@ -79,6 +79,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         raise InputError(
             f"no behaviour has an item with enough events before {windows.input_end}; the data is too short"
         )
+    # without merged streams too, where an earlier run had some: its rows would be of other vocabularies
     if merged or exists(spark, workspace.table(ITEM_ATTRIBUTES.name)):
         write_item_attributes(spark, config, workspace)
 
