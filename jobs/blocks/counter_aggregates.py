@@ -208,6 +208,7 @@ def bg_nbd_alive(log: ClientLog, behaviour: str | None = None) -> Values:
     r, alpha, a, b = BG_NBD.values()
     with np.errstate(over="ignore"):  # an infinite chance of having left is 0 of being there
         left = a / (b + n_repeats - 1) * ((alpha + total) / (alpha + last)) ** (r + n_repeats)
+        # by this model a client leaves after a repeat alone: one that has come once is there
         alive = np.where(n_repeats > 0, 1 / (1 + left), 1.0)
     return np.where(np.isnan(total), np.nan, alive)
 
@@ -298,15 +299,16 @@ def _n_spans(log: ClientLog, span_of_day: Callable[[NDArray[np.int64]], NDArray[
 
 def _quantile(values: Values, client: NDArray[np.int64], n_clients: int, share: float) -> Values:
     """Of each client's values, float64 [C]."""
+    # one sort for all clients: np.quantile would be called for each of them
     ordered = values[np.lexsort((values, client))]
     n_values = np.bincount(client, minlength=n_clients)
     has_any = n_values > 0
-    place = (n_values[has_any] - 1) * share
-    low = np.floor(place).astype(np.int64)
+    at = (n_values[has_any] - 1) * share
+    low = np.floor(at).astype(np.int64)
     first, last = (np.cumsum(n_values) - n_values)[has_any], np.cumsum(n_values)[has_any] - 1
     below, above = ordered[first + low], ordered[np.minimum(first + low + 1, last)]
     found = np.full(n_clients, np.nan)
-    found[has_any] = below + (place - low) * (above - below)
+    found[has_any] = below + (at - low) * (above - below)
     return found
 
 

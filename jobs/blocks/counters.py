@@ -257,6 +257,7 @@ def count_clients(
         packed = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(len(logs) * len(counters) * numbers.itemsize), len(numbers), [None, pa.py_buffer(numbers)]
         )
+        # the buffer is taken as it is, of one size for each client; Spark knows binary of any size alone
         return pa.table({c.CLIENT_ID: events.client_ids, NUMBERS: packed.cast(pa.binary())})
 
     return finish
@@ -287,6 +288,7 @@ def collect_scaling(counted: DataFrame, n_columns: int) -> Scaling:
     n, total, squares = parts[:, :3].sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / n
+        # not below 0, where rounding would bring a column that hardly varies
         deviation = np.sqrt(np.maximum(0, squares / n - mean**2))
     lowest, highest = parts[1:, 3].min(axis=0, initial=np.inf), parts[1:, 4].max(axis=0, initial=-np.inf)
     return Scaling(sum(row["n"] for row in rows), mean, deviation, lowest, highest)

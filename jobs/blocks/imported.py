@@ -77,6 +77,7 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
     """
     n_rows = len(np.load(folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False))
     exponents = folder / COLUMN_EXPONENTS
+    # powers of two, by which float32 is multiplied without an error
     factors = np.exp2(np.float32(json.loads(exponents.read_text()) if exponents.exists() else 0.0))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

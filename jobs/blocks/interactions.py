@@ -143,6 +143,7 @@ def labels_after(bought: DataFrame, label_ids: DataFrame, cutoff: datetime, n_da
     moment = F.col(c.TIMESTAMP)
     ids = [F.struct(F.lit(name).alias(c.COLUMN), F.col(name).alias(c.ID)) for name in (c.CATEGORY, c.SKU)]
     values = bought.filter((moment >= start) & (moment < end)).select(c.CLIENT_ID, F.explode(F.array(*ids)).alias("of"))
+    # labels are at most a few hundred rows: purchases need not move for this join
     known = values.select(c.CLIENT_ID, "of.*").join(F.broadcast(label_ids), on=[c.COLUMN, c.ID], how="left")
     return known.groupBy(c.CLIENT_ID).agg(F.array_sort(F.collect_set("label")).alias(c.LABELS))
 
@@ -156,6 +157,7 @@ def write_rows(rows: DataFrame, n_most: int, url: str) -> DataFrame:
     url : of a folder
     """
     order = [F.xxhash64(c.CLIENT_ID, DAYS_BEFORE), F.col(c.CLIENT_ID), F.col(DAYS_BEFORE)]
+    # by a bound: to count the rows would compute all counters once more
     parted = rows.repartition(max(1, -(-n_most // ROWS_PER_FILE)), order[0]).sortWithinPartitions(*order)
     parted.write.mode("overwrite").option("parquet.block.size", ROW_GROUP_BYTES).parquet(url)
     return rows.sparkSession.read.parquet(url)
@@ -189,9 +191,11 @@ def _make_vectors(model: Path, settings: InteractionSettings, n_counters: int) -
         try:
             network = load_network(model, settings).to(device)
             for batch in batches:
+                # a copy: Arrow's memory must not be written to, and torch has no such tensors
                 numbers = torch.tensor(unpack_numbers(batch.column(NUMBERS), n_counters))
                 with torch.inference_mode():
                     made = [network(part.to(device)).cpu() for part in numbers.split(ROWS_PER_PASS)]
+                # with an empty one, for a batch without rows: torch.cat takes no empty list
                 vectors = torch.cat([torch.empty(0, sum(settings.ranks)), *made]).numpy()
                 yield pa.RecordBatch.from_arrays(
                     [batch.column(c.CLIENT_ID), vector_lists(vectors)], names=[c.CLIENT_ID, c.VECTOR]

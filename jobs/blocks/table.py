@@ -63,6 +63,7 @@ def write_blocks(
         the files
     """
     spark = rows.sparkSession
+    # quoted by repr: names are letters, digits, _, . and -, as the settings see to, and hold no quote
     where = f"{c.BLOCK} in ({', '.join(repr(name) for name in [*(block.name for block in blocks), *former])})"
     columns = [
         (block.name, position, column, block.made_from)
@@ -123,6 +124,7 @@ def collect_digests(
 ) -> dict[str, str]:
     """Digest of the rows of each of the blocks that have some: equal for equal rows, in any order."""
     row = F.xxhash64(c.CLIENT_ID, c.IS_PRESENT, c.VECTOR)
+    # xor takes rows in any order; the count is beside it, for two equal rows cancel out
     digests = read_rows(spark, workspace, names, cutoff).groupBy(c.BLOCK).agg(
         F.count("*").alias("n"), F.hex(F.bit_xor(row)).alias("digest")
     )  # fmt: skip

@@ -65,6 +65,7 @@ def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[s
     model sees them: they are many times smaller than vectors.
     """
     relevant = rows_of_clients(sequences, clients)
+    # the streams are named: Spark would run a job to find the pivot's values. Each client has one row of each
     by_client = relevant.groupBy(CLIENT_ID).pivot(BEHAVIOUR, list(streams)).agg(F.first(F.struct(*BYTES_OF)))
     return clients.join(by_client, on=CLIENT_ID, how="left").select(POSITION, CLIENT_ID, *streams)
 
