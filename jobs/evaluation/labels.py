@@ -49,6 +49,7 @@ def collect_top_labels(counts: DataFrame, n_labels: int = tasks.MAX_LABELS) -> d
     counts : as ``count_values`` gives them
     """
     totals = _collect_totals(counts)
+    # one task ranks few rows: Spark 3.5 keeps the first of each part before the shuffle (WindowGroupLimit)
     rank = F.row_number().over(Window.partitionBy(c.TASK).orderBy(F.col(_N).desc(), F.col(_ID)))
     rows = counts.withColumn("rank", rank).filter(F.col("rank") <= n_labels).collect()
     rows.sort(key=lambda row: (row[c.TASK], row["rank"]))
@@ -135,6 +136,7 @@ def _collect_bought(purchases: DataFrame, labels: DataFrame, clients: DataFrame)
         purchases.join(clients.select(c.CLIENT_ID, c.POSITION), on=c.CLIENT_ID, how="inner")
         .select(c.POSITION, c.WINDOW, _values(list(tasks.PROPENSITY)))
         .select(c.POSITION, c.WINDOW, "value.*")
+        # at most tasks.MAX_LABELS rows a task
         .join(F.broadcast(labels.select(c.TASK, _ID, _LABEL)), on=[c.TASK, _ID], how="left")
         .groupBy(c.POSITION)
         .agg(

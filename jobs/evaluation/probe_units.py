@@ -191,6 +191,7 @@ def score_units(
         probe_progress(units[0].epochs, n_epochs),
         ThreadPoolExecutor(max_workers=n_at_once or max(1, context.defaultParallelism)) as pool,
     ):
+        # a Python thread has a thread of the JVM for itself, which would lack the local properties of this one
         futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
@@ -261,6 +262,7 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
             on_epoch=append_epoch,
         )
     except PipelineError as error:
+        # returned, not raised: Spark would try again, and hide the message in its own
         return type(error)(f"entry {unit.entry.name}: {error}")
     finally:
         release_device()

@@ -66,9 +66,8 @@ def score_entries(
             "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
             "stages from split with windows.mode=evaluate"
         )
-    further = [
-        Path(entry).resolve() for entry in config.probe.entries
-    ]  # executors have a working directory of their own
+    # executors have a working directory of their own
+    further = [Path(entry).resolve() for entry in config.probe.entries]
     entries = entries or [*list_entries(workspace, list(config.encoders)), *further]
     clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
     check_entries(entries, read_client_ids(snapshot_files(clients)))
@@ -88,6 +87,7 @@ def score_entries(
 def list_entries(workspace: Workspace, encoders: list[str]) -> list[Path]:
     """The entries' folders: baseline, activity, the encoders in order, ensemble, then any other by name."""
     order = [BASELINE, ACTIVITY, *encoders, ENSEMBLE]
+    # a dot begins the names of entries that are being written
     folders = [path for path in (workspace.out / "entries").glob("*") if path.is_dir() and path.name[0] != "."]
     if not folders:
         raise EntryError(
@@ -159,6 +159,7 @@ def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TAS
 
 def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[tuple[str, str], tuple[int, list[int]]]:
     """(task, window) -> its clients, and how many of them have a 1 at each label."""
+    # of the many labels the few ones alone become rows
     number_of_one = F.transform(c.LABELS, lambda label, number: F.when(label == 1, number))
     numbers = F.concat(F.array(F.lit(-1)), F.array_compact(number_of_one))  # -1 counts the clients themselves
     rows = (

@@ -134,6 +134,7 @@ class Stage:
         workspace.pull(*self.opens)
         started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
+            # only now: stages import Spark and torch, which `ubp --help` and `ubp status` do without
             importlib.import_module(self.module).run(spark, config, workspace, **options)
         seconds = round(time.monotonic() - started, 2)
         # by name, for other stages may have added lines meanwhile

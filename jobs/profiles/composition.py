@@ -207,6 +207,7 @@ def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
     """The same rows in batches that end with a client's last row, of ``n_rows`` that each client has."""
     rest: list[pa.RecordBatch] = []
     for batch in batches:
+        # a table without rows has no batch. Nothing is left in the end: a range of positions holds its clients whole
         (joined,) = pa.Table.from_batches([*rest, batch]).combine_chunks().to_batches() or [batch]
         n_whole = joined.num_rows - joined.num_rows % n_rows
         rest = [joined.slice(n_whole)]

@@ -90,6 +90,7 @@ def column_exponents(peaks: NDArray[np.floating]) -> NDArray[np.int32]:
     ----------
     peaks : float [d], the largest magnitude of each column
     """
+    # x = m * 2^e with 0.5 <= m < 1, so that 2^e brings it to 1 or below; a power of two needs one less
     mantissas, exponents = np.frexp(peaks.astype(np.float64) / float(np.finfo(np.float16).max))
     return np.maximum(0, exponents - (mantissas == 0.5)).astype(np.int32)
 
