@@ -80,6 +80,7 @@ def collect_sequence_facts(sequences: DataFrame, limits: dict[str, int]) -> dict
             F.count_if(is_truncated).alias("n_truncated"),
         )
     )
+    # by its bits: the logarithm of a power of two may be a little less than a whole number
     power = (F.length(F.bin(N_EVENTS)) - 1).alias("power")
     bins = sequences.groupBy(BEHAVIOUR, power).agg(F.count("*").alias("n")).collect()
     histograms = {name: sorted((row.power, row.n) for row in bins if row[BEHAVIOUR] == name) for name in totals}
@@ -138,6 +139,7 @@ def collect_profile_map(profiles: DataFrame, sequences: DataFrame, n_clients: in
     if vectors.ndim != 2 or min(vectors.shape) < 3:
         return None
     n_events = F.coalesce(F.sum(N_EVENTS), F.lit(0)).alias(N_EVENTS)
+    # the sample is MAX_MAPPED_CLIENTS rows at most: the sequences need not move
     of_client = F.broadcast(sampled.select(POSITION, CLIENT_ID)).join(sequences, CLIENT_ID)
     events_at = {row[POSITION]: row[N_EVENTS] for row in of_client.groupBy(POSITION).agg(n_events).collect()}
     points, explained = principal_plane(vectors)

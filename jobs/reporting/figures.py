@@ -91,6 +91,7 @@ def _inline_svg(
 
     @functools.wraps(draw)
     def render(title: str, *args: _Inputs.args, **kwargs: _Inputs.kwargs) -> InlineFigure:
+        # in hexadecimal: an id holds no blank, and a title may be any behaviour's name
         name = f"{draw.__name__}-{title.encode().hex()}"
         with rc_context({**_STYLE, "svg.hashsalt": name}):  # without a salt ids are random, and no two pages equal
             stream = io.StringIO()
@@ -102,7 +103,9 @@ def _inline_svg(
 
 def _for_page(svg: str, name: str, about: str) -> str:
     """One SVG element whose ids are its own, with the page's colours and nothing that reaches beyond it."""
+    # matplotlib's style is of *: within a page it would hold for all of it
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # without a size of its own the figure takes the width that the page gives it
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub("|".join(_VARIABLES), lambda found: f"var({_VARIABLES[found[0]]})", svg)

@@ -47,6 +47,7 @@ def track_run(config: PipelineConfig, workspace: Workspace) -> str:
         for start in range(0, len(parameters), 100):  # MLflow's limit for one call
             client.log_batch(run.info.run_id, params=parameters[start : start + 100])
         figures = (Metric(*figure) for figure in list_figures(read_metrics(workspace.metrics)))
+        # MLflow's limit again
         while batch := list(islice(figures, 1000)):
             client.log_batch(run.info.run_id, metrics=batch)
         for name in ("report.html", "scores.json", "config.yaml"):
