@@ -154,11 +154,11 @@ def _validate(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config, arguments.set)
     n_clients, width = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
-    told = (
+    message = (
         f"{arguments.entry}: {n_clients:,} relevant clients, each once, and as many profiles of {width} "
         "float16 numbers, all finite: the entry keeps the competition's rules\n"
     )
-    sys.stdout.write(printable(told))
+    sys.stdout.write(printable(message))
 
 
 def _vacuum(arguments: argparse.Namespace) -> None:
@@ -248,6 +248,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     workspace.prepare()
     _lock(arguments, workspace)
     if workspace.working_copy:
+        # under the lock: what another run copied into the store before is there
         workspace.working_copy.start()
         arguments.locks.enter_context(_copied_back(workspace))
     return config, workspace

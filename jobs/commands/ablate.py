@@ -48,6 +48,7 @@ def run(
             rows.write.mode("overwrite").partitionBy(PROFILE).parquet(composed)
             profiles = spark.read.schema(PROFILES.ddl).parquet(composed)
             widths = export_profiles(profiles, entries, clients.count())
+        # before they are scored: executors on other hosts fetch entries from the store
         workspace.push(folder.name)
         scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:

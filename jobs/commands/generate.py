@@ -149,6 +149,7 @@ def _write_oracle(spark: SparkSession, directory: Path, settings: ShopSettings, 
             is_relevant = np.isin(client_ids, relevant)
             own = client_ids[is_relevant]
             states = rectangle(batch.column(c.VECTOR), np.dtype(np.float32))[is_relevant]
+            # the relevant clients were saved by rising id
             writer.write(np.searchsorted(relevant, own), own, to_float16(states))
     shutil.rmtree(rows)
     log.info("  oracle: %d columns, %.1f s", width, time.monotonic() - started)

@@ -27,6 +27,7 @@ def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None)
     records = read_records(workspace)
     if not records:
         return f"{workspace.out} has no {PROVENANCE}: no stage of this version wrote into it\n"
+    # no location is compared: this command has no --tables, and the records name theirs
     call = replace(describe_call(config, workspace, reads_ingested=False), tables=None) if config else Call()
     outputs = {**call.needs, **dict.fromkeys(STAGE_NAMES), **records}.keys() - {TRAIN}
     in_order = sorted(outputs, key=lambda output: (STAGE_NAMES.index(stage_of(output)), output))

@@ -13,6 +13,7 @@ HOURS = np.array([2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 10, 10, 10, 10, 9, 9, 10, 11, 13
 
 def spread_ids(indices: np.ndarray) -> np.ndarray:
     """Ids below 2**32 that differ where the indices do and keep no order (an odd factor is invertible)."""
+    # Knuth's factor, 2**32 over the golden ratio: neighbours go far apart
     return (indices.astype(np.uint64) * np.uint64(2_654_435_761) % np.uint64(2**32)).astype(np.int64)
 
 

@@ -97,6 +97,7 @@ def _fit(
 
 
 def _round_shares(n_things: int, level: np.ndarray, share: np.ndarray) -> CountTable:
+    # 1e-9: at full size the largest count has the share of half a thing, which must round to one
     return CountTable(level, np.floor(n_things * share + 0.5 + 1e-9).astype(np.int64))
 
 
@@ -113,6 +114,7 @@ def _share_from(counts: np.ndarray, shares: dict[int, float], tail_slope: float 
     if tail_slope is not None:
         above = quantile[-1] + (wanted - known[-1]) / max(tail_slope, 1e-12)
         found = np.where(wanted > known[-1], above, found)
+    # erfc: of the small shares of a tail, 1 - cdf would lose the digits
     share = np.array([erfc(z / sqrt(2.0)) / 2.0 for z in found.tolist()])
     return np.where(counts <= 1, shares[1], share)
 

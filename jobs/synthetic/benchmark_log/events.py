@@ -91,6 +91,7 @@ def draw_block(block: int, behaviour: str, plan: LogPlan) -> Events:
     within = (nth - session * length[client]) * _PACE + pauses
     second = session_start[first_session[client] + session] + within.astype(np.int64)
     last_second = settings.n_days * SECONDS_PER_DAY - 1
+    # the last day's sessions end with it: all events of the plan stay in the log
     return Events(spread_ids(rank)[client], np.minimum(second, last_second), number[mine] - start)
 
 

@@ -82,6 +82,7 @@ def scale_sizes(n_events: int) -> Sizes:
 def find_n_events(behaviour: str, n_rows: int) -> int:
     """The smallest log with exactly so many rows of a behaviour."""
     share = PUBLISHED.n_rows[behaviour] / PUBLISHED.n_events
+    # rounding moves a behaviour's rows by one, those of page visits by a few
     margin = round(5 / share)
     around = round(n_rows / share)
     return next(

@@ -75,6 +75,7 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
     # the order of the draws is part of what a seed means: moved, a line makes another shop
     rng = np.random.default_rng([settings.seed, 0])
     n_products, n_categories = settings.n_products, settings.n_categories
+    # half of the products are dealt evenly: no category stays empty
     least = n_products // (2 * n_categories)
     shares = rng.dirichlet(np.full(n_categories, 2.0))
     sizes = least + rng.multinomial(n_products - least * n_categories, shares)

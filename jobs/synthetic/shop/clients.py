@@ -96,6 +96,7 @@ class Chain:
         self, rng: Generator, day: int, clients: Clients, catalogue: Catalogue, settings: ShopSettings
     ) -> "Chain":
         """The state on ``day``, of that on the day before."""
+        # one draw serves two rules where no client is under both: phases end in intent and begin at rest
         chance = rng.random((4, len(self.waited)))
         ends = self.has_intent & (chance[0] < 1 / _INTENT_DAYS)
         leaves = ends & (chance[1] < clients.leave_chance)

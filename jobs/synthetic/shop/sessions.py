@@ -76,6 +76,7 @@ class Sessions:
 
     def first_from(self, client: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Each client's first session that begins at a time or later: int64, -1 where there is none."""
+        # client and time as one number, which rises as sessions are ordered: one search for all clients
         beyond = 2 * max(int(self.second.max(initial=0)), int(second.max(initial=0))) + 2
         found = np.searchsorted(self.client * beyond + self.second, client * beyond + second)
         is_own = np.append(self.client, -1)[found] == client
