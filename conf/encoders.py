@@ -148,7 +148,7 @@ class MaskingSettings(Settings):
     unit: Literal["event", "basket"] = "event"
     """What is masked: events one by one, or all those of a client's day at once."""
     last_only_share: Share = 0.1
-    """Share of sequences that hide their last item alone: how the model is asked to predict."""
+    """Share of sequences whose last item alone is masked: how the model is asked to predict."""
 
     def __post_init__(self) -> None:
         total = self.mask_share + self.random_share

@@ -24,6 +24,7 @@ FUNCTIONS = frozenset(
 )
 """Spark's functions that give the same value for the same row each time, and do nothing else."""
 
+# words of SQL that may stand before a parenthesis; the last three are types of a cast
 _BEFORE_PARENTHESES = (
     "and",
     "or",
@@ -39,6 +40,7 @@ _BEFORE_PARENTHESES = (
     "char",
     "dec",
 )
+# what begins a query or a window, and what has another value in each run
 _FORBIDDEN = (
     "select",
     "from",
@@ -96,6 +98,7 @@ def check_expression(owner: str, text: str) -> None:
             f"{owner}: expected an expression over the columns of one row, found {token!r} in {text!r}; a column of "
             "this name is written in backquotes, and a query is none",
         )
+        # ``a.b(`` would call a function b of a catalog, whatever it is named
         is_known = name in FUNCTIONS or (kind == "word" and name in _BEFORE_PARENTHESES)
         require(
             following != "(" or (is_known and previous != "."),

@@ -42,6 +42,7 @@ class BehaviourSettings(Settings):
         require(is_identifier(self.item), f"item must be a column's name of letters, digits, _; found {self.item!r}")
         ours = (CLIENT_ID, TIMESTAMP, TOKEN_ID, N_EVENTS)
         require(
+            # Spark's names of columns differ in more than case
             self.item.lower() not in ours,
             f"item must be another column than {', '.join(ours)}, which stand beside it; found {self.item!r}; "
             "name the column of the items",

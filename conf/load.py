@@ -313,6 +313,7 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
     merged = OmegaConf.create({})
     owner = "configuration"
     try:
+        # ``owner`` is what the message below names
         for owner, layer in layers:  # noqa: B007
             merged = cast(DictConfig, OmegaConf.merge(merged, layer))
         owner = "a reference between settings"

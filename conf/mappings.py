@@ -151,6 +151,7 @@ class InputSettings(Settings):
         )
         for name, column in self.columns.items():
             column.check(f"{owner}.{name}", name)
+        # the same column, whatever it is taken as
         same = self.client_id and self.item and replace(self.client_id, as_=None) == replace(self.item, as_=None)
         require(not same, f"{owner}: expected client_id and item of two columns, found one for both")
 
@@ -240,6 +241,7 @@ def _check_pattern(owner: str, pattern: str) -> None:
     wrong = [
         run[0]
         for run in re.finditer(r"([A-Za-z])\1*|['{}#]", letters)
+        # Spark takes a zone's id as VV alone
         if len(run[0]) > _PATTERN_LETTERS.get(run[0][0], 0) or (run[0][0] == "V" and len(run[0]) != 2)
     ]
     require(

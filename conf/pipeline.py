@@ -82,6 +82,7 @@ class PipelineConfig(Settings):
         taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
         for name, folder in self.ensemble.named_blocks.items():
             require(
+                # an imported entry may not have a name of ours; a block of the run has one
                 name.lower() not in (*taken, *(RESERVED if folder else ())),
                 f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
                 "of its own",
@@ -198,6 +199,7 @@ class PipelineConfig(Settings):
             encoders={
                 name: of.reading(left[name], {self.behaviours[behaviour].item for behaviour in left[name]})
                 for name, of in self.encoders.items()
+                # a merged encoder needs two behaviours, any other one
                 if len(left[name]) > of.is_merged
             },
         )

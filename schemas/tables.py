@@ -146,6 +146,7 @@ def check_columns(table: TableSchema, found: Sequence[tuple[str, str]], expected
         for name, kind in expected
         if name in found_types and found_types[name] != kind
     ]
+    # the order only where names and types agree: else it would only repeat these problems
     if not problems and list(found) != list(expected):
         problems = [f"has its columns in the order {[name for name, _ in found]}"]
     if problems:

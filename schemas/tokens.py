@@ -3,7 +3,7 @@
 PAD = 0
 """Fills a sequence up to the width of its batch; never an input event, never a label."""
 MASK = 1
-"""Stands where the model must name the hidden item."""
+"""Stands for a masked token, which the model must predict."""
 UNK = 2
 """An item that is not in the vocabulary, where the configuration keeps such events."""
 FIRST_ITEM = 3

@@ -58,6 +58,7 @@ class PackedFeed:
 
     def _epoch(self, epoch: int, skip: int) -> Batches:
         with closing(self._feed.training(epoch)) as batches:
+            # which sequences a batch holds follows from all before it: none can be passed over unpacked
             packed = pack_batches(batches, self._n_rows, self._width)
             yield from (batch for number, batch in enumerate(packed) if number >= skip)
 
@@ -179,6 +180,7 @@ def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.i
             n = min(len(rows), len(waiting))
             starts[waiting[:n]] = rows[:n] * width + width - room
             waiting = waiting[n:]
+            # rows that were not needed keep their room, the others have less from now on
             for left, of_it in ((room, rows[n:]), (room - length, rows[:n])):
                 if left and len(of_it):
                     if left not in rows_by_room:

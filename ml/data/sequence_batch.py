@@ -63,6 +63,7 @@ class SequenceBatch(Generic[Column]):
         """Tokens of each sequence, [N]; of a batch of numpy arrays."""
         if self.segments is None:
             return (self.token_ids != PAD).sum(axis=1)  # type: ignore[attr-defined]
+        # number 0 is PAD's
         return np.bincount(np.ravel(self.segments))[1:]  # type: ignore[call-overload]
 
     def map(self, function: Callable[[Column], Other]) -> "SequenceBatch[Other]":

@@ -123,6 +123,7 @@ class SequenceEncoder(nn.Module, ABC):
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters but ``row_parameters``."""
+        # by identity: tensors compare their elements
         rows = {id(parameter) for parameter in self.row_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in rows)
 

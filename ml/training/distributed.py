@@ -97,6 +97,7 @@ class ExchangingRanks(Ranks, ABC):
         finish_dense = [self._begin_bucket(bucket, f"dense.{number}") for number, bucket in dense]
         sparse = [(parameter, gradient) for parameter, gradient in used if gradient.is_sparse]
         if sparse:
+            # the rows are unpacked while the dense sums are still on their way
             wait_for_rows = self._allgather(pack_rows(gradient for _, gradient in sparse), "rows")
             sums = unpack_rows(wait_for_rows(), [parameter.shape for parameter, _ in sparse], self.world_size)
             for (parameter, _), total in zip(sparse, sums, strict=True):

@@ -181,12 +181,14 @@ class Trainer:
                 group = list(islice(batches, training.batches_per_step))
                 meter.wait_seconds += time.monotonic() - asked
                 sums = self.learner.step(group)
+                # not where this rank's feed ends: others may have batches left
                 if sums.is_over:
                     break
                 meter.add(sums, group)
                 n_steps, n_done = self.learner.n_steps, n_done + len(group)
                 is_checkpoint = n_steps % training.checkpoint_every_steps == 0
                 if is_checkpoint or n_steps % training.log_every_steps == 0:
+                    # looks at the loss before a checkpoint is replaced: one that is no number ends the run
                     self._report_interval(meter)
                     meter = Meter()
                 if is_checkpoint:

@@ -101,6 +101,7 @@ def build_optimizers(encoder: SequenceEncoder, settings: TrainingSettings) -> li
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
     """The rate of a step, counted from 0: a straight rise, then one fall per epoch or half a cosine to the end."""
+    # plus one, so that the first step has a rate and the last of the warmup is not yet the full one
     rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
     if settings.decay == "step":
         fall = settings.decay_factor ** (step // steps_per_epoch)

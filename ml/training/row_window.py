@@ -45,6 +45,7 @@ class RowWindow:
         """Have the tables answer from the rows of ``tokens`` (int64 [N]) and PAD alone, until ``close``."""
         n_tokens = len(self._tables[0].weight)
         ids = distinct_tokens(F.pad(tokens, (1, 0), value=PAD), n_tokens)  # PAD is the first
+        # past the last different token stands n_tokens, for which no table has a row
         self._rows = torch.where(ids < n_tokens, ids, PAD)
         for table in self._tables:
             table.window = (ids, self._gather(table.weight), None if table.bias is None else self._gather(table.bias))
@@ -53,6 +54,7 @@ class RowWindow:
         window = self._windows.get(id(table))
         if window is None or len(window) != len(self._rows):
             window = self._windows[id(table)] = nn.Parameter(table.new_empty(len(self._rows), table.shape[1]))
+        # to the data: ``out`` takes no tensor that wants gradients
         torch.index_select(table, 0, self._rows, out=window.data)
         window.grad = None
         return window
