@@ -113,6 +113,7 @@ def training_rows(
     label_ids : ``column``, ``id``, ``label``: which categories and skus are asked for, and their numbers
     label_days : how long after a cutoff purchases are labels
     """
+    # by a hash: whom it takes depends on the ids alone, and shows no order of them
     chosen = cache_rows(
         shop.clients.select(c.CLIENT_ID).orderBy(F.xxhash64(c.CLIENT_ID), c.CLIENT_ID).limit(settings.max_clients),
         cached,

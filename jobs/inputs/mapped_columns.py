@@ -90,6 +90,7 @@ def type_price(column: MappedColumn) -> Typed:
         raise column.refuse("numbers or text")
     if column.settings.as_ == "amount":
         number = column.value.cast("double")
+        # below infinity keeps NaN out too: to Spark it is the largest number
         amount = F.when((number >= 0) & (number < float("inf")), number)
         return amount, [(~column.is_missing & amount.isNull(), t.is_no_amount(PRICE))]
     bucket, rules = type_id(replace(column, role=CATEGORY), is_keyed=False)

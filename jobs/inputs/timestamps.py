@@ -50,6 +50,7 @@ def to_utc(value: Column, kind: DataType, settings: ColumnSettings, timezone: st
     if settings.unit:
         if not isinstance(kind, NumericType | StringType):
             return None
+        # a number becomes text by a decimal: that of a double may have an exponent
         text = value.cast("string") if isinstance(kind, StringType) else value.cast("decimal(38,6)").cast("string")
         number = F.when(text.rlike(_NUMBER), F.trim(text)).cast("decimal(38,6)")
         return _since_1970(number / F.lit(_PER_SECOND[settings.unit]).cast("decimal(10,0)"))

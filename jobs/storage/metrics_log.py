@@ -74,6 +74,7 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter  # imported only by runs that ask for it
 
+        # often enough to watch a training by; tensorboardX writes every two minutes by default
         self._open = lambda behaviour: SummaryWriter(str(folder / behaviour), flush_secs=10)
         self._writers: dict[str, Any] = {}
 

@@ -195,6 +195,7 @@ class WorkingCopy:
     def _turn(self) -> Iterator[State]:
         """What is known of both sides; other processes of this machine wait."""
         with (self.folder / ".turn").open("a") as turn:
+            # enough here: the folder is this machine's own. Between hosts, over NFS, flock may keep nobody out
             fcntl.flock(turn, fcntl.LOCK_EX)
             path = self.folder / STATE
             state: State = json.loads(path.read_text()) if path.exists() else {}
@@ -211,6 +212,7 @@ def copy_folder(store: Store, folder: Path) -> None:
     stored = store.list_all()
     store.get(stored, folder)
     for name, file in stored.items():
+        # provenance.json knows the data's files by size and time, and each command copies them anew
         os.utime(folder / name, (file.written, file.written))
 
 
