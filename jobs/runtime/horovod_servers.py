@@ -85,6 +85,7 @@ def listening_on(interfaces: Collection[str]) -> Iterator[None]:
     find_port = http_server.find_port
 
     def find_bound(make: Callable[[tuple[str, int]], Any]) -> Any:
+        # Horovod asks for ("", port): all interfaces
         return find_port(lambda address: make((addresses[0], address[1])))
 
     network.find_port = http_server.find_port = find_bound if addresses else find_port

@@ -67,6 +67,7 @@ class Holder:
         if not self.is_here:
             return False
         try:
+            # not equal: psutil adds the time of the boot, which moves a little as the clock is set
             return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0
         except psutil.NoSuchProcess:
             return True
@@ -93,6 +94,7 @@ def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterat
         yield
         return
     mine, text = f"lock-{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this(command, names)))
+    # in turns: of two that look at once, each would find nobody
     with taking_turns(notes, "lock.turn"):
         now = notes.written("lock.turn")  # by the clock that stamps the others' notes
         others = {lock: holder for lock in notes.names("lock-") if (holder := _read_held(notes, lock, now))}
@@ -115,6 +117,7 @@ def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterat
     finally:
         is_done.set()
         renewal.join()
+        # a lock that stays is taken over later; what the block raised must not give way to this
         with contextlib.suppress(OSError, OutputError):
             notes.remove(mine)
 
@@ -125,11 +128,13 @@ def taking_turns(notes: Notes, name: str) -> Iterator[None]:
     seen, since = None, time.monotonic()
     while True:
         try:
+            # a text of its own, as ``create`` asks
             notes.create(name, json.dumps(asdict(Holder.this(name, [uuid.uuid4().hex]))))
             break
         except FileExistsError:
             found = notes.identity(name)
             if found != seen:
+                # another one's turn: the wait begins anew
                 seen, since = found, time.monotonic()
             elif found and (
                 ((holder := _read(notes, name)) and holder.is_gone()) or time.monotonic() - since > TURN_SECONDS
@@ -156,6 +161,7 @@ def _renew(notes: Notes, mine: str, text: str, is_done: threading.Event) -> None
                 notes.write(mine, text)
             elif notes.is_there():
                 log.error("the lock %s/%s was removed, or taken over as nobody renewed it: this run ends", notes, mine)
+                # as Ctrl-C, which ends the main thread and its Spark jobs
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 

@@ -51,6 +51,7 @@ def spark_progress(context: "SparkContext", title: str) -> Iterator[None]:
 @contextlib.contextmanager
 def training_progress(metrics: Path) -> Iterator[None]:
     """Follow the figures that rank 0 appends to ``metrics.jsonl``: a bar of steps, and a line per epoch."""
+    # followed before rank 0 has written to it
     metrics.touch()
     bars: dict[str, tqdm] = {}
     terminal = sys.stderr if is_terminal() else None  # the launcher of the ranks may send stderr elsewhere meanwhile

@@ -294,6 +294,7 @@ def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], note
     _raise_noted(notes)  # in a task that Spark itself starts again
 
     def sign() -> None:
+        # another text each time: a store tells writings apart by their content, for its times may be whole seconds
         notes.write(SIGN, str(time.time()))
 
     seconds = SIGN_SECONDS if isinstance(notes, StoreNotes) else 0.0

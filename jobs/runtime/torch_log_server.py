@@ -34,6 +34,7 @@ def bound_log_server() -> Iterator[None]:
                 self.server = _Server(("", 0), handler)
             servers.append(self.server)
             self.port = self.server.server_address[1]
+            # looks for its end ten times a second, which shutdown waits for
             self.serve_thread = threading.Thread(target=self.server.serve_forever, args=(0.1,), daemon=True)
             self.serve_thread.start()
 

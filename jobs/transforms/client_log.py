@@ -49,6 +49,7 @@ class Pairs:
     @classmethod
     def of(cls, client: NDArray[np.int64], values: pa.ChunkedArray) -> "Pairs":
         """The pairs of some events; a null is no value."""
+        # with nulls numpy would get floats, which do not hold every int64
         value = values.fill_null(0).to_numpy()
         rows = np.flatnonzero(values.is_valid().to_numpy())
         order = rows[np.lexsort((value[rows], client[rows]))]
@@ -129,12 +130,14 @@ class ClientLog:
             n_events = np.bincount(self.client, minlength=self.n_clients)
             number = np.arange(len(self.client)) - (np.cumsum(n_events) - n_events)[self.client]
             keys = self.client_ids.view(np.uint64)[self.client] * _ODD + number.astype(np.uint64)
+            # the upper 53 bits, which a double holds exactly
             drawn = pd.util.hash_array(keys ^ np.uint64(seed), categorize=False) >> np.uint64(11)
             return drawn * 2.0**-53 >= share
 
         return self._part(("masked", share, seed), is_kept)
 
     def _part(self, key: object, is_in: Callable[[], NDArray[np.bool_]]) -> "ClientLog":
+        # kept: counters ask for the same few parts again and again
         if key not in self._parts:
             rows = np.flatnonzero(is_in())
             parts: dict[str, Any] = {}
@@ -165,7 +168,7 @@ class ClientLog:
 
     def _pick(self, order: slice) -> NDArray[np.float64]:
         ages = np.full(self.n_clients, np.nan)
-        ages[self.client[order]] = self.age[order]  # of several values for one place numpy keeps the last
+        ages[self.client[order]] = self.age[order]  # of several values for one position numpy keeps the last
         return ages
 
 

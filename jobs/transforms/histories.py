@@ -52,6 +52,7 @@ def order_histories(rows: pa.Table, drops_repeats: bool = False) -> Histories:
     """
     client = rows.column(CLIENT_ID).to_numpy().astype(np.int64)
     tick = rows.column(SECOND).to_numpy().astype(np.int64)
+    # few bits, so that client and time fit into one number below
     tick -= tick.min()
     if MICROSECOND in rows.column_names:
         tick = tick * MICROSECONDS + rows.column(MICROSECOND).fill_null(0).to_numpy()
@@ -72,6 +73,7 @@ def order_histories(rows: pa.Table, drops_repeats: bool = False) -> Histories:
         ordered = (moment >> tick_bits) + first
     is_first = np.ones(len(order), np.bool_)
     if is_tied.any():
+        # items, which may be text, are compared among the rows that tie alone
         order, is_first = _break_ties(order, is_tied, rows)
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(ordered))
     client_ids = ordered[ends - 1]
@@ -81,6 +83,7 @@ def order_histories(rows: pa.Table, drops_repeats: bool = False) -> Histories:
         forgotten = rows.column(N_FORGOTTEN).fill_null(0).to_numpy()
         n_events = lengths + np.add.reduceat(forgotten[order], ends - lengths)
     if drops_repeats:
+        # only now: ``n_events`` counts repeats too
         order, ends = order[is_first], np.cumsum(is_first)[ends - 1]
         lengths = np.diff(ends, prepend=0)
     return Histories(order, client_ids, ends, lengths, n_events)

@@ -26,11 +26,13 @@ def number_new(texts: DataFrame, former: DataFrame, ingest: int, cached: ExitSta
     cached : keeps the new texts cached, see ``with_global_rank``
     """
     met = texts.filter(F.col(KEY).isNotNull()).distinct()
+    # each kind reads it again
     new = cache_rows(met.join(former.select(KIND, KEY), on=[KIND, KEY], how="left_anti"), cached)
     highest = {row[KIND]: row["highest"] for row in former.groupBy(KIND).agg(F.max(ID).alias("highest")).collect()}
     ranked = [
         with_global_rank(new.filter(F.col(KIND) == kind), [F.col(KEY)], ID, cached, 1 + highest.get(kind, 0))
         for kind in sorted(row[KIND] for row in new.select(KIND).distinct().collect())
     ]
+    # begins with no rows: there may be no new text of any kind
     numbered = reduce(DataFrame.unionByName, ranked, former.filter(F.lit(False)).select(KIND, KEY, ID))
     return numbered.select(F.lit(ingest).cast("bigint").alias("ingest"), KIND, KEY, ID)

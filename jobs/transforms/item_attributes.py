@@ -67,6 +67,7 @@ def read_item_attributes(
         category[token_ids] = batch.column(CATEGORY).fill_null(0).to_numpy()
         codes = batch.column(CODES)
         has_codes = token_ids[codes.is_valid().to_numpy(zero_copy_only=False)]
+        # flatten leaves out the lists that are null, as ``has_codes`` does
         found.codes[has_codes] = 1 + codes.flatten().to_numpy().reshape(-1, CODES_PER_QUERY)
     categories, number = np.unique(category[has_category], return_inverse=True)
     n_events = np.bincount(number, weights=found.n_events[has_category], minlength=len(categories))

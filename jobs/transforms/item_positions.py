@@ -55,6 +55,7 @@ class ItemPositions:
     @cached_property
     def _table(self) -> NDArray[np.int32] | None:
         """The position of each id from the smallest item to the largest; None where these are far-flung."""
+        # as Python's integers: the difference may be beyond int64
         if len(self.keys) == 0 or int(self.keys[-1]) - int(self.keys[0]) > SLOTS_PER_ITEM * len(self.keys):
             return None
         is_known = np.zeros(int(self.keys[-1]) - int(self.keys[0]) + 1, np.int32)

@@ -51,6 +51,7 @@ def build_merged_sequences(
         if isinstance(vocabulary, ItemPositions)
     }
     sources = []
+    # from 1: 0 is the event type of PAD
     for number, name in enumerate(stream.behaviours, start=1):
         settings = config.behaviours[name]
         rows = with_token_ids(events[name], vocabularies[settings.item], settings)

@@ -129,6 +129,7 @@ def spread_keys(keys: pa.ChunkedArray, n: int, salt: int = 0) -> NDArray[np.int6
     # a bucket and a slot of the same key must not depend on each other: each salt mixes the bits once more
     for _ in range(1 + salt):
         bits = (bits ^ bits >> np.uint64(32)) * _ODD
+    # a share of n instead of a remainder: no division
     return ((bits >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).view(np.int64)
 
 
@@ -146,6 +147,7 @@ def _merge(shrink: Rows, finish: Rows, batches: Batches) -> Batches:
                     gathered[number] = [shrink(_concatenate(pieces))]
                 n_new_bytes = 0
     for bucket in sorted(gathered):
+        # popped: a bucket that is finished takes no more memory
         yield from finish(_concatenate(gathered.pop(bucket))).to_batches()
 
 
@@ -164,6 +166,7 @@ def _blocks(batches: Batches, n_rows: int) -> Iterator[pa.Table]:
 
 
 def _concatenate(tables: list[pa.Table]) -> pa.Table:
+    # permissive: a piece may be narrower (``narrow``), or lack the columns that ``shrink`` adds
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
 

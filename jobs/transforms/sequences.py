@@ -205,6 +205,7 @@ class LastTokens:
             pa.nulls(len(n_kept), pa.list_(pa.int64())),
         )
         if self.has_events:
+            # events of one behaviour alone are all of the stream's first type
             types = rows.column(EVENT_TYPE).to_numpy()[chosen] if EVENT_TYPE in rows.column_names else 1
             event_types = pa.ListArray.from_arrays(offsets, pa.array(np.broadcast_to(np.int8(types), len(chosen))))
             seconds = rows.column(SECOND).to_numpy()[chosen].astype(np.int64)
@@ -212,6 +213,7 @@ class LastTokens:
         return pa.table(
             {
                 IS_HELD_OUT: held_out[laid_out],
+                # the longest sequences of a stream need no wider batch than their own length
                 WIDTH: np.minimum(np.array(self.layout.widths)[width[laid_out]], self.max_length).astype(np.int32),
                 CLIENT_ID: histories.client_ids[laid_out],
                 TOKEN_IDS: pa.ListArray.from_arrays(offsets, pa.array(tokens)),
@@ -225,6 +227,7 @@ class LastTokens:
 def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
     """Whether each client's last item is kept for validation: by a hash, the same in every behaviour."""
     salted = pd.util.hash_array(client_ids) ^ pd.util.hash_array(np.array([seed]))
+    # the upper 53 bits, which a double holds exactly
     return (pd.util.hash_array(salted) >> np.uint64(11)) / 2.0**53 < share
 
 

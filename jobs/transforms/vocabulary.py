@@ -107,6 +107,7 @@ def merge_counts(counts: Mapping[str, DataFrame], behaviours: Mapping[str, Behav
 
 def split_keys(vocabulary: DataFrame) -> DataFrame:
     """Rows of merged streams with the item's column in ``item`` and the item itself in ``key``."""
+    # at the first space: a query's codes have more of them
     return vocabulary.withColumn(ITEM, F.substring_index(KEY, " ", 1)).withColumn(
         KEY, F.expr(f"substring({KEY}, instr({KEY}, ' ') + 1)")
     )
@@ -167,6 +168,7 @@ def _count_ids(ids: NDArray[np.int64], counts: NDArray[np.int64] | None) -> tupl
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     if counts is None:
         return ordered[starts], np.diff(starts, append=len(ids))
+    # in 64 bits: counts that travelled in 32 may add up to more
     return ordered[starts], np.add.reduceat(counts[order], starts, dtype=np.int64)
 
 
