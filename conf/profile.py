@@ -17,19 +17,22 @@ Scaling = Literal["none", "block", "column", "row"]
 class BlockSettings(Settings):
     """How one block stands in a profile; what is None is as the settings of all blocks say.
 
-    In this order: transform, principal axes, scaling, what stands for absent clients, weight.
+    In this order: transform, fewer columns, scaling, what stands for absent clients, weight.
     """
 
     transform: Literal["none", "log", "quantile"] | None = None
     """``log``: sign(x) log(1 + |x|). ``quantile``: the share of present clients with less, 0 to 1, by column."""
     max_columns: PositiveInt | None = None
-    """Project on so many principal axes at most, those of the largest variance; None keeps the columns."""
+    """Make the columns so many at most; None keeps them."""
     scaling: Scaling | None = None
     """See ``EnsembleSettings.scaling``."""
     absent: Literal["zeros", "mean"] | None = None
     presence: bool | None = None
     """Append one number, 1 where the client has the block."""
     weight: PositiveFloat | None = None
+    reduction: Literal["axes", "dense", "autoencoder"] = "axes"
+    """How columns become fewer: by the principal axes of the largest variance, or by a network of one layer or of two
+    that is trained to give the columns back (*paper*, where both failed)."""
 
 
 @dataclass(frozen=True)

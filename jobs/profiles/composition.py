@@ -16,7 +16,8 @@ from conf.profile import EnsembleSettings
 from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients, vector_lists
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from ml.profiles.composition import BlockRows, Composition, fit_composition, prepare_vectors
+from ml.profiles.composition import BlockRows, Composition, fit_composition, prepare_vectors, standardising
+from ml.profiles.compression import Network, fit_network
 from ml.profiles.moments import Moments
 from schemas import columns as c
 from schemas.blocks import ACTIVITY, ON_REQUEST
@@ -29,6 +30,8 @@ CLIENTS_PER_PARTITION = 20_000
 """Of profiles with 2,048 columns: 160 MB of float32 in a file."""
 
 Batches = Iterable[pa.RecordBatch]
+CLIENTS_FITTED = 20_000
+"""Whose vectors a network is trained on, chosen by a hash of the id: 160 MB on the driver, of a block of 2,048."""
 N_QUANTILES = 101
 """Values of a column between which its shares are interpolated."""
 
@@ -103,8 +106,9 @@ def compose_profiles(
     rows = read_rows(spark, workspace, list(widths), cutoff)
     quantiles = collect_quantiles(rows, widths, settings)
     moments = collect_moments(rows, widths, settings, quantiles)
+    networks = collect_networks(rows, widths, settings, quantiles, moments)
     compositions = {
-        name: fit_composition({block.name: moments[block.name] for block in blocks}, settings)
+        name: fit_composition({block.name: moments[block.name] for block in blocks}, settings, networks)
         for name, blocks in profiles.items()
     }
     for name, composition in compositions.items():
@@ -192,6 +196,35 @@ def collect_moments(
     nobody = {name: Moments.of(np.zeros((0, width))) for name, width in widths.items()}
     # a matrix of each task on the driver at once would be too much: a tree of tasks merges them
     return _merge(nobody, sums.treeAggregate({}, _merge, _merge))
+
+
+def collect_networks(
+    rows: DataFrame,
+    widths: Mapping[str, int],
+    settings: EnsembleSettings,
+    quantiles: Quantiles,
+    moments: BlockMoments,
+) -> dict[str, Network]:
+    """The networks of the blocks whose columns one is to make fewer, trained on the driver on a sample of clients.
+
+    Parameters
+    ----------
+    rows, widths : as ``collect_moments``
+    """
+    found = {}
+    for name, width in widths.items():
+        own = settings.of_block(name)
+        if own.reduction == "axes" or own.max_columns is None or own.max_columns >= width:
+            continue
+        of_block = rows.filter((F.col(c.BLOCK) == name) & F.col(c.IS_PRESENT))
+        # in a stated order, so that the network depends on the vectors alone
+        sample = of_block.orderBy(F.xxhash64(c.CLIENT_ID), c.CLIENT_ID).limit(CLIENTS_FITTED).select(c.VECTOR)
+        vectors = np.array([row[c.VECTOR] for row in sample.toLocalIterator()], np.float32).reshape(-1, width)
+        everybody = BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), np.ones(len(vectors), bool))
+        standard = standardising(moments[name]).apply(everybody)
+        log.info("  %s: %s of %d columns, trained on %d clients", name, own.reduction, own.max_columns, len(vectors))
+        found[name] = fit_network(standard, own.max_columns, own.reduction)
+    return found
 
 
 def _moments_of(row: Row) -> BlockMoments:

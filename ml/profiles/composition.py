@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.profile import BlockSettings, EnsembleSettings
+from ml.profiles.compression import Network
 from ml.profiles.moments import Moments
 from schemas.blocks import ACTIVITY
 from schemas.errors import ConfigError
@@ -43,6 +44,7 @@ class BlockTransform:
     center : float64 [d], what is taken away
     scale : float64 [d], what the rest is divided by
     axes : float64 [d, k], directions to project on after that; None to keep the columns
+    network : makes the columns fewer instead, by other means
     row_length : the length that each client's vector gets in the end; None to keep it
     """
 
@@ -50,11 +52,14 @@ class BlockTransform:
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
     axes: NDArray[np.float64] | None = None
+    network: Network | None = None
     row_length: float | None = None
 
     @property
     def width(self) -> int:
         """Columns of the profile, k."""
+        if self.network is not None:
+            return len(self.network.center)
         return len(self.center) if self.axes is None else self.axes.shape[1]
 
     def apply(self, block: BlockRows) -> NDArray[np.float32]:
@@ -63,6 +68,8 @@ class BlockTransform:
         # taken away in float64: where a column's mean is large against its spread, float32 would lose the spread
         standard = ((vectors - self.center) / self.scale).astype(np.float32)
         projected = standard if self.axes is None else standard @ self.axes.astype(np.float32)
+        if self.network is not None:
+            projected = self.network.apply(standard)
         if self.row_length is None:
             return projected
         length = np.linalg.norm(projected, axis=1, keepdims=True)
@@ -143,19 +150,28 @@ def to_share(values: NDArray[np.float32], quantiles: NDArray[np.float64]) -> NDA
     return found
 
 
-def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) -> Composition:
+def fit_composition(
+    moments: Mapping[str, Moments], settings: EnsembleSettings, networks: Mapping[str, Network] | None = None
+) -> Composition:
     """What the settings ask for, fitted to the moments of each block's present clients.
 
     Where the columns would be more than ``settings.max_width``, all blocks are projected on their principal axes, of
     which those with the largest variances are kept: the principal axes of all blocks with what lies between blocks
     left out.
 
+    Parameters
+    ----------
+    networks : block -> fitted to its columns, standardised by ``standardising``; of those whose settings ask for one
+
     Raises
     ------
     ConfigError
-        If encoders of unequal widths are to be averaged, or a mean or a flag leaves no room for the rest.
+        If encoders of unequal widths are to be averaged, or a mean, a flag or a network leaves no room for the rest.
     """
-    transforms = {name: _fit_block(of_block, settings.of_block(name)) for name, of_block in moments.items()}
+    networks = networks or {}
+    transforms = {
+        name: _fit_block(of_block, settings.of_block(name), networks.get(name)) for name, of_block in moments.items()
+    }
     is_mean = settings.composition == "mean"
     averaged = tuple(name for name in moments if is_mean and name not in (*settings.named_blocks, ACTIVITY))
     flagged = tuple(name for name in moments if settings.of_block(name).presence)
@@ -165,31 +181,41 @@ def fit_composition(moments: Mapping[str, Moments], settings: EnsembleSettings) 
     if whole.width <= settings.max_width:
         return whole
     room = settings.max_width - len(flagged)
-    if averaged or room < 1:
+    if averaged or room < 1 or networks.keys() & moments.keys():
         raise ConfigError(
             f"a profile has {whole.width} columns, flags included, and principal axes cannot bring it down to "
-            f"ensemble.max_width={settings.max_width}: raise it, or use ensemble.composition=concat"
+            f"ensemble.max_width={settings.max_width}: raise it, or use ensemble.composition=concat and reduction=axes"
         )
     return replace(whole, transforms=_reduce(transforms, moments, room))
 
 
-def _fit_block(moments: Moments, settings: BlockSettings) -> BlockTransform:
+def standardising(moments: Moments) -> BlockTransform:
+    """Columns of mean 0 and deviation 1, but for constant ones, which become 0; the absent get the mean."""
+    deviations = np.sqrt(np.diag(moments.covariance))
+    # to divide rounding errors by their own size would make noise of a constant
+    is_constant = deviations <= FLOAT32_STEP * np.abs(moments.mean)
+    return BlockTransform(moments.mean, moments.mean, np.where(is_constant, 1.0, deviations))
+
+
+def _fit_block(moments: Moments, settings: BlockSettings, network: Network | None = None) -> BlockTransform:
     assert settings.weight is not None, "resolved by EnsembleSettings.of_block"
     nothing, ones = np.zeros_like(moments.mean), np.ones_like(moments.mean)
-    center, scale, row_length = nothing, ones, None
+    fill = moments.mean if settings.absent == "mean" else nothing
+    row_length = settings.weight if settings.scaling == "row" else None
+    if network is not None:
+        weighted = network if row_length else replace(network, scale=network.scale / np.float32(settings.weight))
+        return replace(standardising(moments), fill=fill, network=weighted, row_length=row_length)
+    center, scale = nothing, ones
     if settings.scaling == "row":
-        row_length = settings.weight
         # of no effect on the result but on which axes are kept, should all blocks be projected
         scale = ones * max(FLOAT32_STEP, np.sqrt(np.trace(moments.covariance) + np.square(moments.mean).sum()))
-    elif settings.scaling != "none":
-        variances = np.diag(moments.covariance)
-        deviations = np.sqrt(ones * variances.mean() if settings.scaling == "block" else variances)
-        # a constant column: to divide rounding errors by their own size would make noise of it
-        is_constant = deviations <= FLOAT32_STEP * np.abs(moments.mean)
-        center, scale = moments.mean, np.where(is_constant, 1.0, deviations)
-    fitted = BlockTransform(
-        moments.mean if settings.absent == "mean" else nothing, center, scale / settings.weight, row_length=row_length
-    )
+    elif settings.scaling == "column":
+        center, scale = moments.mean, standardising(moments).scale
+    elif settings.scaling == "block":
+        deviation = np.sqrt(np.diag(moments.covariance).mean())
+        center = moments.mean
+        scale = np.where(deviation <= FLOAT32_STEP * np.abs(moments.mean), 1.0, deviation)
+    fitted = BlockTransform(fill, center, scale / settings.weight, row_length=row_length)
     if settings.max_columns is None or settings.max_columns >= len(center):
         return fitted
     _, axes = _principal_axes(fitted, moments)

@@ -82,7 +82,7 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
         assert [row["client_key"] for row in of_profile] == [None, "bob"] + [None] * (n - 2)
 
 
-def test_quantiles_are_of_the_clients_that_have_a_block(spark: SparkSession, workspace: Workspace) -> None:
+def test_quantiles_and_networks_are_of_the_clients_that_have_a_block(spark: SparkSession, workspace: Workspace) -> None:
     n = 60
     stacking = {name: BlockSettings(transform="quantile", absent="mean") for name in ("block_2", "nobody")}
     settings = EnsembleSettings(stacking=stacking, presence_flags=False)
@@ -100,6 +100,13 @@ def test_quantiles_are_of_the_clients_that_have_a_block(spark: SparkSession, wor
     shares = (own[:, None] > own).mean(axis=1) + 0.5 / len(own)
     np.testing.assert_allclose(found[block.is_present], shares, atol=0.03)
     np.testing.assert_allclose(found[~block.is_present], 0.5, atol=0.03)
+    # a network that makes one column of the two is trained on the same clients
+    own = BlockSettings(max_columns=1, reduction="autoencoder", scaling="column", weight=2.0)
+    fewer = EnsembleSettings(stacking={"block_2": own}, presence_flags=False)
+    rows = compose_profiles(spark, workspace, {"one": [made["block_2"]]}, cutoff, fewer).orderBy("position").collect()
+    found = np.array([row["vector"] for row in rows])
+    assert found.shape == (n, 1)
+    assert found[block.is_present].std() == pytest.approx(2.0, abs=1e-3)
     none = collect_quantiles(spark.createDataFrame([], BLOCKS.ddl), {"nobody": 1}, settings)
     assert none["nobody"].shape == (1, 101)
     assert not none["nobody"].any()
