@@ -91,7 +91,7 @@ def fit_network(standard: NDArray[np.float32], n_columns: int, kind: Kind, seed:
     return Network(weights, biases, is_dense, units.mean(axis=0), scale)
 
 
-def _rectified(layers: Sequence[nn.Linear]) -> nn.Sequential:
+def _rectified(layers: Sequence[nn.Linear]) -> nn.Module:
     """The layers, with a ReLU between two."""
     return nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))[:-1]
 
