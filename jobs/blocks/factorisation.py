@@ -78,8 +78,8 @@ def collect_factors(
     ----------
     pairs : as ``weigh_pairs`` gives them, of all clients
     clients : who gets a vector; the most active others take part too
-    checkpoints : URL of a folder that all executors reach: each iteration adds to what a lost task would repeat, and a
-        task that is told of ten of them overflows the JVM's stack
+    checkpoints : URL of a folder that all executors reach: each iteration adds to the lineage, and a task whose lineage
+        has ten of them overflows the JVM's stack
     cached : keeps what is numbered cached; close it after the write
     """
     of = ", ".join(WEIGHTS[name])

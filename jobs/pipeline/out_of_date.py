@@ -153,7 +153,7 @@ def _compare_locations(output: str, record: Record, call: Call) -> Reason | None
     if call.tables is not None and record.tables != call.tables:
         wanted, found = (f"tables in {location.strip() or '--out'}" for location in (call.tables, record.tables))
         text = f"expected {output} made with {wanted}, found {found}"
-        return Reason("tables", "another place of tables", text, "give the same --tables, or --catalog and --schema")
+        return Reason("tables", "another location of tables", text, "give the same --tables, or --catalog and --schema")
     if record.data and call.data and record.data != call.data:
         text = f"expected --data {record.data}, which {output} was made from, found {call.data}"
         return Reason("data", "another --data", text, "leave --data out, choose another --out")
