@@ -16,14 +16,24 @@ if TYPE_CHECKING:
     from jobs.storage.workspace import Workspace
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # else xdist begins with the files of the most tests
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for a session is marked, so that ``-m 'not spark'`` starts none."""
+    """Whatever asks for a session is marked, so that ``-m 'not spark'`` starts none.
+
+    Files with slow tests come first: at the end of two processes neither is left alone with a long one.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker("spark")
 
 
 SHARED = Path(__file__).parents[2] / "shared"
+SHUFFLE_PARTITIONS = 2
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +42,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     from jobs.runtime.session import build_session
 
     log_file = tmp_path_factory.mktemp("spark") / "spark.log"
-    settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2)
+    settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=SHUFFLE_PARTITIONS)
     session = build_session(settings, log_file, is_small=True)
     yield session
     session.stop()
@@ -42,13 +52,14 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
 def forgotten_tables() -> Iterator[None]:
     """Delta keeps the snapshot of every table for an hour: of a suite's hundreds of tables, more than the heap.
 
-    Frames that a test persisted and its stage did not give back go too.
+    Frames that a test persisted and its stage did not give back go too, and the shuffles of a command that it ran.
     """
     yield
     sql = sys.modules.get("pyspark.sql")
     if sql and (session := sql.SparkSession.getActiveSession()):
         session.catalog.clearCache()
         session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+        session.conf.set("spark.sql.shuffle.partitions", str(SHUFFLE_PARTITIONS))
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +79,19 @@ def tiny_run(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> "Workspace":
+    return _prepared(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> "Workspace":
+    """For what all tests of a file start from: made once, then read, or copied into the ``workspace`` of each."""
+    return _prepared(tmp_path_factory.mktemp("shared"))
+
+
+def _prepared(folder: Path) -> "Workspace":
     from jobs.storage.workspace import Workspace
 
-    place = Workspace(tmp_path / "out")
+    place = Workspace(folder / "out")
     place.prepare()
     return place
 

@@ -69,6 +69,7 @@ def check_losses(out: Path, lines: list[dict[str, Any]]) -> None:
     assert sum(own[-1] for own in losses.values()) < sum(own[0] for own in losses.values())
 
 
+@pytest.mark.slow
 def test_real_purchases_run_end_to_end_without_the_other_behaviours(
     spark: SparkSession, completejourney: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,11 +89,12 @@ def test_real_purchases_run_end_to_end_without_the_other_behaviours(
     assert rows_of(spark, out, "quarantine") == []
 
 
+@pytest.mark.slow
 def test_the_golden_shops_vocabularies_and_sequences_equal_a_plain_reading(
     spark: SparkSession, golden: Path, tmp_path: Path
 ) -> None:
     data, out = golden / "challenge", tmp_path / "out"
-    run(data, out, "--to", "sequences")
+    run(data, out, "--to", "sequences", "--set", "encoders.mixed=null")
     vocabularies = spark.read.format("delta").load(str(out / "tables" / "vocabularies")).collect()
     sequences = spark.read.format("delta").load(str(out / "tables" / "sequences")).collect()
     for name, item, max_length, min_count in [

@@ -19,7 +19,7 @@ def test_a_run_on_two_executors_gives_what_local_mode_gives(
 ) -> None:
     """Two Horovod ranks in both; each executor has one core, so that each rank has one of its own."""
     local, cluster = tiny_run.workspace, Workspace(tmp_path / "cluster")
-    command = [sys.executable, "-m", "jobs.cli", "run", *tiny_run.flags(cluster.out), "--set", MASTER]
+    command = [sys.executable, "-m", "jobs.cli", "run", *tiny_run.flags(cluster.out), "--to", "probe", "--set", MASTER]
     result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     assert differences(read_tables(spark, cluster), read_tables(spark, local)) == []

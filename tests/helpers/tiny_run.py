@@ -20,7 +20,7 @@ from schemas.behaviours import ItemKind
 from schemas.tables import TableSchema
 
 BEHAVIOURS = {"product_buy": "sku", "page_visit": "url", "search_query": "query"}
-ENCODERS = (*BEHAVIOURS, "mixed")
+ENCODERS = ("product_buy", "mixed")
 CONFIG = """
 behaviours:
   product_buy: {item: sku}
@@ -28,8 +28,6 @@ behaviours:
   search_query: {item: query, kind: codes}
 encoders:
   product_buy: {behaviours: [product_buy], max_length: 8}
-  page_visit: {behaviours: [page_visit], max_length: 16}
-  search_query: {behaviours: [search_query], max_length: 8}
   mixed: {behaviours: [page_visit, product_buy, search_query], max_length: 8, history_chunks: 3}
 sequences: {widths: [1, 8, 16], held_out_share: 0.1}
 model: {hidden_size: 16, n_layers: 1, n_heads: 2, feed_forward_size: 16}

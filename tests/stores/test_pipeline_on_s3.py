@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from s3_server import BUCKET, S3Server, s3_server
-from tiny_run import CONFIG
+from tiny_run import CONFIG, ENCODERS
 
 from ml.files.store import Store
 
 pytestmark = pytest.mark.stores
 
 AWAY_SECONDS = 12.0
-ENCODERS = ("product_buy", "mixed")
-FEWER = ["--set", "encoders.page_visit=null", "encoders.search_query=null"]
 DATA, OUT, TABLES = (f"s3://{BUCKET}/{name}" for name in ("data", "run", "elsewhere/tables"))
 
 
@@ -46,7 +44,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
     (folder / "tiny.yaml").write_text(CONFIG)
     ubp("generate", "--out", folder / "shop", "--clients", 250, "--days", 70, "--seed", 3)
-    flags = ["--data", folder / "shop", "--out", folder / "out", "--config", folder / "tiny.yaml", *FEWER]
+    flags = ["--data", folder / "shop", "--out", folder / "out", "--config", folder / "tiny.yaml"]
     ubp("run", "--to", "profile", *flags)
     return folder
 
@@ -58,7 +56,7 @@ def test_a_run_in_s3_gives_what_a_local_one_gives_and_leaves_nothing_here(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     shop = [path.relative_to(local / "shop").as_posix() for path in (local / "shop").rglob("*") if path.is_file()]
     Store(DATA).put(shop, local / "shop")
-    flags = ["--data", DATA, "--out", OUT, "--config", local / "tiny.yaml", *FEWER]
+    flags = ["--data", DATA, "--out", OUT, "--config", local / "tiny.yaml"]
     told = [ubp("run", *flags, "--to", "sequences")]
 
     def go_away_once(method: str, path: str) -> None:

@@ -83,6 +83,7 @@ def test_a_missing_directory_is_told(entry, tmp_path, caplog):
     assert "expected a challenge directory" in caplog.text
 
 
+@pytest.mark.slow
 def test_any_entry_is_scored_from_a_challenge_directory_alone(spark, data, entry, tmp_path, capsys, caplog):
     caplog.set_level("INFO")
     name_clients(data, CLIENTS)

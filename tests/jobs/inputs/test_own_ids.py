@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from tiny_run import CONFIG
@@ -24,6 +25,7 @@ FIRST, DAYS = datetime(2024, 1, 1, 12), 70
 CUTOFF = FIRST + timedelta(days=DAYS - 28)
 
 
+@pytest.mark.slow
 def test_profiles_have_the_users_own_ids(spark: SparkSession, tmp_path: Path) -> None:
     bought: Counter[str] = Counter()
     lines = ["customer,at,kind,sku"]
@@ -41,7 +43,7 @@ def test_profiles_have_the_users_own_ids(spark: SparkSession, tmp_path: Path) ->
     out = Workspace(tmp_path / "out")
     files = {"inputs": tmp_path / "own.yaml", "data": tmp_path, "out": out.out, "config": tmp_path / "tiny.yaml"}
     flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]
-    briefly = ["training.n_ranks=1", "training.epochs=1", "encoders.mixed=null", "encoders.search_query=null"]
+    briefly = ["training.n_ranks=1", "training.epochs=1", "encoders.mixed=null", "ensemble.blocks=[]"]
     assert main(["run", *flags, "--to", "profile", "--set", *briefly]) == 0
 
     profiles = read_table(spark, out, PROFILES).where("profile = 'ensemble'").select("client_id", "client_key")

@@ -1,6 +1,8 @@
 """Source files as they come: every way to store a column is read as what it means, damage is told by file."""
 
 from datetime import datetime
+from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +68,26 @@ def test_text_is_read_however_it_is_encoded(spark: SparkSession, source: Path, t
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
-@pytest.mark.parametrize("is_int96", [False, True])
 def test_typed_times_keep_their_wall_time_and_instants_become_utcs(
-    spark: SparkSession, source: Path, unit: str, zone: str | None, is_int96: bool
+    spark: SparkSession, source: Path, unit: str
 ) -> None:
-    expected = [TIME, datetime(2022, 10, 30, 0, 30), datetime(1969, 12, 31, 23, 59, 59)]
-    times = pa.array(expected, pa.timestamp(unit, zone))  # in UTC, where there is a zone
-    write(source / "a.parquet", [1, 2, 3], times, [7, 7, 7], use_deprecated_int96_timestamps=is_int96)
-    settings = IngestSettings(earliest="1960-01-01")
-    (group,) = group_files(source, CONTRACT)
+    times = [TIME, datetime(2022, 10, 30, 0, 30), datetime(1969, 12, 31, 23, 59, 59)]
+    expected = set()
+    for number, (zone, is_int96) in enumerate(product((None, "UTC", "Europe/Berlin"), (False, True))):
+        ids = range(10 * number, 10 * number + len(times))
+        expected |= {*zip(ids, times, strict=True)}
+        typed = pa.array(times, pa.timestamp(unit, zone))  # in UTC, where there is a zone
+        write(source / f"{number}.parquet", ids, typed, [7, 7, 7], use_deprecated_int96_timestamps=is_int96)
+    settings, groups = IngestSettings(earliest="1960-01-01"), group_files(source, CONTRACT)
     for session_zone in ("UTC", "America/New_York", "Europe/Berlin"):
         spark.conf.set("spark.sql.session.timeZone", session_zone)
         try:
-            rows = type_events(read_group(spark, group), "sku", ItemKind.ID, settings).collect()
+            frames = [type_events(read_group(spark, group), "sku", ItemKind.ID, settings) for group in groups]
+            rows = reduce(DataFrame.union, frames).collect()
         finally:
             spark.conf.set("spark.sql.session.timeZone", "UTC")
-        assert [row["timestamp"] for row in rows] == expected
+        assert {(row["client_id"], row["timestamp"]) for row in rows} == expected
+        assert len(rows) == len(expected)
 
 
 def test_fractions_of_a_second_are_kept_to_the_microsecond(spark: SparkSession, source: Path) -> None:

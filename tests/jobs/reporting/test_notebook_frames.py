@@ -27,9 +27,10 @@ from schemas.tasks import TASKS
 ITEMS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]])
 
 
-@pytest.fixture
-def trained(spark, workspace):
+@pytest.fixture(scope="module")
+def trained(spark, shared_workspace):
     """Three skus, and a model whose vectors place 8 and 7 together."""
+    workspace = shared_workspace
     rows = [("product_buy", "8", 3, 9), ("product_buy", "5", 4, 6), ("product_buy", "7", 5, 2),
             ("page_visit", "8", 3, 4)]  # fmt: skip
     write_table(spark.createDataFrame(rows, VOCABULARIES.ddl), workspace, VOCABULARIES)

@@ -47,13 +47,13 @@ def listening_teller(driver_id: int) -> Callable[[Path], None]:
     return tell_listening
 
 
-def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
-    """Ranks that count together; rank 1 has the fault at its tenth step, so many times.
+def counting_work(faults: tuple[str, ...]) -> Callable[..., tuple[int, int]]:
+    """Ranks that count together; at its tenth step rank 1 has the first fault in the first start, and so on.
 
     Ranks are sent a function by value, so it is no module's.
     """
 
-    def suffer() -> None:
+    def suffer(fault: str) -> None:
         import os
         import signal
         import time
@@ -79,14 +79,14 @@ def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
                 file.write("x")
         ranks.sum([0])
         n_starts = len(starts.read_text())
-        for step in range(N_STEPS):
-            watch.note_progress()
-            if step == N_STEPS // 2 and ranks.rank == 1 and n_starts <= n_faults:
-                suffer()
-            total = ranks.sum([1])[0]
         if ranks.rank == 0:
             tell_listening(starts.with_name("listening"))
         ranks.sum([0])
+        for step in range(N_STEPS):
+            watch.note_progress()
+            if step == N_STEPS // 2 and ranks.rank == 1 and n_starts <= len(faults):
+                suffer(faults[n_starts - 1])
+            total = ranks.sum([1])[0]
         return int(total), n_starts
 
     return work
@@ -96,12 +96,12 @@ def counting_work(fault: str, n_faults: int) -> Callable[..., tuple[int, int]]:
 def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", GRACE_SECONDS)
 
-    def run(launcher: Any, fault: str, n_faults: int, max_restarts: int) -> tuple[int, int]:
+    def run(launcher: Any, *faults: str, max_restarts: int) -> tuple[int, int]:
         settings = TrainingSettings(
             n_ranks=2, launcher=launcher, stall_seconds=STALL_SECONDS, max_restarts=max_restarts
         )
         meeting, starts = FolderNotes(workspace.logs.resolve()), workspace.out.resolve() / "starts"
-        work = counting_work(fault, n_faults)
+        work = counting_work(faults)
         ranks_log, checkpoints = workspace.logs / "ranks.log", workspace.checkpoints("")
         value: tuple[int, int] = run_ranks(spark, settings, work, (starts,), meeting, ranks_log, "train", checkpoints)
         return value
@@ -114,7 +114,7 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
     ("launcher", "fault"),
     [
         pytest.param("horovod", "stopped", marks=NEEDS_HOROVOD),
-        ("torch", "killed"),
+        pytest.param("torch", "killed", marks=pytest.mark.faults),
         pytest.param("horovod", "killed", marks=[pytest.mark.faults, NEEDS_HOROVOD]),
         pytest.param("horovod", "waiting", marks=[pytest.mark.faults, NEEDS_HOROVOD]),
         pytest.param("torch", "stopped", marks=pytest.mark.faults),
@@ -124,8 +124,12 @@ def call(spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPa
 def test_ranks_that_fail_are_started_again(
     call: Call, workspace: Workspace, caplog: pytest.LogCaptureFixture, launcher: str, fault: str
 ) -> None:
-    assert call(launcher, fault, n_faults=1, max_restarts=1) == (2, 2)
+    assert call(launcher, fault, max_restarts=1) == (2, 2)
     assert caplog.text.count("starting them again from the last checkpoint, 1 of 1") == 1
+    check_what_listened(launcher, workspace)
+
+
+def check_what_listened(launcher: str, workspace: Workspace) -> None:
     servers = [getattr(thread, "_target", None) for thread in threading.enumerate()]
     assert not [server for server in servers if "RendezvousHTTPServer" in str(server)], "Horovod left a port open"
     assert not [server for server in servers if "process_request_thread" in str(server)], "the process would not end"
@@ -135,13 +139,15 @@ def test_ranks_that_fail_are_started_again(
 
 
 @pytest.mark.slow
-def test_an_error_of_one_rank_is_raised_as_itself_and_not_tried_again(
+def test_a_killed_rank_is_started_again_and_an_error_of_one_is_raised_as_itself_and_not_tried_again(
     call: Call, caplog: pytest.LogCaptureFixture, workspace: Workspace
 ) -> None:
     with pytest.raises(ModelError, match="what rank 1 cannot read"):
-        call("torch", "raising", n_faults=9, max_restarts=3)
-    assert (workspace.out / "starts").read_text() == "x"
-    assert "starting them again" not in caplog.text
+        call("torch", "killed", "raising", max_restarts=3)
+    assert (workspace.out / "starts").read_text() == "xx"
+    assert "starting them again from the last checkpoint, 1 of 3" in caplog.text
+    assert caplog.text.count("starting them again") == 1
+    check_what_listened("torch", workspace)
 
 
 @pytest.mark.parametrize(

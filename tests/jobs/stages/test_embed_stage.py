@@ -42,9 +42,9 @@ def config(*overrides: str) -> PipelineConfig:
     return load_config("demo", [*told, *overrides])
 
 
-@pytest.fixture
-def models(spark: SparkSession, workspace: Workspace) -> dict[str, Transformer]:
-    """Tables of four clients, and one model of random weights per behaviour."""
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, shared_workspace: Workspace) -> tuple[Path, dict[str, Transformer]]:
+    workspace = shared_workspace
     words = [(name, str(item), FIRST_ITEM + item, 9) for name in BEHAVIOURS for item in range(N_ITEMS)]
     write_table(spark.createDataFrame(words, VOCABULARIES.ddl), workspace, VOCABULARIES)
     clients = [(position, client, True) for position, client in enumerate(CLIENT_IDS)]
@@ -65,7 +65,15 @@ def models(spark: SparkSession, workspace: Workspace) -> dict[str, Transformer]:
         made[name] = Transformer(settings, vocabulary)
         card = ModelCard(name, settings, vocabulary, summaries[stream].fingerprint, 0)
         save_model(workspace.model(name), made[name], card, {})
-    return made
+    return workspace.out, made
+
+
+@pytest.fixture
+def models(made: tuple[Path, dict[str, Transformer]], workspace: Workspace) -> dict[str, Transformer]:
+    """Tables of four clients, and one model of random weights per behaviour."""
+    out, models = made
+    shutil.copytree(out, workspace.out, dirs_exist_ok=True)
+    return models
 
 
 def read_vectors(spark: SparkSession, workspace: Workspace) -> dict[str, dict[int, list[float] | None]]:

@@ -1,5 +1,6 @@
 """The stage ``graph``: which edges it learns, whom it gives a vector, and when there is no block."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,10 @@ def read_vectors(spark: SparkSession, workspace: Workspace) -> dict[int, list[fl
     return {row["client_id"]: row["vector"] for row in read_table(spark, workspace, BLOCKS).collect()}
 
 
-@pytest.fixture
-def shop(spark: SparkSession, workspace: Workspace, tmp_path: Path) -> Workspace:
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, shared_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Clients 1 to 4 are given; 4 bought after the cutoff alone, 5 and 6 are others, of whom 5 did more."""
-    (tmp_path / "data").mkdir()
-    workspace = Workspace(workspace.out, tmp_path / "data")
+    workspace = Workspace(shared_workspace.out, tmp_path_factory.mktemp("data"))
     buys = [(1, BEFORE, 70), (1, BEFORE, 70), (1, BEFORE, 71), (2, BEFORE, 70), (6, BEFORE, 70)]
     buys += [(5, BEFORE, sku) for sku in (70, 71, 72)] + [(4, AFTER, 70), (4, AFTER, 99), (1, "2022-09-28", 70)]
     adds = [(3, BEFORE, 71), (1, BEFORE, 70), (2, AFTER, 71)]
@@ -39,6 +39,11 @@ def shop(spark: SparkSession, workspace: Workspace, tmp_path: Path) -> Workspace
     save_ids(workspace, "input/relevant_clients.npy", [3, 2, 1, 4])
     split.run(spark, settings(), workspace)
     return workspace
+
+
+@pytest.fixture
+def shop(made: Workspace, tmp_path: Path) -> Workspace:
+    return Workspace(Path(shutil.copytree(made.out, tmp_path / "out")), made.data)
 
 
 def test_edges_are_what_was_done_before_the_cutoff_by_the_given_clients_and_the_busiest_others(
@@ -72,6 +77,7 @@ def test_edges_are_what_was_done_before_the_cutoff_by_the_given_clients_and_the_
     assert "graph: left out: 7 edges of a client and a sku in product_buy before" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_ranks_read_parts_of_their_own_and_give_each_client_a_vector(spark: SparkSession, shop: Workspace) -> None:
     graph.run(spark, settings(n_ranks=2), shop)
     assert {row["part"] for row in read_table(spark, shop, EDGES).collect()} == {0, 1}

@@ -1,6 +1,8 @@
 import importlib
 import json
+import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,9 @@ def write_entry(workspace, name, rows, ids):
     np.save(workspace.entry(name) / "embeddings.npy", rows.astype(np.float16))
 
 
-@pytest.fixture
-def shop(spark, workspace):
-    """24 clients, 16 of them active; those at even positions buy label 0 and do not churn."""
-    from datetime import datetime
-
+@pytest.fixture(scope="module")
+def small_shop(spark, shared_workspace):
+    workspace = shared_workspace
     write_table(windows_frame(spark, derive_windows(datetime(2022, 9, 28), WindowSettings())), workspace, WINDOWS)
     clients = [(position, 100 - position, position < 16) for position in range(N)]
     write_table(spark.createDataFrame(clients, CLIENTS.ddl), workspace, CLIENTS)
@@ -46,6 +46,13 @@ def shop(spark, workspace):
             targets += [("churn", *row, [churns])] if is_active else []
             targets += [("conversion", *row, [0]), ("propensity_sku", *row, [1 - churns, churns])]
     write_table(spark.createDataFrame(targets, TARGETS.ddl).repartition(3), workspace, TARGETS)
+    return workspace
+
+
+@pytest.fixture
+def shop(small_shop, workspace):
+    """24 clients, 16 of them active; those at even positions buy label 0 and do not churn."""
+    shutil.copytree(small_shop.out, workspace.out, dirs_exist_ok=True)
     return workspace
 
 
@@ -189,8 +196,6 @@ def test_no_entry_is_an_entry_error(spark, shop):
 
 
 def test_profiles_that_have_seen_the_targets_are_not_scored(spark, shop):
-    from datetime import datetime
-
     windows = derive_windows(datetime(2022, 9, 28), WindowSettings(mode="entry"))
     write_table(windows_frame(spark, windows), shop, WINDOWS)
     with pytest.raises(ConfigError, match="seen the targets"):

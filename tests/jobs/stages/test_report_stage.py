@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from datetime import datetime
 
 import pytest
@@ -67,22 +68,39 @@ ROWS = {
     LABELS: [("propensity_sku", 0, 9, 0.5)],
     QUARANTINE: [("page_visit", "no <url>", "{}"), ("page_visit", "no <url>", "{}"), ("product_buy", "no sku", "{}")],
 }
+SOURCES = (WINDOWS, LABELS, BLOCKS)  # of an ablation, with the blocks' columns
 SECTIONS = ["scores", "ablation", "training", "data", "quarantine", "profiles", "run", "configuration"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tables(spark):
     return {table: spark.createDataFrame(rows, table.ddl) for table, rows in ROWS.items()}
 
 
+@pytest.fixture(scope="module")
+def sources(spark, tables, shared_workspace):
+    for table in SOURCES:
+        write_table(tables[table], shared_workspace, table)
+    write_names(spark, shared_workspace)
+    write_ablation(spark, shared_workspace)
+    return shared_workspace
+
+
 @pytest.fixture
-def finished(spark, tables, workspace):
+def ablated(sources, workspace):
+    """A workspace with all that an ablation is made of, and the ablation."""
+    shutil.copytree(sources.out, workspace.out, dirs_exist_ok=True)
+    return workspace
+
+
+@pytest.fixture
+def finished(tables, ablated):
     """A workspace as the stages before the report leave it."""
+    workspace = ablated
     for table, frame in tables.items():
-        write_table(frame, workspace, table)
-    write_names(spark, workspace)
+        if table not in SOURCES:
+            write_table(frame, workspace, table)
     (workspace.out / "scores.json").write_text(json.dumps(SCORES))
-    write_ablation(spark, workspace)
     append_metrics(workspace.metrics, {"stage": "ingest", "stage/seconds": 12.34})
     with changed_records(workspace) as records:
         records["ingest"] = Record("ingest", made="today")
@@ -123,16 +141,6 @@ def test_the_page_has_every_section_and_the_terminal_the_scores(spark, finished,
     append_metrics(finished.metrics, {"stage": "report", "stage/seconds": 1.0})
     run(spark, CONFIG, finished)
     assert (finished.out / "report.html").read_text() == page
-
-
-@pytest.fixture
-def ablated(spark, tables, workspace):
-    """A workspace with all that an ablation is made of, and the ablation."""
-    for table in (WINDOWS, LABELS, BLOCKS):
-        write_table(tables[table], workspace, table)
-    write_names(spark, workspace)
-    write_ablation(spark, workspace)
-    return workspace
 
 
 def test_in_mode_entry_another_runs_scores_are_not_shown(spark, ablated):

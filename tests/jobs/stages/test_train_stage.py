@@ -30,11 +30,14 @@ from schemas.tokens import FIRST_ITEM
 Weights = dict[str, np.ndarray]
 
 
-def test_training_reads_exactly_the_newest_versions_files(spark: SparkSession, workspace: Workspace) -> None:
+def test_training_reads_exactly_the_newest_versions_files_and_tensorboard_has_the_figures(
+    spark: SparkSession, workspace: Workspace
+) -> None:
     """The folder still holds the older version's files; a reader that lists it would train on them."""
     write_tables(spark, workspace, 400, ["page_visit"])
     write_tables(spark, workspace, 40, ["page_visit"])
-    (plan,) = train.plan_training(spark, config(), workspace)
+    told = config("training.tensorboard=true")
+    (plan,) = train.plan_training(spark, told, workspace)
     n_rows = sum(file.n_rows for file in (*plan.training_files, *plan.validation_files))
     # of 40 clients, every eighth has a single event and is not trained on
     assert n_rows == 35
@@ -43,11 +46,14 @@ def test_training_reads_exactly_the_newest_versions_files(spark: SparkSession, w
     assert len(in_folder) > len(used)
     assert plan.job.card.sequences_version == 1
 
-    train.run(spark, config(), workspace)
+    train.run(spark, told, workspace)
     lines = [json.loads(line) for line in workspace.metrics.read_text().splitlines()]
     (users,) = [line["validation/users"] for line in lines if "validation/users" in line]
     assert users == read_table(spark, workspace, SEQUENCES).filter("is_held_out and width > 1").count()
     assert load_model(workspace.model("page_visit"))[1] == plan.job.card
+    (events,) = (workspace.out / "tensorboard").rglob("events.*")
+    assert b"train/tokens_per_second" in events.read_bytes()
+    assert b"validation/ndcg_10" in events.read_bytes()
 
 
 def test_some_encoders_are_trained_and_other_models_stay_until_they_are_pruned(
@@ -142,14 +148,7 @@ def fails_on(behaviour: str) -> Callable[[train.PlannedModel, Ranks], Feed]:
     return opened
 
 
-def test_tensorboard_files_hold_the_figures(spark: SparkSession, workspace: Workspace) -> None:
-    write_tables(spark, workspace, 40, ["page_visit"])
-    train.run(spark, config("training.tensorboard=true"), workspace)
-    (events,) = (workspace.out / "tensorboard").rglob("events.*")
-    assert b"train/tokens_per_second" in events.read_bytes()
-    assert b"validation/ndcg_10" in events.read_bytes()
-
-
+@pytest.mark.slow
 def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_a_kill(
     spark: SparkSession, workspace: Workspace
 ) -> None:

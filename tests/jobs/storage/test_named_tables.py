@@ -1,6 +1,5 @@
 """Tables in a catalog, and tables where no mount reaches, hold what tables in ``--out`` hold."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,12 @@ from pyspark.sql import functions as F
 from tiny_run import TinyRun, differences, read_numbers, read_tables
 
 from jobs.cli import main
-from jobs.commands.upkeep import Retention, vacuum
 from jobs.storage.delta_tables import (
     latest_commit,
     next_ingest,
     read_as_files,
     read_ingested,
     read_table,
-    session_settings,
     write_table,
 )
 from jobs.storage.stored_rows import StoredRows, stored_rows
@@ -160,19 +157,6 @@ def test_a_named_table_keeps_its_rows_until_those_of_other_columns_are_there(
     assert tuple(detail["partitionColumns"]) == SEQUENCES.partition_by
 
 
-def test_a_folder_whose_name_ends_a_quotation_is_vacuumed_as_any_other(spark: SparkSession, tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "a` USING; b")
-    workspace.prepare()
-    for part in (ROWS, ROWS[1:]):
-        write_table(spark.createDataFrame(part, SEQUENCES.ddl), workspace, SEQUENCES)
-    for file in Path(workspace.table("sequences")).rglob("*.parquet"):
-        os.utime(file, (0, 0))
-    with session_settings(spark, {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}):
-        (removed,) = vacuum(spark, workspace, Retention(keep_hours=0, is_idle=True))
-    assert removed.n_files > 0
-    assert rows(read_table(spark, workspace, SEQUENCES)) == ROWS[1:]
-
-
 def rows(frame: DataFrame) -> list[tuple[object, ...]]:
     return sorted(tuple(row) for row in frame.collect())
 
@@ -180,6 +164,7 @@ def rows(frame: DataFrame) -> list[tuple[object, ...]]:
 EARLY = ("quarantine", "product_buy", "windows", "clients", "vocabularies", "item_attributes", "sequences")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["catalog", "store"])
 def test_sequences_in_a_catalog_and_in_a_store_are_those_of_folders(
     spark: SparkSession, tiny_run: TinyRun, schema: str, store: str, tmp_path: Path, place: str
