@@ -154,7 +154,13 @@ def check_any_purchase(purchases: Source | None) -> None:
         if has_purchase or not purchases.good().isEmpty():
             return
         rejects = purchases.bad()
-        why = collect_explanation(rejects, PRODUCT_BUY, collect_reasons(rejects)[PRODUCT_BUY])
+        reasons = collect_reasons(rejects).get(PRODUCT_BUY)
+        if not reasons:
+            raise InputError(
+                f"{purchases.where}: expected purchases, found no row; give it rows, or correct the condition (where) "
+                "that chooses them"
+            )
+        why = collect_explanation(rejects, PRODUCT_BUY, reasons)
     raise InputError(f"{purchases.where}: {NO_PURCHASE}: {why}; correct its rows")
 
 

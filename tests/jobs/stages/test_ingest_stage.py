@@ -5,6 +5,7 @@ import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,6 +91,15 @@ def test_no_good_purchase_is_told_before_any_table_is_written(
     with pytest.raises(InputError, match=expected):
         ingest(spark, data, workspace)
     assert not (workspace.out / "tables").exists()
+
+
+def test_purchases_of_which_a_mapping_selects_no_row_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = SimpleNamespace(isEmpty=lambda: True)
+    table = CONFIG.events_table("product_buy")
+    purchases = Source("inputs.product_buy (orders)", table, lambda: 0, lambda: nothing, lambda: nothing)
+    monkeypatch.setattr(ingest_events, "collect_reasons", lambda _: {})
+    with pytest.raises(InputError, match=r"^inputs\.product_buy \(orders\): expected purchases, found no row; "):
+        ingest_events.check_any_purchase(purchases)
 
 
 def test_a_configuration_without_purchases_is_told_before_any_table_is_written(
