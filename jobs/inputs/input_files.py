@@ -197,11 +197,11 @@ def read_header(file: Path, delimiter: str) -> list[str]:
     """The first line of a CSV file; InputError where that is no text in UTF-8."""
     try:
         with _open_text(file) as stream:
-            # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
-            line = stream.readline(MAX_HEADER_BYTES).decode("utf-8-sig")
+            line = stream.readline(MAX_HEADER_BYTES)
         if len(line) == MAX_HEADER_BYTES:
             raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
-        return next(csv.reader([line], delimiter=delimiter), [])
+        # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
+        return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter), [])
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
 

@@ -79,6 +79,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("[at]*.csv"), r"expected the columns user, time, sku as in a\.csv, found user, user in"),
         (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),
         (purchases("endless.csv"), r"endless\.csv: expected a first line of names of columns, found none that ends"),
+        (purchases("marked.csv"), r"marked\.csv: expected a first line of names of columns, found none that ends"),
         (purchases("cut.csv.gz"), r"cut\.csv\.gz: expected CSV in UTF-8, found "),
         (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
         (purchases("notes"), r"expected files of one format .* found none"),
@@ -98,6 +99,7 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
         (tmp_path / name / "_delta_log" / f"{0:020}.json").write_text(commit)
     (tmp_path / "latin.csv").write_bytes("user,zażółć\n".encode("iso-8859-2"))
     (tmp_path / "endless.csv").write_bytes(b"x" * 2**20)
+    (tmp_path / "marked.csv").write_bytes("\ufeff".encode() + b"x" * 2**20)
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user,time" * 1000)[:20])
     make_delta(tmp_path / "orders", "user", "time")
     for folder, name in (("mixed", "a.csv"), ("mixed", "b.json"), ("notes", "README")):
