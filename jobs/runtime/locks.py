@@ -136,9 +136,7 @@ def taking_turns(notes: Notes, name: str) -> Iterator[None]:
             if found != seen:
                 # another one's turn: the wait begins anew
                 seen, since = found, time.monotonic()
-            elif found and (
-                ((holder := _read(notes, name)) and holder.is_gone()) or time.monotonic() - since > TURN_SECONDS
-            ):
+            elif found and (_is_lost(notes, name) or time.monotonic() - since > TURN_SECONDS):
                 notes.remove_if(name, found)
             time.sleep(notes.poll_seconds)
     mine = notes.identity(name)
@@ -146,6 +144,14 @@ def taking_turns(notes: Notes, name: str) -> Iterator[None]:
         yield
     finally:
         _end_turn(notes, name, mine)
+
+
+def _is_lost(notes: Notes, name: str) -> bool:
+    """Whether the process whose turn it is surely runs no more; not where its note cannot be read now."""
+    with contextlib.suppress(OSError):
+        holder = _read(notes, name)
+        return holder is not None and holder.is_gone()
+    return False
 
 
 def _end_turn(notes: Notes, name: str, mine: Hashable) -> None:
@@ -168,7 +174,12 @@ def _renew(notes: Notes, mine: str, text: str, is_done: threading.Event) -> None
 
 def _read_held(notes: Notes, lock: str, now: float) -> Holder | None:
     """Who holds a lock; None, and the note is removed, where nobody does any more."""
-    holder = _read(notes, lock)
+    try:
+        holder = _read(notes, lock)
+    except OSError as error:  # of another user, or of a mount that is away for a moment: its process may well run
+        raise OutputError(
+            f"{notes}/{lock}: expected a lock that can be read, found: {error}; run again, or fix its permissions"
+        ) from error
     if holder and not holder.is_gone():
         try:
             silent = now - notes.written(lock)
@@ -195,5 +206,5 @@ def _read(notes: Notes, name: str) -> Holder | None:
     """Who wrote the note; None if it is gone, of an earlier version, or its process died while it wrote this."""
     try:
         return Holder(**json.loads(notes.read(name)))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None

@@ -1,5 +1,6 @@
 """Two runs on one output directory: one works, the other is refused; a dead one's lock is taken over."""
 
+import errno
 import json
 import os
 import signal
@@ -161,6 +162,19 @@ def test_a_lock_file_cut_short_by_a_kill_or_of_another_version_holds_nobody_up(l
     (logs / "lock-1.json").write_text(text)
     with locked(logs, ["train"], "x"):
         assert len(holders(logs)) == 1
+
+
+def test_a_lock_that_cannot_be_read_is_not_taken_for_a_dead_ones(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lost_on_another_host(logs, "train")
+
+    def fail(*_: object) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(FolderNotes, "read", fail)
+    found = "lock-train.json: expected a lock that can be read, found: .*Stale file handle"
+    with pytest.raises(OutputError, match=found), locked(logs, ["train"], "x"):
+        pass
+    assert path.exists()
 
 
 def test_of_many_that_begin_at_once_one_gets_it(logs: Path) -> None:
