@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import Row, SparkSession
 
@@ -126,8 +125,9 @@ def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()
             log.info("  %s: left as it is: its files are laid out for the feed", name)
             continue
         with session_settings(spark, _MERGED_FILES):
-            table = DeltaTable.forPath(spark, spark_url(Path(workspace.table(name))))
-            metrics = table.optimize().executeCompaction().select("metrics.*").collect()[0]
+            # not by DeltaTable's own method: it does not quote the folder's name
+            done = spark.sql(f"OPTIMIZE {_sql_name(Path(workspace.table(name)))}")
+            metrics = done.select("metrics.*").collect()[0]
         n_before, n_after = int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
         if n_before:
             message = f"{n_before} small files merged into {n_after}; `ubp vacuum` frees their space"
@@ -136,6 +136,10 @@ def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()
         log.info("  %s: %s", name, message)
         merged[name] = (n_before, n_after)
     return merged
+
+
+def _sql_name(folder: Path) -> str:
+    return "delta.`" + spark_url(folder).replace("`", "``") + "`"
 
 
 def list_tables(workspace: Workspace) -> list[str]:
@@ -186,9 +190,10 @@ def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: 
     folders = {parent for file in files for parent in file.parents if folder in parent.parents}
     rows += [(spark_url(parent), 0, True, 0) for parent in folders]
     inventory = spark.createDataFrame(rows, "path string, length bigint, isDir boolean, modificationTime bigint")
-    view, quoted = "vacuum_inventory", spark_url(folder).replace("`", "``")
+    view = "vacuum_inventory"
     inventory.createOrReplaceTempView(view)
-    command = f"VACUUM delta.`{quoted}` USING INVENTORY (SELECT * FROM {view}) RETAIN {retention.keep_hours} HOURS"
+    inventory_rows = f"(SELECT * FROM {view})"
+    command = f"VACUUM {_sql_name(folder)} USING INVENTORY {inventory_rows} RETAIN {retention.keep_hours} HOURS"
     check = {"spark.databricks.delta.retentionDurationCheck.enabled": str(not retention.is_idle).lower()}
     try:
         with session_settings(spark, check):

@@ -97,13 +97,7 @@ def test_a_vacuum_keeps_the_newest_version_and_the_one_that_a_model_was_trained_
     assert removed["scores"].n_files == 2
     assert [row["score"] for row in read_table(spark, pinned, SCORES).collect()] == [0.3]
     assert vacuum(spark, pinned, NOW) == [Removed("scores", 0, 0), Removed("sequences", 0, 0)]
-
-
-def test_compaction_finds_the_tables_where_another_file_system_is_sparks_default(
-    spark: SparkSession, made: Path, tmp_path: Path, other_file_system: None
-) -> None:
-    workspace = Workspace(Path(shutil.copytree(made, tmp_path / "a run#1%20b")))
-    assert compact(spark, workspace, ["scores"]) == {"scores": (0, 0)}
+    assert compact(spark, pinned, ["scores"]) == {"scores": (0, 0)}
 
 
 def test_a_model_that_does_not_tell_its_version_is_refused(spark: SparkSession, pinned: Workspace) -> None:
