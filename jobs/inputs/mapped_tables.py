@@ -34,7 +34,7 @@ from jobs.inputs.mapped_columns import (
 )
 from jobs.inputs.readers import MALFORMED, find_column, find_version, read_input, select_rows
 from jobs.inputs.sources import Source
-from jobs.inputs.timestamps import micros_to_utc
+from jobs.inputs.timestamps import micros_to_utc, to_micros
 from jobs.storage.delta_tables import read_table
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
@@ -178,7 +178,7 @@ class MappedInputs:
         value = find_column(rows, owner, settings, self.config.mapping.inputs[name].location)
         column = settings.column or ""
         if role in (TIMESTAMP, LATEST_BY) and column in nanoseconds:  # Spark has read numbers
-            micros = F.floor(value / 1000)
+            micros = to_micros(value)
             value = F.timestamp_micros(micros) if nanoseconds[column] else micros_to_utc(micros)
         holds_ids, typed_name = role in (CLIENT_ID, SKU, CATEGORY), role
         if role == ITEM:

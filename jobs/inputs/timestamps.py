@@ -79,6 +79,12 @@ def instant_to_utc(instant: Column) -> Column:
     return micros_to_utc(F.unix_micros(instant))
 
 
+def to_micros(nanos: Column) -> Column:
+    """Whole microseconds of nanoseconds after 1970, bigint; before 1970 towards the earlier one."""
+    # "/" makes doubles of both, which hold no nanoseconds of today: whole milliseconds came out a microsecond early
+    return F.call_function("div", nanos - F.pmod(nanos, F.lit(1000)), F.lit(1000))
+
+
 def micros_to_utc(micros: Column) -> Column:
     """UTC's wall time so many microseconds after 1970, bigint."""
     return _since_1970(micros.cast("decimal(20,0)") / F.lit(1_000_000).cast("decimal(7,0)"))

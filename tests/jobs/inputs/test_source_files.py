@@ -91,8 +91,9 @@ def test_typed_times_keep_their_wall_time_and_instants_become_utcs(
 
 
 def test_fractions_of_a_second_are_kept_to_the_microsecond(spark: SparkSession, source: Path) -> None:
-    write(source / "a.parquet", timestamp=pa.array([1654084800_123456789], pa.timestamp("ns")))
-    assert read(spark, source) == [(1, TIME.replace(microsecond=123456), 7)]
+    nanos = [1654084800_123456789, 1654084800_002000000]  # the second as a double / 1000 is a microsecond early
+    write(source / "a.parquet", [1, 2], pa.array(nanos, pa.timestamp("ns")), [7, 7])
+    assert read(spark, source) == [(1, TIME.replace(microsecond=123456), 7), (2, TIME.replace(microsecond=2000), 7)]
 
 
 def test_text_times_do_not_depend_on_the_sessions_zone(spark: SparkSession, source: Path) -> None:
