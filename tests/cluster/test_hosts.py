@@ -248,7 +248,7 @@ def test_two_stages_on_two_hosts_at_once_lose_nothing_of_each_other(
     found = read_records(Workspace(out))
     assert [output for output in made if not found[output].made] == []
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [sum("stage/seconds" in line for line in lines if line["stage"] == stage) for stage in hosts] == [2, 2]
+    assert [sum("stage/seconds" in line for line in lines if line.get("stage") == stage) for stage in hosts] == [2, 2]
     assert differences(read_numbers(out), read_numbers(tiny_run.workspace.out)) == []
     assert list((out / "logs").glob("lock*")) == []
 

@@ -37,7 +37,7 @@ MODELS, ENTRIES = ("product_buy", "page_visit"), ("product_buy", "page_visit", "
 BEGUN = {
     "ingest": "tables/*/part-*", "split": "tables/windows/part-*", "vocabulary": "tables/vocabularies/**/part-*",
     "sequences": "tables/sequences/**/part-*", "train": "checkpoints/*/*run.safetensors*",
-    "baseline": "tables/blocks/block=baseline/**/part-*", "counters": "tables/blocks/block=activity/**/part-*",
+    "baseline": "tables/blocks/block=baseline/**/part-*", "counters": "tables/blocks/block=counters/**/part-*",
     "embed": "tables/blocks/block=product_buy/**/part-*", "profile": "tables/profiles/**/part-*",
     "targets": "tables/labels/**/part-*", "probe": "tables/scores/**/part-*",
     "factorisation": "tables/blocks/block=als_category/**/part-*", "graph": "tables/edges/_delta_log/*.json",
@@ -51,7 +51,6 @@ WRITTEN = {
     "sequences": ["tables/sequences/_delta_log/*.json"],
     "train": [f"models/{name}/config.json" for name in MODELS],
     "baseline": ["tables/block_columns/block=baseline/part-*"],
-    "counters": ["tables/block_columns/block=activity/part-*"],
     "embed": [f"tables/block_columns/block={name}/part-*" for name in MODELS],
     "profile": [f"entries/{name}/embeddings.npy" for name in ENTRIES],
     "targets": ["tables/labels/_delta_log/*.json", "tables/targets/_delta_log/*.json"],
@@ -69,7 +68,7 @@ WRITTEN_ON_REQUEST = {
 }
 """The same of the stages that make the blocks asked for."""
 ASKED_FOR = [
-    "--set", "ensemble.blocks=[counters,als_category,graph,interactions]", "factorisation.factors=4",
+    "--to", "profile", "--set", "ensemble.blocks=[counters,als_category,graph,interactions]", "factorisation.factors=4",
     "factorisation.iterations=2", "graph.dimensions=4", "graph.epochs=4", "interactions.days_before=[14]",
     "interactions.min_buyers=1", "interactions.n_bins=9", "interactions.ranks=[4]", "interactions.dense_widths=[4]",
 ]  # fmt: skip
