@@ -39,7 +39,7 @@ class Holder:
     Attributes
     ----------
     machine : host, its boot and its process numbers' name space: the same number elsewhere is another process
-    pid, started : which process, and when it began (seconds since 1970): numbers are used again
+    pid, started : which process, and when it began (seconds after the boot): numbers are used again
     names : of what it holds
     """
 
@@ -54,8 +54,8 @@ class Holder:
     @classmethod
     def this(cls, command: str, names: Sequence[str] = ()) -> "Holder":
         """The process that calls."""
-        now, started = datetime.now(UTC).isoformat(timespec="seconds"), psutil.Process().create_time()
-        return cls(socket.gethostname(), _machine(), os.getpid(), started, command, now, list(names))
+        now, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
+        return cls(socket.gethostname(), _machine(), pid, _started(pid), command, now, list(names))
 
     @property
     def is_here(self) -> bool:
@@ -67,10 +67,15 @@ class Holder:
         if not self.is_here:
             return False
         try:
-            # not equal: psutil adds the time of the boot, which moves a little as the clock is set
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0
+            return abs(_started(self.pid) - self.started) > 0.1
         except psutil.NoSuchProcess:
             return True
+
+
+def _started(pid: int) -> float:
+    """When a process began, in seconds after the boot."""
+    # psutil adds the time of the boot, which is another one as soon as the clock was set: a live run would seem gone
+    return psutil.Process(pid).create_time() - psutil.boot_time()
 
 
 @contextlib.contextmanager

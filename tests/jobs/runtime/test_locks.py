@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.cli import main
@@ -112,6 +113,12 @@ def test_only_a_holder_of_this_machine_that_is_surely_gone_is_replaced(
     with pytest.raises(OutputError, match=f"if it surely runs no more, remove {path}$"), locked(logs, ["train"], "x"):
         pass
     assert json.loads(path.read_text()) == asdict(other), "another's lock is left as it was"
+
+
+def test_a_clock_that_was_set_makes_no_live_process_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    this, boot_time = Holder.this("ubp run"), psutil.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 3600.0)
+    assert not this.is_gone()
 
 
 def test_the_lock_of_a_lost_host_ends_with_its_lease_and_all_of_them_are_named_until_then(
