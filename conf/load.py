@@ -151,6 +151,8 @@ def _full_columns(owner: str, mapping: Any) -> Any:
     """A mapping in which each input has what all share, and each column is written in full: ``{column: NAME}``."""
     inputs = mapping.get("inputs") if isinstance(mapping, Mapping) else None
     if not isinstance(inputs, Mapping):
+        if inputs is not None:
+            raise ConfigError(f"{owner}: inputs: expected names of behaviours, each with its table, found {inputs!r}")
         return mapping
     rest = dict(mapping)
     shared = rest.pop("shared", None) or {}
@@ -162,6 +164,16 @@ def _full_columns(owner: str, mapping: Any) -> Any:
             )
         # the columns that events share are none of the products'
         own = {key: value for key, value in shared.items() if name != PRODUCTS or key not in COLUMNS} | dict(values)
+        for key in (key for key in own if key in COLUMNS and not isinstance(own[key], str | Mapping | None)):
+            raise ConfigError(
+                f"{owner}: inputs.{name}.{key}: expected the name of a column, in quotes where YAML takes it for "
+                f"something else, or column: and more, found {own[key]!r}"
+            )
+        if not isinstance(own.get("header", []), list):
+            raise ConfigError(
+                f"{owner}: inputs.{name}.header: expected the names of the columns in brackets, [user, time, sku], of "
+                f"files that have no first line of them, found {own['header']!r}; leave it out where they have one"
+            )
         short = {key: {"column": value} for key, value in own.items() if key in COLUMNS and isinstance(value, str)}
         full[name] = own | short
     return _spell_as(rest | {"inputs": full}, "as", "as_")

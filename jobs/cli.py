@@ -137,6 +137,20 @@ def _ablate(arguments: argparse.Namespace) -> None:
     sys.stdout.write(printable(ablate.format_ablation(found)))
 
 
+def _recommend(arguments: argparse.Namespace) -> None:
+    config, workspace = _prepare(arguments, reads_data=False)
+    from jobs.commands.recommend import require_recommender, run
+
+    require_recommender(config, arguments.encoder)
+    if arguments.top < 1:
+        raise ConfigError(f"--top: expected a number of items of 1 or more, found {arguments.top}")
+    records = read_records(workspace)
+    call = describe_call(config, workspace, reads_ingested=False, records=records)
+    require_up_to_date("recommend", find_stage("embed").inputs(config), records, call)
+    workspace.pull("models")
+    run(_session(arguments, config, workspace), config, workspace, arguments.encoder, arguments.top)
+
+
 def _status(arguments: argparse.Namespace) -> None:
     from jobs.commands.status import describe_outputs
 
@@ -207,6 +221,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "run": _run_pipeline,
     "probe": _run_probe,
     "ablate": _ablate,
+    "recommend": _recommend,
     "status": _status,
     "validate": _validate,
     "vacuum": _vacuum,

@@ -65,6 +65,11 @@ def is_no_integer(column: str) -> str:
     return f"{column} is not a whole number"
 
 
+def is_no_utf8(column: str) -> str:
+    """Reason of a user's id with bytes of another encoding."""
+    return f"{column} is not UTF-8"
+
+
 def has_no_words(column: str) -> str:
     """Reason of a user's text without any sign to hash."""
     return f"{column} holds no words"
@@ -121,7 +126,7 @@ class TableSchema:
     ----------
     name : folder under ``OUT/tables``
     grain : what one row is
-    ddl : the columns, in order, as Spark DDL
+    ddl : the columns, in order, as Spark DDL; a comment of a column is kept with the table
     partition_by : partition columns, may be empty
     """
 
@@ -238,10 +243,23 @@ BLOCK_COLUMNS = TableSchema(
 )
 PROFILES = TableSchema(
     "profiles",
-    "one relevant client of one profile; position is its row in the entry; present: the profile's blocks that it has; "
-    "client_key: the client's id in the user's own tables where that is text, else null",
-    "profile string, position bigint, client_id bigint, vector array<float>, present array<string>, client_key string",
+    "one relevant client of one profile",
+    "profile string COMMENT 'ensemble: encoders and activity; ensemble+NAME: with the blocks NAME beside them', "
+    "position bigint COMMENT 'row of the client in the entry of this profile, from 0', "
+    "client_id bigint COMMENT 'id of the client; where client_key has one, the integer that the table ids gives it', "
+    "vector array<float> COMMENT 'the profile itself: as many numbers in the same order for each client of a profile', "
+    "present array<string> COMMENT 'blocks that the client has; where one is missing, its numbers say nothing', "
+    "client_key string COMMENT 'id of the client in its own tables where that is text, else null', "
+    "models map<string, string> COMMENT 'encoder: its training, by the id in provenance.json; vectors of other "
+    "trainings do not compare'",
     ("profile",),
+)
+RECOMMENDATIONS = TableSchema(
+    "recommendations",
+    "one item that an encoder expects next of one client; position: from 1, by falling score; item: the user's own id, "
+    "as text; client_key: as in profiles; written by `ubp recommend`",
+    "encoder string, client_id bigint, client_key string, position int, item string, score float",
+    ("encoder",),
 )
 LABELS = TableSchema(
     "labels",

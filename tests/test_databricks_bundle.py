@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from conf.load import load_config
 from jobs.cli import locked_stages
 from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import STAGES, Stage
@@ -25,7 +26,14 @@ RESOURCES = [yaml.safe_load(path.read_text()) for pattern in BUNDLE["include"] f
 TASKS = {task["task_key"]: task for task in JOB["tasks"]}
 PARAMETERS = {parameter["name"]: parameter["default"] for parameter in JOB["parameters"]}
 TEXT = "\n".join(path.read_text() for path in [ROOT / "databricks.yml", *ROOT.glob("resources/*")])
-EXAMPLE = {"data": "/Volumes/c/s/v/data", "out": "dbfs:/x", "config": "demo", "catalog": "main", "schema": "ubp"}
+EXAMPLE = {
+    "data": "/Volumes/c/s/v/data",
+    "inputs": "rees46",
+    "out": "dbfs:/x",
+    "config": "demo",
+    "catalog": "main",
+    "schema": "ubp",
+}
 
 
 def test_a_task_per_stage_with_the_pipelines_graph() -> None:
@@ -106,9 +114,11 @@ def test_output_goes_to_a_volume_beside_the_data() -> None:
     assert takes_whole_files(Path(out))
 
 
-def test_an_empty_catalog_means_tables_in_out() -> None:
-    arguments = build_parser().parse_args(["embed", "--out=x", "--catalog=", "--schema="])
+def test_an_empty_catalog_means_tables_in_out_and_empty_inputs_the_challenges_files() -> None:
+    assert BUNDLE["variables"]["inputs"]["default"] == ""
+    arguments = build_parser().parse_args(["ingest", "--out=x", "--inputs=", "--catalog=", "--schema="])
     assert (arguments.catalog or None, arguments.schema or None) == (None, None)
+    assert load_config("demo", inputs=arguments.inputs) == load_config("demo")
 
 
 TRAINING = ("train", "graph", "interactions")

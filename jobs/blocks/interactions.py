@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
-from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -165,18 +164,18 @@ def write_rows(rows: DataFrame, n_most: int, url: str) -> DataFrame:
 
 
 def client_vectors(
-    shop: Shop, cutoff: datetime, model: Path, settings: InteractionSettings, cached: ExitStack
+    shop: Shop, cutoff: datetime, network: bytes, settings: InteractionSettings, cached: ExitStack
 ) -> DataFrame:
     """One row per client with an event before the cutoff: ``client_id``, ``vector``.
 
     Parameters
     ----------
-    model : the network's file, which all executors mount
+    network : as ``train_interactions`` returns it; Spark broadcasts it with the function
     """
     counted = shop.count(shop.clients, cutoff, cached)
     n_counters = len(known_counters(shop.behaviours))
     return counted.mapInArrow(
-        _make_vectors(model, settings, n_counters), f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
+        _make_vectors(network, settings, n_counters), f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
     )
 
 
@@ -185,12 +184,12 @@ def describe_block(settings: InteractionSettings, made_from: str) -> Block:
     return Block(INTERACTIONS, tuple(f"{INTERACTIONS}/{number}" for number in range(sum(settings.ranks))), made_from)
 
 
-def _make_vectors(model: Path, settings: InteractionSettings, n_counters: int) -> Callable[[Batches], Batches]:
+def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int) -> Callable[[Batches], Batches]:
     def make(batches: Batches) -> Batches:
         torch.set_num_threads(1)  # one Spark task, one core
         device = task_device()
         try:
-            network = load_network(model, settings).to(device)
+            network = load_network(trained, settings).to(device)
             for batch in batches:
                 # a copy: Arrow's memory must not be written to, and torch has no such tensors
                 numbers = torch.tensor(unpack_numbers(batch.column(NUMBERS), n_counters))

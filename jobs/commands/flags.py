@@ -42,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         add(stage.name, stage.about, *_RUN, *as_of, *own.get(stage.name, [])).set_defaults(stage=stage)
     about = "what each block of the profile is worth: alone, left out, all"
     add("ablate", about, *_RUN, "block", "tasks", "repeats")
+    about = "the items that an encoder expects next of each client, by your own ids: tables/recommendations"
+    add("recommend", about, *_RUN, "encoder", "top")
     validate = add("validate", "check an entry against the competition's rules", *_CONFIG)
     for flag in ("entry", "data"):
         validate.add_argument(f"--{flag}", type=_folder, required=True, metavar="DIR", help=_FLAGS[flag]["help"])
@@ -107,6 +109,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "prune": _flag("remove the models of earlier runs that the configuration does not name", action="store_true"),
     "entry": _flag("an entry (client_ids.npy, embeddings.npy) instead of OUT/entries/*; may be given several times",
                    "DIR", type=_folder, action="append", default=[]),
+    "encoder": _flag("whose items: one of a single behaviour", "NAME", required=True),
+    "top": _flag("so many items of each client (20)", "N", type=int, default=20),
     "tasks": _flag("some tasks only", "TASK", choices=TASKS, **_SEVERAL),
     "repeats": _flag("mean and standard deviation over so many seeds and row orders, the organisers' first "
                      "(probe.repeats)", "R", type=int),

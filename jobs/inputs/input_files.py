@@ -35,6 +35,7 @@ _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt"),
     "json": (".json", ".jsonl", ".ndjson"),
 }
+_DELIMITERS = ";\t|,"
 _OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Of compressed text, as Spark reads it."""
 
@@ -89,7 +90,9 @@ def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
 
 def no_such_column(owner: str, name: str, columns: Collection[str], where: str) -> InputError:
     """The error of a column that the input lacks."""
-    return InputError(f"{owner}: expected the column {name!r} in {where}, found {_shown(columns)}; correct its name")
+    alike = [repr(each) for each in columns if each.strip().casefold() == name.strip().casefold()]
+    fix = f"write it {' or '.join(alike)}, as it is there" if alike else "correct its name"
+    return InputError(f"{owner}: expected the column {name!r} in {where}, found {_shown(columns) or 'none'}; {fix}")
 
 
 def _shown(names: Collection[str]) -> str:
@@ -136,8 +139,14 @@ def _files_of_one_format(
 ) -> tuple[str, list[Path]]:
     files = [file for root in roots for file in _list_files(root)]
     kinds = {settings.format} if settings.format else {format_of(file) for file in files} - {None}
+    if not kinds:
+        names = ", ".join(file.name for file in files[:20]) or "no file"
+        raise InputError(
+            f"{owner}: expected names of files that tell their format (.parquet, .csv, .json; .gz, .bz2) in {path}, "
+            f"found {names}; give the format, or write them in one of these"
+        )
     if len(kinds) != 1:
-        found = " and ".join(sorted(map(str, kinds))) or "none"
+        found = " and ".join(sorted(map(str, kinds)))
         raise InputError(
             f"{owner}: expected files of one format (parquet, csv, json) in {path}, found {found}; give the format, or "
             "move the others"
@@ -146,12 +155,15 @@ def _files_of_one_format(
     if kind == "parquet":
         own = [file for root in roots for file in list_source(root).files]
     else:
-        own = [file for file in files if format_of(file) == kind or file in roots]
+        named = [file for file in files if format_of(file) == kind or file in roots]
+        own = [file for file in named if file.stat().st_size]
+        if named and not own:
+            raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
     if not own:
         raise InputError(f"{owner}: expected {kind} files in {path}, found none; correct path or format")
     if skipped := sorted(set(files).difference(own)):
         names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
-        log.warning("  %s: skipped, no %s by their names: %s", owner, kind, names)
+        log.warning("  %s: skipped, empty or no %s by their names: %s", owner, kind, names)
     return kind, own
 
 
@@ -177,6 +189,11 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     if found.format == "json":
         return None
     header = list(settings.header) or read_header(found.files[0], settings.delimiter)
+    if len(header) < 2 and (others := [sign for sign in _DELIMITERS if sign in "".join(header)]):
+        raise InputError(
+            f"{owner}: expected columns with {settings.delimiter!r} between them in {found.files[0]}, found "
+            f"{header[0][:100]!r}; give the sign between them, such as delimiter: {json.dumps(others[0])}"
+        )
     if len(header) > MAX_COLUMNS:
         raise InputError(
             f"{owner}: expected at most {MAX_COLUMNS:,} columns in {found.files[0]}, found {len(header):,}; leave some "

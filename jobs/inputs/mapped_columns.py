@@ -72,16 +72,18 @@ def type_id(column: MappedColumn, is_keyed: bool) -> Typed:
     )
     if not is_text and not is_whole:
         raise column.refuse("integers or text")
+    rules = [] if column.role == CATEGORY else [(column.is_missing, t.is_null(column.name))]
     if is_keyed:
         value = F.when(~column.is_missing, column.value.cast("string"))
+        # what a reader puts in place of bytes that are not UTF-8: ids that differ in them alone would be one
+        rules.append((value.contains("\ufffd"), t.is_no_utf8(column.name)))
     elif is_text:
         value = F.when(column.value.rlike(_WHOLE), F.trim(column.value)).cast("bigint")
     else:
         # a decimal beyond int64 would be cast to another number, its text is cast to null
         is_decimal = isinstance(column.kind, DecimalType)
         value = (column.value.cast("string") if is_decimal else column.value).cast("bigint")
-    needed = [] if column.role == CATEGORY else [(column.is_missing, t.is_null(column.name))]
-    return value, [*needed, (~column.is_missing & value.isNull(), t.is_no_integer(column.name))]
+    return value, [*rules, (~column.is_missing & value.isNull(), t.is_no_integer(column.name))]
 
 
 def type_price(column: MappedColumn) -> Typed:

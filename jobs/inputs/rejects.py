@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.inputs.event_rules import REASON, ROW
-from schemas.columns import CLIENT_ID, SKU, TIMESTAMP
+from schemas.columns import CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
 from schemas.tables import (
     ISO_TIME,
     MALFORMED,
@@ -15,8 +15,11 @@ from schemas.tables import (
     NO_SUCH_PRICE,
     OUT_OF_BOUNDS,
     UNKNOWN_SKU,
+    is_no_amount,
+    is_no_codes,
     is_no_integer,
     is_no_time,
+    is_no_utf8,
 )
 
 SOURCE = "source"
@@ -26,11 +29,16 @@ MAX_VALUE_LENGTH = 60
 
 _FIXES = {
     is_no_time(TIMESTAMP): "write 2022-06-01 12:00:00, without T, Z, zone or fraction, or Parquet timestamps",
-    MALFORMED: "is the delimiter right, and does no quoted text hold a line break?",
+    MALFORMED: "is the delimiter right? where a quoted text holds a line break, write the file as Parquet",
     is_no_integer(CLIENT_ID): "set as: key for ids of other forms",
     is_no_integer(SKU): "set as: key for ids of other forms",
     is_no_time(TIMESTAMP, ISO_TIME): "give the unit of numbers or the format of text",
-    OUT_OF_BOUNDS: "change these settings if the times are right",
+    OUT_OF_BOUNDS: "is the unit of a number right? change these settings if the times are",
+    is_no_amount(PRICE): "a decimal comma goes by expression: replace(COLUMN, ',', '.')",
+    is_no_codes(NAME): "a mapping makes codes of words by as: text",
+    is_no_codes("query"): "a mapping makes codes of words by as: text",
+    is_no_utf8(CLIENT_ID): "write the file again in UTF-8",
+    is_no_utf8(SKU): "write the file again in UTF-8",
     NO_SUCH_PRICE: f"a price is one of {MAX_PRICE + 1} buckets, not an amount (as: amount makes them)",
     UNKNOWN_SKU: "give their products, or set ingest.unknown_sku=keep",
 }

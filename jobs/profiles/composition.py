@@ -87,12 +87,14 @@ def compose_profiles(
     cutoff: datetime,
     settings: EnsembleSettings,
     ids: DataFrame | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> DataFrame:
     """Fit profiles of some blocks each, and compose them: rows of ``tables/profiles``.
 
     Parameters
     ----------
     ids : ``tables/ids``, where the clients' ids may be of it
+    models : encoder -> its training
 
     Raises
     ------
@@ -134,7 +136,7 @@ def compose_profiles(
                 _block_rows(name, own, widths, settings, quantiles) for name, own in zip(widths, by_block, strict=True)
             ]
             for name, composition in compositions.items():
-                yield _compose(name, composition, blocks, by_block[0])
+                yield _compose(name, composition, blocks, by_block[0], models or {})
 
     return ordered.mapInArrow(stream, PROFILES.ddl)
 
@@ -257,7 +259,11 @@ def _block_rows(
 
 
 def _compose(
-    profile: str, composition: Composition, blocks: Sequence[BlockRows], clients: pa.RecordBatch
+    profile: str,
+    composition: Composition,
+    blocks: Sequence[BlockRows],
+    clients: pa.RecordBatch,
+    models: Mapping[str, str],
 ) -> pa.RecordBatch:
     """Rows of one profile.
 
@@ -279,6 +285,7 @@ def _compose(
             vector_lists(vectors),
             pa.ListArray.from_arrays(pa.array(n_present, pa.int32()), names),
             clients.column(c.CLIENT_KEY),
+            pa.array([list(models.items())] * len(vectors), pa.map_(pa.string(), pa.string())),
         ],
-        names=[c.PROFILE, c.POSITION, c.CLIENT_ID, c.VECTOR, c.PRESENT, c.CLIENT_KEY],
+        names=[c.PROFILE, c.POSITION, c.CLIENT_ID, c.VECTOR, c.PRESENT, c.CLIENT_KEY, c.MODELS],
     )

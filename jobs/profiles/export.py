@@ -8,12 +8,14 @@ largest number of each column, then to write.
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial, reduce
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
@@ -23,6 +25,9 @@ from jobs.storage.entry_files import COLUMN_EXPONENTS, EntryWriter, rectangle, s
 from jobs.storage.locations import readable_path
 from schemas import columns as c
 from schemas.errors import EntryError
+
+CLIENT_KEYS = "client_keys.parquet"
+"""In the folder of a profile's entry: ``position``, ``client_id`` and ``client_key`` of each row, in any order."""
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,26 @@ def export_profiles(profiles: DataFrame, folders: Mapping[str, Path], n_clients:
             vectors = rectangle(batch.column(c.VECTOR), np.dtype(np.float32))
             yield batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy(), vectors
 
-    return {name: _export(partial(read, name), folder, n_clients) for name, folder in folders.items()}
+    return {
+        name: _export(partial(read, name), folder, n_clients, write_more=partial(write_keys, files[name,]))
+        for name, folder in folders.items()
+    }
+
+
+def write_keys(files: Sequence[str], folder: Path) -> None:
+    """Write ``client_keys.parquet``, the user's own text for each client of an entry, where they have one.
+
+    Parameters
+    ----------
+    files : of one profile
+    """
+    batches = stream_batches(files, [c.POSITION, c.CLIENT_ID, c.CLIENT_KEY])
+    first = next(batches, None)
+    if first is None or first.column(c.CLIENT_KEY).null_count == first.num_rows:
+        return
+    with pq.ParquetWriter(folder / CLIENT_KEYS, first.schema) as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
 
 
 def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks: Mapping[Path, Block]) -> None:
@@ -110,13 +134,18 @@ def to_float16(vectors: NDArray[np.floating]) -> NDArray[np.float16]:
 
 
 def _export(
-    read: Callable[[], Iterator[Rows]], folder: Path, n_clients: int, extra_files: Mapping[str, str] | None = None
+    read: Callable[[], Iterator[Rows]],
+    folder: Path,
+    n_clients: int,
+    extra_files: Mapping[str, str] | None = None,
+    write_more: Callable[[Path], None] = lambda _: None,
 ) -> int:
     """Write an entry of the rows that ``read`` gives, the same ones each time; its width.
 
     Parameters
     ----------
     extra_files : name -> text, written beside the arrays
+    write_more : writes other files into a folder, which become part of the entry
     """
     peaks = reduce(np.maximum, (np.abs(vectors).max(axis=0) for _, _, vectors in read()))
     exponents = column_exponents(peaks)
@@ -126,6 +155,7 @@ def _export(
     with EntryWriter(folder, n_clients, len(peaks)) as writer:
         for name, text in files.items():
             (writer.staging / name).write_text(text)
+        write_more(writer.staging)
         for positions, client_ids, vectors in read():
             writer.write(positions, client_ids, to_float16(np.ldexp(vectors, -exponents)))
     log.info("  entry %s: %s clients x %d", folder.name, f"{n_clients:,}", len(peaks))

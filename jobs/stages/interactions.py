@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from functools import reduce
-from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -30,8 +29,7 @@ from jobs.blocks.table import remove_block, write_block
 from jobs.evaluation.labels import collect_top_labels, count_values, purchases_with_properties
 from jobs.runtime.rank_launcher import require_task_slots, run_ranks
 from jobs.storage.delta_tables import list_files, read_ingested, read_table
-from jobs.storage.files import remove_folder
-from jobs.storage.locations import file_url, spark_url
+from jobs.storage.locations import file_url
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows, events_before
@@ -41,7 +39,6 @@ from ml.training.interactions import InteractionJob, train_interactions
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 from schemas.blocks import INTERACTIONS
-from schemas.errors import ConfigError
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
 from schemas.tasks import PROPENSITY
 
@@ -57,34 +54,29 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         log.info("  %s: left out: ensemble.blocks does not name it", INTERACTIONS)
         return
     require_task_slots(spark, config.training.n_ranks)
-    if workspace.working_copy and not str(spark.sparkContext.master).startswith("local"):
-        raise ConfigError(
-            f"ensemble.blocks: expected {INTERACTIONS} on a cluster with an --out that driver and executors mount, "
-            f"found {workspace.shown}; mount one, or leave the block out"
-        )
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     shop = Shop(events, products, clients, config.behaviours)
-    folder = (workspace.out / ".interactions").resolve()
-    remove_folder(folder)  # of a killed run
-    with ExitStack() as cached:
-        cached.callback(remove_folder, folder)
+    with workspace.spark_folder(".interactions") as url, ExitStack() as cached:
         cutoffs = find_cutoffs(events, cutoff, config)
         if cutoffs:
             shop = shop.with_names_before(min(cutoffs.values()), cached)
-        job = prepare_training(shop, cutoffs, cutoff, config, folder, cached) if cutoffs else None
+        job = prepare_training(shop, cutoffs, cutoff, config, f"{url}/rows", cached) if cutoffs else None
         if not job:
             remove_block(spark, INTERACTIONS, cutoff, workspace)
             return
-        notes, ranks_log = workspace.notes_of_ranks(folder / "ranks"), workspace.logs / "interactions.log"
+        notes = workspace.notes_of_ranks(workspace.out / ".interactions")
         arguments = (job, config.training.threads_per_rank)
-        losses = run_ranks(spark, config.training, train_interactions, arguments, notes, ranks_log, INTERACTIONS)
+        ranks_log = workspace.logs / "interactions.log"
+        losses, network = run_ranks(
+            spark, config.training, train_interactions, arguments, notes, ranks_log, INTERACTIONS
+        )
         n_rows = sum(file.n_rows for file in job.files)
         log.info("  %s: %d training rows, loss %.4f to %.4f", INTERACTIONS, n_rows, losses[0], losses[-1])
         dates = ", ".join(f"{each:%Y-%m-%d}" for each in cutoffs.values())
         block = describe_block(config.interactions, f"crosses of counters, trained on {n_rows} rows at {dates}")
-        vectors = client_vectors(shop, cutoff, job.model, config.interactions, cached)
+        vectors = client_vectors(shop, cutoff, network, config.interactions, cached)
         write_block(block, vectors, clients, cutoff, workspace)
 
 
@@ -109,10 +101,10 @@ def prepare_training(
     cutoffs: Mapping[int, datetime],
     cutoff: datetime,
     config: PipelineConfig,
-    folder: Path,
+    url: str,
     cached: ExitStack,
 ) -> InteractionJob | None:
-    """Write the training rows below ``folder``; None, with a line, where too few clients buy."""
+    """Write the training rows into the folder of ``url``; None, with a line, where too few clients buy."""
     settings, label_days, spark = config.interactions, config.windows.target_days, shop.clients.sparkSession
     asked = collect_labels(shop, min(cutoffs.values()), cutoff)
     numbered = [(name, own) for name, ids in asked.items() for own in ids]
@@ -122,7 +114,7 @@ def prepare_training(
     )
     rows = training_rows(shop, cutoffs, label_ids, label_days, settings, config.seed, cached)
     n_clients = min(settings.max_clients, shop.clients.count())
-    written = write_rows(rows, n_clients * len(cutoffs), spark_url(folder / "rows"))
+    written = write_rows(rows, n_clients * len(cutoffs), url)
     n_buyers = written.filter(F.col(c.LABELS).isNotNull()).count()
     if n_buyers < settings.min_buyers:
         log.info(
@@ -132,8 +124,7 @@ def prepare_training(
         return None
     layout = RowLayout(N_VIEWS, len(known_counters(shop.behaviours)), (1, *map(len, asked.values())))
     files = tuple(FeedFile(file_url(file.url), file.n_rows, width=1) for file in list_files(written, ()))
-    model = folder / "network.safetensors"
-    return InteractionJob(settings, files, layout, model, config.feed.reader, config.training.device, config.seed)
+    return InteractionJob(settings, files, layout, config.feed.reader, config.training.device, config.seed)
 
 
 def collect_labels(shop: Shop, start: datetime, end: datetime) -> dict[str, list[int]]:

@@ -18,6 +18,7 @@ from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
+from jobs.storage.provenance import MODELS, read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import BASELINE, ENSEMBLE
@@ -44,7 +45,9 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     # of a mapping whose ids are integers, no text is a client's; the challenge directory's clients are in none
     has_ids = config.mapping.inputs and exists(spark, workspace.table(IDS.name))
     ids = read_table(spark, workspace, IDS) if has_ids else None
-    rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble, ids)
+    records = read_records(workspace)
+    models = {block.name: records[MODELS + block.name].id for block in own if MODELS + block.name in records}
+    rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble, ids, models)
     write_table(rows, workspace, PROFILES, keep_partitions=True, is_log=True)
     export_profiles(
         read_as_files(spark, workspace, PROFILES), {name: workspace.entry(name) for name in profiles}, clients.count()

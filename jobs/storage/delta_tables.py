@@ -363,13 +363,16 @@ def _require_files(frame: DataFrame, table: TableSchema, number: int) -> None:
 def _replace_table(location: str, frame: DataFrame, table: TableSchema) -> None:
     """Replace all rows, and the columns where they are others."""
     spark = frame.sparkSession
+    # the comments of columns are metadata of the frame's
+    own = _empty(spark, table).schema
+    frame = frame.select(*(F.col(field.name).alias(field.name, metadata=field.metadata) for field in own))
     if not is_name(location):
         writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
         writer.partitionBy(*table.partition_by).save(table_url(location))
     elif not spark.catalog.tableExists(location):
         created = frame.writeTo(location).using("delta")
         (created.partitionedBy(*map(F.col, table.partition_by)) if table.partition_by else created).create()
-    elif spark.table(location).dtypes == frame.dtypes:
+    elif _described(spark.table(location)) == _described(frame):
         # not by saveAsTable: Delta 3.3 refuses the plan that Spark 3.5.6 makes of it ("does not support truncate")
         frame.writeTo(location).overwrite(F.lit(True))
     else:
@@ -380,6 +383,12 @@ def _replace_table(location: str, frame: DataFrame, table: TableSchema) -> None:
             rows.count()
             spark.sql(f"CREATE OR REPLACE TABLE {location} {_definition(table)}")
             rows.writeTo(location).overwrite(F.lit(True))
+
+
+def _described(frame: DataFrame) -> list[tuple[str, str, str | None]]:
+    """Name, type and comment of each column."""
+    fields = frame.schema.fields
+    return [(field.name, field.dataType.simpleString(), field.metadata.get("comment")) for field in fields]
 
 
 def _make_table(spark: SparkSession, location: str, table: TableSchema) -> None:

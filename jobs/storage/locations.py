@@ -105,8 +105,8 @@ def plain_location(url: str) -> str:
 
 
 def file_url(url: str) -> str:
-    """The same file as Petastorm names it, for which ``dbfs`` and ``s3a`` are no file systems."""
-    return Path(readable_path(url)).as_uri() if urlsplit(url).scheme == "dbfs" else python_scheme(url)
+    """The same file as Petastorm and pyarrow name it: they know no ``dbfs`` and ``s3a``, and ``file:`` with ``//``."""
+    return Path(readable_path(url)).as_uri() if is_mounted(url) else python_scheme(url)
 
 
 def table_url(text: str) -> str:

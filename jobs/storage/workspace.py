@@ -85,8 +85,8 @@ class Workspace:
 
     @contextmanager
     def spark_folder(self, name: str) -> Iterator[str]:
-        """A URL of an empty folder that Spark may write until the block ends; it is removed then."""
-        self.remove(self.out / name)  # of a killed run
+        """A URL below which Spark and the ranks may write until the block ends; what they wrote is removed then."""
+        self.remove(self.out / name)  # of a killed run: its files would be read with the new ones
         try:
             yield f"{self.working_copy.store.spark_url}/{name}" if self.working_copy else spark_url(self.out / name)
         finally:

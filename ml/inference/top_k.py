@@ -1,11 +1,20 @@
-"""The items whose vectors are nearest to an item's."""
+"""The items whose vectors are nearest to an item's, and those that a sequence is most likely to go on with."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ml.data.batching import like_length_batches
+from ml.data.sequence_batch import Sequences
+from ml.models.last_states import encode_last
 from ml.models.protocol import SequenceEncoder, evaluating
-from schemas.tokens import FIRST_ITEM
+from ml.objectives.protocol import Objective
+from schemas.tokens import FIRST_ITEM, UNK
+
+ROWS_AT_ONCE = 256
+"""Sequences whose scores of a chunk of items are in memory at once."""
 
 
 def nearest_items(
@@ -50,3 +59,68 @@ def nearest_items(
             found = found.gather(1, order)[:, : min(k, n_others)]
             similarity = similarity[:, : min(k, n_others)]
     return found, similarity
+
+
+def next_items(
+    encoder: SequenceEncoder,
+    objective: Objective,
+    sequences: Sequences,
+    k: int,
+    with_seen: bool = True,
+    chunk_size: int = 50_000,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The ``k`` items that the encoder scores highest as each sequence's next, asked for as validation asks.
+
+    Parameters
+    ----------
+    objective : that the encoder was trained on; says how the next item is asked for
+    k : more than there are items gives all of them
+    with_seen : also items that the sequence holds
+    chunk_size : items scored at once; memory is ``ROWS_AT_ONCE`` x chunk_size scores
+
+    Returns
+    -------
+    int64 [N, k], token ids by falling score, of equals the lower first; float32 [N, k], the scores. An item is -1 where
+    the sequence holds nearly all of them and there is no other.
+    """
+    k = min(k, encoder.vocabulary.n_items)
+    found = np.empty((len(sequences), k), np.int64)
+    scores = np.empty((len(sequences), k), np.float32)
+    lengths = np.minimum(sequences.lengths, encoder.max_length - 1)
+    with evaluating(encoder):
+        for rows in like_length_batches(lengths + 1, ROWS_AT_ONCE * encoder.max_length):
+            batch = sequences.batch(rows, width=int(lengths[rows].max())).tensors()
+            # one more event, at the time of the last: which item it is, the objective hides
+            asked = batch.map(lambda column: torch.cat([column, column[:, -1:]], dim=1))
+            asked.token_ids[:, -1] = UNK
+            vectors = encoder.output_vectors(encode_last(encoder, objective.without_last(asked)))  # [B, D]
+            seen = batch.token_ids.to(vectors.device)
+            for part in torch.arange(len(rows)).split(ROWS_AT_ONCE):
+                items, best = _best_items(encoder, vectors[part], None if with_seen else seen[part], k, chunk_size)
+                found[rows[part]], scores[rows[part]] = items.cpu().numpy(), best.cpu().numpy()
+    return found, scores
+
+
+def _best_items(
+    encoder: SequenceEncoder, vectors: Tensor, left_out: Tensor | None, k: int, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """Items int64 [R, k] of highest scores float [R, k]; -1 and -inf where all others are left out.
+
+    Parameters
+    ----------
+    left_out : token ids int64 [R, L]
+    """
+    items = torch.empty((len(vectors), 0), dtype=torch.int64, device=vectors.device)
+    best = torch.empty((len(vectors), 0), device=vectors.device)
+    for start in range(FIRST_ITEM, encoder.vocabulary.n_tokens, chunk_size):
+        end = min(start + chunk_size, encoder.vocabulary.n_tokens)
+        scores = encoder.logits_between(vectors, start, end).float()  # [R, chunk]
+        if left_out is not None:
+            # in a column more, those that are in no other
+            columns = torch.where((left_out >= start) & (left_out < end), left_out - start, end - start)
+            scores = F.pad(scores, (0, 1)).scatter(1, columns, -torch.inf)[:, :-1]
+        own, tokens = scores.topk(min(k, end - start), dim=1)
+        items, order = torch.cat([items, tokens + start], dim=1).sort(dim=1)
+        best, order = torch.cat([best, own], dim=1).gather(1, order).sort(dim=1, descending=True, stable=True)
+        items, best = items.gather(1, order)[:, :k], best[:, :k]
+    return items.masked_fill(best == -torch.inf, -1), best

@@ -1,11 +1,10 @@
 """Trains the network of interactions; the same function runs in one process or as one of several ranks."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from conf.interactions import InteractionSettings
@@ -13,7 +12,6 @@ from ml.compat.allocator import keep_freed_memory
 from ml.data.counter_rows import NUMBERS, CounterFeed, CounterRows, RowLayout, read_tables, unpack_numbers
 from ml.data.row_groups import Reader
 from ml.data.sharding import FeedFile
-from ml.files.tensor_file import write_tensors
 from ml.models.interactions import InteractionNetwork, fit_knots
 from ml.objectives.interactions import label_loss, view_loss
 from ml.training.distributed import Ranks
@@ -33,21 +31,23 @@ class InteractionJob:
     Attributes
     ----------
     files : the training rows, the same for every rank
-    model : file that rank 0 writes
     device : of ``conf.training.TrainingSettings``
     """
 
     settings: InteractionSettings
     files: tuple[FeedFile, ...]
     layout: RowLayout
-    model: Path
     reader: Reader
     device: str
     seed: int
 
 
-def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJob, threads: int) -> list[float]:
-    """The mean loss of each epoch; rank 0 writes the network. It begins anew if it is killed.
+def train_interactions(
+    ranks: Ranks, watch: StallWatch | None, job: InteractionJob, threads: int
+) -> tuple[list[float], bytes]:
+    """The mean loss of each epoch, and the network as safetensors. It begins anew if it is killed.
+
+    The network is returned and not written: driver and ranks may share no folder, and it is 8 MB at its default sizes.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJ
         return _train(ranks, watch, job)
 
 
-def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> list[float]:
+def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> tuple[list[float], bytes]:
     settings, device = job.settings, ranks.device(job.device)  # type: ignore[arg-type]
     torch.manual_seed(job.seed)
     model = InteractionNetwork(_read_knots(job), sum(job.layout.sizes), settings).to(device)
@@ -91,9 +91,7 @@ def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> list[
                 f"interactions: the loss is {losses[-1]} in epoch {epoch}; lower interactions.learning_rate (now "
                 f"{settings.learning_rate})"
             )
-    if ranks.rank == 0:
-        write_tensors(job.model, model.state_dict())
-    return losses
+    return losses, save({name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
 
 def batch_loss(
@@ -109,9 +107,9 @@ def batch_loss(
     return loss + settings.view_weight * view_loss(one, other, settings.temperature)
 
 
-def load_network(path: Path, settings: InteractionSettings) -> InteractionNetwork:
+def load_network(trained: bytes, settings: InteractionSettings) -> InteractionNetwork:
     """The network that was trained with these settings, to make vectors."""
-    tensors = load_file(path)
+    tensors = load(trained)
     model = InteractionNetwork(tensors["counters.knots"], len(tensors["output.bias"]), settings)
     model.load_state_dict(tensors)
     return model.eval()

@@ -79,6 +79,8 @@ def test_what_inputs_share_is_written_once_and_a_base_is_changed(tmp_path: Path)
         ({"inputs": ({"visits": BUY | {"where": "a = 1"}},)}, "expected product_properties and .* found 'visits'"),
         ({"inputs": ({"page_visit": BUY},)}, "found page_visit and product_buy both from 'sku' of the same"),
         ({"inputs": ({"page_visit": 3},)}, r"inputs\.page_visit: expected keys and values .* found 3"),
+        ({"item": 5}, r"inputs\.product_buy\.item: expected the name of a column, in quotes .*found 5"),
+        ({"header": True}, r"inputs\.product_buy\.header: expected the names of the columns in brackets, .*found True"),
         ({"zone": ("UTC",)}, r"unknown key 'zone', known here are \['name', 'inputs', 'timezone'\]"),
         ({"where": "event = 'view"}, r"where: expected an expression of Spark SQL, found \"'view\" in"),
         ({"where": "(a = 1"}, r"where: expected parentheses in pairs, found '\(a = 1'"),
@@ -103,6 +105,11 @@ def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path) -> None:
 def test_an_unknown_mapping_is_told_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no configuration 'rees47'.*'ga4', 'jdata', 'rees46', 'retail"):
         load_config("demo", inputs="rees47")
+    (tmp_path / "mine.yaml").write_text("inputs: [product_buy]\n")
+    with pytest.raises(
+        ConfigError, match=r"mine.yaml': inputs: expected names of behaviours, .* found \['product_buy'\]"
+    ):
+        load_config("demo", inputs=str(tmp_path / "mine.yaml"))
     (tmp_path / "mine.yaml").write_text("timezone: UTC\n")
     with pytest.raises(ConfigError, match="expected inputs: and names of behaviours under it, found none"):
         load_config("demo", inputs=str(tmp_path / "mine.yaml"))

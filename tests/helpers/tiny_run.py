@@ -80,8 +80,8 @@ class TinyRun:
 def read_tables(spark: SparkSession, workspace: Workspace, only: Collection[str] = ()) -> dict[str, list[str]]:
     """Table -> its rows but for vectors and scores, which ranks may round; of some tables, where they are named."""
     shared = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
-    # no id of the shop is text, and nobody asks for the graph
-    left_out = (tables.BLOCKS, tables.PROFILES, tables.SCORES, tables.IDS, tables.EDGES)
+    # no id of the shop is text, and nobody asks for the graph and for recommendations
+    left_out = (tables.BLOCKS, tables.PROFILES, tables.SCORES, tables.IDS, tables.EDGES, tables.RECOMMENDATIONS)
     kinds = {"sku": ItemKind.ID, "url": ItemKind.ID, "query": ItemKind.CODES}
     events = [tables.events_table(name, item, kinds[item]) for name, item in BEHAVIOURS.items()]
     kept = [*(table for table in shared if table not in left_out), *events]

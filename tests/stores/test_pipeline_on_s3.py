@@ -20,7 +20,7 @@ from ml.files.store import Store
 pytestmark = pytest.mark.stores
 
 AWAY_SECONDS = 12.0
-DATA, OUT, TABLES = (f"s3://{BUCKET}/{name}" for name in ("data", "run", "elsewhere/tables"))
+DATA, OUT, CLUSTER_OUT, TABLES = (f"s3://{BUCKET}/{name}" for name in ("data", "run", "cluster", "elsewhere/tables"))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,27 @@ def test_a_run_in_s3_gives_what_a_local_one_gives_and_leaves_nothing_here(
     assert [path.name for path in (tmp_path / "tmp").rglob("*") if path.suffix in (".npy", ".safetensors")] == []
     for text in (*told, store.read("provenance.json").decode()):
         assert str(tmp_path / "tmp") not in text, "messages and records name the store"
+
+
+def test_graph_and_interactions_meet_in_the_store_where_executors_are_other_processes(
+    server: S3Server, local: Path
+) -> None:
+    """The driver's disk is no executor's: rows for the ranks, and what they learn, go by the store or through Spark."""
+    sizes = ("epochs=1", "min_buyers=5", "ranks=[3,2]", "n_bins=4", "n_sub_bins=2", "dense_widths=[4]", "batch_size=16")
+    settings = ["ensemble.blocks=[baseline,graph,interactions]", "graph.dimensions=4", "graph.epochs=1"]
+    settings += [f"interactions.{size}" for size in sizes]
+    told = {}
+    own = ["--data", local / "shop", "--config", local / "tiny.yaml"]
+    ubp("run", *own, "--out", CLUSTER_OUT, "--to", "split")
+    for out, master in ((local / "out", "local[2]"), (CLUSTER_OUT, "local-cluster[2,1,1024]")):
+        flags = [*own, "--out", out]
+        for stage in ("graph", "interactions"):
+            lines = ubp(stage, *flags, "--set", *settings, f"spark.master={master}").splitlines()
+            told[stage, master] = [line.split(" ", 1)[1] for line in lines if " loss " in line]
+    for stage in ("graph", "interactions"):
+        assert len(told[stage, "local[2]"]) == 1
+        assert told[stage, "local[2]"] == told[stage, "local-cluster[2,1,1024]"]
+    assert not [name for name in Store(CLUSTER_OUT).list_all() if name.startswith((".graph", ".interactions"))]
 
 
 def test_inputs_in_s3_and_tables_elsewhere(server: S3Server, local: Path, tmp_path: Path) -> None:

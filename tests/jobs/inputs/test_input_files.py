@@ -70,8 +70,12 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("b.csv"), r"inputs\.product_buy: expected \S*/b\.csv, found a\.csv, .* there; correct the path"),
         (purchases("*.tsv"), r"inputs\.product_buy: expected \S*/\*\.tsv, found a\.csv"),
         (purchases("a.csv", item="item"), r"expected the column 'item' in a\.csv, found user, time, sku; correct"),
-        (purchases("a.csv", item="User"), "expected the column 'User' in"),
+        (purchases("a.csv", item="User "), r"the column 'User ' in a\.csv, found .*; write it 'user', as it is there"),
         (purchases("a.csv", expand="items"), "expected the column 'items' in"),
+        (purchases("semicolons.csv"), r"with ',' between them in .*found 'user;time;sku'; .*delimiter: \";\""),
+        (purchases("a.csv", delimiter="\t"), r"with '\\t' between them in .*found 'user,time,sku'; .*delimiter: \",\""),
+        (purchases("empty.csv"), r"expected lines of csv in \S*empty\.csv, found empty files alone"),
+        (purchases("blank.csv"), r"expected the column 'user' in blank\.csv, found none"),
         (purchases("twice.csv"), r"expected different columns in \S*twice\.csv, found user twice"),
         (purchases("wide.csv"), r"expected at most 10,000 columns in \S*wide\.csv, found 500,000"),
         (purchases("broken"), r"00\.json: expected a commit of a Delta table, found JSONDecodeError"),
@@ -82,7 +86,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("marked.csv"), r"marked\.csv: expected a first line of names of columns, found none that ends"),
         (purchases("cut.csv.gz"), r"cut\.csv\.gz: expected CSV in UTF-8, found "),
         (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
-        (purchases("notes"), r"expected files of one format .* found none"),
+        (purchases("notes"), r"expected names of files that tell their format .* in \S*notes, found README; give"),
+        (purchases("bare"), r"expected names of files that tell their format .* in \S*bare, found no file; give"),
         (purchases("notes", format="csv"), r"expected csv files in \S*notes, found none"),
         (purchases("a.csv", version=1), r"expected a Delta table, found no _delta_log in \S*a\.csv"),
         (purchases("a.csv", format="parquet"), r"a\.csv is not a whole Parquet file"),
@@ -97,10 +102,14 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     for name, commit in (("broken", '{"metaData"'), ("nested", '{"metaData":' + "[" * 100_000)):
         (tmp_path / name / "_delta_log").mkdir(parents=True)
         (tmp_path / name / "_delta_log" / f"{0:020}.json").write_text(commit)
+    (tmp_path / "semicolons.csv").write_text("user;time;sku\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "blank.csv").write_text("\n")
     (tmp_path / "latin.csv").write_bytes("user,zażółć\n".encode("iso-8859-2"))
     (tmp_path / "endless.csv").write_bytes(b"x" * 2**20)
     (tmp_path / "marked.csv").write_bytes("\ufeff".encode() + b"x" * 2**20)
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user,time" * 1000)[:20])
+    (tmp_path / "bare").mkdir()
     make_delta(tmp_path / "orders", "user", "time")
     for folder, name in (("mixed", "a.csv"), ("mixed", "b.json"), ("notes", "README")):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -114,14 +123,16 @@ def test_a_relative_path_without_data_is_refused() -> None:
         check(None, purchases("a.csv"))
 
 
-def test_files_of_another_format_in_a_folder_are_named_and_not_read(
+def test_files_of_another_format_and_empty_ones_in_a_folder_are_named_and_not_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a.csv").write_text(HEADER)
     (tmp_path / "README").write_text("notes")
+    (tmp_path / "part-1.csv").touch()
     check(tmp_path, purchases("."))
-    assert "inputs.product_buy: skipped, no csv by their names: " in caplog.text
+    assert "inputs.product_buy: skipped, empty or no csv by their names: " in caplog.text
     assert "README" in caplog.text
+    assert "part-1.csv" in caplog.text
 
 
 def test_what_an_input_is_made_of_is_described_by_size_and_time_or_by_version(tmp_path: Path) -> None:

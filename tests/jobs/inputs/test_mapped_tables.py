@@ -1,5 +1,6 @@
 """A user's own tables, by a mapping, become the typed tables of the challenge's files."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -121,6 +122,35 @@ def test_a_public_logs_shape_is_read_by_its_name(spark: SparkSession, tmp_path: 
     if name == "ga4":
         (query,) = inputs.events("search_query").good().collect()
         assert query["query"].count(" ") == 15
+
+
+SPREADSHEETS = """
+shared: {path: buys.csv, delimiter: ";"}
+inputs:
+  product_buy: {client_id: User ID, timestamp: TIME, item: Sku}
+  product_properties: {sku: Sku, price: {expression: "replace(Price, ',', '.')", as: amount}}
+  page_visit: {path: visits.csv.gz, delimiter: ",", client_id: user, timestamp: at, item: page}
+"""
+
+
+def test_csv_of_spreadsheets_and_other_encodings_is_read_or_has_a_reason(spark: SparkSession, tmp_path: Path) -> None:
+    bought = ["User ID;TIME;Sku;Price", '0012;2022-06-01T14:00:00+02:00;007;"12,50"', "12;2022-06-01 12:00;07;9"]
+    (tmp_path / "buys.csv").write_text("\ufeff" + "\r\n".join(bought), newline="")
+    visits = ["user,at,page", '0012,2022-06-01,"a, ""b"""', "Grün,2022-06-01,a", '12,2022-06-01,"a', 'b"', "null,,a"]
+    (tmp_path / "visits.csv.gz").write_bytes(gzip.compress("\n".join(visits).encode("latin-1")))
+    (tmp_path / "own.yaml").write_text(SPREADSHEETS)
+    config = load_config("demo", inputs=str(tmp_path / "own.yaml"))
+    inputs = MappedInputs(spark, config, Workspace(tmp_path / "out", tmp_path))
+    assert rows_of(inputs.events("product_buy").good()) == [("0012", NOON, "007"), ("12", NOON, "07")]
+    assert rows_of(inputs.products().good(), "sku", "price") == [("007", 99), ("07", 0)]
+    visit = inputs.events("page_visit")
+    day = datetime(2022, 6, 1)
+    assert rows_of(visit.good()) == [("0012", day, 'a, "b"'), ("12", day, "a")]
+    reasons = sorted((row["reason"], json.loads(row["row"])["user"]) for row in visit.bad().collect())
+    assert reasons == [
+        ("client_id is not UTF-8", "Gr\ufffdn"), ("the line is not as the format has it", 'b"'),
+        ("timestamp is null", "null"),
+    ]  # fmt: skip
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
 
     keys = [(0, "client_id", "bob", int(ids[1])), (0, "sku", "fan", int(ids[0]))]
     own_ids = spark.createDataFrame(keys, IDS.ddl)
-    composed = compose_profiles(spark, workspace, profiles, cutoff, settings, own_ids)
+    composed = compose_profiles(spark, workspace, profiles, cutoff, settings, own_ids, {"mixed": "a1"})
     rows = composed.orderBy("profile", "position").collect()
 
     parts = [blocks[0], BlockRows("block_2", signed_log(blocks[1].vectors), blocks[1].is_present)]
@@ -80,6 +80,7 @@ def test_profiles_equal_those_composed_in_memory(spark: SparkSession, workspace:
         present = [[part.name for part in own if part.is_present[row]] for row in range(n)]
         assert [row["present"] for row in of_profile] == present
         assert [row["client_key"] for row in of_profile] == [None, "bob"] + [None] * (n - 2)
+        assert [row["models"] for row in of_profile] == [{"mixed": "a1"}] * n
 
 
 def test_quantiles_and_networks_are_of_the_clients_that_have_a_block(spark: SparkSession, workspace: Workspace) -> None:

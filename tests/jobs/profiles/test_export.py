@@ -47,10 +47,10 @@ def test_a_column_with_a_large_number_is_divided_and_no_other(
 ) -> None:
     caplog.set_level("INFO")
     rows = [
-        ("ensemble", 1, 10, [65_504.0, 0.125, 3.0], [], None),
-        ("ensemble", 0, 50, [-7.0, -1e6, 5.0], [], None),
-        ("other", 0, 50, [1.0], [], None),
-        ("other", 1, 10, [2.0], [], None),
+        ("ensemble", 1, 10, [65_504.0, 0.125, 3.0], [], None, {}),
+        ("ensemble", 0, 50, [-7.0, -1e6, 5.0], [], None, {}),
+        ("other", 0, 50, [1.0], [], None, {}),
+        ("other", 1, 10, [2.0], [], None, {}),
     ]
     write_table(spark.createDataFrame(rows, PROFILES.ddl), workspace, PROFILES)
     folders = {name: workspace.entry(name) for name in ("ensemble", "other")}

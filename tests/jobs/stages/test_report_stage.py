@@ -60,10 +60,10 @@ ROWS = {
         for client in (70, 71, 72)
     ],
     PROFILES: [
-        ("ensemble", 0, 70, [1.0, 0.0, 2.0], ["product_buy", "page_visit"], None),
-        ("ensemble", 1, 71, [0.0, 1.0, 0.0], ["product_buy"], None),
-        ("ensemble", 2, 72, [0.0, 0.0, 0.0], [], None),
-        ("ensemble+baseline", 0, 70, [9.0], ["baseline"], None),
+        ("ensemble", 0, 70, [1.0, 0.0, 2.0], ["product_buy", "page_visit"], None, {}),
+        ("ensemble", 1, 71, [0.0, 1.0, 0.0], ["product_buy"], None, {}),
+        ("ensemble", 2, 72, [0.0, 0.0, 0.0], [], None, {}),
+        ("ensemble+baseline", 0, 70, [9.0], ["baseline"], None, {}),
     ],
     LABELS: [("propensity_sku", 0, 9, 0.5)],
     QUARANTINE: [("page_visit", "no <url>", "{}"), ("page_visit", "no <url>", "{}"), ("product_buy", "no sku", "{}")],

@@ -104,6 +104,7 @@ def test_an_output_that_training_could_not_read_is_refused_at_once(
         ("dbfs:/ubp/a%20b/part-0.parquet", "/dbfs/ubp/a b/part-0.parquet", "file:///dbfs/ubp/a%20b/part-0.parquet"),
         ("s3a://b/a%20b/part-0.parquet", "s3://b/a b/part-0.parquet", "s3://b/a%20b/part-0.parquet"),
         ("dbfs:/Volumes/c/s/v/part-0.parquet", "/Volumes/c/s/v/part-0.parquet", "file:///Volumes/c/s/v/part-0.parquet"),
+        ("file:/mnt/a%20b/part-0.parquet", "/mnt/a b/part-0.parquet", "file:///mnt/a%20b/part-0.parquet"),
     ],
 )
 def test_files_that_spark_names_are_opened_under_their_mount(url: str, path: str, petastorm: str) -> None:

@@ -1,5 +1,6 @@
 """Tables in a catalog, and tables where no mount reaches, hold what tables in ``--out`` hold."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from jobs.storage.delta_tables import (
     read_as_files,
     read_ingested,
     read_table,
+    read_version,
     write_table,
 )
 from jobs.storage.stored_rows import StoredRows, stored_rows
 from jobs.storage.table_history import ingest_versions, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import TableError
-from schemas.tables import PRODUCT_PROPERTIES, SEQUENCES, TableSchema
+from schemas.tables import PRODUCT_PROPERTIES, PROFILES, SEQUENCES, TableSchema
 
 CATALOG, SCHEMA, STORE = "spark_catalog", "ubp_test", "viewfs://store/tables"
 
@@ -69,6 +71,23 @@ def test_a_named_table_is_replaced_and_keeps_its_versions(spark: SparkSession, s
     assert rows(read_ingested(spark, replace(workspace, as_of=0), SEQUENCES)) == ROWS
     assert read_as_files(spark, workspace, SEQUENCES).inputFiles()[0].startswith("file:")
     assert not (workspace.out / "copies").exists()
+
+
+def test_columns_of_profiles_are_described_in_the_table_whatever_it_was_before(
+    spark: SparkSession, schema: str, tmp_path: Path
+) -> None:
+    folders, named = Workspace(tmp_path / "out"), Workspace(tmp_path / "out", catalog=CATALOG, schema=schema)
+    folders.prepare()
+    undescribed = replace(PROFILES, ddl=re.sub(r" COMMENT '[^']*'", "", PROFILES.ddl))
+    frame = spark.createDataFrame([("ensemble", 0, 7, [0.5], ["mixed"], "bob", {"mixed": "a1"})], undescribed.ddl)
+    for workspace in (folders, named):
+        for table in (undescribed, PROFILES, PROFILES):
+            write_table(frame, workspace, table)
+        assert read_table(spark, workspace, PROFILES).collect() == frame.collect()
+        written = read_version(spark, workspace.table("profiles"))  # as others read it
+        assert all(len(field.metadata["comment"]) > 20 for field in written.schema)
+    (client_key,) = [row for row in spark.sql(f"DESCRIBE {named.table('profiles')}").collect() if "_key" in row[0]]
+    assert client_key["comment"] == "id of the client in its own tables where that is text, else null"
 
 
 def test_files_that_no_mount_reaches_are_copied_once_per_version(

@@ -1,9 +1,15 @@
+import numpy as np
 import pytest
 import torch
 from small_encoders import settings_of, transformer
 
-from ml.inference.top_k import nearest_items
+from ml.data.sequence_batch import SequenceBatch, Sequences
+from ml.inference.top_k import nearest_items, next_items
 from ml.models.transformer import Transformer
+from ml.objectives.cloze import Cloze
+from ml.objectives.next_item import NextItem
+from ml.objectives.protocol import Objective
+from ml.objectives.ranking import rank_last_items
 
 SETTINGS = settings_of(hidden_size=2, n_layers=1, n_heads=1, feed_forward_size=2)
 # tokens 3 to 7; the length of a vector must not count
@@ -50,3 +56,30 @@ def test_compact_tables_have_neighbours_too(table: str):
     items, _ = nearest_items(model, torch.tensor([3, 4]), k=5)
     assert items.shape == (2, 5)
     assert not (items == torch.tensor([[3], [4]])).any()
+
+
+@pytest.mark.parametrize(("objective", "attention"), [(Cloze, "bidirectional"), (NextItem, "causal")])
+@pytest.mark.parametrize(("with_seen", "chunk_size"), [(True, 50), (True, 3), (False, 4)])
+def test_next_items_come_in_the_order_that_validation_ranks_them_in(
+    objective: type[Objective], attention: str, with_seen: bool, chunk_size: int
+):
+    torch.manual_seed(0)
+    settings = settings_of(hidden_size=8, n_layers=1, n_heads=1, feed_forward_size=8, max_length=5, attention=attention)
+    model, k = transformer(settings, n_tokens=12), 4
+    asked = objective(settings, model.vocabulary)
+    rows = [[3], [4, 5, 6], [11, 2, 7, 7, 3, 9]]
+    items, scores = next_items(model, asked, Sequences.from_rows(rows), k, with_seen, chunk_size)
+    assert (np.diff(scores, axis=1) < 0).all()
+    for row, found in zip(rows, items.tolist(), strict=True):
+        for position, item in enumerate(found, start=1):
+            batch = SequenceBatch(torch.tensor([[*row[-4:], item]]))
+            rank = rank_last_items(model, asked, batch, remove_seen=not with_seen)
+            assert rank.item() == position
+            assert with_seen or item not in row[-4:]
+
+
+def test_where_a_sequence_holds_the_other_items_there_are_fewer(model: Transformer):
+    seen = Sequences.from_rows([[3, 4, 5, 6], [7]])
+    items, _ = next_items(model, Cloze(SETTINGS, model.vocabulary), seen, k=9, with_seen=False)
+    assert items[0].tolist() == [7, -1, -1, -1, -1]
+    assert sorted(items[1].tolist()) == [-1, 3, 4, 5, 6]
