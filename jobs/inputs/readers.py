@@ -126,7 +126,7 @@ def naming_input(owner: str, where: str) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip(": ") for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("An error occurred while calling")), "no reason")
         raise InputError(
             f"{owner}: expected rows that Spark can read from {where}, found: {reason[:400]}; correct the mapping, or "
