@@ -48,6 +48,8 @@ SETTINGS = {
 of a stream ask for together (``conf.sequences.Stream``), ``ensemble.blocks.<name>`` whether a block that is made on
 request is asked for. What completes encoders (``model``, ...) is theirs.
 """
+ASKS = ("ensemble.blocks.", "ensemble.activity")
+"""Settings of ``SETTINGS`` that ask for a block begin so; the stage of one that nothing asks for makes nothing."""
 WITHOUT_EFFECT = (
     "ingest.count_duplicates",
     "ingest.max_quarantined_share",
@@ -189,7 +191,9 @@ class Stage:
     ) -> None:
         """Write ``config.yaml``, which must show what every output was made with that stays up to date."""
         differing: dict[str, list[rule.Reason]] = {}
-        for output in records:
+        for output, record in records.items():
+            if not any(record.settings.values()):  # it was not asked for, and nothing was made with other settings
+                continue
             # what is made now, and what is made from it, will have the settings of this call
             if set(rule.lineage([output], records, call)).isdisjoint(outputs):
                 outdated = rule.find_outdated([output], records, call)
@@ -326,6 +330,9 @@ def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dic
         # how a model is read does not change its weights: that is a setting of ``embed``
         left_out = ["encoders.*.inference.*"] if stage == rule.TRAIN else []
         own = (_matching(values, patterns) & effective) - _matching(values, left_out)
+        asks = [pattern for pattern in patterns if pattern.startswith(ASKS)]
+        if asks and not any(values[each] for each in asks):  # what makes nothing depends on nothing else
+            own = set(asks)
         settings[output] = {key: value for key, value in values.items() if key in own}
     return settings
 

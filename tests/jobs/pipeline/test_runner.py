@@ -69,11 +69,8 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
         ("ensemble.blocks=[baseline,counters]", "counters"),
         ("ensemble.blocks=[baseline,als_url]", "factorisation"),
         ("ensemble.blocks=[baseline,als_url,counters]", "counters"),  # settings of two stages, neither after the other
-        ("factorisation.factors=32", "factorisation"),
-        ("graph.epochs=3", "graph"),
         ("ensemble.blocks=[baseline,graph]", "graph"),
         ("ensemble.blocks=[baseline,interactions]", "interactions"),
-        ("interactions.epochs=1", "interactions"),
         ("ensemble.blocks=[]", "profile"),
         ("ensemble.blocks_weight=2", "profile"),
         ("probe.epochs=1", "probe"),
@@ -88,6 +85,25 @@ def test_another_configuration_goes_on_where_it_differs(
     ran.clear()
     run(workspace, load_config("demo", [blocks, change]))
     assert ran == STAGE_NAMES[STAGE_NAMES.index(begins_with) :]
+
+
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        ("factorisation.factors=32", "factorisation"),
+        ("graph.epochs=3", "graph"),
+        ("interactions.epochs=1", "interactions"),
+    ],
+)
+def test_the_settings_of_a_block_decide_only_where_it_is_asked_for(
+    workspace: Workspace, ran: list[str], change: str, stage: str
+) -> None:
+    for blocks, begins_with in (("als_category,graph,interactions", stage), ("", "ingest")):  # the run begins anew
+        asked = f"ensemble.blocks=[{blocks}]"
+        run(workspace, load_config("demo", [asked]))
+        ran.clear()
+        run(workspace, load_config("demo", [asked, change]))
+        assert ran == STAGE_NAMES[STAGE_NAMES.index(begins_with) :]
 
 
 def test_another_data_directory_starts_over(workspace: Workspace, ran: list[str], tmp_path: Path) -> None:
@@ -220,6 +236,15 @@ def test_the_saved_configuration_shows_settings_that_the_outputs_have(workspace:
     assert saved(workspace) == CONFIG, "the models and profiles stay as they are"
     run(workspace, other)
     assert saved(workspace) == other
+
+
+@pytest.mark.usefixtures("ran")
+def test_blocks_that_were_not_asked_for_can_be_made_stage_by_stage(workspace: Workspace) -> None:
+    run(workspace, load_config("demo", ["ensemble.blocks=[]"]))
+    other = load_config("demo", ["ensemble.blocks=[graph,interactions]", "graph.epochs=3", "interactions.epochs=1"])
+    for stage in ("graph", "interactions"):
+        run_alone(stage, workspace, other)
+        assert saved(workspace) == other
 
 
 @pytest.mark.usefixtures("ran")
