@@ -16,8 +16,7 @@ from conf.profile import EnsembleSettings
 from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients, vector_lists
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from ml.profiles.composition import BlockRows, Composition, fit_composition, prepare_vectors, standardising
-from ml.profiles.compression import Network, fit_network
+from ml.profiles.composition import BlockRows, Composition, Network, fit_composition, prepare_vectors, standardising
 from ml.profiles.moments import Moments
 from schemas import columns as c
 from schemas.blocks import ACTIVITY, ON_REQUEST
@@ -225,6 +224,9 @@ def collect_networks(
         everybody = BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), np.ones(len(vectors), bool))
         standard = standardising(moments[name]).apply(everybody)
         log.info("  %s: %s of %d columns, trained on %d clients", name, own.reduction, own.max_columns, len(vectors))
+        # here, and not at the top: Spark's Python workers import this module, and torch takes them seconds
+        from ml.profiles.compression import fit_network
+
         found[name] = fit_network(standard, own.max_columns, own.reduction)
     return found
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.profile import BlockSettings, EnsembleSettings
-from ml.profiles.compression import Network
 from ml.profiles.moments import Moments
 from schemas.blocks import ACTIVITY
 from schemas.errors import ConfigError
@@ -32,6 +31,35 @@ class BlockRows:
     name: str
     vectors: NDArray[np.floating]
     is_present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Makes a block's d columns fewer: the trained half (``ml/profiles/compression.py``), in numpy.
+
+    Spark's Python workers apply it, and would load torch for seconds.
+
+    Attributes
+    ----------
+    weights, biases : of each layer, float32 [inputs, outputs] and [outputs]; a ReLU stands between two
+    is_rectified : one stands after the last too
+    center, scale : float32 [k], of the last layer's outputs over the clients that the network was trained on
+    """
+
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+    is_rectified: bool
+    center: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+    def apply(self, standard: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardised columns, float32 [n, d], as fewer, which are standardised too, float32 [n, k]."""
+        columns = standard
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
+            columns = columns @ weight + bias
+            if self.is_rectified or layer < len(self.weights):
+                columns = np.maximum(columns, 0)
+        return (columns - self.center) / self.scale
 
 
 @dataclass(frozen=True)

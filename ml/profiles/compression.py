@@ -7,7 +7,6 @@ Legend of shapes: n clients, d columns of a block, k columns that they become.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from ml.profiles.composition import Network
 from schemas.errors import ConfigError
 
 Kind = Literal["dense", "autoencoder"]
@@ -24,33 +24,6 @@ Kind = Literal["dense", "autoencoder"]
 EPOCHS, ROWS_PER_BATCH, LEARNING_RATE = 30, 256, 1e-3
 HIDDEN_COLUMNS = 2
 """Units of the autoencoder's hidden layers, per column that it ends in."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The half that makes columns fewer; in numpy, for workers that have no use for torch.
-
-    Attributes
-    ----------
-    weights, biases : of each layer, float32 [inputs, outputs] and [outputs]; a ReLU stands between two
-    is_rectified : one stands after the last too
-    center, scale : float32 [k], of the last layer's outputs over the clients that the network was trained on
-    """
-
-    weights: tuple[NDArray[np.float32], ...]
-    biases: tuple[NDArray[np.float32], ...]
-    is_rectified: bool
-    center: NDArray[np.float32]
-    scale: NDArray[np.float32]
-
-    def apply(self, standard: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardised columns, float32 [n, d], as fewer, which are standardised too, float32 [n, k]."""
-        columns = standard
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
-            columns = columns @ weight + bias
-            if self.is_rectified or layer < len(self.weights):
-                columns = np.maximum(columns, 0)
-        return (columns - self.center) / self.scale
 
 
 def fit_network(standard: NDArray[np.float32], n_columns: int, kind: Kind, seed: int = 0) -> Network:

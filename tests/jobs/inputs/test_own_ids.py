@@ -45,7 +45,8 @@ def test_profiles_and_recommendations_have_the_users_own_ids(
     lines.append(f"last,{(FIRST + timedelta(days=DAYS - 1, hours=11)).isoformat()}Z,bought,sku-1")
     (tmp_path / "log.csv").write_text("\n".join(lines))
     (tmp_path / "own.yaml").write_text(MAPPING)
-    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    visits = "  page_visit: {behaviours: [page_visit], max_length: 8}\n"  # a second encoder to recommend by
+    (tmp_path / "tiny.yaml").write_text(CONFIG.replace("  mixed: {", f"{visits}  mixed: {{"))
     out = Workspace(tmp_path / "out")
     files = {"inputs": tmp_path / "own.yaml", "data": tmp_path, "out": out.out, "config": tmp_path / "tiny.yaml"}
     flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]

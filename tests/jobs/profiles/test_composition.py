@@ -1,5 +1,7 @@
 """Profiles composed by Spark: the moments that tasks add up, whole clients, and what is refused."""
 
+import subprocess
+import sys
 from datetime import datetime
 
 import numpy as np
@@ -111,6 +113,11 @@ def test_quantiles_and_networks_are_of_the_clients_that_have_a_block(spark: Spar
     none = collect_quantiles(spark.createDataFrame([], BLOCKS.ddl), {"nobody": 1}, settings)
     assert none["nobody"].shape == (1, 101)
     assert not none["nobody"].any()
+
+
+def test_workers_that_compose_profiles_load_no_torch() -> None:
+    code = "import sys, jobs.profiles.composition; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_batches_end_with_a_clients_last_row() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conf.profile import BlockSettings, EnsembleSettings
-from ml.profiles.composition import BlockRows, fit_composition, standardising
-from ml.profiles.compression import Network, fit_network
+from ml.profiles.composition import BlockRows, Network, fit_composition, standardising
+from ml.profiles.compression import fit_network
 from ml.profiles.moments import Moments
 from schemas.errors import ConfigError
 

@@ -203,7 +203,7 @@ def test_metrics_carry_units_and_rank_0s_view_of_all_ranks(job: TrainingJob) -> 
     lines: Lines = []
     train(trained(job, epochs=1), lines)
     interval = next(line for line in lines if "train/loss" in line)
-    assert {"behaviour", "epoch", "step", "steps", "train/loss", "train/sequences_per_second",
+    assert {"behaviour", "epoch", "step", "steps", "train/loss", "train/seconds", "train/sequences_per_second",
             "train/tokens_per_second", "feed/wait_pct", "memory/peak_gib"} == set(interval)  # fmt: skip
     assert 0 <= interval["feed/wait_pct"] <= 100
     assert 0.01 < interval["memory/peak_gib"] < 100
