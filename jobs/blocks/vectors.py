@@ -1,31 +1,41 @@
 """Sequences and encoders -> each client's vectors, one block per encoder."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.encoders import InferenceSettings
+from conf.pipeline import PipelineConfig
 from jobs.blocks.table import Block, vector_lists
 from jobs.runtime.devices import release_device, task_device
+from jobs.storage.delta_tables import read_table
 from jobs.storage.working_copy import WorkingCopy
+from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import rows_of_clients
+from jobs.transforms.vocabulary import collect_summaries
 from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
+from ml.data.sequence_batch import Sequences
 from ml.inference.embed import embed_sequences
 from ml.models.protocol import SequenceEncoder
 from ml.training.checkpoint import load_model
 from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_PRESENT, POSITION, VECTOR
+from schemas.errors import ModelError
+from schemas.tables import VOCABULARIES
 
 ROWS_PER_CHUNK = 4096
 """Clients whose vectors one Python worker holds at a time."""
 ROWS_DDL = f"{BLOCK} string, {CLIENT_ID} bigint, {IS_PRESENT} boolean, {VECTOR} array<float>"
 
 Batches = Iterable[pa.RecordBatch]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,32 @@ class ModelSource:
         folder = self.working_copy.fetch(self.folder) if self.working_copy else self.folder
         return load_model(folder, self.vocabulary_fingerprint)[0].to(device)
 
+    def sequences(self, column: pa.StructArray) -> Sequences:
+        """Of the stream's column of ``join_sequences``, without nulls."""
+        return sequences_of([pc.struct_field(column, name) for name in columns_to_read(self.reads_events)])
+
     def block(self) -> Block:
         """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
         columns = tuple(f"{self.name}/{number}" for number in range(self.load().hidden_size))
         # no path: the same model gives the same block, wherever --out is
         return Block(self.name, columns, f"model {self.name}, vocabulary {self.vocabulary_fingerprint}")
+
+
+def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:
+    """The trained models in the configuration's order."""
+    vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
+    sources = []
+    for name, encoder in config.encoders.items():
+        stream, folder = config.stream(name), workspace.model(name).resolve()
+        if stream in vocabularies and folder.is_dir():
+            fingerprint = vocabularies[stream].fingerprint
+            source = ModelSource(name, stream, folder, fingerprint, encoder.inference, encoder.reads_events)
+            sources.append(replace(source, working_copy=workspace.working_copy))
+        else:
+            log.info("  %s: left out: there is no %s", name, "model" if stream in vocabularies else "vocabulary")
+    if not sources:
+        raise ModelError(f"no model in {workspace.model('').resolve()}; run train first")
+    return sources
 
 
 def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[str]) -> DataFrame:
@@ -71,7 +102,14 @@ def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[s
 
 
 def embed_clients(sources: Sequence[ModelSource]) -> Callable[[Batches], Batches]:
-    """A ``mapInArrow`` function: rows of ``join_sequences`` -> a row per block and client, ``ROWS_DDL``.
+    """A ``mapInArrow`` function: rows of ``join_sequences`` -> a row per block and client, ``ROWS_DDL``."""
+    return map_chunks(sources, _embed_chunk)
+
+
+def map_chunks(
+    sources: Sequence[ModelSource], of_chunk: Callable[[pa.RecordBatch, ModelSource, SequenceEncoder], pa.RecordBatch]
+) -> Callable[[Batches], Batches]:
+    """A ``mapInArrow`` function: some thousand rows of ``join_sequences`` at a time, by each model in turn.
 
     Each Python worker loads each model once, onto the GPU of its task where there is one.
     """
@@ -84,7 +122,7 @@ def embed_clients(sources: Sequence[ModelSource]) -> Callable[[Batches], Batches
             for batch in batches:
                 for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
                     chunk = batch.slice(start, ROWS_PER_CHUNK)
-                    yield from (_embed_chunk(chunk, source, models[source.name]) for source in sources)
+                    yield from (of_chunk(chunk, source, models[source.name]) for source in sources)
         finally:
             release_device()
 
@@ -94,9 +132,9 @@ def embed_clients(sources: Sequence[ModelSource]) -> Callable[[Batches], Batches
 def _embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
     column = chunk.column(source.stream)
     is_present = column.is_valid().to_numpy(zero_copy_only=False)
-    present = column.drop_null()
-    sequences = sequences_of([pc.struct_field(present, name) for name in columns_to_read(source.reads_events)])
-    vectors = embed_sequences(model, sequences, source.settings)  # [present clients, hidden size]
+    vectors = embed_sequences(
+        model, source.sequences(column.drop_null()), source.settings
+    )  # [present clients, hidden size]
     return pa.RecordBatch.from_arrays(
         [
             pa.array([source.name] * len(column)),

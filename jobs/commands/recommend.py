@@ -5,30 +5,27 @@ lies after ``windows.input_end`` is not looked at: for the items of tomorrow the
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
-from jobs.blocks.vectors import ROWS_PER_CHUNK, Batches, ModelSource, join_sequences
-from jobs.profiles.composition import with_keys
-from jobs.runtime.devices import release_device, task_device
-from jobs.stages.embed import find_models
-from jobs.storage.delta_tables import exists, read_table, write_table
+from jobs.blocks.vectors import ModelSource, find_models, join_sequences, map_chunks
+from jobs.profiles.composition import read_own_ids, with_keys
+from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.workspace import Workspace
-from ml.data.arrow_rows import columns_to_read, sequences_of
 from ml.inference.top_k import next_items
+from ml.models.protocol import SequenceEncoder
 from ml.objectives.registry import OBJECTIVES, build_objective
 from schemas import columns as c
 from schemas.errors import ConfigError
-from schemas.tables import CLIENTS, IDS, RECOMMENDATIONS, SEQUENCES, VOCABULARIES
+from schemas.tables import CLIENTS, RECOMMENDATIONS, SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +51,11 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace, name:
     encoder = config.encoders[name]
     (source,) = find_models(spark, replace(config, encoders={name: encoder}), workspace)
     clients = read_table(spark, workspace, CLIENTS)
-    has_ids = config.mapping.inputs and exists(spark, workspace.table(IDS.name))
-    ids = read_table(spark, workspace, IDS) if has_ids else None
+    ids = read_own_ids(spark, config, workspace)
     rows = join_sequences(clients, read_table(spark, workspace, SEQUENCES), [source.stream])
     rows = rows.filter(F.col(source.stream).isNotNull())
     ranked = rows.mapInArrow(
-        rank_items(source, encoder, n_items),
+        map_chunks([source], partial(rank_items, encoder, n_items)),
         f"{c.CLIENT_ID} bigint, {c.POSITION} int, {c.TOKEN_ID} int, {c.SCORE} float",
     )
     vocabulary = read_table(spark, workspace, VOCABULARIES).filter(F.col(c.BEHAVIOUR) == source.stream)
@@ -82,32 +78,14 @@ def with_own_ids(items: DataFrame, ids: DataFrame | None, kind: str) -> DataFram
     return joined.select(c.TOKEN_ID, F.coalesce("own", c.KEY).alias(c.ITEM))
 
 
-def rank_items(source: ModelSource, encoder: EncoderSettings, n_items: int) -> Callable[[Batches], Batches]:
-    """A ``mapInArrow`` function: rows of ``join_sequences`` -> a row per client and item, best first.
-
-    A task holds the lists of some thousand clients at a time.
-    """
-
-    def stream(batches: Batches) -> Batches:
-        torch.set_num_threads(1)  # one Spark task, one core
-        device = task_device()
-        try:
-            model = source.load(device)
-            objective, with_seen = build_objective(encoder, model.vocabulary), encoder.training.rank_seen_items
-            for batch in batches:
-                for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
-                    chunk = batch.slice(start, ROWS_PER_CHUNK)
-                    columns = columns_to_read(source.reads_events)
-                    sequences = sequences_of([pc.struct_field(chunk.column(source.stream), each) for each in columns])
-                    tokens, scores = next_items(model, objective, sequences, n_items, with_seen)
-                    position = np.broadcast_to(np.arange(1, tokens.shape[1] + 1, dtype=np.int32), tokens.shape)
-                    client_ids = np.repeat(chunk.column(c.CLIENT_ID).to_numpy(), tokens.shape[1])
-                    arrays = [client_ids, position.ravel(), tokens.astype(np.int32).ravel(), scores.ravel()]
-                    made = pa.RecordBatch.from_arrays(
-                        [*map(pa.array, arrays)], names=[c.CLIENT_ID, c.POSITION, c.TOKEN_ID, c.SCORE]
-                    )
-                    yield made.filter(pc.greater_equal(made.column(c.TOKEN_ID), 0))
-        finally:
-            release_device()
-
-    return stream
+def rank_items(
+    encoder: EncoderSettings, n_items: int, chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder
+) -> pa.RecordBatch:
+    """A row per client of ``join_sequences`` and item, best first."""
+    objective, with_seen = build_objective(encoder, model.vocabulary), encoder.training.rank_seen_items
+    tokens, scores = next_items(model, objective, source.sequences(chunk.column(source.stream)), n_items, with_seen)
+    position = np.broadcast_to(np.arange(1, tokens.shape[1] + 1, dtype=np.int32), tokens.shape)
+    client_ids = np.repeat(chunk.column(c.CLIENT_ID).to_numpy(), tokens.shape[1])
+    arrays = [client_ids, position.ravel(), tokens.astype(np.int32).ravel(), scores.ravel()]
+    made = pa.RecordBatch.from_arrays([*map(pa.array, arrays)], names=[c.CLIENT_ID, c.POSITION, c.TOKEN_ID, c.SCORE])
+    return made.filter(pc.greater_equal(made.column(c.TOKEN_ID), 0))

@@ -14,14 +14,14 @@ from pyspark.sql import functions as F
 from conf.pipeline import PipelineConfig
 from conf.profile import EnsembleSettings
 from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients, vector_lists
-from jobs.storage.delta_tables import read_table
+from jobs.storage.delta_tables import exists, read_table
 from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, Composition, Network, fit_composition, prepare_vectors, standardising
 from ml.profiles.moments import Moments
 from schemas import columns as c
 from schemas.blocks import ACTIVITY, ON_REQUEST
 from schemas.errors import EntryError
-from schemas.tables import CLIENTS, PROFILES
+from schemas.tables import CLIENTS, IDS, PROFILES
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,13 @@ def compose_profiles(
                 yield _compose(name, composition, blocks, by_block[0], models or {})
 
     return ordered.mapInArrow(stream, PROFILES.ddl)
+
+
+def read_own_ids(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> DataFrame | None:
+    """``tables/ids``; None where a run has none."""
+    # of a mapping whose ids are integers, no text is a client's; the challenge directory's clients are in none
+    has_ids = config.mapping.inputs and exists(spark, workspace.table(IDS.name))
+    return read_table(spark, workspace, IDS) if has_ids else None
 
 
 def with_keys(clients: DataFrame, ids: DataFrame | None) -> DataFrame:

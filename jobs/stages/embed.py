@@ -6,7 +6,6 @@ Reads ``windows``, ``clients``, ``vocabularies``, ``sequences`` and the models; 
 
 import logging
 import sys
-from dataclasses import replace
 from math import ceil
 
 from pyspark.sql import SparkSession
@@ -14,14 +13,12 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.table import collect_blocks, write_blocks
-from jobs.blocks.vectors import ROWS_DDL, ModelSource, embed_clients, join_sequences
+from jobs.blocks.vectors import ROWS_DDL, embed_clients, find_models, join_sequences
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.vocabulary import collect_summaries
 from jobs.transforms.windows import collect_windows
 from schemas.columns import BEHAVIOUR, POSITION
-from schemas.errors import ModelError
-from schemas.tables import CLIENTS, SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.tables import CLIENTS, SEQUENCES, WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -43,23 +40,6 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     write_blocks(blocks, vectors, cutoff, workspace, former)
     for name in former:
         log.info("  %s: its rows of an earlier run are removed: it has no model now", name)
-
-
-def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:
-    """The trained models in the configuration's order."""
-    vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
-    sources = []
-    for name, encoder in config.encoders.items():
-        stream, folder = config.stream(name), workspace.model(name).resolve()
-        if stream in vocabularies and folder.is_dir():
-            fingerprint = vocabularies[stream].fingerprint
-            source = ModelSource(name, stream, folder, fingerprint, encoder.inference, encoder.reads_events)
-            sources.append(replace(source, working_copy=workspace.working_copy))
-        else:
-            log.info("  %s: left out: there is no %s", name, "model" if stream in vocabularies else "vocabulary")
-    if not sources:
-        raise ModelError(f"no model in {workspace.model('').resolve()}; run train first")
-    return sources
 
 
 if __name__ == "__main__":

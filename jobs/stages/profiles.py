@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from conf.pipeline import PipelineConfig
 from jobs.blocks.imported import import_blocks
 from jobs.blocks.table import collect_blocks
-from jobs.profiles.composition import collect_profile_blocks, compose_profiles
+from jobs.profiles.composition import collect_profile_blocks, compose_profiles, read_own_ids
 from jobs.profiles.export import export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
 from jobs.storage.provenance import MODELS, read_records
@@ -23,7 +23,7 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import BASELINE, ENSEMBLE
 from schemas.columns import PROFILE
-from schemas.tables import BLOCKS, CLIENTS, IDS, PROFILES, WINDOWS
+from schemas.tables import BLOCKS, CLIENTS, PROFILES, WINDOWS
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         # not by ``read_table``: an earlier version's table has fewer columns
         rows = read_version(spark, workspace.table(PROFILES.name))
         former = {row[PROFILE] for row in rows.select(PROFILE).distinct().collect()}
-    # of a mapping whose ids are integers, no text is a client's; the challenge directory's clients are in none
-    has_ids = config.mapping.inputs and exists(spark, workspace.table(IDS.name))
-    ids = read_table(spark, workspace, IDS) if has_ids else None
+    ids = read_own_ids(spark, config, workspace)
     records = read_records(workspace)
     models = {block.name: records[MODELS + block.name].id for block in own if MODELS + block.name in records}
     rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble, ids, models)
