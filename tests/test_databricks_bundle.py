@@ -50,14 +50,8 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
     writers = {table: {stage.name} for stage in STAGES for table in table_arguments(stage, "write_table", names)}
     writers |= {table: {"ingest"} for table in ("PRODUCT_PROPERTIES", "events")}
     reads["profile"].discard("IDS")  # rows are only added: it has those of the clients, whichever ingest they are of
-    writers["BLOCKS"] = {
-        "baseline",
-        "counters",
-        "factorisation",
-        "graph",
-        "interactions",
-        "embed",
-    }  # by jobs/blocks/table.py
+    # by jobs/blocks/table.py
+    writers["BLOCKS"] = {"baseline", "counters", "factorisation", "graph", "interactions", "embed"}
     for stage in STAGES:
         if stage.reads_ingested:
             reads[stage.name].add("events")
@@ -74,7 +68,7 @@ def test_the_pipelines_graph_is_what_its_stages_read() -> None:
 
 def table_arguments(stage: Stage, prefix: str, names: set[str]) -> set[str]:
     files = [f"{stage.module.replace('.', '/')}.py".removeprefix("jobs/")]
-    files += ["evaluation/scores.py"] if stage.name == "probe" else []
+    files += {"probe": ["evaluation/scores.py"], "embed": ["blocks/vectors.py"]}.get(stage.name, [])
     nodes = [node for file in files for node in ast.walk(ast.parse((ROOT / "jobs" / file).read_text()))]
     calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     arguments = [each for call in calls if call.func.id.startswith(prefix) for each in call.args]  # type: ignore[attr-defined]
