@@ -20,8 +20,8 @@ PRICES_PER_GROUP = 10
 N_PRICE_GROUPS = (MAX_PRICE + 1) // PRICES_PER_GROUP
 HALF_LIFE_DAYS = 14
 """Of an event's weight, 2^(-age / 14 d)."""
-SESSION_GAP_DAYS = 30 / (24 * 60)
-"""A longer gap between two events begins another session."""
+SESSION_GAP = 30 * 60 * 1_000_000
+"""Microseconds; a longer gap between two events begins another session."""
 HOURS_PER_DAY = 24
 DAYS_PER_WEEK = 7
 DAYS_TO_MONDAY = 3
@@ -105,9 +105,10 @@ def mean_gap_in_hours(log: ClientLog) -> Values:
 
 
 def n_sessions(log: ClientLog) -> Values:
-    """Runs of events with less than 30 minutes between two."""
+    """Runs of events with at most 30 minutes between two."""
     begins = np.ones(len(log.client), dtype=bool)
-    begins[1:] = (log.client[1:] != log.client[:-1]) | (log.age[:-1] - log.age[1:] > SESSION_GAP_DAYS)
+    # whole microseconds: differences of ages are rounded, and events are often exactly 30 minutes apart
+    begins[1:] = (log.client[1:] != log.client[:-1]) | (np.diff(log.time) > SESSION_GAP)
     return log.count(begins.astype(np.float64))
 
 

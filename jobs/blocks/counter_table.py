@@ -201,7 +201,7 @@ INTRODUCTION = """
 Made by `python -m jobs.blocks.counter_table > docs/counters.md`; do not edit.
 
 The block `counters` has {n_columns} columns for the challenge's five behaviours; the stage `counters` makes it where
-`ensemble.blocks` names it. All events lie before the cutoff.
+`ensemble.blocks` names it. All events lie before the cutoff; of a client with more than 200,000, the last ones count.
 
 - WINDOW is `7d`, `14d`, `28d`, `60d` or `all`; a window of w days is cutoff - w <= time < cutoff.
 - BEHAVIOUR is one of the behaviours; *on skus* are those whose item is a `sku`.

@@ -35,6 +35,7 @@ from jobs.transforms.client_log import (
     POPULARITY,
     build_log,
     keep_last_events,
+    split_by_clients,
 )
 from jobs.transforms.clients import rows_of_clients
 from jobs.transforms.packed import aggregate_packed
@@ -46,6 +47,8 @@ from schemas.behaviours import ItemKind
 from schemas.blocks import COUNTERS
 from schemas.errors import InputError
 
+EVENTS_AT_ONCE = 200_000
+"""Events whose counters are computed together: the parts of a log that counters share take some 650 bytes of each."""
 NAMES_FITTED = 100_000
 """Names that the clusters are fitted to, chosen by a hash of the sku."""
 CLUSTERS_SEED = 2025
@@ -246,7 +249,7 @@ def count_clients(
     """
     until = int(np.datetime64(cutoff, "us").astype(np.int64))
 
-    def finish(rows: pa.Table) -> pa.Table:
+    def count(rows: pa.Table) -> pa.Table:
         events = build_log(rows, behaviours, until)
         logs = [events, *(events.masked(mask_share, seed) for seed in mask_seeds)]
         numbers = np.empty((events.n_clients, len(logs), len(counters)), np.float32)
@@ -259,6 +262,11 @@ def count_clients(
         )
         # the buffer is taken as it is, of one size for each client; Spark knows binary of any size alone
         return pa.table({c.CLIENT_ID: events.client_ids, NUMBERS: packed.cast(pa.binary())})
+
+    def finish(rows: pa.Table) -> pa.Table:
+        # once more: where a client's rows lay decides whether they came shrunk, and that must change no number
+        rows = keep_last_events(rows)
+        return pa.concat_tables([count(rows[:0]), *map(count, split_by_clients(rows, EVENTS_AT_ONCE))])
 
     return finish
 

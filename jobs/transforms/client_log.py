@@ -3,7 +3,7 @@
 Legend of shapes: n events, C clients, P pairs of a client and a value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -185,6 +185,17 @@ def keep_last_events(rows: pa.Table) -> pa.Table:
     order = _event_order(rows, client)
     n_later = np.cumsum(n_events)[client[order]] - 1 - np.arange(len(order))
     return rows.take(pa.array(order[n_later < MAX_EVENTS]))
+
+
+def split_by_clients(rows: pa.Table, most_rows: int) -> Iterator[pa.Table]:
+    """Tables of all rows of some clients each, by rising client; of ``most_rows``, and those of one client more."""
+    _, client, n_events = np.unique(rows.column(CLIENT_ID).to_numpy(), return_inverse=True, return_counts=True)
+    part = (np.cumsum(n_events) - 1) // most_rows
+    order = np.argsort(part[client], kind="stable")
+    ends = np.cumsum(np.bincount(part[client]))
+    for start, end in zip([0, *ends], ends, strict=False):
+        if start < end:
+            yield rows.take(pa.array(order[start:end]))
 
 
 def build_log(rows: pa.Table, behaviours: Sequence[str], cutoff: int) -> ClientLog:

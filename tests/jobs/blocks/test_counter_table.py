@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from counted_by_hand import Event, count_by_hand
+from numpy.typing import NDArray
 
 from conf.load import load_config
+from jobs.blocks import counters
 from jobs.blocks.counter_table import GROUPS, describe_counters, list_counters
+from jobs.blocks.counters import count_clients
 from jobs.transforms import client_log
 from jobs.transforms.client_log import LOG_DDL, build_log, keep_last_events
 
@@ -97,13 +100,36 @@ def test_a_client_with_too_many_events_keeps_its_last_ones(monkeypatch: pytest.M
     rows = table_of(EVENTS)
     assert keep_last_events(rows) is rows
     monkeypatch.setattr(client_log, "MAX_EVENTS", 20)
-    parts = [keep_last_events(rows.slice(start, 200)) for start in (0, 200, 400)]
-    kept, whole = keep_last_events(pa.concat_tables(parts)), keep_last_events(rows)
+    shrunk = pa.concat_tables([keep_last_events(rows.slice(start, 200)) for start in (0, 200, 400)])
+    kept = keep_last_events(shrunk)
     assert log_of(kept).count().max() == 20
-    for counter in COUNTERS:
-        assert counter.compute(log_of(kept)).tobytes() == counter.compute(log_of(whole)).tobytes(), counter.name
+    finish = count_clients(COUNTERS, list(BEHAVIOURS), CUTOFF)
+    assert finish(rows).equals(finish(kept))
+    assert finish(rows).equals(finish(shrunk))
     latest = max(event.time for event in EVENTS if event.client == 11)
     assert max(kept.filter(pa.compute.equal(kept["client_id"], 11))["timestamp"].to_pylist()) == latest
+
+
+def test_how_many_clients_are_counted_together_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = count_clients(COUNTERS, list(BEHAVIOURS), CUTOFF, mask_share=0.3, mask_seeds=[4])
+
+    def numbers() -> tuple[list[int], NDArray[np.float32]]:
+        counted = finish(table_of(EVENTS))
+        return counted["client_id"].to_pylist(), np.frombuffer(b"".join(counted["numbers"].to_pylist()), np.float32)
+
+    whole = numbers()
+    monkeypatch.setattr(counters, "EVENTS_AT_ONCE", 50)
+    assert numbers()[0] == whole[0] == sorted({event.client for event in EVENTS})
+    np.testing.assert_array_equal(numbers()[1], whole[1])
+    assert len(finish(table_of(EVENTS)[:0])) == 0
+
+
+def test_events_exactly_half_an_hour_apart_are_of_one_session_at_every_distance_from_the_cutoff() -> None:
+    start = CUTOFF - timedelta(days=9)
+    pairs = [(n, start + timedelta(seconds=n * 97 + gap)) for n in range(2000) for gap in (0, 30 * 60)]
+    n_sessions = next(each for each in COUNTERS if each.name == "all/all/sessions")
+    log = log_of(table_of([Event(client, time, "page_visit", 100) for client, time in pairs]))
+    np.testing.assert_array_equal(n_sessions.compute(log), np.log1p(1))
 
 
 def test_the_page_is_what_the_definitions_say() -> None:
