@@ -5,7 +5,8 @@
 
 ``pack`` puts the entries of ``OUT/entries`` and the labels of its tables into one file; ``--entry NAME=DIR`` adds an
 entry with the same clients in the same order. ``score`` trains the challenge's probe on every entry, task and repeat as
-``ubp probe`` does, several at once, and prints the mean and the standard deviation over the repeats. SCORES.jsonl holds
+``ubp probe`` does, several at once, prints the mean and the standard deviation over the repeats, and marks what they do
+not tell from the highest of its column. SCORES.jsonl holds
 a line per score; what it holds already of this FILE.npz is not scored again. Where the project is not installed, set
 PYTHONPATH to its root.
 """
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from conf.evaluation import ProbeSettings
+from jobs.evaluation.comparison import SUM, Scores, compare_entries, describe_comparisons, mean_score, result_of
 from ml.evaluation.probe import over_repeats, score_task
 from schemas.tasks import PROPENSITY, TASKS, TRAIN, VALIDATION, WINDOWS, TaskScore
 
@@ -150,17 +152,31 @@ def score_all(file: Path, lines: Path, arguments: argparse.Namespace) -> dict[Un
 
 
 def show(results: dict[Unit, TaskScore]) -> None:
-    """A Markdown table: a row per entry, mean ± standard deviation over the repeats."""
+    """A Markdown table: a row per entry, mean ± standard deviation over the repeats; last, the sum over the tasks.
+
+    A tilde marks what the repeats do not tell from the highest mean of the column.
+    """
     tasks = list(dict.fromkeys(unit.task for unit in results))
-    print(f"| entry | {' | '.join(task.removeprefix('propensity_').replace('_', ' ') for task in tasks)} |")
-    print("|---" * (len(tasks) + 1) + "|")
-    for entry in dict.fromkeys(unit.entry for unit in results):
+    scores: Scores = {}
+    for entry, task in dict.fromkeys((unit.entry, unit.task) for unit in results):
+        of_task = [result for unit, result in results.items() if (unit.entry, unit.task) == (entry, task)]
+        found = asdict(over_repeats(of_task))
+        scores.setdefault(entry, {})[task] = {name: value for name, value in found.items() if value is not None}
+    comparisons = compare_entries(scores)
+    titles = [task.removeprefix("propensity_").replace("_", " ") for task in (*tasks, SUM)]
+    print(f"| entry | {' | '.join(titles)} |")
+    print("|---" * (len(titles) + 1) + "|")
+    for entry, of_entry in scores.items():
         cells = []
-        for task in tasks:
-            of_task = [result for unit, result in results.items() if (unit.entry, unit.task) == (entry, task)]
-            total = over_repeats(of_task)
-            cells.append(f"{total.score:.4f}" if total.mean is None else f"{total.mean:.4f} ± {total.std:.4f}")
+        for column in (*tasks, SUM):
+            total = result_of(of_entry, column)
+            best = max(scores, key=lambda name: mean_score(result_of(scores[name], column)))
+            mark = "~" if comparisons.tell_apart(column, entry, best) is False else ""
+            spread = f" ± {total['std']:.4f}" if "std" in total else ""
+            cells.append(f"{mark}{mean_score(total):.4f}{spread}")
         print(f"| {entry} | {' | '.join(cells)} |")
+    if len(comparisons):
+        print(f"~ not told from the highest mean of its column: {describe_comparisons(comparisons)}")
 
 
 def main() -> None:

@@ -87,12 +87,25 @@ class PipelineConfig(Settings):
                 f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
                 "of its own",
             )
+        self._check_mean()
         # all that there may be: who leaves a block out need not take out what the configuration says of it
         blocks = dict.fromkeys([*self.encoders, ACTIVITY, BASELINE, *ON_REQUEST, *self.ensemble.named_blocks])
         unknown = [name for name in self.ensemble.stacking if name not in blocks]
         require(
             not (unknown and self.encoders),  # while a file is read, encoders come last
             f"ensemble.stacking: expected names of blocks, {', '.join(blocks)}; found {', '.join(unknown)}",
+        )
+
+    def _check_mean(self) -> None:
+        """Refuse a mean of vectors of unequal widths."""
+        stacking, widths = self.ensemble.stacking, set()
+        for name, encoder in self.encoders.items():
+            most = stacking[name].max_columns if name in stacking else None
+            widths.add(min(encoder.hidden_size, most or encoder.hidden_size))
+        require(
+            self.ensemble.composition != "mean" or len(widths) <= 1,
+            f"ensemble.composition=mean: expected encoders of one hidden_size, found {sorted(widths)}; use concat, or "
+            "leave encoders out (encoders.NAME=null)",
         )
 
     def _check_encoder(self, name: str, encoder: EncoderSettings) -> None:

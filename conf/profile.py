@@ -34,6 +34,13 @@ class BlockSettings(Settings):
     """How columns become fewer: by the principal axes of the largest variance, or by a network of one layer or of two
     that is trained to give the columns back (*paper*, where both failed)."""
 
+    def __post_init__(self) -> None:
+        require(
+            self.reduction == "axes" or self.max_columns is not None,
+            f"ensemble.stacking: reduction={self.reduction} expected max_columns, the number of columns that it is to "
+            "make; found none",
+        )
+
 
 @dataclass(frozen=True)
 class EnsembleSettings(Settings):

@@ -3,7 +3,6 @@
 An entry does not say which clients are present: all are, and a row of zeros is a vector like any other.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from conf.profile import EnsembleSettings
 from jobs.blocks.table import Block, vector_lists, write_block
 from jobs.storage.entry_files import COLUMN_EXPONENTS
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
+from jobs.storage.files import read_json
 from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace
 from schemas.columns import CLIENT_ID, VECTOR
@@ -76,9 +76,15 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
     clients : of whose session
     """
     n_rows = len(np.load(folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False))
-    exponents = folder / COLUMN_EXPONENTS
+    width = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False).shape[1]
+    path = folder / COLUMN_EXPONENTS
+    exponents = read_json(path, list[int], "make the entry anew") if path.exists() else [0] * width
+    if len(exponents) != width:
+        raise EntryError(
+            f"{path}: expected {width} exponents, one per column, found {len(exponents)}; make the entry anew"
+        )
     # powers of two, by which float32 is multiplied without an error
-    factors = np.exp2(np.float32(json.loads(exponents.read_text()) if exponents.exists() else 0.0))
+    factors = np.exp2(np.array(exponents, np.float32))
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         ids = np.load(folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False)

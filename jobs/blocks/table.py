@@ -103,6 +103,14 @@ def read_rows(spark: SparkSession, workspace: Workspace, names: Collection[str],
     return read_table(spark, workspace, BLOCKS).filter(is_asked_for)
 
 
+def collect_empty_blocks(
+    spark: SparkSession, workspace: Workspace, names: Collection[str], cutoff: datetime
+) -> list[str]:
+    """Those of the blocks whose rows at the cutoff are all of clients that are not present."""
+    counts = read_rows(spark, workspace, names, cutoff).groupBy(c.BLOCK).agg(F.max(c.IS_PRESENT).alias("is_there"))
+    return [row[c.BLOCK] for row in counts.orderBy(c.BLOCK).collect() if not row["is_there"]]
+
+
 def require_clients(spark: SparkSession, workspace: Workspace, names: Collection[str], cutoff: datetime) -> None:
     """Raise EntryError where a block has no row at the cutoff of each client of the clients table, or of others."""
     clients = read_table(spark, workspace, CLIENTS).select(c.CLIENT_ID, c.POSITION)

@@ -36,9 +36,10 @@ def run(
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
-    own, further = collect_profile_blocks(spark, config, workspace)
+    own, further = collect_profile_blocks(spark, config, workspace, cutoff)
     blocks = own + further
     variants = list_variants(blocks)
+    made_in = read_block_seconds(workspace.metrics)
     sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
     folder = workspace.out / "ablation"
     entries = {name: folder / name for name in variants}
@@ -53,7 +54,6 @@ def run(
         scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:
         workspace.remove(folder)
-    made_in = read_block_seconds(workspace.metrics)
     seconds = {block.name: round(made_in[block.name], 1) for block in blocks if block.name in made_in}
     found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources, "seconds": seconds}
     write_json(workspace.out / "ablation.json", found, indent=2)

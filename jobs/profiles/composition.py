@@ -13,7 +13,15 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from conf.profile import EnsembleSettings
-from jobs.blocks.table import Block, collect_blocks, dense_vectors, read_rows, require_clients, vector_lists
+from jobs.blocks.table import (
+    Block,
+    collect_blocks,
+    collect_empty_blocks,
+    dense_vectors,
+    read_rows,
+    require_clients,
+    vector_lists,
+)
 from jobs.storage.delta_tables import exists, read_table
 from jobs.storage.workspace import Workspace
 from ml.profiles.composition import BlockRows, Composition, Network, fit_composition, prepare_vectors, standardising
@@ -47,11 +55,12 @@ def list_own_blocks(config: PipelineConfig, found: Container[str]) -> list[str]:
 
 
 def collect_profile_blocks(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, cutoff: datetime
 ) -> tuple[list[Block], list[Block]]:
     """The blocks of ``ensemble`` and the further ones that ``ensemble.blocks`` names, in the profiles' order.
 
-    An encoder without a block is left out: it had nothing to train on; so is a block that its stage could not make.
+    An encoder without a block is left out: it had nothing to train on; so is a block that its stage could not make, and
+    one that no client has: its columns would be the same for all.
 
     Raises
     ------
@@ -76,6 +85,14 @@ def collect_profile_blocks(
                 f"block {name!r}: expected it in the table blocks, found {', '.join(found)}; run the stage that writes "
                 "it first, import an entry by --block NAME=DIR, or take the name out of ensemble.blocks"
             )
+    for name in collect_empty_blocks(spark, workspace, [*own, *further], cutoff):
+        log.info("  %s: left out: no client to profile has it", name)
+        (own if name in own else further).remove(name)
+    if not own:
+        raise EntryError(
+            f"expected a client to profile with an event of an encoder ({', '.join(config.encoders)}), found none; see "
+            "that input/relevant_clients.npy is of the same clients as the events"
+        )
     return [found[name] for name in own], [found[name] for name in further]
 
 
@@ -227,7 +244,7 @@ def collect_networks(
         of_block = rows.filter((F.col(c.BLOCK) == name) & F.col(c.IS_PRESENT))
         # in a stated order, so that the network depends on the vectors alone
         sample = of_block.orderBy(F.xxhash64(c.CLIENT_ID), c.CLIENT_ID).limit(CLIENTS_FITTED).select(c.VECTOR)
-        vectors = np.array([row[c.VECTOR] for row in sample.toLocalIterator()], np.float32).reshape(-1, width)
+        vectors = np.array([np.array(row[c.VECTOR], np.float32) for row in sample.toLocalIterator()]).reshape(-1, width)
         everybody = BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), np.ones(len(vectors), bool))
         standard = standardising(moments[name]).apply(everybody)
         log.info("  %s: %s of %d columns, trained on %d clients", name, own.reduction, own.max_columns, len(vectors))

@@ -5,7 +5,7 @@ from typing import Any
 
 from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, Ablation, compare_to_whole
 from jobs.evaluation.comparison import SUM, Comparisons, Scores, describe_comparisons, mean_score
-from jobs.reporting.tables import MISSING, Rows, build_score_rows
+from jobs.reporting.tables import MISSING, Rows, build_score_rows, noise_note
 from schemas.tasks import TASKS
 
 
@@ -27,9 +27,17 @@ class Change:
 
 def rows_alone(ablation: Ablation) -> Rows:
     """The scores of each block alone, then of all blocks, as in the score table; its Borda points are left out."""
+    return {name: cells[:-1] for name, cells in build_score_rows(_scores_alone(ablation)).items()}
+
+
+def noise_alone(ablation: Ablation) -> str | None:
+    """What the marks of noise in ``rows_alone`` mean; None where no repeats compare anything."""
+    return noise_note(_scores_alone(ablation))
+
+
+def _scores_alone(ablation: Ablation) -> Scores:
     variants = [variant for kind in (ONLY, ALL) for variant in _of_kind(ablation, kind)]
-    scores: Scores = {variant["block"] or "all blocks": variant["scores"] for variant in variants}
-    return {name: cells[:-1] for name, cells in build_score_rows(scores).items()}
+    return {variant["block"] or "all blocks": variant["scores"] for variant in variants}
 
 
 def rows_without(ablation: Ablation) -> dict[str, list[Change]]:

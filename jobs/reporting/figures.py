@@ -219,10 +219,10 @@ def draw_vocabularies(title: str, facts: Mapping[str, VocabularyFacts], colours:
 
 @_inline_svg
 def draw_absent_shares(title: str, shares: Mapping[str, float], colours: Mapping[str, str]) -> Figure:
-    """Share of the relevant clients without an event, per behaviour."""
+    """Share of the relevant clients that are not present, per block; those of no encoder are grey."""
     figure, axes = _axes(title, HALF, 2.7)
     lines = range(len(shares))
-    bars = axes.barh(lines, list(shares.values()), height=0.62, color=[colours[name] for name in shares])
+    bars = axes.barh(lines, list(shares.values()), height=0.62, color=[colours.get(name, MUTED) for name in shares])
     axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=3, fontsize=8)
     axes.set_yticks(lines, list(shares))
     axes.set_ylim(len(shares) - 0.4, -0.6)

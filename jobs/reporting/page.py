@@ -11,7 +11,7 @@ from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import Ablation
 from jobs.evaluation.comparison import SUM, Scores, result_of
 from jobs.reporting import figures, tables
-from jobs.reporting.ablation import noise_of_changes, rows_alone, rows_without
+from jobs.reporting.ablation import noise_alone, noise_of_changes, rows_alone, rows_without
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin
 from schemas.blocks import BASELINE
@@ -27,7 +27,7 @@ class RunFacts:
     metrics : the lines of ``metrics.jsonl``, but for those of training
     histories : encoder -> its newest training, by ``metrics.jsonl``; of an earlier configuration's too
     windows : the one row of ``tables/windows``
-    absent : encoder -> share of relevant clients that it has no vector of
+    absent : block -> share of relevant clients that are not present
     quarantine : (source, reason, rows)
     ablation : ``ablation.json``, None where there is none
     """
@@ -96,6 +96,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
             "alone_rows": rows_alone(facts.ablation),
             "block_seconds": facts.ablation.get("seconds", {}),
             "without_rows": rows_without(facts.ablation),
+            "noise_alone": noise_alone(facts.ablation),
             "noise_of_changes": noise_of_changes(facts.ablation),
         }
     return _environment().get_template("report.html").render(context)

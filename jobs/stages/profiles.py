@@ -21,7 +21,7 @@ from jobs.storage.delta_tables import exists, read_as_files, read_table, read_ve
 from jobs.storage.provenance import MODELS, read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
-from schemas.blocks import BASELINE, ENSEMBLE
+from schemas.blocks import BASELINE, ENSEMBLE, ON_REQUEST
 from schemas.columns import PROFILE
 from schemas.tables import BLOCKS, CLIENTS, PROFILES, WINDOWS
 
@@ -33,7 +33,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
-    own, further = collect_profile_blocks(spark, config, workspace)
+    own, further = collect_profile_blocks(spark, config, workspace, cutoff)
     profiles = {ENSEMBLE: own}
     if further:
         profiles["+".join([ENSEMBLE, *(block.name for block in further)])] = own + further
@@ -60,10 +60,10 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         cutoff,
         {workspace.entry(name): block for name, block in exported.items()},
     )
-    # the probe scores all that lies in ``entries``: those of an earlier run too
-    for name in sorted({*made, *former} - {*profiles, *exported}):
+    # the probe scores all that lies in ``entries``: those of an earlier run too, whose blocks may have gone since
+    for name in sorted({*made, *former, *config.encoders, *ON_REQUEST} - {*profiles, *exported}):
         if workspace.remove(workspace.entry(name)):
-            log.info("  entry %s: removed: the configuration does not name it any more", name)
+            log.info("  entry %s: removed: this run has no such profile or block", name)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from jobs.storage.provenance import made_stages
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
-from schemas.blocks import ENSEMBLE
+from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE
 from schemas.columns import BEHAVIOUR, CUTOFF, PROFILE
 from schemas.tables import BLOCKS, CLIENTS, PROFILES, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
 
@@ -87,7 +87,7 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         vocabularies=collect_vocabulary_facts(
             read_table(spark, workspace, VOCABULARIES), [*config.behaviours, *config.merged_streams()]
         ),
-        absent=collect_absent_shares(blocks, list(config.encoders)),
+        absent=collect_absent_shares(blocks, [*config.encoders, ACTIVITY, BASELINE, *config.ensemble.named_blocks]),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
         profile_map=collect_profile_map(profiles, sequences.where(F.col(BEHAVIOUR).isin(list(counted))), n_clients),
         ablation=read_ablation(spark, config, workspace),

@@ -64,7 +64,7 @@ def read_block_seconds(path: Path) -> dict[str, float]:
             name, step = line["behaviour"], line["step"]
             # a killed run goes on from its last checkpoint, and a new one from the first epoch
             is_new = step <= last_step.get(name, step) and line["epoch"] == 1
-            trained[name], last_step[name] = line["train/seconds"] + (0 if is_new else trained[name]), step
+            trained[name], last_step[name] = line["train/seconds"] + (0 if is_new else trained.get(name, 0)), step
     return {name: seconds + trained.get(name, 0) for name, seconds in written.items()}
 
 

@@ -105,6 +105,15 @@ def test_behaviours_that_cannot_be_merged_are_refused_by_name(overrides: list[st
         load_config("demo", overrides)
 
 
+def test_settings_of_profiles_that_could_not_be_composed_are_refused_before_anything_runs() -> None:
+    unequal = ["ensemble.composition=mean", "encoders.page_visit.hidden_size=32"]
+    with pytest.raises(ConfigError, match=r"composition=mean: expected encoders of one hidden_size, found \[32, 64\]"):
+        load_config("demo", unequal)
+    assert load_config("demo", [*unequal, "encoders.page_visit=null"]).ensemble.composition == "mean"
+    with pytest.raises(ConfigError, match=r"reduction=dense expected max_columns, .* found none"):
+        load_config("demo", ["ensemble.stacking.counters.reduction=dense"])
+
+
 @pytest.mark.parametrize("end", ["2022-09-28", "2022-09-28 10:00:00"])
 def test_the_end_of_the_windows_is_a_time(end: str, tmp_path: Path) -> None:
     config = load_config("demo", [f"windows.end={end}"])
@@ -113,13 +122,17 @@ def test_the_end_of_the_windows_is_a_time(end: str, tmp_path: Path) -> None:
     assert load_config(str(tmp_path / "saved.yaml")) == config
 
 
-def test_the_fourth_places_encoder_reads_all_behaviours_in_its_published_size() -> None:
+def test_the_fourth_places_stack_has_its_published_sizes() -> None:
     config = load_config("fourth_place")
     assert [*config.encoders] == ["mixed"]
     mixed = config.encoders["mixed"]
     assert set(mixed.behaviours) == set(config.behaviours)
     assert (mixed.hidden_size, mixed.n_layers, mixed.max_length, mixed.table_rows) == (1024, 20, 256, 524_288)
     assert (mixed.table_kind, mixed.objective, mixed.has_context) == ("events", "next_event", True)
+    assert config.ensemble.blocks == ("graph", "interactions", "counters")
+    assert not config.ensemble.activity
+    widths = {"mixed": 1024, "graph": config.graph.dimensions, "interactions": sum(config.interactions.ranks)}
+    assert widths == {"mixed": 1024, "graph": 256, "interactions": 128}
 
 
 def test_an_encoder_is_left_out_by_null() -> None:

@@ -16,7 +16,7 @@ from jobs.cli import main
 from jobs.storage import locations
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from schemas.errors import ConfigError, EntryError
+from schemas.errors import ConfigError, EntryError, TableError
 from schemas.tables import BLOCKS, CLIENTS
 
 IDS = np.array([50, 10, 40, 20, 30])
@@ -54,6 +54,12 @@ def test_columns_that_an_export_divided_are_multiplied_again(spark: SparkSession
     (folder / "column_exponents.json").write_text(json.dumps([0, 15]))
     rows = import_entry(spark, workspace, str(folder))
     assert rows[20] == [7, 8 * 2**15]
+    for content, found in (
+        ("[0, 1", "expected JSON"), ('["0", 1]', "valid integer"), ("[0, 1, 2]", "expected 2 exponents.* found 3"),
+    ):  # fmt: skip
+        (folder / "column_exponents.json").write_text(content)
+        with pytest.raises((EntryError, TableError), match=rf"column_exponents.json: .*{found}.*make the entry anew"):
+            import_entry(spark, workspace, str(folder))
 
 
 def test_a_block_may_lie_where_spark_has_a_name_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

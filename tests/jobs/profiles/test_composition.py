@@ -130,15 +130,29 @@ def test_batches_end_with_a_clients_last_row() -> None:
     assert [row for batch in found for row in batch] == list(range(12))
 
 
-def test_a_block_that_is_not_there_is_named_with_what_to_do(spark: SparkSession, workspace: Workspace) -> None:
-    write_clients(spark, workspace, [50, 10])
-    settings = ["ensemble.activity=false", "ensemble.blocks=[clip]"]
+def test_a_block_that_is_not_there_is_named_with_what_to_do_and_one_that_no_client_has_is_left_out(
+    spark: SparkSession, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cutoff = write_clients(spark, workspace, [50, 10])
+
+    def found(*settings: str) -> list[list[str]]:
+        both = collect_profile_blocks(spark, load_config("demo", settings), workspace, cutoff)
+        return [[block.name for block in blocks] for blocks in both]
+
+    alone = "ensemble.activity=false"
     with pytest.raises(EntryError, match=r"expected blocks of the encoders product_buy, .* run embed first"):
-        collect_profile_blocks(spark, load_config("demo", settings), workspace)
-    put_blocks(spark, workspace, {"product_buy": {50: [1]}})
-    with pytest.raises(EntryError, match=r"block 'clip': expected it in the table blocks, found product_buy; run"):
-        collect_profile_blocks(spark, load_config("demo", settings), workspace)
+        found(alone, "ensemble.blocks=[clip]")
+    of_others = {99: [1]}
+    put_blocks(spark, workspace, {"product_buy": {50: [1]}, "page_visit": of_others, "als_category": of_others})
+    with pytest.raises(EntryError, match=r"block 'clip': expected it in the table blocks, found als_.*buy; run"):
+        found(alone, "ensemble.blocks=[clip]")
     with pytest.raises(EntryError, match=r"block 'activity'"):
-        collect_profile_blocks(spark, load_config("demo", ["ensemble.blocks=[]"]), workspace)
-    own, further = collect_profile_blocks(spark, load_config("demo", [settings[0], "ensemble.blocks=[]"]), workspace)
-    assert ([block.name for block in own], further) == (["product_buy"], [])
+        found("ensemble.blocks=[]")
+    assert found(alone, "ensemble.blocks=[]") == [["product_buy"], []]
+    assert found(alone, "ensemble.blocks=[als_category]") == [["product_buy"], []]
+    for name in ("page_visit", "als_category"):
+        assert f"{name}: left out: no client to profile has it" in caplog.text
+    put_blocks(spark, workspace, {"product_buy": of_others})
+    with pytest.raises(EntryError, match=r"expected a client to profile with an event of an encoder"):
+        found(alone, "ensemble.blocks=[]")

@@ -4,7 +4,7 @@ import pytest
 from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some_facts, some_metrics, some_scores
 
 from conf.load import load_config
-from jobs.reporting.ablation import Change, noise_of_changes, rows_alone, rows_without
+from jobs.reporting.ablation import Change, noise_alone, noise_of_changes, rows_alone, rows_without
 from jobs.reporting.history import StageRun, split_training, stage_runs
 from jobs.reporting.page import Verdict, render_page, tell_verdict
 from jobs.reporting.tables import Standing
@@ -187,6 +187,8 @@ def test_a_block_whose_loss_lowers_the_score_helps_and_noise_is_marked():
     assert once["baseline"][-1] == Change("+0.0600", helps=False)
     assert thrice["baseline"][0] == Change("+0.0100", helps=False)
     assert thrice["baseline"][-1] == Change("+0.0600", helps=False)
+    assert noise_alone(some_ablation()) is None
+    assert "do not tell it from the highest mean of the column (paired t-tests, 21 in" in noise_alone(some_ablation(3))
     assert noise_of_changes(some_ablation()).startswith("How much of a change is noise is unknown")
     assert "paired t-tests, 14 in this table" in noise_of_changes(some_ablation(3))
     close = some_ablation(3)

@@ -19,6 +19,7 @@ from jobs.storage.delta_tables import read_table, write_table
 from jobs.transforms.windows import derive_windows, windows_frame
 from schemas.errors import ConfigError, EntryError, InputError
 from schemas.tables import CLIENTS, LABELS, SCORES, TARGETS, WINDOWS
+from schemas.tasks import TaskScore
 
 TINY = replace(CONFIG, probe=ProbeSettings(hidden_size=8, n_blocks=1, batch_size=4, learning_rate=0.03))
 N = 24
@@ -106,6 +107,24 @@ def test_entries_packed_for_a_machine_without_spark_score_the_same(spark, shop, 
     write_entry(shop, "mixed", noise, positions)
     with pytest.raises(SystemExit, match=r"mixed: expected the clients of .* in their order, found others"):
         quality.pack(shop.out, file, {})
+
+
+def test_scores_of_packed_entries_are_marked_where_repeats_do_not_tell_them_apart(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    quality, results = importlib.import_module("quality_profiles"), {}
+    of_repeats = {"low": (0.50, 0.51, 0.52), "near": (0.69, 0.72, 0.70), "high": (0.70, 0.71, 0.72)}
+    for entry, scores in of_repeats.items():
+        for repeat, score in enumerate(scores):
+            for task in ("churn", "propensity_sku"):
+                unit = quality.Unit(entry, task, repeat, 8, "float32")
+                results[unit] = TaskScore(score + 0.1 * (task == "churn"), score)
+    quality.show(results)
+    head, _, low, near, high, note = capsys.readouterr().out.splitlines()
+    assert head == "| entry | churn | sku | sum |"
+    assert low == "| low | 0.6100 ± 0.0100 | 0.5100 ± 0.0100 | 1.1200 ± 0.0200 |"
+    assert near.count("~") == 3
+    assert "~" not in high
+    assert note.startswith("~ not told from the highest mean of its column: paired t-tests, 9 in this table")
 
 
 def figures_of(shop):

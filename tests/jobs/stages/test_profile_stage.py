@@ -48,7 +48,8 @@ def test_entries_come_and_go_with_the_blocks_that_the_configuration_names(
     }
     put_blocks(spark, workspace, vectors)
     clip, by_hand = workspace.out / "elsewhere", workspace.entry("by_hand")
-    for folder in (clip, by_hand):
+    gone = [workspace.entry(name) for name in ("graph", "search_query")]  # of a run that had such a block
+    for folder in (clip, by_hand, *gone):
         folder.mkdir(parents=True)
         np.save(folder / "client_ids.npy", np.array(IDS))
         np.save(folder / "embeddings.npy", np.arange(4, dtype=np.float16)[:, None])
@@ -69,8 +70,8 @@ def test_entries_come_and_go_with_the_blocks_that_the_configuration_names(
 
     assert entries(workspace) == {"product_buy", "page_visit", "baseline", "ensemble", "by_hand"}
     assert load_entry(workspace, "ensemble").shape == (4, 7)
-    for name in ("activity", "clip", "ensemble+baseline+clip"):
-        assert f"entry {name}: removed: the configuration does not name it any more" in caplog.text
+    for name in ("activity", "clip", "ensemble+baseline+clip", "graph", "search_query"):
+        assert f"entry {name}: removed: this run has no such profile or block" in caplog.text
 
 
 def test_a_block_that_is_not_asked_for_is_left_out_with_a_line(

@@ -44,6 +44,8 @@ def test_a_blocks_time_is_that_of_its_part_of_the_stage_and_of_its_encoders_newe
     trained += [(1, 5, 8.0), (2, 12, 16.0), (2, 10, 32.0)]  # the newest, which was killed at step 12
     for epoch, step, seconds in trained:
         append_metrics(path, {"behaviour": "visits", "epoch": epoch, "step": step, "train/seconds": seconds})
+    # its first epoch is in a log that is lost
+    append_metrics(path, {"behaviour": "late", "epoch": 2, "step": 7, "train/seconds": 5.0})
     with lines_of_stage("embed"):
         clock[0] += 10
         append_blocks(path, ["visits", "buys"])
@@ -53,4 +55,6 @@ def test_a_blocks_time_is_that_of_its_part_of_the_stage_and_of_its_encoders_newe
         append_blocks(path, [])  # removed: no time is its own
         clock[0] += 7
         append_blocks(path, ["counters"])
-    assert read_block_seconds(path) == {"visits": 5 + 8 + 16 + 32, "buys": 5.0, "activity": 3.0, "counters": 7.0}
+        append_blocks(path, ["late"])
+    made_in = {"visits": 5 + 8 + 16 + 32, "buys": 5.0, "activity": 3.0, "counters": 7.0, "late": 5.0}
+    assert read_block_seconds(path) == made_in
