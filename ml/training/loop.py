@@ -185,7 +185,8 @@ class Trainer:
                 if sums.is_over:
                     break
                 meter.add(sums, group)
-                n_steps, n_done = self.learner.n_steps, n_done + len(group)
+                # of all ranks: not this one's own batches, of which an epoch may have fewer than another rank's
+                n_steps, n_done = self.learner.n_steps, n_done + training.batches_per_step
                 is_checkpoint = n_steps % training.checkpoint_every_steps == 0
                 if is_checkpoint or n_steps % training.log_every_steps == 0:
                     # looks at the loss before a checkpoint is replaced: one that is no number ends the run

@@ -32,7 +32,7 @@ class Position:
     Attributes
     ----------
     epoch : the one being trained, from 1
-    n_batches : batches of it that are done
+    n_batches : batches of it that each rank has done, or had no more of
     best_epoch : whose weights are kept so far, 0 for none
     best_metrics : of that epoch on the held-out clients; None where there was none to rank
     """

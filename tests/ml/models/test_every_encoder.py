@@ -1,8 +1,6 @@
 """What holds for every encoder: each architecture, in the configurations that docs/models.md names."""
 
 import contextlib
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_encoders import settings_of
-from torch import Tensor, nn
+from thread_ranks import two_ranks
+from torch import nn
 
 from conf.encoders import (
     AllActionSettings,
@@ -32,7 +31,7 @@ from ml.models.protocol import SequenceEncoder
 from ml.models.registry import ENCODERS, build_encoder
 from ml.objectives.registry import build_objective, require_encoder
 from ml.training.checkpoint import ModelCard, load_model
-from ml.training.distributed import ExchangingRanks, Ranks
+from ml.training.distributed import Ranks
 from ml.training.loop import TrainingJob, train_model
 from ml.training.step import Learner
 from schemas.tokens import FIRST_ITEM
@@ -210,30 +209,6 @@ def test_a_step_is_finite_in_both_precisions_and_touches_few_rows_of_a_sparse_ta
             assert moved[name].any(dim=1).sum() < 30
 
 
-class ThreadRanks(ExchangingRanks):
-    """Two ranks that are threads; what one has to give lies in a list that both see."""
-
-    world_size = 2
-
-    def __init__(self, rank: int, given: list[Any], barrier: threading.Barrier) -> None:
-        self.rank, self._given, self._barrier = rank, given, barrier
-
-    def _exchange(self, tensor: Tensor) -> list[Tensor]:
-        self._given[self.rank] = tensor.clone()
-        self._barrier.wait(30)
-        both = list(self._given)
-        self._barrier.wait(30)
-        return both
-
-    def _allreduce(self, tensor: Tensor, name: str) -> Callable[[], object]:
-        both = self._exchange(tensor)
-        return lambda: tensor.copy_(both[0] + both[1])
-
-    def _allgather(self, tensor: Tensor, name: str) -> Callable[[], Tensor]:
-        both = self._exchange(tensor)
-        return lambda: torch.cat(both)
-
-
 def test_two_ranks_learn_what_one_does(settings: EncoderSettings) -> None:
     settings = replace(settings, **UNDROPPED, training=TrainingSettings(n_ranks=2, device="cpu"))
     objective = build_objective(settings, VOCABULARY)
@@ -241,8 +216,7 @@ def test_two_ranks_learn_what_one_does(settings: EncoderSettings) -> None:
     parts = [objective.prepare(BATCH[rows], generator) for rows in (slice(0, 2), slice(2, 3))]
     candidates = objective.draw_candidates(generator)
     alone = Learner(settings, VOCABULARY)
-    given, barrier = [None, None], threading.Barrier(2)
-    ranks = [Learner(settings, VOCABULARY, ranks=ThreadRanks(rank, given, barrier)) for rank in range(2)]
+    ranks = [Learner(settings, VOCABULARY, ranks=each) for each in two_ranks()]
     alone.update(parts, candidates)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda rank: ranks[rank].update([parts[rank]], candidates), range(2)))

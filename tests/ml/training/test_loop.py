@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from small_encoders import settings_of
+from thread_ranks import two_ranks
 
 from conf.encoders import InferenceSettings, LossSettings, MaskingSettings
 from conf.training import TrainingSettings
@@ -284,6 +286,42 @@ def test_on_packed_rows_a_run_learns_and_when_killed_ends_with_the_same_weights(
     assert train(job, from_feed=packed()) == undisturbed
     for name, weight in weights(tmp_path / "whole").items():
         assert torch.equal(weight, weights(job.folder)[name]), name
+
+
+class ListedFeed:
+    """Batches of one rank that are there already; keeps which of them it has given."""
+
+    n_batches = 6
+
+    def __init__(self, n_given: int, seed: int) -> None:
+        self.rows = Sequences.from_rows(circular(2 * n_given, 8, seed))
+        self.n_given, self.given = n_given, list[int]()
+
+    def training(self, epoch: int, skip: int = 0) -> Batches:
+        for number in range(skip, self.n_given):
+            self.given.append(number)
+            yield self.rows.batch(np.arange(2 * number, 2 * number + 2), 8)
+
+    def validation(self) -> Batches:
+        yield from ()
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 2])
+def test_ranks_with_unequal_numbers_of_batches_go_on_with_the_next_ones(
+    job: TrainingJob, batches_per_step: int
+) -> None:
+    job = trained(job, epochs=1, checkpoint_every_steps=4 // batches_per_step, batches_per_step=batches_per_step)
+
+    feeds = [ListedFeed(3, 0), ListedFeed(6, 1)]
+
+    def train_both(is_time_up: bool) -> bool:
+        with ThreadPoolExecutor(2) as pool:
+            arguments = zip(feeds, two_ranks(), strict=True)
+            each = [pool.submit(train_model, job, *both, [].append, lambda: is_time_up) for both in arguments]
+        return all([future.result().is_finished for future in each])
+
+    assert [train_both(is_time_up) for is_time_up in (True, False)] == [False, True]
+    assert [feed.given for feed in feeds] == [[0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 
 def test_no_more_than_one_interval_is_lost(job: TrainingJob) -> None:
