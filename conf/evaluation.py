@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from conf.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from conf.ranges import PositiveFloat, PositiveInt, Seed, Settings
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ProbeSettings(Settings):
     learning_rate: PositiveFloat = 1e-3
     batch_size: PositiveInt = 128
     epochs: PositiveInt = 3
-    seed: NonNegativeInt = 1278
+    seed: Seed = 1278
     repeats: PositiveInt = 1
     """The first is the organisers' run and gives the score; each further one has other weights and another order of
     rows, and together they give the mean and the standard deviation."""

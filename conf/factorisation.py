@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Settings
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class FactorisationSettings(Settings):
 
     factors: PositiveInt = 64
     """Columns of each block."""
-    seed: NonNegativeInt = 2025
+    seed: Seed = 2025
     iterations: PositiveInt = 10
     regularisation: NonNegativeFloat = 0.1
     alpha: PositiveFloat = 1.0

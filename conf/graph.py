@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from conf.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, Settings
+from conf.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, Settings
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class GraphSettings(Settings):
 
     dimensions: PositiveInt = 64
     """Columns of the block (the 4th place of the challenge: 256)."""
-    seed: NonNegativeInt = 2025
+    seed: Seed = 2025
     epochs: PositiveInt = 10
     edges_per_batch: Annotated[int, Range(ge=2)] = 1024
     """Of one rank; each edge's negatives are the other targets of its batch."""

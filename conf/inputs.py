@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from conf.ranges import PositiveInt, Settings, Share, require
-from schemas.columns import CLIENT_ID, N_EVENTS, TIMESTAMP, TOKEN_ID
+from conf.ranges import Days, PositiveInt, Settings, Share, require
+from schemas.columns import CLIENT_ID, N_EVENTS, REASON, ROW, TIMESTAMP, TOKEN_ID
 
 
 def is_identifier(text: str) -> bool:
@@ -40,7 +40,7 @@ class BehaviourSettings(Settings):
 
     def __post_init__(self) -> None:
         require(is_identifier(self.item), f"item must be a column's name of letters, digits, _; found {self.item!r}")
-        ours = (CLIENT_ID, TIMESTAMP, TOKEN_ID, N_EVENTS)
+        ours = (CLIENT_ID, TIMESTAMP, TOKEN_ID, N_EVENTS, REASON, ROW)
         require(
             # Spark's names of columns differ in more than case
             self.item.lower() not in ours,
@@ -79,7 +79,7 @@ class WindowSettings(Settings):
 
     mode: Literal["evaluate", "entry"] = "evaluate"
     """``evaluate``: events before the train target window; ``entry``: all events, as a competition entry."""
-    target_days: PositiveInt = 14
+    target_days: Days = 14
     """Days in each of the two target windows (*challenge*)."""
     end: str | None = None
     """Where the windows end, ``yyyy-MM-dd HH:mm:ss``, or ``yyyy-MM-dd`` for its midnight: as if the last purchase were

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Settings, Share, require
+from conf.ranges import Days, NonNegativeFloat, PositiveFloat, PositiveInt, Settings, Share, require
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class InteractionSettings(Settings):
     Its sizes are that team's; what has no mark is our own.
     """
 
-    days_before: tuple[PositiveInt, ...] = (14, 28, 42)
+    days_before: tuple[Days, ...] = (14, 28, 42)
     """Earlier cutoffs: days before the profile's own. Training rows count events before each of them; their labels are
     of the ``windows.target_days`` after it, and may not reach beyond the profile's cutoff."""
     max_clients: PositiveInt = 200_000

@@ -149,7 +149,9 @@ def _check_mapping(owner: str, values: Mapping[str, Any]) -> None:
 
 def _full_columns(owner: str, mapping: Any) -> Any:
     """A mapping in which each input has what all share, and each column is written in full: ``{column: NAME}``."""
-    inputs = mapping.get("inputs") if isinstance(mapping, Mapping) else None
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{owner}: mapping: expected inputs: and names of behaviours under it, found {mapping!r}")
+    inputs = mapping.get("inputs")
     if not isinstance(inputs, Mapping):
         if inputs is not None:
             raise ConfigError(f"{owner}: inputs: expected names of behaviours, each with its table, found {inputs!r}")
@@ -287,7 +289,7 @@ def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
     for path, value in _leaves(OmegaConf.to_container(layer)):
         key = ".".join(path)
         # texts made of references, each made of others, would double with every line
-        if "${" in str(value) and not _REFERENCE.fullmatch(str(value)):
+        if isinstance(value, str) and "${" in value and not _REFERENCE.fullmatch(value):
             raise ConfigError(
                 f"{owner}: {key}: expected a value or a reference to another setting such as ${{training.epochs}}, "
                 f"found {value!r}; write the value itself"
@@ -340,7 +342,7 @@ def _refuse_references_to_sections(merged: DictConfig) -> None:
     """Raise ConfigError where a reference leads to several values: sections of references to sections would double."""
     values = OmegaConf.to_container(merged)
     for path, value in _leaves(values):
-        if reference := _REFERENCE.fullmatch(str(value)):
+        if isinstance(value, str) and (reference := _REFERENCE.fullmatch(value)):
             dots, name = reference.groups()
             target: Any = values
             for key in (*path[: len(path) - len(dots) if dots else 0], *name.split(".")):

@@ -14,10 +14,11 @@ from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
 from schemas.tables import PRODUCT_PROPERTIES
 
 ITEM = "item"
+LATEST_BY = "latest_by"
 PRODUCTS = PRODUCT_PROPERTIES.name
 EVENT_COLUMNS = (CLIENT_ID, TIMESTAMP, ITEM)
 PRODUCT_COLUMNS = (SKU, CATEGORY, PRICE, NAME)
-COLUMNS = (*EVENT_COLUMNS, *PRODUCT_COLUMNS, "latest_by")
+COLUMNS = (*EVENT_COLUMNS, *PRODUCT_COLUMNS, LATEST_BY)
 """Keys of an input whose value is a column: its name, or settings of it."""
 
 IDS, CODES = ("integer", "key"), ("codes", "text", "vector")
@@ -31,9 +32,11 @@ FORMS = {
 }
 """Column -> what its values may be taken ``as``."""
 
-# letter of a pattern -> how often it may stand in a row (Spark's datetime patterns)
-_PATTERN_LETTERS = {"G": 4, "y": 6, "M": 4, "L": 4, "d": 2, "D": 3, "a": 1, "E": 4, "H": 2, "h": 2, "K": 2, "k": 2}
+# letter of a pattern -> how often it may stand in a row (Spark's datetime patterns, as far as they are for parsing)
+_PATTERN_LETTERS = {"G": 4, "y": 6, "M": 4, "L": 4, "d": 2, "D": 3, "a": 1, "H": 2, "h": 2, "K": 2, "k": 2}
 _PATTERN_LETTERS |= {"m": 2, "s": 2, "S": 9, "V": 2, "z": 4, "O": 4, "X": 5, "x": 5, "Z": 5}
+_LENGTHS = {"V": (2,), "O": (1, 4)}
+"""Letters of which no other number may stand in a row."""
 _ZONES = re.compile(r"[VzOXxZ]")
 
 
@@ -73,7 +76,7 @@ class ColumnSettings(Settings):
         if self.expression is not None:
             check_expression(f"{owner}.expression", self.expression)
         require(self.column != "", f"{owner}.column: expected a name, found an empty one")
-        forms, is_of_time = FORMS.get(name, ()), name in (TIMESTAMP, "latest_by")
+        forms, is_of_time = FORMS.get(name, ()), name in (TIMESTAMP, LATEST_BY)
         require(
             self.as_ is None or self.as_ in forms,
             f"{owner}.as: expected {', '.join(forms) or 'none, of a time'}, found {self.as_}",
@@ -142,7 +145,7 @@ class InputSettings(Settings):
         self._check_location(owner)
         if self.where is not None:
             check_expression(f"{owner}.where", self.where)
-        known = (*PRODUCT_COLUMNS, "latest_by") if is_products else EVENT_COLUMNS
+        known = (*PRODUCT_COLUMNS, LATEST_BY) if is_products else EVENT_COLUMNS
         needed = (SKU,) if is_products else EVENT_COLUMNS
         require(
             set(needed) <= self.columns.keys() <= set(known),
@@ -166,8 +169,14 @@ class InputSettings(Settings):
         )
         require(self.path != "", f"{owner}.path: expected a path, found an empty one")
         # not the path itself: the message would show the password
-        has_password = re.match(r"[^/]*//[^/]*:[^/]*@", self.path or "") is not None
+        has_password = re.match(r"[^/]*//.*:.*@", self.path or "", re.DOTALL) is not None
         require(not has_password, f"{owner}.path: expected a URL without a password in it; give it to Spark")
+        has_query = self.is_url and not {"?", "#"}.isdisjoint(str(self.path))
+        require(
+            not has_query,
+            f"{owner}.path: expected a URL without ? and #, for what follows may be a secret, which logs would show; "
+            "leave it out, and give credentials to Spark",
+        )
         require(
             not self.is_url or self.format is not None,
             f"{owner}: expected a format (delta, parquet, csv, json) for the URL {self.path}, found none",
@@ -241,8 +250,8 @@ def _check_pattern(owner: str, pattern: str) -> None:
     wrong = [
         run[0]
         for run in re.finditer(r"([A-Za-z])\1*|['{}#]", letters)
-        # Spark takes a zone's id as VV alone
-        if len(run[0]) > _PATTERN_LETTERS.get(run[0][0], 0) or (run[0][0] == "V" and len(run[0]) != 2)
+        if len(run[0]) > _PATTERN_LETTERS.get(run[0][0], 0)
+        or (run[0][0] in _LENGTHS and len(run[0]) not in _LENGTHS[run[0][0]])
     ]
     require(
         not wrong, f"{owner}: expected a pattern such as dd.MM.yyyy HH:mm:ss, found {', '.join(wrong)} in {pattern!r}"

@@ -22,14 +22,14 @@ from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_id
 from conf.interactions import InteractionSettings
 from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
-from conf.ranges import NonNegativeInt, Settings, require
+from conf.ranges import Seed, Settings, require
 from conf.report import TrackingSettings
 from conf.sequences import SequenceSettings, Stream
 from conf.spark import SparkSettings
 from conf.training import FeedSettings, TrainingSettings
 from schemas import tables
 from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, ON_REQUEST, RESERVED
+from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, INTERACTIONS, ON_REQUEST, RESERVED
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
@@ -41,7 +41,7 @@ class PipelineConfig(Settings):
     """All settings of a run; ``config.yaml`` in its output holds the resolved values."""
 
     behaviours: dict[str, BehaviourSettings]
-    seed: NonNegativeInt = 2025
+    seed: Seed = 2025
     ingest: IngestSettings = field(default_factory=IngestSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
@@ -75,9 +75,10 @@ class PipelineConfig(Settings):
         self._check_mapping()
         soonest, target = min(self.interactions.days_before), self.windows.target_days
         require(
-            soonest >= target,
+            soonest >= target or INTERACTIONS not in self.ensemble.named_blocks,
             f"interactions.days_before: expected windows.target_days={target} or more, for the labels of training rows "
-            f"must end before the profile's cutoff; found {soonest}; leave it out, or name earlier cutoffs",
+            f"must end before the profile's cutoff; found {soonest}; name earlier cutoffs, such as "
+            f"interactions.days_before=[{target}, {2 * target}], or leave the block {INTERACTIONS} out",
         )
         taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
         for name, folder in self.ensemble.named_blocks.items():

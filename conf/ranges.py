@@ -31,6 +31,10 @@ class Range:
 
 PositiveInt = Annotated[int, Range(gt=0)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
+Days = Annotated[int, Range(gt=0, le=3_650)]
+"""Whole days of a window: ten years back from any time of the data is still a time."""
+Seed = Annotated[int, Range(ge=0, le=2**63 - 1)]
+"""Of all generators of random numbers; torch takes no larger one."""
 PositiveFloat = Annotated[float, Range(gt=0.0)]
 NonNegativeFloat = Annotated[float, Range(ge=0.0)]
 Share = Annotated[float, Range(ge=0.0, le=1.0)]

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from typing import Annotated
 
 from conf.inputs import WindowSettings
-from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Settings, Share, require
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Seed, Settings, Share, require
 
 FEWEST_DAYS = 3 * WindowSettings().target_days
 """Both target windows, and as long an input window."""
@@ -17,9 +17,9 @@ class ShopSettings(Settings):
 
     n_clients: Annotated[int, Range(ge=1, le=2**32)] = 3_000
     """Clients drawn; one without a single event appears nowhere."""
-    n_days: Annotated[int, Range(ge=FEWEST_DAYS)] = 120
+    n_days: Annotated[int, Range(ge=FEWEST_DAYS, le=20_000)] = 120
     first_day: date = date(2022, 6, 23)
-    seed: NonNegativeInt = 7
+    seed: Seed = 7
     n_categories: Annotated[int, Range(ge=2)] = 40
     n_products: PositiveInt = 800
     n_other_pages: PositiveInt = 150
@@ -69,7 +69,7 @@ class BenchmarkLogSettings(Settings):
 
     n_events: Annotated[int, Range(ge=10_000, le=2_000_000_000)] = 170_000_000
     """Events of all behaviours; clients, products and pages are as many as it takes."""
-    seed: NonNegativeInt = 7
+    seed: Seed = 7
     n_days: Annotated[int, Range(ge=FEWEST_DAYS, le=20_000)] = 140
     last_day: date = date(2022, 11, 9)
     relevant_share: Share = 0.0529

@@ -45,7 +45,7 @@ def describe_files(data: Path | None, sources: Iterable[str]) -> DataFiles:
     """The files of each source as they are now, none of one that is not there or is under a directory not given.
 
     By size and time of change, not by content: terabytes would be read to see that nothing is to be done. A Delta table
-    is described by its version.
+    is described by its newest commit.
     """
     found: DataFiles = {}
     for source in sources:
@@ -64,7 +64,7 @@ def is_small(workspace: Workspace, config: PipelineConfig) -> bool:
         sources = describe_files(workspace.challenge, list_sources("ingest", config))
         described = [numbers for files in sources.values() for numbers in files.values()]
         seen = [settings.path in sources for settings in config.mapping.inputs.values()]
-        if not all(seen) or any(len(numbers) == 1 for numbers in described):  # a catalog's, a store's, a Delta table's
+        if not all(seen) or any(len(numbers) != 2 for numbers in described):  # a catalog's, a store's, a Delta table's
             return False
         sizes = (size for size, _ in described)
     limit = SMALL_TO_FACTORISE if config.ensemble.named_blocks.keys() & {*FACTORISED} else SMALL_BYTES

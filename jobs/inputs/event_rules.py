@@ -15,7 +15,7 @@ from pyspark.sql.window import Window, WindowSpec
 from conf.inputs import IngestSettings
 from jobs.storage.stored_rows import timestamp_literal
 from schemas.behaviours import CODES_PER_QUERY, ItemKind
-from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
+from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, REASON, ROW, SKU, TIMESTAMP
 from schemas.tables import (
     CONFLICTS_ON_SKU,
     MAX_PRICE,
@@ -28,9 +28,6 @@ from schemas.tables import (
     is_no_time,
     is_null,
 )
-
-REASON = "reason"
-ROW = "row"
 
 PRODUCT_COLUMNS = (SKU, CATEGORY, PRICE, NAME)
 

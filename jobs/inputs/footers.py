@@ -7,8 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.inputs.thrift import LIST, STRUCT, StructReader
 from schemas.errors import InputError
 
+MAX_DEPTH = 100
+"""Of groups in one another: pyarrow and Spark go down into them, and 20,000 of them ended the process."""
+_N_CHILDREN = 5  # of SchemaElement in parquet.thrift
+_VERSION, _SCHEMA = 0x15, 0x10 | LIST  # the first two fields of FileMetaData, each with its type
 _ARROW_SCHEMA = b"ARROW:schema"
 # as pyarrow names them; Spark brings a decoder for each
 _CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "ZSTD", "LZ4")
@@ -48,6 +53,9 @@ def read_footer(path: Path) -> Footer:
             n_bytes = int.from_bytes(end[:4], "little")
             if end[4:] == b"PARE":
                 raise _encrypted(path)
+            if end[4:] == b"PAR1" and n_bytes + 8 <= path.stat().st_size:  # else pyarrow says what it is
+                file.seek(-8 - n_bytes, 2)
+                _check_depth(path, file.read(n_bytes))
             try:
                 whole = pq.ParquetFile(path)
                 footer = Footer(whole.schema_arrow, whole.metadata)
@@ -60,12 +68,60 @@ def read_footer(path: Path) -> Footer:
                 renamed = file.read().replace(_ARROW_SCHEMA, _ARROW_SCHEMA.upper())
                 metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + renamed))
                 footer = Footer(metadata.schema.to_arrow_schema(), metadata, is_plain=False)
+        _ = footer.schema.names  # are decoded now
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected names of columns in UTF-8, found {error}; write the file again") from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a whole Parquet file: {error}; copy or write it again") from error
+    _check_columns(path, footer)
     # a footer is signed where columns are encrypted; the signature stands behind it
     if footer.metadata.serialized_size < n_bytes:
         raise _encrypted(path)
     return footer
+
+
+def _check_depth(path: Path, content: bytes) -> None:
+    """Raise InputError for a schema of groups that lie too deep in one another, or for a footer without a schema."""
+    try:
+        reader = StructReader(memoryview(content))
+        if (head := reader.read_byte()) == _VERSION:
+            reader.read_number()
+            head = reader.read_byte()
+        size_and_kind = reader.read_byte()
+        if head != _SCHEMA or size_and_kind & 0x0F != STRUCT:
+            raise ValueError(head, size_and_kind)
+        n_elements = reader.read_varint() if size_and_kind >> 4 == 15 else size_and_kind >> 4
+        if n_elements <= MAX_DEPTH:  # nearly all files: no walk
+            return
+        left: list[int] = []  # children to come, of each group around an element
+        for _ in range(n_elements):
+            n_children = reader.read_numbers().get(_N_CHILDREN, 0)
+            while left and left[-1] == 0:
+                left.pop()
+            if left:
+                left[-1] -= 1
+            if n_children > 0:
+                left.append(n_children)
+            if len(left) > MAX_DEPTH:
+                raise InputError(
+                    f"{path}: expected at most {MAX_DEPTH} groups of columns in one another, found more; write the "
+                    "columns that are needed into a file of their own"
+                )
+    except (IndexError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a whole Parquet file: its footer holds no schema; copy or write it again"
+        ) from error
+
+
+def _check_columns(path: Path, footer: Footer) -> None:
+    """Raise InputError unless each row group has all columns."""
+    metadata = footer.metadata
+    for group in range(metadata.num_row_groups):
+        if (n_columns := metadata.row_group(group).num_columns) != metadata.num_columns:
+            raise InputError(
+                f"{path} is not a whole Parquet file: expected {metadata.num_columns} columns in each row group, found "
+                f"{n_columns} in row group {group}; copy or write it again"
+            )
 
 
 def find_undecodable(metadata: pq.FileMetaData, columns: Collection[str]) -> list[str]:

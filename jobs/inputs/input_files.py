@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import logging
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import list_source
+from jobs.inputs.listing import is_passed_over, list_source
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
 from ml.files.regular import require_regular
@@ -57,14 +58,30 @@ class InputFiles:
 
 
 def describe_path(path: Path) -> dict[Path, list[int]]:
-    """Size and time of change of each file of a source or input; of a Delta table, the number of its newest commit."""
+    """Size and time of change of each file of a source or input that may be read.
+
+    Of a Delta table, the number of its newest commit and that file's size and time: a table that is made anew ends at
+    the same number.
+    """
     if (path / DELTA_LOG).is_dir():
-        return {path / DELTA_LOG: [max((int(commit.stem) for commit in commit_files(path)), default=-1)]}
-    roots = sorted(path.parent.glob(path.name)) if "*" in path.name else [path] if path.exists() else []
-    listings = [list_source(root) for root in roots]
-    # where there is Parquet, other files are not read
-    stats = {file: file.stat() for listing in listings for file in listing.files or listing.skipped}
-    return {file: [stat.st_size, stat.st_mtime_ns] for file, stat in stats.items()}
+        newest = commit_files(path)[-1:]
+        return {path / DELTA_LOG: [number for file in newest for number in (int(file.stem), *_describe(file))]}
+    listings = [list_source(root) for root in _find_roots(path) if root.exists()]
+    # beside Parquet there may be what a mapping reads as another format
+    files = [file for each in listings for file in (*each.files, *filter(format_of, each.skipped))]
+    return {file: _describe(file) for file in files}
+
+
+def _describe(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _find_roots(path: Path) -> list[Path]:
+    """The files and folders that a path names, there or not; of a name with ``*``, those that are read."""
+    if "*" not in path.name:
+        return [path]
+    return sorted(root for root in path.parent.glob(path.name) if not is_passed_over(root.name))
 
 
 def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
@@ -114,7 +131,7 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
     path = input_path(settings.path, data)
     if path is None:
         raise InputError(f"{owner}.path: expected --data DIR, in which {settings.path!r} lies, found none; name it")
-    roots = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    roots = _find_roots(path)
     if not roots or not all(root.exists() for root in roots):
         beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         found = ", ".join(beside[:20]) or "nothing"
@@ -161,6 +178,13 @@ def _files_of_one_format(
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
     if not own:
         raise InputError(f"{owner}: expected {kind} files in {path}, found none; correct path or format")
+    once: dict[Path, Path] = {}
+    for file in own:
+        if (first := once.setdefault(_uncompressed(file), file)) is not file:
+            raise InputError(
+                f"{owner}: expected the rows of each file once in {path}, found {first.name} and {file.name}, which "
+                "differ by compression alone; remove one, or rename it if its rows are others"
+            )
     if skipped := sorted(set(files).difference(own)):
         names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
         log.warning("  %s: skipped, empty or no %s by their names: %s", owner, kind, names)
@@ -169,8 +193,12 @@ def _files_of_one_format(
 
 def format_of(path: Path) -> str | None:
     """The format that a file's name tells."""
-    name = path.with_suffix("") if path.suffix in _OPENERS else path
-    return next((kind for kind, suffixes in _SUFFIXES.items() if name.suffix.lower() in suffixes), None)
+    suffix = _uncompressed(path).suffix.lower()
+    return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+
+
+def _uncompressed(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in _OPENERS else path
 
 
 def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list[str] | None:
@@ -219,7 +247,7 @@ def read_header(file: Path, delimiter: str) -> list[str]:
             raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
         # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
         return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter), [])
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
 
 

@@ -51,6 +51,11 @@ def list_source(source: Path) -> Listing:
     """
     if not source.is_dir():
         _check_file(source)
+        if is_passed_over(source.name):
+            raise InputError(
+                f"{source}: expected a name that neither starts with . or _ nor ends with ._COPYING_, found one that "
+                "Spark passes over; rename it"
+            )
         return Listing((source,), {})
     files: list[Path] = []
     skipped: dict[Path, str] = {}
@@ -73,6 +78,11 @@ def list_source(source: Path) -> Listing:
     except OSError as error:
         raise InputError(f"{source}: expected files that can be read, found {error}; fix its permissions") from error
     return Listing(tuple(sorted(files)), skipped)
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether Spark reads no file of this name, though it is named: what writers leave behind, a copy under way."""
+    return name.startswith((".", "_")) or name.endswith("._COPYING_")
 
 
 def _check_format(folder: Path) -> None:

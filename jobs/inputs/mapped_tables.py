@@ -8,12 +8,11 @@ from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import IntegralType, TimestampNTZType, TimestampType
 
-from conf.mappings import ITEM, PRODUCTS, ColumnSettings, InputSettings
+from conf.mappings import ITEM, LATEST_BY, PRODUCTS, ColumnSettings, InputSettings
 from conf.pipeline import PipelineConfig
 from jobs.inputs.event_rules import (
-    REASON,
-    ROW,
     first_broken,
     keep_known_skus,
     keep_one_per_sku,
@@ -40,13 +39,11 @@ from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
 from schemas import tables as t
 from schemas.behaviours import ItemKind
-from schemas.columns import CATEGORY, CLIENT_ID, KEY, KIND, NAME, PRICE, SKU, TIMESTAMP
+from schemas.columns import CATEGORY, CLIENT_ID, KEY, KIND, NAME, PRICE, REASON, ROW, SKU, TIMESTAMP
 from schemas.errors import InputError
 from schemas.tables import PRODUCT_PROPERTIES, TableSchema
 
 log = logging.getLogger(__name__)
-
-LATEST_BY = "latest_by"
 
 
 class MappedInputs:
@@ -176,29 +173,31 @@ class MappedInputs:
     ) -> MappedColumn:
         owner, rows = f"inputs.{name}.{role}", self.rows[name]
         value = find_column(rows, owner, settings, self.config.mapping.inputs[name].location)
-        column = settings.column or ""
-        if role in (TIMESTAMP, LATEST_BY) and column in nanoseconds:  # Spark has read numbers
+        column, kind = settings.column or "", rows.select(value).schema[0].dataType
+        # Spark has read numbers; not of INT96, its own form of a time, which pyarrow takes for nanoseconds too
+        if role in (TIMESTAMP, LATEST_BY) and column in nanoseconds and isinstance(kind, IntegralType):
             micros = to_micros(value)
             value = F.timestamp_micros(micros) if nanoseconds[column] else micros_to_utc(micros)
+            kind = TimestampType() if nanoseconds[column] else TimestampNTZType()
         holds_ids, typed_name = role in (CLIENT_ID, SKU, CATEGORY), role
         if role == ITEM:
             behaviour = self.config.behaviour(name)
             holds_ids, typed_name = behaviour.kind == ItemKind.ID, behaviour.item
-        kind = rows.select(value).schema[0].dataType
         return MappedColumn(owner, role, typed_name, settings, value, kind, holds_ids)
 
     def _keep_latest_products(self) -> None:
         """Replace the rows of products by one per sku, and its columns by those of that."""
         columns, rows = self.columns[PRODUCTS], self.rows[PRODUCTS]
         by_role = {column.role: column for column in columns}
-        time = self._type(by_role[LATEST_BY])[0]
-        own = [column for column in columns if column.role != LATEST_BY]
-        values = F.struct(*(column.value.alias(column.role) for column in own))
+        time, rules = self._type(by_role[LATEST_BY])
+        # a time that is none comes before all others; where a sku has no better one, its rules reject the product
+        rank = F.when(first_broken(rules).isNull(), time)
+        values = F.struct(*(column.value.alias(column.role) for column in columns))
         # a line that cannot be read is in no sku's place
         keys = [by_role[SKU].value.alias("key"), *([F.col(MALFORMED)] if MALFORMED in rows.columns else [])]
-        latest = F.max_by(values, F.struct(time, values)).alias("latest")  # of equal times, the largest values
+        latest = F.max_by(values, F.struct(rank, values)).alias("latest")  # of equal times, the largest values
         self.rows[PRODUCTS] = rows.groupBy(*keys).agg(latest).select("latest.*", *keys[1:])
-        self.columns[PRODUCTS] = [replace(column, value=F.col(column.role)) for column in own]
+        self.columns[PRODUCTS] = [replace(column, value=F.col(column.role)) for column in columns]
 
     def _judge(self, name: str) -> DataFrame:
         """The rows of an input, typed, with the columns ``reason``, null where the rules are kept, and ``row`` as JSON.

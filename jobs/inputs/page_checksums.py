@@ -9,17 +9,16 @@ import mmap
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from jobs.inputs.thrift import StructReader
 
 MAX_PAGE_BYTES = 2**28
 """Of a page as it is decoded: far more than writers put into one, most of which end a page at a mebibyte."""
 _DECODED_BYTES, _STORED_BYTES, _CHECKSUM = 2, 3, 4  # of PageHeader in parquet.thrift
 _DATA_PAGES, _N_VALUES = (5, 8), 1  # of both kinds; in their headers
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
-_MAX_DEPTH = 4  # of a struct in a page header: its page's header, the statistics in it, and some to spare
 
 
 class PageError(Exception):
@@ -69,7 +68,7 @@ def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> int:
         while position < end:
             try:
                 with file[position:] as rest:
-                    header = _HeaderReader(rest)
+                    header = StructReader(rest)
                     fields = header.read_numbers()
                 page_start, n_bytes = position + header.position, fields[_STORED_BYTES]
                 n_decoded = fields[_DECODED_BYTES]
@@ -90,56 +89,3 @@ def _check_chunk(content: mmap.mmap, start: int, end: int, column: str) -> int:
                     raise PageError(f"the page at byte {position} of column {column!r} does not have its CRC")
             position = page_start + n_bytes
     return row_bytes
-
-
-class _HeaderReader:
-    """Reads a Thrift struct in the compact protocol, as far as page headers use it.
-
-    Every step moves on by a byte at least, and an IndexError ends what would go beyond the content: no bytes, however
-    damaged, keep it for longer than they are many.
-    """
-
-    def __init__(self, content: memoryview) -> None:
-        self.content, self.position = content, 0
-
-    def read_numbers(self, depth: int = 0) -> dict[int, Any]:
-        """The 32-bit fields of the struct here, and the structs in it, by their ids; others are passed over."""
-        if depth > _MAX_DEPTH:
-            raise ValueError(depth)
-        numbers: dict[int, Any] = {}
-        field = 0
-        while (head := self._byte()) != 0:
-            kind = head & 0x0F
-            field = field + (head >> 4) if head >> 4 else self._number()
-            if kind == _I32:
-                numbers[field] = self._number()
-            elif kind in (_I16, _I64):
-                self._number()
-            elif kind in (_BYTE, _DOUBLE):
-                self.position += 1 if kind == _BYTE else 8
-            elif kind == _BINARY:
-                n_bytes = self._varint()
-                self.position += n_bytes
-            elif kind == _STRUCT:
-                numbers[field] = self.read_numbers(depth + 1)
-            elif kind not in (_TRUE, _FALSE):
-                raise ValueError(kind)
-        return numbers
-
-    def _number(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)  # zigzag
-
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):  # 64 bits and what is left of the last byte
-            byte = self._byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise ValueError(value)
-
-    def _byte(self) -> int:
-        byte = self.content[self.position]
-        self.position += 1
-        return byte

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.inputs.event_rules import REASON, ROW
-from schemas.columns import CLIENT_ID, NAME, PRICE, SKU, TIMESTAMP
+from conf.mappings import LATEST_BY
+from schemas.columns import CLIENT_ID, NAME, PRICE, REASON, ROW, SKU, TIMESTAMP
 from schemas.tables import (
     ISO_TIME,
     MALFORMED,
@@ -33,6 +33,7 @@ _FIXES = {
     is_no_integer(CLIENT_ID): "set as: key for ids of other forms",
     is_no_integer(SKU): "set as: key for ids of other forms",
     is_no_time(TIMESTAMP, ISO_TIME): "give the unit of numbers or the format of text",
+    is_no_time(LATEST_BY, ISO_TIME): "give the unit of numbers or the format of text",
     OUT_OF_BOUNDS: "is the unit of a number right? change these settings if the times are",
     is_no_amount(PRICE): "a decimal comma goes by expression: replace(COLUMN, ',', '.')",
     is_no_codes(NAME): "a mapping makes codes of words by as: text",

@@ -72,7 +72,7 @@ def naming_unreadable_files(sources: Sequence[Path]) -> Iterator[None]:
                 "damaged: copy it again; then run ingest again"
             ) from error
         raise InputError(
-            f"{', '.join(map(str, damaged))}: expected a readable Parquet file, found damaged or missing data in it "
+            f"{', '.join(map(str, damaged))}: expected a file that can be read, found damaged or missing data in it "
             f"({cause}); its table is left as it was; copy or write the file again, then run ingest again"
         ) from error
 

@@ -2,7 +2,7 @@
 
 import re
 
-from schemas.errors import OutputError, PipelineError, TableError
+from schemas.errors import ConfigError, OutputError, PipelineError, TableError
 
 _UNWRITABLE = {
     r"No space left on device|ENOSPC": "a full disk: make room",
@@ -11,6 +11,7 @@ _UNWRITABLE = {
     r"Permission denied|AccessDeniedException": "a file or folder that may not be read or written: fix its permissions",
     r"File too large": "a limit on the size of files (`ulimit -f`): raise it",
 }
+_TOO_LONG = r"File name too long"
 _NO_CONNECTOR = r'No FileSystem for scheme "?\w+|Class org\.apache\.hadoop\.fs\.[\w.]+ not found'
 # as Spark, Parquet's Java library and pyarrow report it
 _UNREADABLE = (
@@ -44,12 +45,17 @@ def explain(error: BaseException) -> PipelineError | None:
                 "finished stage "
                 f"({_first_line(text, pattern)})"
             )
+    if re.search(_TOO_LONG, text):
+        return ConfigError(
+            "expected names of files and folders of at most 255 bytes each, found a longer one; correct it "
+            f"({_first_line(text, _TOO_LONG)})"
+        )
     if re.search(_UNREADABLE, text):
         named = _DATA_FILE.search(text)
         file = named.group(0) if named else "one of a table that the stage reads"
         return TableError(
-            f"expected a whole Parquet file, found {file} damaged or gone; run the stage that writes it again "
-            f"({_first_line(text, _UNREADABLE)})"
+            f"expected a whole Parquet file, found {file} damaged or gone; run the stage that writes it again, or "
+            f"restore it if it is an input of yours ({_first_line(text, _UNREADABLE)})"
         )
     return None
 

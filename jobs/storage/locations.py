@@ -111,12 +111,14 @@ def file_url(url: str) -> str:
 
 def table_url(text: str) -> str:
     """The URL of a folder as Spark knows it, without a slash at its end; ConfigError if it is none."""
-    if re.match(r"[^/]*//[^/]*:[^/]*@", text):
+    if re.match(r"[^/]*//.*:.*@", text, re.DOTALL):
         raise ConfigError(
             "expected a URL without a password in it: logs would show it; give it by the environment, or to Spark"
         )
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#]+", text):
-        raise ConfigError(f"expected a URL such as s3://BUCKET/PATH or abfss://..., found {text!r}")
+        shown = re.split(r"[?#]", text, maxsplit=1)[0]  # what follows may be a signature
+        found = repr(shown) + (", and more after a ? or #" if shown != text else "")
+        raise ConfigError(f"expected a URL such as s3://BUCKET/PATH or abfss://..., found {found}")
     return spark_scheme(text.rstrip("/"))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from conf.evaluation import ProbeSettings
-from conf.load import FOLDER, known_configs, load_config, to_yaml
+from conf.load import FOLDER, checked, known_configs, load_config, to_yaml
 from conf.pipeline import PipelineConfig
 from conf.profile import EnsembleSettings
+from conf.synthetic import ShopSettings
 from schemas.errors import ConfigError
 
 
@@ -241,6 +242,14 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("seed=???", "seed: expected a value, found "),
         ("sequences.widths={0: 1}", "--set sequences.widths={0: 1}: Cannot merge"),
         ("behaviours=3", "behaviours: .*dictionary"),
+        ("mapping=3", "mapping: expected inputs: and names of behaviours under it, found 3"),
+        ("mapping=abc", "mapping: expected inputs: and names of behaviours under it, found 'abc'"),
+        ("mapping=[1]", "mapping"),
+        (f"seed={2**63}", "seed: .*less than or equal to"),
+        pytest.param("seed=0x" + "f" * 20_000, "seed", id="a_seed_of_20,000_digits"),
+        ("windows.target_days=1000000", r"windows\.target_days: .*less than or equal to 3650"),
+        ("interactions.days_before=[1000000]", r"interactions\.days_before\.0: .*less than or equal to 3650"),
+        ("behaviours.wish={item: Reason}", "item must be another column than client_id, .*'Reason'"),
         ("encoders=3", "encoders: expected names and their settings, found 3"),
         ("encoders.x={behaviours: [page_visit], training: 3}", r"encoders\.x\.training: expected keys and values"),
     ],
@@ -248,6 +257,19 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
 def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("demo", [override])
+
+
+def test_labels_bound_earlier_cutoffs_where_the_block_is_asked_for() -> None:
+    assert load_config("demo", ["windows.target_days=20"]).windows.target_days == 20
+    with pytest.raises(
+        ConfigError, match=r"found 14; name earlier cutoffs, such as interactions\.days_before=\[20, 40"
+    ):
+        load_config("demo", ["windows.target_days=20", "ensemble.blocks=[interactions]"])
+
+
+def test_a_shop_of_more_days_than_calendars_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"n_days: .*less than or equal to 20000"):
+        checked(ShopSettings, {"n_days": 10_000_000}, "the simulated shop")
 
 
 def test_pooling_by_mask_is_refused_for_models_that_never_see_one() -> None:

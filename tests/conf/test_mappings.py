@@ -74,6 +74,9 @@ def test_what_inputs_share_is_written_once_and_a_base_is_changed(tmp_path: Path)
         ({"timestamp": {"column": "t", "format": "HH:mm"}}, "expected a pattern with year, month and day"),
         ({"timestamp": {"column": "t", "format": "yyyy-mm-dd"}}, "expected a pattern with year, month and day"),
         ({"timestamp": {"column": "t", "format": "YYYY-MM-dd"}}, "expected a pattern such as .* found YYYY in"),
+        # Spark knows these, to write times, not to read them
+        ({"timestamp": {"column": "t", "format": "E, yyyy-MM-dd"}}, "expected a pattern such as .* found E in"),
+        ({"timestamp": {"column": "t", "format": "yyyy-MM-dd OO"}}, "expected a pattern such as .* found OO in"),
         ({"timestamp": {"column": "t", "format": "yyyy-MM-dd 'at"}}, "expected a pattern .* found ', t in"),
         ({"timezone": ("Europe/Varsovie",)}, "timezone: expected a name such as Europe/Warsaw or UTC, found 'Europe/V"),
         ({"inputs": ({"visits": BUY | {"where": "a = 1"}},)}, "expected product_properties and .* found 'visits'"),
@@ -95,11 +98,27 @@ def test_a_mistake_in_a_mapping_is_refused_by_name(tmp_path: Path, changes: dict
     )
 
 
-def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path) -> None:
-    path = mapping(tmp_path, path="s3://key:hush-3f9a@shop/log", format="csv")
-    with pytest.raises(ConfigError, match="expected a URL without a password in it") as refusal:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:hush-3f9a@shop/log",
+        "s3://key:a/hush-3f9a@shop/log",
+        "abfss://box@account.dfs.core.windows.net/log?sig=hush-3f9a",
+        "s3://shop/log#hush-3f9a",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path, url: str) -> None:
+    path = mapping(tmp_path, path=url, format="csv")
+    with pytest.raises(ConfigError, match=r"expected a URL without (a password in it|\? and #)") as refusal:
         load_config("demo", inputs=path)
     assert "hush-3f9a" not in str(refusal.value)
+
+
+def test_the_account_of_a_store_is_no_password(tmp_path: Path) -> None:
+    url = "abfss://box@account.dfs.core.windows.net/log/day=1"
+    assert (
+        load_config("demo", inputs=mapping(tmp_path, path=url, format="csv")).mapping.inputs["product_buy"].path == url
+    )
 
 
 def test_an_unknown_mapping_is_told_the_known_ones(tmp_path: Path) -> None:

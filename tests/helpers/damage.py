@@ -34,3 +34,16 @@ def flip_stored_bit(spark: SparkSession, source: Path) -> None:
     path.write_bytes(data[:place] + (77_777_776).to_bytes(8, "little") + data[place + 8 :])
     for checksum in source.glob(".*.crc"):
         checksum.unlink()
+
+
+def write_nested(path: Path, n_groups: int, row_groups: bytes = b"\x0c") -> None:
+    """A Parquet file of a footer alone, in Thrift's compact protocol: one column in so many groups in one another.
+
+    Its list of row groups is empty, if it is not given.
+    """
+    group = b"\x35\x00\x18\x01g\x15\x02\x00"  # required, named g, of one child
+    leaf = b"\x15\x02\x25\x00\x18\x01x\x00"  # a required int32, named x
+    n_elements = (n_groups + 2).to_bytes(2, "little")  # with the root
+    size = bytes([0xFC, n_elements[0] & 0x7F | 0x80, n_elements[0] >> 7 | (n_elements[1] & 0x3F) << 1])
+    footer = b"\x15\x02\x19" + size + group * (n_groups + 1) + leaf + b"\x16\x00\x19" + row_groups + b"\x00"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
-from damage import spoil_arrow_schema
+from damage import spoil_arrow_schema, write_nested
 
 from conf.inputs import IngestSettings
 from jobs.inputs.challenge_directory import count_rows, group_files
+from jobs.inputs.footers import read_footer
 from jobs.inputs.typed_files import typed_files
 from schemas.behaviours import ItemKind
 from schemas.errors import InputError
@@ -85,3 +86,37 @@ def test_a_file_of_newer_arrow_types_is_read_by_parquets_own_schema(tmp_path: Pa
     assert count_rows(source) == 2
     assert typed_files([plain], "sku", ItemKind.ID, IngestSettings())
     assert typed_files([plain, newer], "sku", ItemKind.ID, IngestSettings()) is None, "only Spark opens it"
+
+
+def write_name_that_is_no_text(path: Path) -> None:
+    pq.write_table(pa.table({"abcdefgh": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"\xff" * 8))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        # pyarrow and Spark go down into groups: 20,000 of them ended the process
+        (lambda path: write_nested(path, 100), ": expected at most 100 groups of columns in one another"),
+        (lambda path: write_nested(path, 10_000), ": expected at most 100 groups of columns in one another"),
+        (lambda path: write_nested(path, 1, b"\x1c\x19\x0c\x16\x00\x16\x00\x00"),  # one of no columns
+         " is not a whole Parquet file: expected 1 columns in each row group, found 0 in row group 0"),
+        (write_name_that_is_no_text, r": expected names of columns in UTF-8, found 'utf-8' codec"),
+        (lambda path: path.write_bytes(b"PAR1" + b"\x18\xff" * 5 + b"\x0a\x00\x00\x00PAR1"),
+         " is not a whole Parquet file: its footer holds no schema"),
+    ],
+    ids=["deep", "very_deep", "few_columns", "name", "no_schema"],
+)  # fmt: skip
+def test_a_footer_that_no_writer_makes_is_refused(tmp_path: Path, write: Callable[[Path], None], message: str) -> None:
+    write(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=rf"a\.parquet{message}"):
+        read_footer(tmp_path / "a.parquet")
+
+
+def test_footers_of_many_columns_and_groups_are_read(tmp_path: Path) -> None:
+    write_nested(tmp_path / "deep.parquet", 99)
+    assert read_footer(tmp_path / "deep.parquet").metadata.num_columns == 1
+    times = pa.array([0], pa.timestamp("us", "UTC"))
+    wide = {f"a{number}": pa.array([{"b": [{"c": 1, "d": "x"}], "e": times[0]}]) for number in range(100)}
+    pq.write_table(pa.table(wide), tmp_path / "wide.parquet")
+    assert read_footer(tmp_path / "wide.parquet").metadata.num_columns == 300

@@ -3,6 +3,8 @@
 import bz2
 import gzip
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,6 +87,9 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("endless.csv"), r"endless\.csv: expected a first line of names of columns, found none that ends"),
         (purchases("marked.csv"), r"marked\.csv: expected a first line of names of columns, found none that ends"),
         (purchases("cut.csv.gz"), r"cut\.csv\.gz: expected CSV in UTF-8, found "),
+        (purchases("bad.csv.gz"), r"bad\.csv\.gz: expected CSV in UTF-8, found Error -3"),
+        (purchases("bare/_hidden.csv"), r"bare/_hidden\.csv: expected a name that neither .*; rename it"),
+        (purchases("same"), r"rows of each file once in \S*same, found c\.csv and c\.csv\.gz, which differ by compr"),
         (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
         (purchases("notes"), r"expected names of files that tell their format .* in \S*notes, found README; give"),
         (purchases("bare"), r"expected names of files that tell their format .* in \S*bare, found no file; give"),
@@ -109,7 +114,12 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     (tmp_path / "endless.csv").write_bytes(b"x" * 2**20)
     (tmp_path / "marked.csv").write_bytes("\ufeff".encode() + b"x" * 2**20)
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user,time" * 1000)[:20])
+    (tmp_path / "bad.csv.gz").write_bytes(gzip.compress(b"user,time" * 1000)[:20] + b"\xff" * 20)
     (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "_hidden.csv").write_text(HEADER)
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same" / "c.csv").write_text(HEADER)
+    (tmp_path / "same" / "c.csv.gz").write_bytes(gzip.compress(HEADER.encode()))
     make_delta(tmp_path / "orders", "user", "time")
     for folder, name in (("mixed", "a.csv"), ("mixed", "b.json"), ("notes", "README")):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -138,9 +148,44 @@ def test_files_of_another_format_and_empty_ones_in_a_folder_are_named_and_not_re
 def test_what_an_input_is_made_of_is_described_by_size_and_time_or_by_version(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEADER)
     make_delta(tmp_path / "orders", "user")
-    stat = (tmp_path / "a.csv").stat()
+    newest = f"orders/_delta_log/{1:020}.json"
+    (of_csv, of_commit) = (
+        [stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, (tmp_path / "a.csv", tmp_path / newest))
+    )
     assert describe_files(tmp_path, ["*.csv", "orders", "gone.csv"]) == {
-        "*.csv": {"a.csv": [stat.st_size, stat.st_mtime_ns]}, "orders": {"orders/_delta_log": [1]}, "gone.csv": {},
+        "*.csv": {"a.csv": of_csv}, "orders": {"orders/_delta_log": [1, *of_commit]}, "gone.csv": {},
     }  # fmt: skip
     absolute = str(tmp_path / "a.csv")
-    assert describe_files(None, [absolute, "a.csv"]) == {absolute: {absolute: [stat.st_size, stat.st_mtime_ns]}}
+    assert describe_files(None, [absolute, "a.csv"]) == {absolute: {absolute: of_csv}}
+
+
+def test_a_delta_table_made_anew_and_text_beside_parquet_are_seen_to_change(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    pq.write_table(pa.table({"user": ["u"]}), tmp_path / "log" / "x.parquet")
+    (tmp_path / "log" / "a.csv").write_text(HEADER)
+    make_delta(tmp_path / "orders", "user")
+    before = describe_files(tmp_path, ["log", "orders"])
+    shutil.rmtree(tmp_path / "orders")
+    make_delta(tmp_path / "orders", "user", "time")
+    os.utime(tmp_path / "orders" / "_delta_log" / f"{1:020}.json", ns=(0, 1))
+    (tmp_path / "log" / "a.csv").write_text(HEADER * 2)
+    after = describe_files(tmp_path, ["log", "orders"])
+    assert after["orders"] != before["orders"]
+    assert after["log"]["log/a.csv"] != before["log"]["log/a.csv"]
+
+
+def test_names_that_spark_passes_over_are_no_part_of_a_pattern(tmp_path: Path) -> None:
+    for name in (
+        "2019-Oct.csv",
+        "2019-Nov.csv.gz",
+        ".2019-Oct.csv.crc",
+        "._x.csv",
+        ".~lock.x.csv#",
+        "_part.csv",
+        "b.csv._COPYING_",
+    ):
+        (tmp_path / name).write_bytes(gzip.compress(HEADER.encode()) if name.endswith(".gz") else HEADER.encode())
+    found = find_input("inputs.x", purchases("*.csv*"), tmp_path)
+    assert found
+    assert [file.name for file in found.files] == ["2019-Nov.csv.gz", "2019-Oct.csv"]
+    assert list(describe_files(tmp_path, ["*.csv*"])["*.csv*"]) == ["2019-Nov.csv.gz", "2019-Oct.csv"]

@@ -255,6 +255,31 @@ def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, w
     assert read == [1, 0, 1, 0]
 
 
+def test_a_product_without_a_row_of_a_time_is_quarantined(
+    spark: SparkSession, shop: Path, workspace: Workspace
+) -> None:
+    (shop / "log.csv").write_text(
+        "code,kind,at\n1,5,2022-06-02\n1,9,03.06.2022\n1,8,2022-06-01\n1,7,2150-01-01\n2,6,01.06.2022\n2,4,\n3,6,\n"
+    )
+    log = {"path": "log.csv", "sku": "code", "category": {"column": "kind", "as": "integer"}, "latest_by": "at"}
+    config = load_config("demo", inputs=mapping(shop, product_properties=log))
+    source = MappedInputs(spark, config, Workspace(workspace.out, shop)).products()
+    assert rows_of(source.good(), "sku", "category") == [("1", 5)]
+    assert sorted((row["reason"], row["row"]) for row in source.bad().collect()) == [
+        ("latest_by is not a time of ISO 8601", '{"code":"2","kind":"6","at":"01.06.2022"}'),
+        ("latest_by is null", '{"code":"3","kind":"6"}'),
+    ]
+
+
+def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, shop: Path, workspace: Workspace) -> None:
+    at = pa.array([NOON, NOON.replace(microsecond=5)], pa.timestamp("us"))
+    orders = pa.table({"who": ["bob", "amy"], "what": ["fan", "bed"], "at": at})
+    pq.write_table(orders, shop / "orders.parquet", use_deprecated_int96_timestamps=True)
+    config = load_config("demo", inputs=mapping(shop, product_buy={"path": "orders.parquet"}))
+    source = MappedInputs(spark, config, Workspace(workspace.out, shop)).events("product_buy")
+    assert rows_of(source.good(), "timestamp") == [(NOON,), (NOON.replace(microsecond=5),)]  # an instant, as in Spark
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -2,11 +2,12 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from jobs.runtime.user_errors import explain
-from schemas.errors import OutputError, TableError
+from schemas.errors import ConfigError, OutputError, TableError
 
 JAVA = """An error occurred while calling o61.save.
 : org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 3.0 failed 1 times
@@ -33,6 +34,14 @@ def test_what_the_system_refuses_to_write_is_an_output_error(number: int, what_t
     outer = RuntimeError("training stopped")
     outer.__cause__ = error
     assert "run.safetensors" in str(explain(outer))
+
+
+def test_a_name_that_no_file_can_have_is_a_mistake_of_who_gave_it() -> None:
+    with pytest.raises(OSError, match="too long") as error:
+        Path("x" * 300).stat()
+    found = explain(error.value)
+    assert isinstance(found, ConfigError)
+    assert "expected names of files and folders of at most 255 bytes each" in str(found)
 
 
 def test_a_full_disk_below_java_is_found_among_the_causes() -> None:

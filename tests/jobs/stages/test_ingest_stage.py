@@ -234,7 +234,7 @@ def test_a_damaged_file_is_named_and_its_former_table_stays(
     damage_pages(data / "page_visit.parquet" / "part-1.parquet")
     assert main(["ingest", "--data", str(data), "--out", str(workspace.out), "--config", "demo", "--verbose"]) == 2
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert "page_visit.parquet/part-1.parquet: expected a readable Parquet file" in record.getMessage()
+    assert "page_visit.parquet/part-1.parquet: expected a file that can be read" in record.getMessage()
     assert "copy or write the file again" in record.getMessage()
     assert [tuple(row) for row in read_table(spark, workspace, table).collect()] == [(1, None, 1)]
 
@@ -243,7 +243,7 @@ def test_damaged_purchases_are_told_before_any_table_is_written(
     spark: SparkSession, data: Path, workspace: Workspace
 ) -> None:
     damage_pages(data / "product_buy.parquet")
-    with pytest.raises(InputError, match=r"product_buy\.parquet: expected a readable Parquet file"):
+    with pytest.raises(InputError, match=r"product_buy\.parquet: expected a file that can be read"):
         ingest(spark, data, workspace)
     assert not (workspace.out / "tables").exists()
 

@@ -78,4 +78,4 @@ def test_the_block_is_written_twice_the_same_and_goes_where_too_few_clients_buy(
 
 def test_a_cutoff_whose_labels_would_be_scored_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"interactions.days_before: expected windows.target_days=14 or more"):
-        load_config("report", ["interactions.days_before=[13]"])
+        load_config("report", ["interactions.days_before=[13]", "ensemble.blocks=[interactions]"])
