@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml.bench import build_learner, build_parser, draw_batches
 
@@ -32,34 +33,48 @@ SMOKE = (
     " --feed-forward-size 16 --compile no"
 )
 SHOWN = ("ms per step", "tokens/s", "% of a large matrix product's rate", "memory/gpu_peak_gib")
-CURVE_STEPS = 500
+CURVE = "--tokens-per-batch 16384 --items 200 --loss sampled --negatives 64 --learning-rate 1e-3"
+CURVE_STEPS, FIRST_STEPS = 500, 20
+SMOKE_STEPS = 12
 
 
 def bench(flags: str) -> dict[str, str]:
-    """The figures that ``ml.bench`` prints, by key."""
+    """The figures that ``ml.bench`` prints, by key; none where it failed."""
     done = subprocess.run(
         [sys.executable, "-m", "ml.bench", *flags.split()], capture_output=True, text=True, check=False
     )
     sys.stderr.write(done.stdout + done.stderr)
     lines = (line.split(maxsplit=1) for line in done.stdout.splitlines())
-    return {parts[1]: parts[0] for parts in lines if len(parts) == 2}
+    return {parts[1]: parts[0] for parts in lines if len(parts) == 2} if done.returncode == 0 else {}
+
+
+def losses(flags: str, n_steps: int) -> NDArray[np.float64]:
+    """The loss per target of each step, float64 [steps]."""
+    arguments = build_parser().parse_args(flags.split())
+    arguments.steps = n_steps
+    learner = build_learner(arguments)
+    sums = [learner.step([batch]) for batch in draw_batches(arguments)]
+    return np.array([float(of_step.loss) / float(of_step.n_targets) for of_step in sums])
 
 
 def loss_curves(flags: str, n_steps: int) -> dict[str, float]:
-    """How far losses per target of packed, compiled steps lie from those of rows of their own, of the same seed.
+    """How far losses of packed, compiled steps lie from those of rows of their own, of the same seed.
 
     The two see different batches of the same sequences: their means over the last fifth of the steps are compared.
     """
-    curves = {}
-    for layout in ("own rows", "packed"):
-        arguments = build_parser().parse_args(flags.split() + (OWN_ROWS.split() if layout == "own rows" else []))
-        arguments.steps = n_steps
-        learner = build_learner(arguments)
-        sums = [learner.step([batch]) for batch in draw_batches(arguments)]
-        curves[layout] = np.array([float(of_step.loss) / float(of_step.n_targets) for of_step in sums])
-    ends = {layout: float(curve[-len(curve) // 5 :].mean()) for layout, curve in curves.items()}
-    noise = float(curves["own rows"][-n_steps // 5 :].std())
-    return {**ends, "standard deviation of one step": noise}
+    curves = {layout: losses(f"{flags} {more}", n_steps) for layout, more in (("own rows", OWN_ROWS), ("packed", ""))}
+    last = -(n_steps // 5)
+    return {
+        **{f"loss of {layout}, first step": float(curve[0]) for layout, curve in curves.items()},
+        **{f"loss of {layout}, last {-last} steps": float(curve[last:].mean()) for layout, curve in curves.items()},
+        "standard deviation of one step": float(curves["own rows"][last:].std()),
+    }
+
+
+def compiled_against_eager(flags: str, n_steps: int) -> float:
+    """The largest difference of the losses of packed steps that are compiled from the same ones that are not."""
+    eager, compiled = (losses(f"{flags} --attention causal --compile {choice}", n_steps) for choice in ("no", "auto"))
+    return float(np.abs(eager - compiled).max())
 
 
 def main() -> None:
@@ -68,12 +83,17 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that all calls work")
     is_smoke = parser.parse_args().smoke
     print("| | " + " | ".join(SHOWN) + " |\n|---" + "|---" * len(SHOWN) + "|")
+    tiny, failed = (SMOKE if is_smoke else ""), []
     for name, flags in CALLS.items():
-        figures = bench(flags + (SMOKE if is_smoke else ""))
+        figures = bench(flags + tiny)
+        failed += [] if figures else [name]
         print(f"| {name} | " + " | ".join(figures.get(key, "") for key in SHOWN) + " |", flush=True)
-    flags = f"{HALF} --tokens-per-batch 16384 --items 2e4" + (SMOKE if is_smoke else "")
-    for key, value in loss_curves(flags, 12 if is_smoke else CURVE_STEPS).items():
-        print(f"loss, {key}: {value:.4f}")
+    for key, value in loss_curves(f"{HALF} {CURVE}{tiny}", SMOKE_STEPS if is_smoke else CURVE_STEPS).items():
+        print(f"{key}: {value:.4f}")
+    difference = compiled_against_eager(f"--packed-width 128 {CURVE}{tiny}", SMOKE_STEPS if is_smoke else FIRST_STEPS)
+    print(f"float32, compiled against not, largest difference of a loss: {difference:.1e}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; their messages are above")
 
 
 if __name__ == "__main__":

@@ -85,16 +85,10 @@ class EventTable(ItemTable):
     def vectors(self, token_ids: Tensor) -> Tensor:
         """Float [..., D]."""
         tokens = token_ids.flatten()  # [N]
-        category, price = self.category[tokens].long(), self.price[tokens].long()  # [N]
-        codes = self.codes[tokens].long()  # [N, 16]
-        # a sku has a category beside its name's codes; what has codes alone is a query
-        has_id = (codes[:, 0] == 0) | (category > 0)
-        is_known = torch.stack([has_id, category > 0], dim=1)  # [N, 2]
-        ids = torch.stack([2 * tokens, 2 * category + 1], dim=1)  # [N, 2], apart from each other
         parts = [
-            self._id_vectors(ids, is_known),
-            F.embedding(price, self.price_table, padding_idx=UNKNOWN_ROW),
-            F.embedding_bag(codes, self.code_table, mode="mean", padding_idx=UNKNOWN_ROW),
+            self._id_vectors(tokens),
+            F.embedding(self.price[tokens].long(), self.price_table, padding_idx=UNKNOWN_ROW),
+            F.embedding_bag(self.codes[tokens].long(), self.code_table, mode="mean", padding_idx=UNKNOWN_ROW),
         ]
         vectors = self.projection(torch.cat(parts, dim=1)).masked_fill((tokens == PAD).unsqueeze(1), 0.0)  # [N, D]
         return vectors.unflatten(0, token_ids.shape)
@@ -112,11 +106,21 @@ class EventTable(ItemTable):
         """The table of ids."""
         yield self.weight
 
-    def _id_vectors(self, ids: Tensor, is_known: Tensor) -> Tensor:
-        """Float [N, E], the mean over the known ones of some ids (int64 and bool [N, 2])."""
-        rows = torch.stack([1 + row for row in hashed_rows(ids, len(self.weight) - 1)], dim=2)  # [N, 2, 2]
-        rows = rows.masked_fill(~is_known.unsqueeze(2), UNKNOWN_ROW)
-        hashed = F.embedding(rows, self.weight, padding_idx=UNKNOWN_ROW, sparse=self.is_sparse)  # [N, 2, 2, E or E/2]
+    def rows(self, token_ids: Tensor) -> Tensor:
+        """Int64 [..., 2, 2], two for a token's own id and two for its category's; ``UNKNOWN_ROW`` where it has none."""
+        category = self.category[token_ids].long()  # [...]
+        # a sku has a category beside its name's codes; what has codes alone is a query
+        has_id = (self.codes[token_ids, 0] == 0) | (category > 0)
+        is_known = torch.stack([has_id, category > 0], dim=-1)  # [..., 2]
+        ids = torch.stack([2 * token_ids, 2 * category + 1], dim=-1)  # [..., 2], apart from each other
+        rows = torch.stack([1 + row for row in hashed_rows(ids, len(self.weight) - 1)], dim=-1)  # [..., 2, 2]
+        return rows.masked_fill(~is_known.unsqueeze(-1), UNKNOWN_ROW)
+
+    def _id_vectors(self, tokens: Tensor) -> Tensor:
+        """Float [N, E], the mean over the known ids of each token."""
+        rows = self.rows(tokens)  # [N, 2, 2]
+        is_known = rows[:, :, 0] != UNKNOWN_ROW  # [N, 2]
+        hashed = self.look_up(rows)  # [N, 2, 2, E or E/2]
         by_id = hashed.mean(dim=2) if self.averages else hashed.flatten(2)  # [N, 2, E]
         return by_id.sum(dim=1) / is_known.sum(dim=1, keepdim=True).clamp(min=1)
 

@@ -8,6 +8,7 @@ Legend of shapes: V tokens, D hidden, M output vectors, K candidates, R rows of 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +31,31 @@ CODES_SEED = 2312_06165
 """Of the codes of every product table."""
 
 
+class Window(NamedTuple):
+    """What stands for a table while a step computes (``ml.training.row_window``).
+
+    Attributes
+    ----------
+    ids : int64 [N], the rows of ``weight`` that the step uses, rising, row 0 first
+    weight, bias : their values, [N, ...]
+    """
+
+    ids: Tensor
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+
 class ItemTable(nn.Module, ABC):
-    """A vector for each token of a vocabulary; PAD's is zero and stays so."""
+    """A vector for each token of a vocabulary; PAD's is zero and stays so.
+
+    Attributes
+    ----------
+    is_sparse : whether ``row_parameters`` get sparse gradients, or the step's ``window`` those of the rows it uses
+    """
 
     weight: nn.Parameter
     is_sparse = False
+    window: Window | None = None
 
     @abstractmethod
     def vectors(self, token_ids: Tensor) -> Tensor:
@@ -62,8 +83,18 @@ class ItemTable(nn.Module, ABC):
         nn.init.normal_(self.weight, std=INIT_STD)
 
     def row_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters with a row per token."""
+        """The parameters of which a step uses few rows; none but of tables that can be sparse."""
         return iter(())
+
+    def rows(self, token_ids: Tensor) -> Tensor:
+        """Int64, the rows of ``row_parameters`` that tokens (int64 [...]) are made of."""
+        return token_ids
+
+    def look_up(self, rows: Tensor, name: Literal["weight", "bias"] = "weight") -> Tensor:
+        """Float [..., C], rows (int64 [...]) of one of ``row_parameters``; row 0 has no gradient."""
+        if self.window is not None:
+            return F.embedding(torch.searchsorted(self.window.ids, rows), getattr(self.window, name), padding_idx=0)
+        return F.embedding(rows, getattr(self, name), padding_idx=0, sparse=self.is_sparse)
 
 
 class FullTable(ItemTable):
@@ -73,14 +104,7 @@ class FullTable(ItemTable):
     ----------
     is_sparse : give both sparse gradients, of the rows used only
     has_bias : False for a table without biases
-
-    Attributes
-    ----------
-    window : while a step computes (``ml.training.row_window``), the tokens that it uses, rising, PAD first (int64 [N]),
-        and what stands for their rows of ``weight`` and ``bias``
     """
-
-    window: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False, has_bias: bool = True) -> None:
         super().__init__()
@@ -98,26 +122,19 @@ class FullTable(ItemTable):
 
     def vectors(self, token_ids: Tensor) -> Tensor:
         """Float [..., D]."""
-        if self.window is not None:
-            ids, weight, _ = self.window
-            return F.embedding(torch.searchsorted(ids, token_ids), weight, padding_idx=0)
-        return F.embedding(token_ids, self.weight, padding_idx=PAD, sparse=self.is_sparse)
+        return self.look_up(token_ids)
 
     def scores(self, vectors: Tensor, candidates: Tensor) -> Tensor:
         """Float [M, K]."""
-        if self.window is not None:
-            ids, _, own = self.window
-            bias = None if own is None else F.embedding(torch.searchsorted(ids, candidates), own, padding_idx=0)
-        else:
-            bias = None if self.bias is None else F.embedding(candidates, self.bias, sparse=self.is_sparse)
-        return products(vectors, self.vectors(candidates), None if bias is None else bias.squeeze(-1))
+        bias = None if self.bias is None else self.look_up(candidates, "bias").squeeze(-1)
+        return products(vectors, self.vectors(candidates), bias)
 
     def scores_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first]; no row is copied."""
         return F.linear(vectors, self.weight[first:end], None if self.bias is None else self.bias[first:end].squeeze(1))
 
     def row_parameters(self) -> Iterator[nn.Parameter]:
-        """Vectors and biases."""
+        """Vectors and biases: a row is a token."""
         yield self.weight
         if self.bias is not None:
             yield self.bias

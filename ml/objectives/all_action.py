@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ml.data.segments import positions_from_newest, run_ends, sequence_numbers
 from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch
-from ml.objectives.item_prediction import predict_tokens, round_up_targets
+from ml.objectives.item_prediction import predict_tokens
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import TrainingBatch
 
@@ -45,7 +45,7 @@ class AllAction(NextItem):
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """So many positions of each sequence as the settings say, or all but its last."""
         chosen = np.minimum(lengths - 1, self.settings.all_action.positions)
-        return round_up_targets(int(chosen.sum()), n_positions)
+        return int(chosen.sum())
 
     def _count_soon(self, batch: SequenceBatch[Tensor], n_after: Tensor) -> Tensor:
         """Int64 [B, L], how many events follow each one soon; at least 1."""

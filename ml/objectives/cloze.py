@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from math import ceil
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from conf.encoders import MaskingSettings
 from ml.data.baskets import basket_numbers
 from ml.data.segments import run_ends, sequence_least
 from ml.data.sequence_batch import SequenceBatch
-from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token, round_up_targets
+from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token
 from ml.objectives.protocol import TrainingBatch
 from schemas.tokens import FIRST_ITEM, MASK, PAD
 
@@ -45,7 +46,7 @@ class Cloze(ItemPrediction):
         variance = (
             lengths * masking.mask_prob * (1 - masking.mask_prob) + last_only * (1 - last_only) * (by_share - 1) ** 2
         )
-        return round_up_targets(expected.sum() + 6 * np.sqrt(variance.sum()), n_positions)
+        return min(n_positions, ceil(expected.sum() + 6 * np.sqrt(variance.sum())))
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """MASK instead of the last tokens."""

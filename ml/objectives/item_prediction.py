@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import ceil
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from conf.encoders import EncoderSettings
-from ml.data.sequence_batch import SequenceBatch
+from ml.data.sequence_batch import SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.losses import NO_LABEL, bce_loss, bpr_max_loss, gbce_loss, sampled_softmax_loss
 from ml.objectives.protocol import Objective, Score, TrainingBatch
@@ -62,7 +61,7 @@ class ItemPrediction(Objective):
     def with_negatives(self, batch: TrainingBatch, token_ids: Tensor, generator: torch.Generator) -> TrainingBatch:
         """The batch, with one negative (int64 [M]) of each target's own where the loss compares it with one (SASRec).
 
-        It is uniform over the items that the target's row does not hold (but for rows of nearly all items).
+        It is uniform over the items that the target's client does not have there (but for clients of nearly all items).
 
         Parameters
         ----------
@@ -70,9 +69,16 @@ class ItemPrediction(Objective):
         """
         if self.loss_name != "bce":
             return batch
-        shape = (len(batch.positions), OWN_DRAWS)
+        is_packed = batch.inputs.segments is not None
+        # of packed rows for all positions: what is drawn must not depend on how many targets they are padded to
+        shape = (token_ids.numel() if is_packed else len(batch.positions), OWN_DRAWS)
         drawn = torch.randint(FIRST_ITEM, self.vocabulary.n_tokens, shape, generator=generator, device=generator.device)
-        held = token_ids[batch.positions // token_ids.shape[1]]  # [M, L]
+        drawn = drawn[batch.positions] if is_packed else drawn
+        row = batch.positions // token_ids.shape[1]
+        held = token_ids[row]  # [M, L]
+        if is_packed:  # the other clients of a row hold what they like
+            segments = required_column(batch.inputs, "segments")
+            held = held.masked_fill(segments[row] != segments.flatten()[batch.positions].unsqueeze(1), PAD)
         is_held = (drawn.unsqueeze(2) == held.unsqueeze(1)).any(dim=2)  # [M, OWN_DRAWS]
         # argmin gives the first that is not held, or the first of all where all are
         negatives = drawn.gather(1, is_held.int().argmin(dim=1, keepdim=True)).squeeze(1)
@@ -115,12 +121,6 @@ def predict_tokens(
         "columns": torch.where(is_real, columns, none),
     }
     return TrainingBatch(inputs, positions, targets, n_targets)
-
-
-def round_up_targets(n_targets: float, n_positions: int) -> int:
-    """``n_targets`` raised to one of few sizes, so that hardly any batch has another shape than the one before it."""
-    step = max(1, n_positions // 16)
-    return min(n_positions, step * ceil(n_targets / step))
 
 
 def require_last_token(token_ids: Tensor) -> None:

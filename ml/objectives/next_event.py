@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
-from ml.objectives.item_prediction import predict_tokens, require_last_token, round_up_targets
+from ml.objectives.item_prediction import predict_tokens, require_last_token
 from ml.objectives.losses import NO_LABEL, corrected_log_q_loss, in_batch_softmax_loss
 from ml.objectives.next_item import moved_right
 from ml.objectives.protocol import Objective, Score, TrainingBatch
@@ -133,7 +133,11 @@ class NextEvent(Objective):
         for head, column in (("url", URL), ("item", SKU)):
             if getattr(self.settings, head):
                 is_asked = (kinds[labels.clamp(min=0)] == self._kind(column)) & (labels != NO_LABEL)
-                drawn = self._draw_labels(labels, sequences, is_asked, generator)
+                # of packed rows for all positions: what is drawn must not depend on how many they are padded to
+                n_draws = batch.token_ids.numel() if is_packed else len(labels)
+                chances = torch.rand(n_draws, generator=generator, device=generator.device)
+                chances = chances[positions] if is_packed else chances
+                drawn = self._draw_labels(labels, sequences, is_asked, chances)
                 # of packed rows nobody may wait to know which positions a head asks: all are scored, and few count
                 asked = torch.arange(len(labels), device=labels.device) if is_packed else is_asked.nonzero().squeeze(1)
                 of_head = {"positions": asked, "is_asked": is_asked[asked], "sequences": sequences[asked], **drawn}
@@ -142,7 +146,7 @@ class NextEvent(Objective):
 
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """All events but the first of each sequence."""
-        return round_up_targets(int(lengths.sum()) - len(lengths), n_positions)
+        return int(lengths.sum()) - len(lengths)
 
     def draw_candidates(self, generator: torch.Generator) -> Tensor | None:
         """Uniform skus, drawn with replacement, for the item head."""
@@ -202,17 +206,18 @@ class NextEvent(Objective):
         mixed = (n_draws - n_uniform).clamp(min=0).unsqueeze(1) * of_data + of_all
         return corrected_log_q_loss(own, logits, counts, mixed / n_draws.clamp(min=1).unsqueeze(1), n_draws.float())
 
-    def _draw_labels(
-        self, labels: Tensor, sequences: Tensor, is_asked: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def _draw_labels(self, labels: Tensor, sequences: Tensor, is_asked: Tensor, chances: Tensor) -> dict[str, Tensor]:
         """Labels of a head, without replacement, of all positions' labels and sequences (int64 [M]).
+
+        Parameters
+        ----------
+        chances : float [M], uniform from 0 to 1: the least are drawn
 
         Returns
         -------
         ``drawn`` int64 [N], PAD where the head has too few; ``drawn_of`` int64 [N], the sequence of each
         """
-        chances = torch.rand(labels.shape, generator=generator, device=generator.device).masked_fill(~is_asked, 2.0)
-        order = chances.argsort()[: self.settings.in_batch_negatives]
+        order = chances.masked_fill(~is_asked, 2.0).argsort()[: self.settings.in_batch_negatives]
         return {
             "drawn": torch.where(is_asked[order], labels[order], PAD),
             "drawn_of": torch.where(is_asked[order], sequences[order], NOBODY),

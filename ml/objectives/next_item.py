@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.data.sequence_batch import SequenceBatch
-from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token, round_up_targets
+from ml.objectives.item_prediction import ItemPrediction, predict_tokens, require_last_token
 from ml.objectives.protocol import TrainingBatch
 from schemas.tokens import PAD
 
@@ -26,7 +26,7 @@ class NextItem(ItemPrediction):
 
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """All tokens but the first of each sequence."""
-        return round_up_targets(int(lengths.sum()) - len(lengths), n_positions)
+        return int(lengths.sum()) - len(lengths)
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """The rows without their last tokens."""

@@ -125,7 +125,7 @@ class Objective(Protocol):
         Parameters
         ----------
         lengths : integers [N], 2 or more each
-        n_positions : of the batch; the bound is one of few numbers for all batches of as many
+        n_positions : of the batch
         """
         return n_positions
 

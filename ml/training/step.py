@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -64,8 +65,10 @@ class Learner:
         self.encoder.to(self.device)
         wants = settings.training.compile
         is_cuda, is_packed = self.device.type == "cuda", packs_rows(settings, self.device)
-        # rows of their own have many shapes: compiling them took a minute and gained nothing (docs/benchmarks.md)
-        is_compiled = is_cuda and is_packed and self.encoder.can_compile if wants == "auto" else wants
+        # rows of their own have many shapes: compiling them took a minute and gained nothing; tables of events have not
+        # been compiled on a GPU yet (docs/benchmarks.md)
+        pays = is_cuda and is_packed and self.encoder.can_compile and settings.table_kind != "events"
+        is_compiled = pays if wants == "auto" else wants
         # sparse gradients are quick on a CPU; a GPU's queue would halt to count their rows, and no compiler takes them
         uses_window = self.encoder.has_sparse_tables and (is_compiled or is_cuda)
         self.window = RowWindow(self.encoder) if uses_window and RowWindow.fits(self.encoder) else None
@@ -78,7 +81,11 @@ class Learner:
         is_alone = settings.training.batches_per_step == 1
         self.is_recorded = is_compiled and is_packed and is_alone and is_cuda
         self._loss_of = self.loss
-        if is_compiled:  # packed batches have one shape, or two: a graph of each is quicker than one of any
+        self.is_compiled, self._bounds = is_compiled, dict[int, int]()
+        if is_compiled:
+            # the encoders of a run share this code, and Dynamo gives up after eight graphs of it
+            torch._dynamo.reset()
+            # packed batches have one shape, hardly ever another: a graph of each is quicker than one of any
             mode, any_shape = ("reduce-overhead" if self.is_recorded else None), (False if is_packed else None)
             self._loss_of = torch.compile(self.loss, mode=mode, dynamic=any_shape)
         self.optimizers = build_optimizers(self.encoder, settings.training)
@@ -98,7 +105,7 @@ class Learner:
         generator = torch.Generator(device).manual_seed(self._seed(1))
         prepared = []
         for batch in batches:
-            bound = [self.objective.most_targets(batch.lengths, batch.token_ids.size)] if is_packed else []
+            bound = [self.most_targets(batch)] if is_packed else []
             prepared.append(self.objective.prepare(batch.tensors(device), generator, *bound))
         return self.update(prepared, self.objective.draw_candidates(generator))
 
@@ -118,8 +125,8 @@ class Learner:
         batches = [batch.to(self.device) for batch in batches]
         candidates = None if candidates is None else candidates.to(self.device)
         if self.window and batches:
-            used = [tokens for batch in batches for tokens in (batch.inputs.token_ids, batch.targets["positives"])]
-            used += [] if candidates is None else [candidates]
+            used = [batch.inputs.token_ids for batch in batches] + ([] if candidates is None else [candidates])
+            used += [batch.targets["positives"] for batch in batches if "positives" in batch.targets]
             self.window.open(torch.cat([tokens.flatten() for tokens in used]))
         for batch in batches:
             if self.is_recorded:
@@ -129,6 +136,18 @@ class Learner:
             loss += batch_loss.detach()
         self._apply_gradients(self.window.close() if self.window and batches else [])
         return StepSums(loss, n_targets)
+
+    def most_targets(self, batch: SequenceBatch[Tokens]) -> int:
+        """A bound of a packed batch's targets; where steps are compiled, one that hardly ever grows."""
+        n_positions = batch.token_ids.size
+        needed = self.objective.most_targets(batch.lengths, n_positions)
+        if not self.is_compiled:
+            return needed
+        if needed > self._bounds.get(n_positions, 0):
+            # each bound is another graph; the fewer positions there are, the more their batches differ
+            room, unit = 1 + 16 / n_positions**0.5, max(1, n_positions // 64)
+            self._bounds[n_positions] = min(n_positions, unit * ceil(needed * room / unit))
+        return self._bounds[n_positions]
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:

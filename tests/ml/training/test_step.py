@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from event_streams import event_settings, shop_rows, shop_vocabulary
 from packed_rows import both_layouts, random_sequences
 from small_encoders import settings_of
 from torch._dynamo.utils import counters
@@ -154,9 +155,9 @@ def test_seeds_of_different_parts_differ() -> None:
     assert len(seeds) == 50
 
 
-def packed_batches(n: int, n_rows: int = 6) -> list[SequenceBatch[Tokens]]:
+def packed_batches(n: int, n_rows: int = 6, n_sequences: int = 20) -> list[SequenceBatch[Tokens]]:
     """Batches of one shape."""
-    made = (both_layouts(random_sequences(20, N_TOKENS, seed=seed), n_rows, 32)[1] for seed in range(n))
+    made = (both_layouts(random_sequences(n_sequences, N_TOKENS, seed=seed), n_rows, 32)[1] for seed in range(n))
     return list(made)
 
 
@@ -226,3 +227,54 @@ def test_a_rank_without_a_batch_takes_part_with_zeros_until_none_has_one() -> No
     assert (sums.is_over, sums.n_targets, learner.n_steps) == (False, 0, 1)
     assert all(parameter.grad is not None for parameter in learner.encoder.parameters())
     assert {p.grad.is_sparse for p in learner.encoder.row_parameters() if p.grad is not None} == {True}
+
+
+def event_learner(**values: Any) -> Learner:
+    return Learner(event_settings(**values), shop_vocabulary())
+
+
+@pytest.mark.parametrize("objective", ["next_event", "contrastive"])
+@pytest.mark.parametrize("table", ["events", "full"])
+def test_tables_that_are_no_longer_sparse_learn_the_same(objective: str, table: Any) -> None:
+    """A window for what of a table a step uses, as on a GPU: rows of items, or those that an item's ids choose."""
+    sparse, windowed = (event_learner(objective=objective, table=table) for _ in range(2))
+    assert sparse.encoder.has_sparse_tables
+    windowed.window = RowWindow(windowed.encoder)
+    for rows in (shop_rows(12, seed=seed) for seed in range(3)):
+        batch = rows.batch(np.arange(len(rows)), 8)
+        assert float(sparse.step([batch]).loss) == pytest.approx(float(windowed.step([batch]).loss), rel=1e-5)
+    for one, other in zip(sparse.encoder.parameters(), windowed.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_a_windows_tensors_stay_where_they_are_as_a_recorded_graph_needs_them() -> None:
+    learner = learner_of(replace(PACKED, loss=LossSettings(name="sampled", n_negatives=5)))
+    learner.window, places = RowWindow(learner.encoder), set()
+    learner.is_compiled = True  # bounds of targets then hardly ever grow
+    for batch in packed_batches(30):
+        learner.step([batch])
+        window = learner.window._windows[learner.encoder.item_table]
+        places.add(tuple(each.data_ptr() for each in window if each is not None))
+    assert len(places) == 1
+
+
+def test_a_bound_of_targets_hardly_ever_grows_when_each_one_is_another_graph() -> None:
+    learner, bounds, needed = learner_of(PACKED), set(), set()
+    for batch in packed_batches(100, n_rows=60, n_sequences=200):
+        needed.add(learner.most_targets(batch))
+        learner.is_compiled = True
+        bounds.add(learner.most_targets(batch))
+        learner.is_compiled = False
+    assert len(needed) > 4
+    assert len(bounds) <= 2
+    assert max(needed) <= max(bounds) <= 1.6 * max(needed)
+
+
+def test_every_encoder_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    counters.clear()
+    for n_layers in (1, 2):
+        learner = learner_of(replace(PACKED, n_layers=n_layers, training=replace(PACKED.training, **COMPILED)))  # type: ignore[arg-type]
+        learner.step([next(iter(packed_batches(1)))])
+        assert counters["stats"]["unique_graphs"] == n_layers
