@@ -11,6 +11,8 @@ one width, row groups of the configured size. Then, one thread and rank:
 - memory after each of several epochs;
 - how long a consumer of so many tokens per second waits, with and without the read-ahead: while the shuffle buffers
   fill at the beginning of an epoch, and after;
+- CPU time of packing, per token: training's batches from those of ``ArrayFeed``, and all sequences as inference packs
+  them (``--packing`` measures this alone);
 - how real the shuffle is: distinct row groups among the rows of a batch, against the number that a permutation of all
   rows would give, and the rank correlation of a row's position in the files with its position in the epoch (0 if
   there is none); the same without a buffer; and that an order comes again with its seed, and only with it.
@@ -34,10 +36,12 @@ from conf.sequences import SequenceSettings
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.arrow_rows import sequences_of
+from ml.data.packing import PIECES, ROW_WIDTH, PackedFeed, pack_batches, pack_sequences
 from ml.data.parquet_feed import ParquetFeed
 from ml.data.row_groups import read_row_groups
 from ml.data.sequence_batch import Batches, Feed, SequenceBatch, Sequences, Tokens
 from ml.data.sharding import FeedFile, group_by_width
+from ml.models.last_states import POSITIONS
 from schemas.columns import CLIENT_ID, TOKEN_IDS
 from schemas.tokens import FIRST_ITEM
 
@@ -46,6 +50,7 @@ WIDTHS = LAYOUT.widths[1:]
 MEAN_LENGTH, N_ITEMS = 9.4, 100_000
 CONSUMERS_TOKENS_PER_S = (10_000, 100_000, 1_000_000)
 FILLING_S = 10.0
+PACKED_TOKENS = (4096, 65_536)
 SEED = 7
 
 
@@ -123,6 +128,36 @@ def timed(read: Callable[[], Iterator[object]]) -> float:
     for _ in read():
         pass
     return time.perf_counter() - started
+
+
+def show_packing(sequences: Sequences, repeats: int) -> None:
+    """CPU time of packing, in batches of two sizes, and for inference; the fastest of some times."""
+    print(f"\n{'packing, CPU ns per token':<38} {'the feed below':>14} {'packing':>8}   batches, told before, full")
+    sequences, widths = sequences.last(ROW_WIDTH), [width for width in WIDTHS if width <= ROW_WIDTH]
+    for tokens in PACKED_TOKENS:
+        below = ArrayFeed(sequences, sequences[:0], widths, tokens // PIECES, SEED)
+        feed = PackedFeed(below, ROW_WIDTH, tokens)
+        batches = list(below.training(1))
+        n_rows = tokens // ROW_WIDTH
+        packed = [batch.n_tokens for batch in pack_batches(iter(batches), n_rows, ROW_WIDTH)]
+        works = (partial(below.training, 1), lambda given=batches, n=n_rows: pack_batches(iter(given), n, ROW_WIDTH))
+        cells = [cpu_seconds(work, repeats) / sum(packed) * 1e9 for work in works]
+        full = sum(packed[:-PIECES]) / len(packed[:-PIECES]) / tokens
+        name = f"training, {tokens:,} positions a batch"
+        print(f"{name:<38} {cells[0]:>14.0f} {cells[1]:>8.0f}   {len(packed)}, {feed.n_batches}, {full:.1%}")
+    seconds = cpu_seconds(lambda: pack_sequences(sequences, POSITIONS), repeats)
+    print(f"{'inference':<38} {'':>14} {seconds / sequences.n_tokens * 1e9:>8.0f}")
+
+
+def cpu_seconds(work: Callable[[], Iterator[object]], repeats: int) -> float:
+    """Of all threads, to read all; the least of some times."""
+    taken = []
+    for _ in range(repeats):
+        started = time.process_time()
+        for _ in work():
+            pass
+        taken.append(time.process_time() - started)
+    return min(taken)
 
 
 def show_memory(feed: Feed, n_epochs: int) -> None:
@@ -226,7 +261,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="epochs after each of which memory is read")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most-seconds", type=float, default=30.0, help="of one consumer's epoch")
+    parser.add_argument("--packing", action="store_true", help="measure packing alone")
     arguments = parser.parse_args()
+    if arguments.packing:
+        show_packing(made_sequences(arguments.rows), arguments.repeats)
+        return
     warnings.filterwarnings("ignore", category=FutureWarning)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     sequences = made_sequences(arguments.rows)
@@ -247,6 +286,7 @@ def main() -> None:
     show_memory(petastorm(n_ahead), arguments.epochs)
     show_speed(files, sequences, {**feeds, "ArrayFeed": array_feed}, arguments.repeats)
     show_waiting(feeds, sequences, arguments.most_seconds)
+    show_packing(sequences, arguments.repeats)
     show_shuffle(files, arguments.tokens_per_batch, arguments.folder)
     show_seeds(files, arguments.tokens_per_batch)
 

@@ -53,6 +53,10 @@ class ArrayFeed:
                 "token ids from a vocabulary that knows more of their items"
             )
         self.n_batches = sum(self._steps.values())
+        self.length_counts = np.zeros(widths[-1] + 1)
+        for width, rows in self._training_rows.items():
+            counts = np.bincount(np.minimum(training.lengths[rows], width), minlength=len(self.length_counts))
+            self.length_counts += counts * (ceil(len(rows) / world_size) / len(rows))
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, but for the first ``skip``; of these no row is touched."""

@@ -4,31 +4,49 @@ Legend of shapes: N sequences, T their tokens, R rows of a packed batch, W their
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import fields
+from itertools import pairwise
 from math import ceil
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.data.batching import read_ahead
-from ml.data.sequence_batch import Batches, Feed, SequenceBatch, Tokens
+from ml.data.sequence_batch import Batches, Feed, SequenceBatch, Sequences, Tokens, flat_positions
 from schemas.tokens import PAD
 
 ROW_WIDTH = 128
 """Positions of a packed row, unless sequences may be longer: what a GPU's attention kernels work on at a time."""
+WINDOW = 65_536
+"""Positions packed at a time, a batch or several: the more there are, the less a token costs (docs/benchmarks.md)."""
 PIECES = 16
 """Batches of the feed below that make about one packed batch, so that lengths of many widths meet in it."""
 FILL = 0.995
 """Share of a batch's positions that sequences are taken for; best fit nearly always finds a row for each of them."""
 
 
+class Packed(NamedTuple):
+    """One batch of packed rows.
+
+    Attributes
+    ----------
+    numbers : int64 [n], which sequences it holds, counted as they came, in the order of their segments
+    ends : int64 [n], where each ends in it, flat
+    """
+
+    numbers: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    batch: SequenceBatch[Tokens]
+
+
 class PackedFeed:
     """A feed (``ml.data.sequence_batch.Feed``) whose training batches are packed, of one constant shape [R, W].
 
-    Sequences come in the order of the feed below; one for which a batch has no room left is in the next. Ranks may
-    have unequal numbers of batches: one that has none left takes empty steps (``Learner.step``).
+    Sequences come about in the order of the feed below. Ranks may have unequal numbers of batches: one that has none
+    left takes empty steps (``Learner.step``).
 
     Parameters
     ----------
@@ -39,14 +57,14 @@ class PackedFeed:
 
     Attributes
     ----------
-    n_batches : about; how many there are is known only once all lengths are
+    n_batches : of the rank with the most, to a few percent (``count_batches``), the same number on every rank
     """
 
     def __init__(self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 4) -> None:
         self._feed, self._batches_ahead = feed, batches_ahead
         self._width, self._n_rows = width, max(1, round(tokens_per_batch / width))
-        # a row of the feed below fills more than half of its width, three quarters on average
-        self.n_batches = max(1, ceil(0.75 * feed.n_batches / PIECES))
+        self.length_counts = feed.length_counts
+        self.n_batches = count_batches(self.length_counts, self._n_rows, width)
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, int32 [R, W], but for the first ``skip``, which are packed and dropped."""
@@ -63,89 +81,107 @@ class PackedFeed:
             yield from (batch for number, batch in enumerate(packed) if number >= skip)
 
 
-def pack_batches(batches: Iterator[SequenceBatch[Tokens]], n_rows: int, width: int) -> Iterator[SequenceBatch[Tokens]]:
-    """The sequences of left-padded batches in packed ones of ``n_rows`` x ``width``; the last is as full as may be."""
-    capacity = int(FILL * n_rows * width)
-    waiting: Flat | None = None
-    for batch in batches:
-        waiting = Flat.of(batch) if waiting is None else waiting.followed_by(Flat.of(batch))
-        while waiting.n_tokens >= capacity:
-            packed, waiting, _ = waiting.pack(capacity, n_rows, width)
-            yield packed
-    while waiting is not None and len(waiting.lengths):
-        packed, waiting, _ = waiting.pack(capacity, n_rows, width)
-        yield packed
-
-
-def pack_rows(
-    batch: SequenceBatch[Tokens], n_positions: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], SequenceBatch[Tokens]]]:
-    """The rows of a left-padded batch, each with a token or more, in packed batches of about ``n_positions``.
-
-    Yields
-    ------
-    int64 [n], the numbers of the rows that are in a packed batch, in the order of their segments; int64 [n], where each
-    ends in it, flat; the packed batch
-    """
-    width = max(ROW_WIDTH, batch.shape[1])
-    n_rows = max(1, n_positions // width)
-    waiting, numbers = Flat.of(batch), np.arange(len(batch))
-    while len(numbers):
-        lengths = waiting.lengths
-        packed, waiting, starts = waiting.pack(int(FILL * n_rows * width), n_rows, width)
-        is_placed = starts >= 0
-        yield numbers[is_placed], (starts + lengths - 1)[is_placed], packed
-        numbers = numbers[~is_placed]
-
-
-class Flat:
-    """Sequences one after the other.
+def count_batches(length_counts: NDArray[np.float64], n_rows: int, width: int) -> int:
+    """How many packed batches sequences of such lengths make, by packing some of them.
 
     Parameters
     ----------
-    columns : of a ``SequenceBatch`` by name, [T] each
-    lengths : integers [N]
+    length_counts : float64 [longest + 1], sequences of each length
     """
+    n_sequences, n_tokens = length_counts.sum(), length_counts @ np.arange(len(length_counts))
+    n_drawn = ceil(n_sequences * min(1.0, max(16 * WINDOW, 32 * n_rows * width) / n_tokens))
+    # as evenly as the counts themselves, so that chance has no part in it but the order
+    drawn = np.searchsorted(length_counts.cumsum(), (np.arange(n_drawn) + 0.5) * n_sequences / n_drawn)
+    lengths = np.random.default_rng(0).permutation(drawn)
+    sample = Sequences(np.ones(lengths.sum(), np.int32), np.append(0, lengths.cumsum()))
+    n_packed = sum(1 for _ in pack(_in_windows(sample, n_rows * width), n_rows, width))
+    # the last batch is half full on average
+    return n_packed if n_drawn >= n_sequences else ceil((n_packed - 0.5) * n_sequences / n_drawn)
 
-    def __init__(self, columns: dict[str, NDArray[np.integer]], lengths: NDArray[np.integer]) -> None:
-        self.columns, self.lengths, self.n_tokens = columns, lengths, int(lengths.sum())
 
-    @classmethod
-    def of(cls, batch: SequenceBatch[Tokens]) -> "Flat":
-        """The sequences of a left-padded batch."""
-        is_token = batch.token_ids != PAD
-        named = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        columns = {name: column[is_token] for name, column in named.items() if column is not None}
-        return cls(columns, is_token.sum(axis=1))
+def pack_batches(batches: Iterator[SequenceBatch[Tokens]], n_rows: int, width: int) -> Iterator[SequenceBatch[Tokens]]:
+    """The sequences of left-padded batches in packed ones of ``n_rows`` x ``width``."""
+    return (packed.batch for packed in pack(map(Sequences.of_padded, batches), n_rows, width))
 
-    def followed_by(self, other: "Flat") -> "Flat":
-        """These sequences and then others."""
-        columns = {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()}
-        return Flat(columns, np.concatenate([self.lengths, other.lengths]))
 
-    def pack(self, capacity: int, n_rows: int, width: int) -> tuple[SequenceBatch[Tokens], "Flat", NDArray[np.int64]]:
-        """A packed batch of the first sequences, at most ``capacity`` tokens.
+def pack_sequences(sequences: Sequences, n_positions: int) -> Iterator[Packed]:
+    """Sequences, each of a token or more, in packed batches of about ``n_positions``, fewer where these are enough."""
+    width = max(ROW_WIDTH, int(sequences.lengths.max(initial=0)))
+    n_rows = max(1, min(n_positions // width, ceil(sequences.n_tokens / (FILL * width))))
+    return pack(_in_windows(sequences, n_rows * width), n_rows, width)
 
-        Returns
-        -------
-        The batch; what is left over; int64 [N], where each sequence starts in the batch, -1 where it is left over
-        """
-        # one at least, so that callers who ask until nothing is left come to an end
-        n_first = max(1, int(np.searchsorted(np.cumsum(self.lengths), capacity, side="right")))
-        starts = np.full(len(self.lengths), -1, np.int64)
-        starts[:n_first] = place(self.lengths[:n_first], n_rows, width)
-        is_placed = starts >= 0
-        is_packed = np.repeat(is_placed, self.lengths)  # [T]
-        rest = Flat({name: column[~is_packed] for name, column in self.columns.items()}, self.lengths[~is_placed])
-        lengths = self.lengths[is_placed]
-        numbers = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
-        positions = _positions(starts[is_placed], lengths)
-        columns = {name: column[is_packed] for name, column in self.columns.items()} | {"segments": numbers}
-        grids = {}
-        for name, column in columns.items():
-            grids[name] = np.zeros(n_rows * width, column.dtype)
-            grids[name][positions] = column
-        return SequenceBatch(**{name: grid.reshape(n_rows, width) for name, grid in grids.items()}), rest, starts
+
+def _in_windows(sequences: Sequences, n_positions: int) -> Iterator[Sequences]:
+    """Parts of about a window, or of a batch of ``n_positions`` where that is more."""
+    n_parts = ceil(sequences.n_tokens / max(WINDOW, n_positions))
+    bounds = np.linspace(0, len(sequences), n_parts + 1).astype(int).tolist()
+    return (sequences[start:stop] for start, stop in pairwise(bounds))
+
+
+def pack(parts: Iterable[Sequences], n_rows: int, width: int) -> Iterator[Packed]:
+    """Sequences in packed batches, about a window at a time; each comes once, none is cut.
+
+    Raises
+    ------
+    ValueError
+        If a sequence is longer than a row.
+    """
+    n_at_once, capacity = max(1, WINDOW // (n_rows * width)), FILL * n_rows * width
+    waiting, numbers, n_seen, n_tokens = [], [], 0, 0
+    for part in parts:
+        waiting.append(part)
+        numbers.append(np.arange(n_seen, n_seen + len(part)))
+        n_seen, n_tokens = n_seen + len(part), n_tokens + part.n_tokens
+        while n_tokens >= n_at_once * capacity:
+            batches, left, numbers_left = _pack_window(waiting, numbers, n_at_once, n_rows, width)
+            yield from batches
+            waiting, numbers, n_tokens = [left], [numbers_left], left.n_tokens
+    while n_tokens:
+        n_batches = min(n_at_once, ceil(n_tokens / capacity))
+        batches, left, numbers_left = _pack_window(waiting, numbers, n_batches, n_rows, width)
+        yield from batches
+        waiting, numbers, n_tokens = [left], [numbers_left], left.n_tokens
+
+
+def _pack_window(
+    waiting: list[Sequences], waiting_numbers: list[NDArray[np.int64]], n_batches: int, n_rows: int, width: int
+) -> tuple[list[Packed], Sequences, NDArray[np.int64]]:
+    """Batches of the first sequences; the sequences that are left, and their numbers."""
+    sequences, numbers = Sequences.concatenate(waiting), np.concatenate(waiting_numbers)
+    # one at least, so that callers who ask until nothing is left come to an end
+    n_first = max(1, int(np.searchsorted(sequences.offsets[1:], FILL * n_batches * n_rows * width, side="right")))
+    first, n_positions = sequences[:n_first], n_batches * n_rows * width
+    lengths = first.lengths
+    starts = place(lengths, n_batches * n_rows, width)
+    is_left = starts < 0
+    # rows are dealt out like cards, so that each batch has long sequences and short ones
+    row, column = np.divmod(starts, width)
+    in_batch = np.where(is_left, n_batches, row % n_batches).astype(np.uint16)
+    starts = (in_batch * n_rows + row // n_batches) * np.int64(width) + column
+    # past the end of the batches, where they are forgotten
+    starts[is_left] = n_positions + np.cumsum(lengths[is_left]) - lengths[is_left]
+    order = np.argsort(in_batch, kind="stable")
+    bounds = np.searchsorted(in_batch[order], np.arange(n_batches + 1)).tolist()
+    segments = np.empty(n_first, np.int32)
+    segments[order] = np.arange(1, n_first + 1)
+    segments -= np.array(bounds, np.int32)[in_batch]
+    positions = flat_positions(starts, lengths)  # [T]
+
+    def grid(values: NDArray[Any]) -> NDArray[Any]:
+        whole = np.full(n_positions + lengths[is_left].sum(), PAD, values.dtype)
+        whole[positions] = values
+        return whole[:n_positions].reshape(n_batches, n_rows, width)
+
+    columns = {field.name: getattr(first.flat(), field.name) for field in fields(SequenceBatch)}
+    columns["segments"] = np.repeat(segments, lengths)
+    grids = {name: grid(column) for name, column in columns.items() if column is not None}
+    packed = []
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        own = order[start:stop]
+        ends = starts[own] + lengths[own] - 1 - number * n_rows * width
+        packed.append(Packed(numbers[own], ends, SequenceBatch(**{name: grids[name][number] for name in grids})))
+    left = Sequences.concatenate([first.take(np.flatnonzero(is_left)), sequences[n_first:]])
+    return packed, left, np.concatenate([numbers[:n_first][is_left], numbers[n_first:]])
 
 
 def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.int64]:
@@ -160,35 +196,51 @@ def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.i
     int64 [N], the first position of each sequence in the flattened rows, -1 where no row has room left; no two
     sequences overlap, and none goes over the end of a row
 
+    Raises
+    ------
+    ValueError
+        If a sequence is longer than a row.
+
     Examples
     --------
     >>> place(np.array([2, 5, 3, 4]), n_rows=2, width=6)
     array([10,  0, -1,  6])
     """
-    starts = np.full(len(lengths), -1, np.int64)
-    rows_by_room = {width: np.arange(n_rows)}
+    counts = np.bincount(lengths)
+    if len(counts) > width + 1:
+        raise ValueError(f"expected sequences of at most {width} tokens, the width of a row; found {len(counts) - 1}")
+    # Sequences of one length are alike, and so are rows with as much room left: a step of plain Python deals with all
+    # of them. Rows are consecutive ones, as (first, how many)
+    rows_by_room = {width: [(0, n_rows)]}
     rooms = [width]  # keys of rows_by_room, rising
-    order = np.argsort(-lengths, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(lengths[order])) + 1, len(order))
-    # sequences of one length are placed together: a step of Python for each kind of row, not for each sequence
-    for waiting in np.split(order, ends[:-1]) if len(order) else []:
-        length = int(lengths[waiting[0]])
-        while len(waiting) and (at := bisect_left(rooms, length)) < len(rooms):
+    steps: list[tuple[int, int, int]] = []  # how many sequences, the first one's row, and the position in its row
+    for length in np.flatnonzero(counts)[::-1].tolist():
+        n_waiting = int(counts[length])
+        while n_waiting:
+            at = bisect_left(rooms, length)
+            if at == len(rooms):
+                steps.append((n_waiting, -1, 0))
+                break
             room = rooms[at]
-            rows = rows_by_room.pop(room)
-            del rooms[at]
-            n = min(len(rows), len(waiting))
-            starts[waiting[:n]] = rows[:n] * width + width - room
-            waiting = waiting[n:]
-            # rows that were not needed keep their room, the others have less from now on
-            for left, of_it in ((room, rows[n:]), (room - length, rows[:n])):
-                if left and len(of_it):
-                    if left not in rows_by_room:
-                        insort(rooms, left)
-                    rows_by_room[left] = np.concatenate([rows_by_room.get(left, of_it[:0]), of_it])
+            rows = rows_by_room[room]
+            first, n_alike = rows.pop()
+            n = min(n_alike, n_waiting)
+            steps.append((n, first, width - room))
+            n_waiting -= n
+            if n < n_alike:
+                rows.append((first + n, n_alike - n))
+            elif not rows:
+                del rows_by_room[room], rooms[at]
+            if room > length:
+                left = rows_by_room.get(room - length)
+                if left is None:
+                    insort(rooms, room - length)
+                    left = rows_by_room[room - length] = []
+                left.append((first, n))
+    n_of_step, first_row, column = np.array(steps, np.int64).reshape(-1, 3).T
+    rows_of = flat_positions(first_row, n_of_step)
+    starts = np.empty(len(lengths), np.int64)
+    # numpy sorts 16 bits by counting them
+    order = np.argsort((width - lengths).astype(np.uint16 if width < 2**16 else np.int64), kind="stable")
+    starts[order] = np.where(np.repeat(first_row < 0, n_of_step), -1, rows_of * width + np.repeat(column, n_of_step))
     return starts
-
-
-def _positions(starts: NDArray[np.int64], lengths: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The positions of each sequence's tokens, int64 [T]."""
-    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))

@@ -3,10 +3,11 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from conf.training import FeedSettings
 from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
@@ -17,6 +18,7 @@ from ml.data.sharding import (
     FeedFile,
     Shard,
     group_by_width,
+    rows_by_width,
     shard_files,
     steps_by_width,
     training_shard,
@@ -59,7 +61,9 @@ class ParquetFeed:
         # All ranks ask this of the files of all ranks, so that they keep the same widths and take the same steps. Each
         # reads one row group a width, unless the first ones hold nothing to learn.
         self._training_files = {
-            width: files for width, files in groups.items() if any(map(self._holds_learnable_row, files))
+            width: files
+            for width, files in groups.items()
+            if any(self._first_learnable(file) is not None for file in files)
         }
         if not self._training_files:
             of_all = [file for files in groups.values() for file in files]
@@ -70,9 +74,24 @@ class ParquetFeed:
             )
         self._validation_files = {width: self._cut(files) for width, files in group_by_width(validation_files).items()}
         kept = [file for files in self._training_files.values() for file in files]
-        self._steps = steps_by_width(kept, world_size, tokens_per_batch)
+        self._n_rows = rows_by_width(kept, world_size)
+        self._steps = steps_by_width(self._n_rows, tokens_per_batch)
         self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
         self.n_batches = sum(self._steps.values())
+
+    @cached_property
+    def length_counts(self) -> NDArray[np.float64]:
+        """As far as one row group of each width tells, and one of the rows that are cut: these are longer."""
+        counts = np.zeros(max(self._n_rows) + 1)
+        for width, files in self._training_files.items():
+            total = sum(file.n_rows for file in files)
+            for n_chunks in {file.n_chunks for file in files}:
+                alike = [file for file in files if file.n_chunks == n_chunks]
+                lengths = next((rows.lengths for rows in map(self._first_learnable, alike) if rows is not None), None)
+                if lengths is not None:
+                    n_rows = self._n_rows[width] * sum(file.n_rows for file in alike) / total
+                    counts += np.bincount(lengths, minlength=len(counts)) * (n_rows / len(lengths))
+        return counts
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, int32 [B, width], but for the first ``skip``, which are read and dropped.
@@ -146,9 +165,10 @@ class ParquetFeed:
             for file, of_file in zip(files, rows, strict=True)
         ]
 
-    def _holds_learnable_row(self, file: FeedFile) -> bool:
+    def _first_learnable(self, file: FeedFile) -> SequenceBatch[Tokens] | None:
+        """The learnable rows of the first row group that has any; None where none has."""
         with contextlib.closing(self._read(Shard((file,)))) as chunks:
-            return any(len(chunk) > 0 for chunk in chunks)
+            return next((chunk for chunk in chunks if len(chunk)), None)
 
 
 def read_shard(

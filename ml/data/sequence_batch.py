@@ -71,15 +71,26 @@ class SequenceBatch(Generic[Column]):
         columns = [getattr(self, field.name) for field in fields(self)]
         return SequenceBatch(*(None if column is None else function(column) for column in columns))  # type: ignore[arg-type]
 
+    def pinned(self, device: "torch.device | str") -> "SequenceBatch[torch.Tensor]":
+        """The batch as tensors of its columns' own types, in memory that a GPU copies from by itself.
+
+        For a thread that is ahead of the one that calls ``tensors``; where ``device`` is no GPU nothing is copied.
+        """
+        import torch  # here, because feeds do without
+
+        is_cuda = torch.device(device).type == "cuda"
+        tensors = self.map(torch.as_tensor)
+        return tensors.map(torch.Tensor.pin_memory) if is_cuda else tensors
+
     def tensors(self, device: "torch.device | str" = "cpu") -> "SequenceBatch[torch.Tensor]":
         """The batch as int64 tensors; to a GPU from pinned memory, so that nobody waits for the copy."""
-        import torch  # here, because feeds do without
+        import torch
 
         def moved(column: Any) -> "torch.Tensor":
             tensor = torch.as_tensor(column)
             if torch.device(device).type != "cuda" or tensor.is_cuda:
                 return tensor.to(device, torch.int64)
-            # converted on the GPU: int64 would be twice the bytes to copy, or more
+            # converted on the GPU: int64 would be twice the bytes to copy, or more. What is pinned stays as it is
             return tensor.pin_memory().to(device, non_blocking=True).to(torch.int64)
 
         return self.map(moved)
@@ -112,6 +123,13 @@ class Feed(Protocol):
     @property
     def n_batches(self) -> int:
         """Batches of one epoch, the same number on every rank and in every epoch."""
+
+    @property
+    def length_counts(self) -> NDArray[np.float64]:
+        """How many training sequences of each length a rank has in an epoch, [longest + 1]; the same on every rank.
+
+        Of the rank with the most; where a feed does not know all lengths, about.
+        """
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, but for the first ``skip``.
@@ -157,10 +175,39 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __getitem__(self, rows: slice) -> "Sequences":
+        """Some rows that follow each other; their values are not copied."""
+        start, stop, _ = rows.indices(len(self))
+        return replace(self, offsets=self.offsets[start : max(start, stop) + 1])
+
+    @classmethod
+    def of_padded(cls, batch: "SequenceBatch[NDArray[Any]]") -> "Sequences":
+        """The rows of a left-padded batch."""
+        is_token = batch.token_ids != PAD
+        flat = batch.map(lambda column: column[is_token])
+        offsets = np.append(0, is_token.sum(axis=1).cumsum())
+        return cls(flat.token_ids, offsets, flat.event_types, flat.timestamps)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Sequences]") -> "Sequences":
+        """The rows of parts that have the same columns, one part after the other; offsets from 0."""
+        flat = [part.flat() for part in parts]
+        columns = [
+            None if getattr(flat[0], name) is None else np.concatenate([getattr(part, name) for part in flat])
+            for name in ("token_ids", "event_types", "timestamps")
+        ]
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(columns[0], np.append(0, lengths.cumsum()), *columns[1:])  # type: ignore[arg-type]
+
     @property
     def lengths(self) -> NDArray[np.integer]:
         """Tokens of each row, [N]."""
         return np.diff(self.offsets)
+
+    @property
+    def n_tokens(self) -> int:
+        """Of all rows."""
+        return int(self.offsets[-1] - self.offsets[0])
 
     @property
     def is_learnable(self) -> NDArray[np.bool_]:
@@ -178,6 +225,26 @@ class Sequences:
         pieces_after = np.repeat(last, n_pieces) - np.arange(1, n_pieces.sum() + 1)
         ends = np.repeat(self.offsets[1:], n_pieces) - pieces_after * width
         return replace(self, offsets=np.append(self.offsets[:1], ends))
+
+    def flat(self) -> "SequenceBatch[NDArray[Any]]":
+        """The events of all rows, one row after the other, as columns [T]."""
+        columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
+        return columns.map(lambda column: column[self.offsets[0] : self.offsets[-1]])
+
+    def take(self, rows: NDArray[np.integer]) -> "Sequences":
+        """Some rows (integers [n]), copied."""
+        return self._copied(self.offsets[rows], self.lengths[rows])
+
+    def last(self, width: int) -> "Sequences":
+        """The last ``width`` events of each row; copied where any has more."""
+        kept = np.minimum(self.lengths, width)
+        return self if self.lengths.max(initial=0) <= width else self._copied(self.offsets[1:] - kept, kept)
+
+    def _copied(self, starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> "Sequences":
+        events = flat_positions(starts, lengths)
+        columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
+        copied = columns.map(lambda column: column[events])
+        return Sequences(copied.token_ids, np.append(0, lengths.cumsum()), copied.event_types, copied.timestamps)
 
     def padded(self, rows: NDArray[np.integer], width: int) -> Tokens:
         """The token ids of ``batch``, int32 [B, width]."""
@@ -199,3 +266,8 @@ class Sequences:
 
         columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
         return columns.map(pad)
+
+
+def flat_positions(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The numbers from each start on, as many as its length says, one after the other, int64 [sum of ``lengths``]."""
+    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))

@@ -5,23 +5,23 @@ Legend of shapes: B batch, L sequence, D hidden.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from conf.encoders import InferenceSettings
-from ml.data.batching import cut, like_length_batches
+from ml.data.batching import like_length_batches
 from ml.data.segments import positions_from_newest
-from ml.data.sequence_batch import SequenceBatch, Sequences
+from ml.data.sequence_batch import SequenceBatch, Sequences, required_column
 from ml.models.last_states import by_packed_rows, encode_last, uses_packed_rows
 from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import MASK, PAD, UNK
 
-SEQUENCES_AT_ONCE = 16_384
-"""Of which packed batches are made."""
+SEQUENCES_AT_ONCE = 131_072
+"""Whose vectors stay on a GPU until all are made: to fetch them is to wait for it."""
 
 
 def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: InferenceSettings) -> NDArray[np.float32]:
@@ -45,19 +45,21 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
         If a sequence holds no token, or a token id that is no event of this model's vocabulary.
     """
     _require_known_tokens(sequences, model.vocabulary.n_tokens)
-    n_added = int(settings.pooling == "mask")
-    lengths = np.minimum(sequences.lengths, model.max_length - n_added)
+    sequences = sequences.last(model.max_length - int(settings.pooling == "mask"))
+    if settings.pooling == "mask":
+        sequences = with_mask(sequences)
     vectors = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
     half = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
     with evaluating(model), half, _compiled(model, settings.compile):
-        if uses_packed_rows(model):  # as they come: sequences of like length would fill no rows
-            batches = cut(np.arange(len(sequences)), SEQUENCES_AT_ONCE)
-        else:
-            batches = like_length_batches(lengths + n_added, settings.tokens_per_batch)
-        for rows in batches:
-            batch = sequences.batch(rows, width=int(lengths[rows].max())).tensors()
-            batch = _with_mask(batch) if n_added else batch
-            vectors[rows] = _pool(model, batch, settings).float().cpu().numpy()
+        if uses_packed_rows(model):
+            pool = partial(_pool_packed, model, settings)
+            for start in range(0, len(sequences), SEQUENCES_AT_ONCE):
+                rows = slice(start, start + SEQUENCES_AT_ONCE)
+                vectors[rows] = by_packed_rows(model, sequences[rows], pool).cpu().numpy()
+            return vectors
+        for numbers in like_length_batches(sequences.lengths, settings.tokens_per_batch):
+            batch = sequences.batch(numbers, width=int(sequences.lengths[numbers].max())).tensors(model.device)
+            vectors[numbers] = _pool(model, settings, batch).float().cpu().numpy()
     return vectors
 
 
@@ -75,42 +77,55 @@ def _compiled(model: SequenceEncoder, is_wanted: bool) -> Iterator[None]:
             delattr(model, name)  # the class' own again
 
 
-def _pool(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
+def _pool(model: SequenceEncoder, settings: InferenceSettings, batch: SequenceBatch[Tensor]) -> Tensor:
     """Float [B, D] of left-padded sequences."""
     if settings.pooling in ("last", "mask"):
         return encode_last(model, batch)  # the last block computes no other
-    if not uses_packed_rows(model):
-        return _means(model, batch.map(lambda column: column.to(model.device)), settings)
-    return by_packed_rows(model, batch, lambda packed, _: _means(model, packed, settings))
+    age = torch.arange(batch.shape[1] - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
+    weighted, weights = _weighted(model, settings, batch, age)
+    return weighted.sum(dim=1) / weights.sum(dim=1)
 
 
-def _means(model: SequenceEncoder, batch: SequenceBatch[Tensor], settings: InferenceSettings) -> Tensor:
-    """Float [N, D], weighted means over the tokens of each sequence."""
-    width = batch.shape[1]
-    if batch.segments is None:
-        age = torch.arange(width - 1, -1, -1, device=model.device)  # [L], 0 is the last token's
-    else:
-        age = positions_from_newest(batch.segments)  # [B, L]
+def _pool_packed(
+    model: SequenceEncoder, settings: InferenceSettings, batch: SequenceBatch[Tensor], ends: Tensor
+) -> Tensor:
+    """Float [n, D] of the sequences of a packed batch, which end at ``ends`` (int64 [n], flat)."""
+    if settings.pooling in ("last", "mask"):
+        return model.encode_at(batch, ends)
+    segments = required_column(batch, "segments")
+    weighted, weights = _weighted(model, settings, batch, positions_from_newest(segments))
+    # number 0 collects PAD, and is left out in the end
+    numbers, n = segments.flatten(), len(ends) + 1
+    totals = weighted.new_zeros(n, weighted.shape[2]).index_add_(0, numbers, weighted.flatten(0, 1))
+    return (totals / weights.new_zeros(n, 1).index_add_(0, numbers, weights.flatten(0, 1)))[1:]
+
+
+def _weighted(
+    model: SequenceEncoder, settings: InferenceSettings, batch: SequenceBatch[Tensor], age: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The tokens' vectors times their weights, float [B, L, D], and the weights, float [B, L, 1]; zeros at PAD.
+
+    Parameters
+    ----------
+    age : integers [L] or [B, L], how many tokens of its sequence come after each
+    """
     weights = torch.exp2(-age / settings.half_life) if settings.pooling == "recency" else torch.ones_like(age)
     is_token = (batch.token_ids != PAD).unsqueeze(-1)  # [B, L, 1]
-    weights = torch.where(is_token, weights.unsqueeze(-1), 0.0)  # [B, L, 1]
+    weights = torch.where(is_token, weights.unsqueeze(-1), 0.0)
     # where, not a product: what stands at PAD means nothing, and nothing may leak from it
-    weighted = torch.where(is_token, model.encode(batch).float(), 0.0) * weights  # [B, L, D]
-    if batch.segments is None:
-        return weighted.sum(dim=1) / weights.sum(dim=1)
-    # number 0 collects PAD, and is left out in the end
-    numbers, n = batch.segments.flatten(), int(batch.segments.max())
-    totals = weighted.new_zeros(n + 1, weighted.shape[2]).index_add_(0, numbers, weighted.flatten(0, 1))
-    return (totals / weights.new_zeros(n + 1, 1).index_add_(0, numbers, weights.flatten(0, 1)))[1:]
+    return torch.where(is_token, model.encode(batch).float(), 0.0) * weights, weights
 
 
-def _with_mask(batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-    """The batch with one more position: a MASK of no event type, at the time of the last event."""
-    longer = batch.map(lambda column: F.pad(column, (0, 1)))
-    longer.token_ids[:, -1] = MASK
-    if longer.timestamps is not None:
-        longer.timestamps[:, -1] = longer.timestamps[:, -2]
-    return longer
+def with_mask(sequences: Sequences) -> Sequences:
+    """Each sequence with one more event: a MASK of no event type, at the time of the last event."""
+    events, ends = sequences.flat(), sequences.offsets[1:] - sequences.offsets[0]
+    event_types, timestamps = events.event_types, events.timestamps
+    return Sequences(
+        np.insert(events.token_ids, ends, MASK),
+        np.append(0, ends + np.arange(1, len(sequences) + 1)),
+        None if event_types is None else np.insert(event_types, ends, 0),
+        None if timestamps is None else np.insert(timestamps, ends, timestamps[ends - 1]),
+    )
 
 
 def _require_known_tokens(sequences: Sequences, n_tokens: int) -> None:

@@ -1,16 +1,21 @@
 """What a GPU computes for the rows of a batch by way of packed ones, the last hidden states first of all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ml.data.packing import pack_rows
-from ml.data.sequence_batch import SequenceBatch
+from ml.data.batching import read_ahead
+from ml.data.packing import pack_sequences
+from ml.data.sequence_batch import SequenceBatch, Sequences
 from ml.models.protocol import SequenceEncoder
 
 POSITIONS = 32_768
 """Of a packed batch without gradients: enough to keep a GPU busy."""
+BATCHES_AHEAD = 4
+"""Packed batches made by a thread while the GPU works."""
 
 
 def uses_packed_rows(encoder: SequenceEncoder) -> bool:
@@ -29,23 +34,36 @@ def encode_last(encoder: SequenceEncoder, batch: SequenceBatch[Tensor]) -> Tenso
     if not uses_packed_rows(encoder):
         positions = torch.arange(1, height + 1, device=encoder.device) * width - 1
         return encoder.encode_at(batch.map(lambda column: column.to(encoder.device)), positions)
-    return by_packed_rows(encoder, batch, encoder.encode_at)
+    return by_packed_rows(
+        encoder, Sequences.of_padded(batch.map(lambda column: column.cpu().numpy())), encoder.encode_at
+    )
 
 
 def by_packed_rows(
     encoder: SequenceEncoder,
-    batch: SequenceBatch[Tensor],
+    sequences: Sequences,
     function: Callable[[SequenceBatch[Tensor], Tensor], Tensor],
 ) -> Tensor:
-    """Float [B, D], what a function gives for each row of a batch; float32, on the encoder's device.
+    """Float [N, D], what a function gives for each sequence; float32, on the encoder's device.
+
+    Nothing waits for the device: its results stay there.
 
     Parameters
     ----------
-    batch : as of ``encode_last``
-    function : a packed batch of N sequences, and where each ends in it (int64 [N], flat) -> float [N, D]
+    sequences : each has a token or more
+    function : a packed batch of n sequences, and where each ends in it (int64 [n], flat) -> float [n, D]
     """
-    found = torch.empty(len(batch), encoder.hidden_size, device=encoder.device)
-    for rows, ends, packed in pack_rows(batch.map(lambda column: column.cpu().numpy()), POSITIONS):
-        own = function(packed.tensors(encoder.device), torch.from_numpy(ends).to(encoder.device))
-        found[torch.from_numpy(rows).to(encoder.device)] = own.float()
+    device = encoder.device
+    found = torch.empty(len(sequences), encoder.hidden_size, device=device)
+
+    def batches() -> Generator[tuple[Tensor, SequenceBatch[Tensor]], None, None]:
+        for numbers, ends, packed in pack_sequences(sequences, POSITIONS):
+            # pinned here, in the thread: what is copied is then not waited for
+            of_sequences = torch.from_numpy(np.stack([numbers, ends]))
+            yield of_sequences.pin_memory() if device.type == "cuda" else of_sequences, packed.pinned(device)
+
+    with closing(read_ahead(batches(), BATCHES_AHEAD)) as ahead:
+        for of_sequences, packed in ahead:
+            numbers, ends = of_sequences.to(device, non_blocking=True)
+            found[numbers] = function(packed.tensors(device), ends).float()
     return found

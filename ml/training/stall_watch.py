@@ -9,6 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ml.data.sequence_batch import Batches, Feed
 from schemas.errors import OutputError
 
@@ -74,6 +77,11 @@ class WatchedFeed:
 
     def __init__(self, feed: Feed, watch: StallWatch) -> None:
         self._feed, self._watch, self.n_batches = feed, watch, feed.n_batches
+
+    @property
+    def length_counts(self) -> NDArray[np.float64]:
+        """The feed's."""
+        return self._feed.length_counts
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The feed's."""

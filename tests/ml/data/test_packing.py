@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml.data import packing
 from ml.data.array_feed import ArrayFeed
-from ml.data.packing import FILL, PackedFeed, pack_batches, place
+from ml.data.packing import PackedFeed, pack_batches, pack_sequences, place
 from ml.data.sequence_batch import SequenceBatch, Sequences
 from schemas.tokens import FIRST_ITEM
 
@@ -43,27 +44,76 @@ def test_no_sequence_overlaps_another_or_goes_over_the_end_of_a_row(lengths, n_r
         assert start >= 0 or length > left.max()
 
 
+def test_a_sequence_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="expected sequences of at most 6 tokens, the width of a row; found 7"):
+        place(np.array([2, 7]), n_rows=2, width=6)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_each_sequence_comes_once_whole_and_rows_are_full(world_size):
+def test_each_sequence_comes_once_whole_and_rows_are_full(world_size, monkeypatch):
+    monkeypatch.setattr(packing, "WINDOW", 8192)
     rows = sequences(3000)
-    seen = []
+    seen, told = [], set()
     for rank in range(world_size):
         below = ArrayFeed(rows, sequences(0), WIDTHS, 128, seed=3, rank=rank, world_size=world_size)
         feed = PackedFeed(below, 128, 2048)
         batches = list(feed.training(1))
         assert {batch.shape for batch in batches} == {(16, 128)}
-        assert np.mean([batch.n_tokens for batch in batches[:-1]]) > 0.98 * FILL * 2048
-        assert abs(feed.n_batches - len(batches)) <= 0.2 * len(batches)
+        # those of the last window share what is left
+        assert np.mean([batch.n_tokens for batch in batches[:4]]) > 0.99 * 2048
+        assert abs(feed.n_batches - len(batches)) <= 1
+        told.add(feed.n_batches)
         for tokens in (tokens for batch in batches for tokens in unpacked(batch)):
             assert len(set(tokens.tolist())) == 1
             seen.append((tokens[0] - FIRST_ITEM, len(tokens)))
 
+    assert len(told) == 1
     assert {(number, int(rows.lengths[number])) for number, _ in seen} == set(seen)
     assert len(set(seen)) == 3000
     assert len(seen) < 3000 + 6 * world_size  # ranks with fewer rows of a width repeat some
 
 
-def test_an_epoch_goes_on_where_it_was_left_and_another_epoch_mixes_anew():
+LENGTHS = {
+    "short": lambda generator: np.clip(generator.geometric(1 / 9.4, 60_000), 2, 128),
+    "whole rows": lambda generator: np.full(4000, 256),
+    "more than half a row": lambda generator: generator.integers(130, 257, 4000),
+    "of MovieLens": lambda generator: np.clip(generator.lognormal(4.55, 0.95, 6000), 20, 200).astype(int),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_how_many_batches_there_are_is_known_to_a_few_percent(name, world_size):
+    lengths = LENGTHS[name](np.random.default_rng(1))
+    rows = Sequences(np.full(lengths.sum(), FIRST_ITEM, np.int32), np.append(0, lengths.cumsum()))
+    widths = (4, 8, 16, 32, 64, 128, 256)
+    feeds = [
+        PackedFeed(ArrayFeed(rows, rows[:0], widths, 256, 3, rank, world_size), 256, 4096) for rank in range(world_size)
+    ]
+    n_batches = max(sum(1 for _ in feed.training(1)) for feed in feeds)
+    (told,) = {feed.n_batches for feed in feeds}
+    assert told == pytest.approx(n_batches, rel=0.02)
+
+
+@given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 40))
+def test_each_number_says_which_sequence_ends_where(lengths, n_positions):
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    tokens = FIRST_ITEM + np.arange(len(number))
+    rows = Sequences(tokens, np.append(0, np.cumsum(lengths, dtype=int)), timestamps=number)
+    seen = []
+    for numbers, ends, batch in pack_sequences(rows, n_positions):
+        assert batch.token_ids.ravel()[ends].tolist() == tokens[rows.offsets[1:][numbers] - 1].tolist()
+        assert batch.segments.ravel()[ends].tolist() == list(range(1, len(numbers) + 1))
+        for of_sequence, own in zip(numbers, unpacked(batch), strict=True):
+            assert own.tolist() == tokens[number == of_sequence].tolist()
+        assert (batch.timestamps == np.append(0, numbers)[batch.segments]).all()
+        seen += numbers.tolist()
+
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_an_epoch_goes_on_where_it_was_left_and_another_epoch_mixes_anew(monkeypatch):
+    monkeypatch.setattr(packing, "WINDOW", 1024)
     feed = PackedFeed(ArrayFeed(sequences(500), sequences(0), WIDTHS, 64, seed=3), 128, 512)
     whole = list(feed.training(1))
     with closing(feed.training(1, skip=2)) as rest:

@@ -318,6 +318,8 @@ def test_long_rows_train_in_consecutive_chunks_and_are_validated_by_their_end(tm
     assert sorted(trained) == [[PAD, 30, 31], [PAD, 71, 72], *chunks]
     assert sorted(validated) == [[13, 14, 15], [32, 33, 34], [53, 54, 55]]
     assert len(n_batches) == 1
+    # of the chunks by the first row group: one of four has two tokens; a rank has all rows, or at most four of seven
+    assert feed.length_counts.tolist() == pytest.approx({1: [0, 0, 2.5, 4.5], 2: [0, 0, 10 / 7, 18 / 7]}[world_size])
 
 
 @pytest.mark.parametrize("batches_ahead", [0, 3])

