@@ -57,5 +57,5 @@ setup(
         "azure": ["adlfs>=2024.7"],
         "mlflow": ["mlflow-skinny>=2.13,<4"],
     },
-    entry_points={"console_scripts": ["ubp = jobs.cli:main", "ubp-task = jobs.cli:main_task"]},
+    entry_points={"console_scripts": ["ubp = jobs.start:main", "ubp-task = jobs.cli:main_task"]},
 )

@@ -83,8 +83,9 @@ class WindowSettings(Settings):
     """Days in each of the two target windows (*challenge*)."""
     end: str | None = None
     """Where the windows end, ``yyyy-MM-dd HH:mm:ss``, or ``yyyy-MM-dd`` for its midnight: as if the last purchase were
-    at that time. What comes later is neither input nor target. None: at the last purchase, which must then come within
-    28 days of the one before it, so that no slip in a year moves the windows."""
+    at that time. What comes later is neither input nor target. None: at the last purchase. After a pause of more than
+    28 days there must then be more purchases than on an average day, or more than 2 % of all, so that no slip in a year
+    moves the windows."""
 
     def __post_init__(self) -> None:
         is_end = self.end is None or is_time(self.end)

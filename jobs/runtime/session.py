@@ -107,6 +107,8 @@ def build_session(
                 raise known from error
             reason = " ".join(str(error).split())[:300]
             where = f"{log_file} says why" if log_file else "the lines above say why"
+            if given := [name for name in ("SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS") if name in os.environ]:
+                where += f"; {' and '.join(given)} of the environment may be of other work: unset what is"
             raise PipelineError(f"expected Spark to start with {settings.master}, found: {reason}; {where}") from error
     if is_made_here:
         # for the workers on all hosts: a schemas.py or numpy.py of the working directory is not what they are to import
@@ -177,7 +179,7 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
         values["spark.jars"] = ",".join(jars)
     if missing := [package for package, of_package in kept.items() if not of_package]:
         values["spark.jars.packages"] = ",".join(missing)  # the set-up has not kept them: Ivy fetches them
-        if not os.access(Path.home(), os.W_OK):  # where Ivy keeps what it has fetched, if not told otherwise
+        if not _has_home():
             values["spark.jars.ivy"] = str(scratch_folder() / "ivy")
     if re.fullmatch(r"local(\[.*\])?", settings.master):
         # Spark draws a secret of its own there; ours would stand on the JVM's command line, for all of the host to read
@@ -192,12 +194,22 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
     return values
 
 
+def _has_home() -> bool:
+    """Whether Ivy can keep what it has fetched where it does if not told otherwise."""
+    with contextlib.suppress(RuntimeError):  # of a user without a name and without HOME
+        return os.access(Path.home(), os.W_OK)
+    return False
+
+
 def _use_own_spark() -> None:
     """Have a local session take the installed pyspark and this Python, whatever other work has exported."""
     import pyspark
 
     for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
         os.environ[name] = sys.executable
+    # settings of Spark's own, such as those of a store, are heeded; without the last word no JVM starts
+    if "pyspark-shell" not in os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell"):
+        os.environ["PYSPARK_SUBMIT_ARGS"] += " pyspark-shell"
     own = Path(pyspark.__file__).parent
     if (own / "jars").is_dir():
         os.environ["SPARK_HOME"] = str(own)

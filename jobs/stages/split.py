@@ -22,11 +22,13 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import clients_in_order, clients_with_events, with_activity
 from jobs.transforms.windows import (
     ENTRY_MODE,
+    Day,
     Windows,
+    collect_days,
     collect_last_timestamp,
-    collect_last_two_timestamps,
     derive_windows,
     events_before,
+    find_stray_days,
     windows_frame,
 )
 from schemas import columns as c
@@ -37,7 +39,7 @@ from schemas.tables import CLIENTS, WINDOWS
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = timedelta(days=28)
-"""Before the last purchase; a longer one looks like a slip in a year, which would move the windows."""
+"""Before the last purchases; few of them after a longer one look like slips in a year, which would move the windows."""
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
@@ -59,19 +61,19 @@ def collect_boundaries(events: dict[str, DataFrame], config: PipelineConfig, wor
     Raises
     ------
     InputError
-        If there is no purchase to date them by, or the last one, in mode entry the last event, looks like a slip.
+        If there is no purchase to date them by, or the last ones, in mode entry the last event, look like slips.
     """
     purchases = events.get(PRODUCT_BUY)
     if purchases is not None and config.windows.end:
         return derive_windows(_collect_given_end(purchases, config.windows.end), config.windows)
-    last_two = [] if purchases is None else collect_last_two_timestamps(purchases)
-    if not last_two:
+    days = [] if purchases is None else collect_days(purchases)
+    if not days:
         raise InputError(
             f"expected purchases ({PRODUCT_BUY}): the last one dates the windows; found none among the behaviours "
             f"{sorted(events)}; name {PRODUCT_BUY} in the configuration and give it events"
         )
-    end = last_event = last_two[0]
-    _refuse_long_pause(name_source(config, workspace, PRODUCT_BUY), "purchase", end, last_two[-1])
+    end = last_event = days[-1].last
+    _refuse_stray_days(name_source(config, workspace, PRODUCT_BUY), days)
     if config.windows.mode == ENTRY_MODE:  # all events are input: the last one may come after the last purchase
         for name, frame in events.items():
             last = None if name == PRODUCT_BUY else collect_last_timestamp(frame)
@@ -93,6 +95,23 @@ def _collect_given_end(purchases: DataFrame, text: str) -> datetime:
         )
     log.info("  windows.end=%s: %d of %d purchases come later: no targets, no inputs", text, n_later, n_purchases)
     return end
+
+
+def _refuse_stray_days(source: str, days: list[Day]) -> None:
+    position = find_stray_days(days, LONGEST_PAUSE)
+    if position is None:
+        return
+    first, before, last = days[position].first, days[position - 1].last, days[-1].last
+    if first == last:
+        _refuse_long_pause(source, "purchase", last, before)
+    earlier, start, later = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (before, first, last))
+    n_stray, n_all = (sum(day.n_events for day in some) for some in (days[position:], days))
+    raise InputError(
+        f"{source}: expected more purchases than an average day has after a pause of more than {LONGEST_PAUSE.days} "
+        f"days, found {n_stray:,} of {n_all:,} from {start} to {later}, and the one before at {earlier}; "
+        f"correct their times, or set windows.end='{earlier}' to leave out what comes later, or windows.end='{later}' "
+        "if the times are right"
+    )
 
 
 def _refuse_long_pause(source: str, event: str, last: datetime, before: datetime) -> None:

@@ -1,5 +1,6 @@
 """The boundaries between what a profile may see and what it is judged on."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 
@@ -31,6 +32,15 @@ class Windows:
     train_start: datetime
     valid_start: datetime
     end: datetime
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day's first and last event, and how many it has."""
+
+    first: datetime
+    last: datetime
+    n_events: int
 
 
 def derive_windows(end: datetime, settings: WindowSettings, last_event: datetime | None = None) -> Windows:
@@ -71,17 +81,36 @@ def collect_last_timestamp(events: DataFrame) -> datetime | None:
     return last
 
 
-def collect_last_two_timestamps(events: DataFrame) -> list[datetime]:
-    """Time of the last event, and one before it; fewer where there are no two.
-
-    The one before it is the first of that day, or the last of an earlier day: a day is a row of a small aggregate,
-    while all distinct times would be as many as the events.
-    """
+def collect_days(events: DataFrame) -> list[Day]:
+    """The days that have events, in order: a few thousand rows, however many the events are."""
     of_days = events.groupBy(F.to_date(c.TIMESTAMP).alias("day")).agg(
-        F.min(c.TIMESTAMP).alias("first"), F.max(c.TIMESTAMP).alias("last")
+        F.min(c.TIMESTAMP), F.max(c.TIMESTAMP), F.count("*")
     )
-    rows = of_days.orderBy(F.col("day").desc()).limit(2).collect()
-    return list(dict.fromkeys(time for row in rows for time in (row["last"], row["first"])))[:2]
+    return [Day(*row[1:]) for row in of_days.orderBy("day").collect()]
+
+
+def find_stray_days(days: Sequence[Day], longest_pause: timedelta) -> int | None:
+    """The position of the first of the last days that look like slips in a year; None where there are none.
+
+    They come after a longer pause, and have together at most 2 % of the events and no more than an average day before
+    it, or those of a single moment. Either bound alone would take a shop that opened again for a slip: an old one after
+    two months, a small one after some days.
+
+    Examples
+    --------
+    >>> june, slip = datetime(2022, 6, 1, 12), datetime(2099, 12, 31)
+    >>> find_stray_days([Day(june, june, 9), Day(slip, slip, 1)], timedelta(28))
+    1
+    """
+    first, n_before, n_later = None, sum(day.n_events for day in days), 0
+    for position in range(len(days) - 1, 0, -1):
+        n_later += days[position].n_events
+        n_before -= days[position].n_events
+        is_few = n_later * position <= n_before and n_later * 50 <= n_before + n_later
+        is_moment = days[position].first == days[-1].last
+        if (is_few or is_moment) and days[position].first - days[position - 1].last > longest_pause:
+            first = position
+    return first
 
 
 def events_before(events: DataFrame, cutoff: datetime) -> DataFrame:

@@ -1,6 +1,7 @@
 """Bad arguments, configuration and input: exit code 2, one message, and an untouched output directory."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -211,6 +212,21 @@ def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest
         flags = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
         assert {"--data", "--out", "--config", "--set", "--verbose"} - flags == set(), stage.name
         assert f'sys.exit(main_stage("{stage.name}"))' in (root / f"{stage.module.replace('.', '/')}.py").read_text()
+
+
+def test_modules_of_the_working_directory_are_not_those_of_ubp_whatever_pythonpath_says(tmp_path: Path) -> None:
+    (tmp_path / "schemas.py").write_text("raise SystemExit('theirs')")
+    root = str(Path(__file__).parents[2])
+    code = "import atexit, os, jobs.start\natexit.register(lambda: print(os.environ['PYTHONPATH']))\njobs.start.main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f".::{root}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == root, "children do not look there either"
 
 
 def test_help_and_a_refused_flag_import_no_large_library() -> None:

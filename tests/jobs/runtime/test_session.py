@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pwd
 import shlex
 import socket
 import struct
@@ -34,6 +35,39 @@ def test_a_local_session_takes_its_own_python_and_spark() -> None:
     assert {"PYTHONPATH", "PYTHONSAFEPATH"} & {*os.environ} == {
         "PYTHONPATH"
     } & before  # children of the driver keep theirs
+
+
+def test_submit_arguments_of_the_environment_end_as_pyspark_asks() -> None:
+    for given in ("--conf spark.ui.port=1", "--conf spark.ui.port=1 pyspark-shell"):
+        os.environ["PYSPARK_SUBMIT_ARGS"] = given
+        session._own_jvm(SparkSettings(master="local[2]"))
+        assert os.environ["PYSPARK_SUBMIT_ARGS"] == "--conf spark.ui.port=1 pyspark-shell"
+
+
+def test_a_user_without_a_name_and_a_home_gets_a_folder_for_ivy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_user(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(pwd, "getpwuid", no_user)
+    os.environ.pop("HOME", None)
+    assert session._own_jvm(SparkSettings(master="local[2]"))["spark.jars.ivy"].startswith(
+        str(session.scratch_folder())
+    )
+
+
+def test_a_session_that_does_not_start_names_what_may_be_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no gateway")
+
+    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", fail)
+    os.environ["SPARK_CONF_DIR"] = "/other"
+    with pytest.raises(
+        PipelineError, match=r"found: no gateway; .*; SPARK_CONF_DIR of the environment may be of other"
+    ):
+        session.build_session(SparkSettings(master="local[2]"))
 
 
 def test_a_spark_home_that_is_none_is_refused_for_a_cluster(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from conf.inputs import WindowSettings
 from jobs.stages.split import collect_boundaries, relevant_clients, run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import Day, collect_windows, find_stray_days
 from schemas.errors import InputError
 from schemas.tables import CLIENTS, WINDOWS
 
@@ -92,6 +92,37 @@ def test_a_last_purchase_long_after_the_one_before_it_is_refused_with_both_times
 )  # fmt: skip
 def test_a_last_purchase_that_is_alone_or_soon_after_another_dates_the_windows(spark, rows, end):
     assert boundaries({"product_buy": purchases(spark, rows)}).end == end
+
+
+def test_a_few_last_purchases_long_after_the_others_are_refused_with_their_times(spark):
+    rows = [(1, f"2022-08-{day:02d} 10:00:0{n}", n) for day in range(1, 29) for n in range(6)]
+    slips = [(8, "2098-12-31 09:00:00", 1), (8, "2099-12-31 09:00:00", 1), (8, "2099-12-31 23:00:00", 1)]
+    with pytest.raises(
+        InputError,
+        match=r"data/product_buy\.parquet: expected more purchases than an average day has after a pause of more than "
+        r"28 days, found 3 of 171 from 2098-12-31 09:00:00 to 2099-12-31 23:00:00, .*at 2022-08-28 10:00:05"
+        r".*windows\.end='2022-08-28 10:00:05' to leave .*windows\.end='2099-12-31 23:00:00' if",
+    ):
+        boundaries({"product_buy": purchases(spark, [*rows, *slips])})
+
+
+def days_of(*counts):
+    """A day in every month that has events, of so many at different times."""
+    return [Day(datetime(2022, month, 1), datetime(2022, month, 1, n > 1), n) for month, n in counts]
+
+
+@pytest.mark.parametrize(
+    ("days", "position"),
+    [
+        ([], None), (days_of((1, 9)), None),
+        (days_of((1, 98), (3, 2)), 1), (days_of((1, 97), (3, 2)), None),  # 2 % of all
+        (days_of((1, 198), (3, 2), (5, 2)), 1), (days_of((1, 190), (3, 2), (5, 2)), 2), (days_of((1, 9), (3, 9)), None),
+        ([*days_of(*((1, 1) for _ in range(100))), *days_of((3, 2))], None),  # more than an average day
+        (days_of((1, 1), (3, 1)), 1), (days_of((1, 1), (3, 2)), None),  # a single moment
+    ],
+)  # fmt: skip
+def test_purchases_after_a_pause_that_are_no_more_than_on_an_average_day_are_stray(days, position):
+    assert find_stray_days(days, timedelta(28)) == position
 
 
 def test_the_windows_end_where_the_settings_say_so_and_later_events_are_none(spark, caplog):

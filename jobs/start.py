@@ -1,0 +1,20 @@
+"""The console script ``ubp``: the command line, without what the working directory would add to Python's path."""
+
+# ruff: noqa: PTH100, PTH117, PTH120 -- until the path is clean, even a pathlib may be one of the working directory
+import os
+import sys
+
+
+def main() -> int:
+    """As ``jobs.cli.main``, here and in children without the relative and empty entries of PYTHONPATH."""
+    if given := os.environ.get("PYTHONPATH", ""):
+        entries = given.split(os.pathsep)
+        kept = [entry for entry in entries if os.path.isabs(entry)]
+        own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # may be a checkout that is named so
+        left_out = {os.path.abspath(entry) for entry in entries if entry not in kept}.difference([own, *kept])
+        sys.path[:] = [entry for entry in sys.path if entry and os.path.abspath(entry) not in left_out]
+        os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+
+    from jobs.cli import main as run
+
+    return run()
