@@ -17,7 +17,7 @@ FOLDERS = {
     "ml": ["compat", "files", "data", "metrics", "models", "objectives", "training", "inference", "profiles",
            "evaluation", "bench"],
     "jobs": ["runtime", "storage", "inputs", "transforms", "blocks", "profiles", "evaluation", "reporting", "synthetic",
-             "stages", "pipeline", "commands", "cli"],
+             "stages", "pipeline", "commands", "cli", "start"],
 }  # fmt: skip
 """Each imports only from those before it."""
 PATHS = {
