@@ -250,8 +250,8 @@ PROFILES = TableSchema(
     "vector array<float> COMMENT 'the profile itself: as many numbers in the same order for each client of a profile', "
     "present array<string> COMMENT 'blocks that the client has; where one is missing, its numbers say nothing', "
     "client_key string COMMENT 'id of the client in its own tables where that is text, else null', "
-    "models map<string, string> COMMENT 'encoder: its training, by the id in provenance.json; vectors of other "
-    "trainings do not compare'",
+    "models map<string, string> COMMENT 'encoder: digests of its weights and of its vocabulary; vectors of other ones "
+    "do not compare'",
     ("profile",),
 )
 RECOMMENDATIONS = TableSchema(

@@ -1,5 +1,6 @@
 """Sequences and encoders -> each client's vectors, one block per encoder."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.data.sequence_batch import Sequences
 from ml.inference.embed import embed_sequences
 from ml.models.protocol import SequenceEncoder
-from ml.training.checkpoint import load_model
+from ml.training.checkpoint import WEIGHTS, load_model
 from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_PRESENT, POSITION, VECTOR
 from schemas.errors import ModelError
 from schemas.tables import VOCABULARIES
@@ -58,8 +59,11 @@ class ModelSource:
 
     def load(self, device: str = "cpu") -> SequenceEncoder:
         """The model on a device; ModelError if it is damaged or belongs to another vocabulary."""
-        folder = self.working_copy.fetch(self.folder) if self.working_copy else self.folder
-        return load_model(folder, self.vocabulary_fingerprint)[0].to(device)
+        return load_model(self.fetch(), self.vocabulary_fingerprint)[0].to(device)
+
+    def fetch(self) -> Path:
+        """The folder where it can be read, also on a host that only reaches the store."""
+        return self.working_copy.fetch(self.folder) if self.working_copy else self.folder
 
     def sequences(self, column: pa.StructArray) -> Sequences:
         """Of the stream's column of ``join_sequences``, without nulls."""
@@ -68,8 +72,10 @@ class ModelSource:
     def block(self) -> Block:
         """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
         columns = tuple(f"{self.name}/{number}" for number in range(self.load().hidden_size))
-        # no path: the same model gives the same block, wherever --out is
-        return Block(self.name, columns, f"model {self.name}, vocabulary {self.vocabulary_fingerprint}")
+        with (self.fetch() / WEIGHTS).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        # neither a path nor a time: the same model gives the same block, wherever and whenever it was trained
+        return Block(self.name, columns, f"weights {digest}, vocabulary {self.vocabulary_fingerprint}")
 
 
 def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:

@@ -110,7 +110,7 @@ def compose_profiles(
     Parameters
     ----------
     ids : ``tables/ids``, where the clients' ids may be of it
-    models : encoder -> its training
+    models : encoder -> what its block was made from
 
     Raises
     ------

@@ -18,7 +18,6 @@ from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles, read_own_ids
 from jobs.profiles.export import export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
-from jobs.storage.provenance import MODELS, read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.blocks import BASELINE, ENSEMBLE, ON_REQUEST
@@ -43,8 +42,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         rows = read_version(spark, workspace.table(PROFILES.name))
         former = {row[PROFILE] for row in rows.select(PROFILE).distinct().collect()}
     ids = read_own_ids(spark, config, workspace)
-    records = read_records(workspace)
-    models = {block.name: records[MODELS + block.name].id for block in own if MODELS + block.name in records}
+    models = {block.name: block.made_from for block in own if block.name in config.encoders}
     rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble, ids, models)
     write_table(rows, workspace, PROFILES, keep_partitions=True, is_log=True)
     export_profiles(
