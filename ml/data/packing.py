@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import fields
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -54,14 +54,17 @@ class PackedFeed:
     width : W, as wide as the longest sequence or wider
     tokens_per_batch : R x W, rounded to whole rows
     batches_ahead : made by a thread while the step computes
+    is_pinned : whether the thread puts them into memory that a GPU copies from by itself
 
     Attributes
     ----------
     n_batches : of the rank with the most, to a few percent (``count_batches``), the same number on every rank
     """
 
-    def __init__(self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 4) -> None:
-        self._feed, self._batches_ahead = feed, batches_ahead
+    def __init__(
+        self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 4, is_pinned: bool = False
+    ) -> None:
+        self._feed, self._batches_ahead, self._is_pinned = feed, batches_ahead, is_pinned
         self._width, self._n_rows = width, max(1, round(tokens_per_batch / width))
         self.length_counts = feed.length_counts
         self.n_batches = count_batches(self.length_counts, self._n_rows, width)
@@ -78,7 +81,8 @@ class PackedFeed:
         with closing(self._feed.training(epoch)) as batches:
             # which sequences a batch holds follows from all before it: none can be passed over unpacked
             packed = pack_batches(batches, self._n_rows, self._width)
-            yield from (batch for number, batch in enumerate(packed) if number >= skip)
+            for batch in islice(packed, skip, None):
+                yield batch.pinned() if self._is_pinned else batch
 
 
 def count_batches(length_counts: NDArray[np.float64], n_rows: int, width: int) -> int:
@@ -105,9 +109,12 @@ def pack_batches(batches: Iterator[SequenceBatch[Tokens]], n_rows: int, width: i
 
 
 def pack_sequences(sequences: Sequences, n_positions: int) -> Iterator[Packed]:
-    """Sequences, each of a token or more, in packed batches of about ``n_positions``, fewer where these are enough."""
+    """Sequences, each of a token or more, in equally full packed batches of about ``n_positions`` at most."""
     width = max(ROW_WIDTH, int(sequences.lengths.max(initial=0)))
-    n_rows = max(1, min(n_positions // width, ceil(sequences.n_tokens / (FILL * width))))
+    n_rows = max(1, n_positions // width)
+    # rows as full as may be, and so many batches of them: for few sequences smaller ones
+    n_full = sequences.n_tokens / (FILL * width)
+    n_rows = max(1, ceil(n_full / max(1, ceil(n_full / n_rows))))
     return pack(_in_windows(sequences, n_rows * width), n_rows, width)
 
 

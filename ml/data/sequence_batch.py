@@ -71,16 +71,12 @@ class SequenceBatch(Generic[Column]):
         columns = [getattr(self, field.name) for field in fields(self)]
         return SequenceBatch(*(None if column is None else function(column) for column in columns))  # type: ignore[arg-type]
 
-    def pinned(self, device: "torch.device | str") -> "SequenceBatch[torch.Tensor]":
-        """The batch as tensors of its columns' own types, in memory that a GPU copies from by itself.
-
-        For a thread that is ahead of the one that calls ``tensors``; where ``device`` is no GPU nothing is copied.
-        """
+    def pinned(self) -> "SequenceBatch[NDArray[Any]]":
+        """A batch of arrays in memory that a GPU copies from by itself, for a thread ahead of ``tensors``' caller."""
         import torch  # here, because feeds do without
 
-        is_cuda = torch.device(device).type == "cuda"
-        tensors = self.map(torch.as_tensor)
-        return tensors.map(torch.Tensor.pin_memory) if is_cuda else tensors
+        # torch knows by its address which memory is pinned, and until when a copy from it may last
+        return self.map(lambda column: torch.as_tensor(column).pin_memory().numpy())
 
     def tensors(self, device: "torch.device | str" = "cpu") -> "SequenceBatch[torch.Tensor]":
         """The batch as int64 tensors; to a GPU from pinned memory, so that nobody waits for the copy."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.data.batching import read_ahead
@@ -56,11 +58,11 @@ def by_packed_rows(
     device = encoder.device
     found = torch.empty(len(sequences), encoder.hidden_size, device=device)
 
-    def batches() -> Generator[tuple[Tensor, SequenceBatch[Tensor]], None, None]:
+    def batches() -> Generator[tuple[Tensor, SequenceBatch[NDArray[Any]]], None, None]:
         for numbers, ends, packed in pack_sequences(sequences, POSITIONS):
-            # pinned here, in the thread: what is copied is then not waited for
             of_sequences = torch.from_numpy(np.stack([numbers, ends]))
-            yield of_sequences.pin_memory() if device.type == "cuda" else of_sequences, packed.pinned(device)
+            # in the thread: what is copied from pinned memory is not waited for
+            yield (of_sequences.pin_memory(), packed.pinned()) if device.type == "cuda" else (of_sequences, packed)
 
     with closing(read_ahead(batches(), BATCHES_AHEAD)) as ahead:
         for of_sequences, packed in ahead:

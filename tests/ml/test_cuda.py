@@ -121,8 +121,20 @@ def packed_batches(n: int, seed: int = 0) -> list[SequenceBatch[Tokens]]:
     """Batches of 8 rows of 128 positions."""
     sequences = Sequences.from_rows([row[row != PAD] for row in rows(150 * n, seed)])
     nobody = Sequences.from_rows([])
-    feed = PackedFeed(ArrayFeed(sequences, nobody, (4, 8, WIDTH), 64, seed=1), 128, 1024)
+    feed = PackedFeed(ArrayFeed(sequences, nobody, (4, 8, WIDTH), 64, seed=1), 128, 1024, is_pinned=True)
     return [batch for batch, _ in zip(feed.training(1), range(n), strict=False)]
+
+
+def test_pinned_batches_are_copied_whole_though_they_are_forgotten_at_once() -> None:
+    (batch,) = packed_batches(1)
+    assert torch.as_tensor(batch.token_ids).is_pinned()
+    assert torch.as_tensor(batch.token_ids).pin_memory().data_ptr() == batch.token_ids.ctypes.data, "not pinned again"
+    expected, busy = [each.token_ids.copy() for each in packed_batches(30)], torch.rand(4096, 4096, device="cuda")
+    for _ in range(50):  # so that copies are still waiting when their memory could be used again
+        busy = busy @ busy
+    copied = [batch.tensors("cuda").token_ids for batch in packed_batches(30)]
+    for one, other in zip(copied, expected, strict=True):
+        np.testing.assert_array_equal(one.cpu(), other)
 
 
 def packed_losses(settings: EncoderSettings, device: str, **training: Any) -> list[float]:

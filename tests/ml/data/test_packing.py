@@ -1,7 +1,9 @@
+import threading
 from contextlib import closing
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +121,33 @@ def test_an_epoch_goes_on_where_it_was_left_and_another_epoch_mixes_anew(monkeyp
     with closing(feed.training(1, skip=2)) as rest:
         np.testing.assert_array_equal(next(rest).token_ids, whole[2].token_ids)
     assert not np.array_equal(next(feed.training(2)).token_ids, whole[0].token_ids)
+
+
+@pytest.mark.parametrize(("n", "n_batches"), [(10, 1), (500, 1), (1000, 2), (20_000, 23)])
+def test_all_batches_of_given_sequences_are_full_also_where_these_are_few(n, n_batches):
+    sizes = [(batch.n_tokens, batch.token_ids.size) for *_, batch in pack_sequences(sequences(n), 8192)]
+    assert len(sizes) == n_batches
+    assert len({size for _, size in sizes}) == 1
+    assert sizes[0][1] <= 8192
+    if n > 10:
+        assert sum(n_tokens for n_tokens, _ in sizes) / sum(size for _, size in sizes) > 0.9
+
+
+def test_batches_for_a_gpu_are_pinned_by_the_thread_that_makes_them(monkeypatch):
+    threads = []
+
+    def pin(tensor):  # torch pins nothing without a GPU
+        threads.append(threading.current_thread())
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    below = ArrayFeed(sequences(200), sequences(0), WIDTHS, 64, seed=3)
+    pinned, plain = (list(PackedFeed(below, 128, 512, is_pinned=each).training(1)) for each in (True, False))
+    assert len(threads) == 2 * len(plain), "each batch's tokens and segments, once"
+    assert threading.main_thread() not in threads
+    for one, other in zip(pinned, plain, strict=True):
+        np.testing.assert_array_equal(one.token_ids, other.token_ids)
+        np.testing.assert_array_equal(one.segments, other.segments)
 
 
 def test_all_columns_are_packed_alike():
