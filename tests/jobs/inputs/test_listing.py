@@ -87,6 +87,14 @@ def test_a_folder_without_parquet_is_refused_with_what_it_holds(source: Path) ->
         parquet_files(source)
 
 
+def test_a_source_of_a_name_that_spark_passes_over_is_refused(source: Path) -> None:
+    path = (source / "a.parquet").rename(source.parent / "_visits.parquet")
+    with pytest.raises(
+        InputError, match=r"_visits\.parquet: expected a name that neither starts with \. or _ .*; rename"
+    ):
+        parquet_files(path)
+
+
 def delta_table(folder: Path) -> None:
     (folder / "_delta_log").mkdir()
 

@@ -275,9 +275,15 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
     at = pa.array([NOON, NOON.replace(microsecond=5)], pa.timestamp("us"))
     orders = pa.table({"who": ["bob", "amy"], "what": ["fan", "bed"], "at": at})
     pq.write_table(orders, shop / "orders.parquet", use_deprecated_int96_timestamps=True)
-    config = load_config("demo", inputs=mapping(shop, product_buy={"path": "orders.parquet"}))
-    source = MappedInputs(spark, config, Workspace(workspace.out, shop)).events("product_buy")
-    assert rows_of(source.good(), "timestamp") == [(NOON,), (NOON.replace(microsecond=5),)]  # an instant, as in Spark
+    visits = orders.set_column(2, "at", at.cast(pa.timestamp("ns")))
+    pq.write_table(visits, shop / "visits.parquet", version="2.6")  # pandas' own, which Spark reads as numbers
+    columns = {"client_id": "who", "timestamp": "at", "item": "what"}
+    inputs = {"product_buy": {"path": "orders.parquet"}, "page_visit": {"path": "visits.parquet", **columns}}
+    config = load_config("demo", inputs=mapping(shop, **inputs))
+    found = MappedInputs(spark, config, Workspace(workspace.out, shop))
+    times = {name: rows_of(found.events(name).good(), "timestamp") for name in inputs}
+    hours = {"product_buy": NOON, "page_visit": NOON.replace(hour=10)}  # an instant, as in Spark; a wall time in Warsaw
+    assert times == {name: [(noon,), (noon.replace(microsecond=5),)] for name, noon in hours.items()}
 
 
 @pytest.mark.parametrize(
