@@ -48,7 +48,7 @@ from schemas.tokens import FIRST_ITEM
 LAYOUT = SequenceSettings()
 WIDTHS = LAYOUT.widths[1:]
 MEAN_LENGTH, N_ITEMS = 9.4, 100_000
-CONSUMERS_TOKENS_PER_S = (10_000, 100_000, 1_000_000)
+CONSUMERS_TOKENS_PER_S = (10_000, 100_000, 1_000_000, 5_000_000)
 FILLING_S = 10.0
 PACKED_TOKENS = (4096, 65_536)
 SEED = 7
@@ -276,13 +276,15 @@ def main() -> None:
         f"{len(sequences):,} rows, {n_tokens:,} tokens ({n_tokens / n_padded:.0%} of the positions), {len(files)} files"
     )
 
-    def petastorm(batches_ahead: int) -> ParquetFeed:
+    def petastorm(batches_ahead: int, tokens_per_batch: int = arguments.tokens_per_batch) -> ParquetFeed:
         settings = FeedSettings(batches_ahead=batches_ahead)
-        return ParquetFeed(files, [], arguments.tokens_per_batch, settings, 0, 1, SEED)
+        return ParquetFeed(files, [], tokens_per_batch, settings, 0, 1, SEED)
 
     n_ahead = FeedSettings().batches_ahead
     array_feed = ArrayFeed(sequences, Sequences.from_rows([]), WIDTHS, arguments.tokens_per_batch, SEED)
     feeds = {f"ParquetFeed, {n_ahead} batches ahead": petastorm(n_ahead), "ParquetFeed, none ahead": petastorm(0)}
+    packed = PackedFeed(petastorm(n_ahead, PACKED_TOKENS[-1] // PIECES), WIDTHS[-1], PACKED_TOKENS[-1])
+    feeds[f"the first, packed, {PACKED_TOKENS[-1]:,} positions"] = packed
     show_memory(petastorm(n_ahead), arguments.epochs)
     show_speed(files, sequences, {**feeds, "ArrayFeed": array_feed}, arguments.repeats)
     show_waiting(feeds, sequences, arguments.most_seconds)

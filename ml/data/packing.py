@@ -45,15 +45,15 @@ class Packed(NamedTuple):
 class PackedFeed:
     """A feed (``ml.data.sequence_batch.Feed``) whose training batches are packed, of one constant shape [R, W].
 
-    Sequences come about in the order of the feed below. Ranks may have unequal numbers of batches: one that has none
-    left takes empty steps (``Learner.step``).
+    Sequences come in the order of the feed below, but for those of a window, which mix. Ranks may have unequal numbers
+    of batches: one that has none left takes empty steps (``Learner.step``).
 
     Parameters
     ----------
     feed : gives batches of about 1 / ``PIECES`` of ``tokens_per_batch`` positions
     width : W, as wide as the longest sequence or wider
     tokens_per_batch : R x W, rounded to whole rows
-    batches_ahead : made by a thread while the step computes
+    batches_ahead : made by a thread while the step computes; they come by windows, of 16 batches of 4,096 positions
     is_pinned : whether the thread puts them into memory that a GPU copies from by itself
 
     Attributes
@@ -62,7 +62,7 @@ class PackedFeed:
     """
 
     def __init__(
-        self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 4, is_pinned: bool = False
+        self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 16, is_pinned: bool = False
     ) -> None:
         self._feed, self._batches_ahead, self._is_pinned = feed, batches_ahead, is_pinned
         self._width, self._n_rows = width, max(1, round(tokens_per_batch / width))
