@@ -6,7 +6,7 @@ Legend of shapes: N sequences, T their tokens, R rows of a packed batch, W their
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import replace
 from itertools import islice, pairwise
 from math import ceil
 from typing import Any, NamedTuple
@@ -163,11 +163,11 @@ def _pack_window(
     is_left = starts < 0
     # rows are dealt out like cards, so that each batch has long sequences and short ones
     row, column = np.divmod(starts, width)
-    in_batch = np.where(is_left, n_batches, row % n_batches).astype(np.uint16)
-    starts = (in_batch * n_rows + row // n_batches) * np.int64(width) + column
+    in_batch = np.where(is_left, n_batches, row % n_batches)
+    starts = (in_batch * n_rows + row // n_batches) * width + column
     # past the end of the batches, where they are forgotten
     starts[is_left] = n_positions + np.cumsum(lengths[is_left]) - lengths[is_left]
-    order = np.argsort(in_batch, kind="stable")
+    order = np.argsort(in_batch.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by counting them
     bounds = np.searchsorted(in_batch[order], np.arange(n_batches + 1)).tolist()
     segments = np.empty(n_first, np.int32)
     segments[order] = np.arange(1, n_first + 1)
@@ -179,14 +179,12 @@ def _pack_window(
         whole[positions] = values
         return whole[:n_positions].reshape(n_batches, n_rows, width)
 
-    columns = {field.name: getattr(first.flat(), field.name) for field in fields(SequenceBatch)}
-    columns["segments"] = np.repeat(segments, lengths)
-    grids = {name: grid(column) for name, column in columns.items() if column is not None}
+    grids = replace(first.flat(), segments=np.repeat(segments, lengths)).map(grid)
     packed = []
     for number, (start, stop) in enumerate(pairwise(bounds)):
         own = order[start:stop]
         ends = starts[own] + lengths[own] - 1 - number * n_rows * width
-        packed.append(Packed(numbers[own], ends, SequenceBatch(**{name: grids[name][number] for name in grids})))
+        packed.append(Packed(numbers[own], ends, grids[number]))
     left = Sequences.concatenate([first.take(np.flatnonzero(is_left)), sequences[n_first:]])
     return packed, left, np.concatenate([numbers[:n_first][is_left], numbers[n_first:]])
 
@@ -247,7 +245,6 @@ def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.i
     n_of_step, first_row, column = np.array(steps, np.int64).reshape(-1, 3).T
     rows_of = flat_positions(first_row, n_of_step)
     starts = np.empty(len(lengths), np.int64)
-    # numpy sorts 16 bits by counting them
     order = np.argsort((width - lengths).astype(np.uint16 if width < 2**16 else np.int64), kind="stable")
     starts[order] = np.where(np.repeat(first_row < 0, n_of_step), -1, rows_of * width + np.repeat(column, n_of_step))
     return starts
