@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conf.encoders import EncoderSettings
-from ml.data.packing import PIECES, ROW_WIDTH, PackedFeed
+from ml.data.packing import PIECES, ROW_WIDTH, WINDOW, PackedFeed
 from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import ENCODERS, build_encoder
@@ -234,8 +234,9 @@ def open_feed(settings: EncoderSettings, ranks: Ranks, make: Callable[[int], Fee
     make : makes the feed whose batches have so many positions
     row_width : of packed rows; 0 for one that suits a GPU
     """
-    tokens = settings.training.tokens_per_batch
-    if not packs_rows(settings, ranks.device(settings.training.device)):
+    tokens, device = settings.training.tokens_per_batch, ranks.device(settings.training.device)
+    if not packs_rows(settings, device):
         return make(tokens)
     width = max(row_width or ROW_WIDTH, settings.max_length)
-    return PackedFeed(make(max(1, tokens // PIECES)), width, tokens)
+    # small batches are packed several at once, of pieces that are worth a call
+    return PackedFeed(make(max(tokens, WINDOW) // PIECES), width, tokens, is_pinned=device.type == "cuda")
