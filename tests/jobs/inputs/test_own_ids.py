@@ -12,10 +12,10 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 from tiny_run import CONFIG
 
+from jobs.blocks.table import collect_blocks
 from jobs.cli import main
 from jobs.profiles.export import CLIENT_KEYS
 from jobs.storage.delta_tables import read_table
-from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
 from schemas.tables import BLOCKS, PROFILES, RECOMMENDATIONS
 
@@ -57,8 +57,8 @@ def test_profiles_and_recommendations_have_the_users_own_ids(
         read_table(spark, out, PROFILES).where("profile = 'ensemble'").select("client_id", "client_key", "models")
     )
     rows = profiles.collect()
-    records = read_records(out)
-    assert rows[0]["models"] == {name: records[f"models/{name}"].id for name in ("product_buy", "page_visit")}
+    made_from = {name: block.made_from for name, block in collect_blocks(spark, out).items()}
+    assert rows[0]["models"] == {name: made_from[name] for name in ("product_buy", "page_visit")}
     assert sorted(row["client_key"] for row in rows) == sorted(name for name, n in bought.items() if n)
 
     for encoder, n_items in (("product_buy", 2), ("page_visit", 9), ("product_buy", 2)):

@@ -206,7 +206,9 @@ def test_damaged_pages_behind_a_whole_footer_are_told_by_file(spark: SparkSessio
         write(source / f"{name}.parquet")
     damage_pages(source / "a b.parquet")
     assert count_rows(source) == 3
-    with pytest.raises(InputError, match=r"a b\.parquet: expected a readable.*copy or write the file again") as caught:
+    with pytest.raises(
+        InputError, match=r"a b\.parquet: expected a file that can be read.*copy or write the file again"
+    ) as caught:
         read(spark, source)
     assert "/b.parquet" not in str(caught.value)
 
