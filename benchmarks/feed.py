@@ -36,7 +36,7 @@ from conf.sequences import SequenceSettings
 from conf.training import FeedSettings
 from ml.data.array_feed import ArrayFeed
 from ml.data.arrow_rows import sequences_of
-from ml.data.packing import PIECES, ROW_WIDTH, PackedFeed, pack_batches, pack_sequences
+from ml.data.packing import PIECES, ROW_WIDTH, WINDOW, PackedFeed, pack_batches, pack_sequences
 from ml.data.parquet_feed import ParquetFeed
 from ml.data.row_groups import read_row_groups
 from ml.data.sequence_batch import Batches, Feed, SequenceBatch, Sequences, Tokens
@@ -135,7 +135,7 @@ def show_packing(sequences: Sequences, repeats: int) -> None:
     print(f"\n{'packing, CPU ns per token':<38} {'the feed below':>14} {'packing':>8}   batches, told before, full")
     sequences, widths = sequences.last(ROW_WIDTH), [width for width in WIDTHS if width <= ROW_WIDTH]
     for tokens in PACKED_TOKENS:
-        below = ArrayFeed(sequences, sequences[:0], widths, tokens // PIECES, SEED)
+        below = ArrayFeed(sequences, sequences[:0], widths, max(tokens, WINDOW) // PIECES, SEED)
         feed = PackedFeed(below, ROW_WIDTH, tokens)
         batches = list(below.training(1))
         n_rows = tokens // ROW_WIDTH

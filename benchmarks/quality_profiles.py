@@ -6,9 +6,8 @@
 ``pack`` puts the entries of ``OUT/entries`` and the labels of its tables into one file; ``--entry NAME=DIR`` adds an
 entry with the same clients in the same order. ``score`` trains the challenge's probe on every entry, task and repeat as
 ``ubp probe`` does, several at once, prints the mean and the standard deviation over the repeats, and marks what they do
-not tell from the highest of its column. SCORES.jsonl holds
-a line per score; what it holds already of this FILE.npz is not scored again. Where the project is not installed, set
-PYTHONPATH to its root.
+not tell from the highest of its column. SCORES.jsonl holds a line per score; what it holds already of this FILE.npz is
+not scored again. Where the project is not installed, set PYTHONPATH to its root.
 """
 
 import argparse
@@ -27,7 +26,15 @@ import numpy as np
 import torch
 
 from conf.evaluation import ProbeSettings
-from jobs.evaluation.comparison import SUM, Scores, compare_entries, describe_comparisons, mean_score, result_of
+from jobs.evaluation.comparison import (
+    SUM,
+    Scores,
+    compare_entries,
+    describe_comparisons,
+    figures,
+    mean_score,
+    result_of,
+)
 from ml.evaluation.probe import over_repeats, score_task
 from schemas.tasks import PROPENSITY, TASKS, TRAIN, VALIDATION, WINDOWS, TaskScore
 
@@ -160,8 +167,7 @@ def show(results: dict[Unit, TaskScore]) -> None:
     scores: Scores = {}
     for entry, task in dict.fromkeys((unit.entry, unit.task) for unit in results):
         of_task = [result for unit, result in results.items() if (unit.entry, unit.task) == (entry, task)]
-        found = asdict(over_repeats(of_task))
-        scores.setdefault(entry, {})[task] = {name: value for name, value in found.items() if value is not None}
+        scores.setdefault(entry, {})[task] = figures(over_repeats(of_task))
     comparisons = compare_entries(scores)
     titles = [task.removeprefix("propensity_").replace("_", " ") for task in (*tasks, SUM)]
     print(f"| entry | {' | '.join(titles)} |")

@@ -40,6 +40,11 @@ _LENGTHS = {"V": (2,), "O": (1, 4)}
 _ZONES = re.compile(r"[VzOXxZ]")
 
 
+def has_password(url: str) -> bool:
+    """Whether a URL names a password: USER:PASSWORD@, in which there may be slashes."""
+    return re.match(r"[^/]*//.*:.*@", url, re.DOTALL) is not None
+
+
 @dataclass(frozen=True)
 class ColumnSettings(Settings):
     """A column of an input, and what its values are."""
@@ -169,8 +174,10 @@ class InputSettings(Settings):
         )
         require(self.path != "", f"{owner}.path: expected a path, found an empty one")
         # not the path itself: the message would show the password
-        has_password = re.match(r"[^/]*//.*:.*@", self.path or "", re.DOTALL) is not None
-        require(not has_password, f"{owner}.path: expected a URL without a password in it; give it to Spark")
+        require(
+            not has_password(self.path or ""),
+            f"{owner}.path: expected a URL without a password in it; give it to Spark",
+        )
         has_query = self.is_url and not {"?", "#"}.isdisjoint(str(self.path))
         require(
             not has_query,

@@ -75,8 +75,7 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
     ----------
     clients : of whose session
     """
-    n_rows = len(np.load(folder / CLIENT_IDS, mmap_mode="r", allow_pickle=False))
-    width = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False).shape[1]
+    n_rows, width = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False).shape
     path = folder / COLUMN_EXPONENTS
     exponents = read_json(path, list[int], "make the entry anew") if path.exists() else [0] * width
     if len(exponents) != width:

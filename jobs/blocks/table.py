@@ -103,12 +103,16 @@ def read_rows(spark: SparkSession, workspace: Workspace, names: Collection[str],
     return read_table(spark, workspace, BLOCKS).filter(is_asked_for)
 
 
-def collect_empty_blocks(
-    spark: SparkSession, workspace: Workspace, names: Collection[str], cutoff: datetime
-) -> list[str]:
-    """Those of the blocks whose rows at the cutoff are all of clients that are not present."""
-    counts = read_rows(spark, workspace, names, cutoff).groupBy(c.BLOCK).agg(F.max(c.IS_PRESENT).alias("is_there"))
-    return [row[c.BLOCK] for row in counts.orderBy(c.BLOCK).collect() if not row["is_there"]]
+def collect_absent_shares(rows: DataFrame, names: Collection[str]) -> dict[str, float]:
+    """Share of the clients that are not present, of each of the named blocks that has rows.
+
+    Parameters
+    ----------
+    rows : of the table ``blocks``, at one cutoff
+    """
+    share = F.avg((~F.col(c.IS_PRESENT)).cast("double")).alias("absent")
+    shares = {row[c.BLOCK]: row["absent"] for row in rows.groupBy(c.BLOCK).agg(share).collect()}
+    return {name: shares[name] for name in names if name in shares}
 
 
 def require_clients(spark: SparkSession, workspace: Workspace, names: Collection[str], cutoff: datetime) -> None:

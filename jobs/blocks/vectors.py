@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,9 +85,8 @@ def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     for name, encoder in config.encoders.items():
         stream, folder = config.stream(name), workspace.model(name).resolve()
         if stream in vocabularies and folder.is_dir():
-            fingerprint = vocabularies[stream].fingerprint
-            source = ModelSource(name, stream, folder, fingerprint, encoder.inference, encoder.reads_events)
-            sources.append(replace(source, working_copy=workspace.working_copy))
+            fingerprint, settings, copy = vocabularies[stream].fingerprint, encoder.inference, workspace.working_copy
+            sources.append(ModelSource(name, stream, folder, fingerprint, settings, encoder.reads_events, copy))
         else:
             log.info("  %s: left out: there is no %s", name, "model" if stream in vocabularies else "vocabulary")
     if not sources:
@@ -138,9 +137,8 @@ def map_chunks(
 def _embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
     column = chunk.column(source.stream)
     is_present = column.is_valid().to_numpy(zero_copy_only=False)
-    vectors = embed_sequences(
-        model, source.sequences(column.drop_null()), source.settings
-    )  # [present clients, hidden size]
+    # [present clients, hidden size]
+    vectors = embed_sequences(model, source.sequences(column.drop_null()), source.settings)
     return pa.RecordBatch.from_arrays(
         [
             pa.array([source.name] * len(column)),

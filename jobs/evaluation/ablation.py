@@ -10,8 +10,8 @@ from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.table import Block, collect_blocks, collect_digests
-from jobs.evaluation.comparison import Comparisons, compare_entries
-from jobs.evaluation.scores import EntryScores, figures
+from jobs.evaluation.comparison import Comparisons, compare_entries, figures
+from jobs.evaluation.scores import EntryScores
 from jobs.profiles.composition import list_own_blocks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import digest, read_json

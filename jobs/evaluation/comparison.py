@@ -6,7 +6,7 @@ paired t-test, corrected by Holm's method for all comparisons of a table.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any
@@ -53,6 +53,14 @@ class Comparisons:
     def tell_apart(self, column: str, entry: str, other: str) -> bool | None:
         """Whether the repeats tell two entries apart; None where they were not compared: the noise is unknown."""
         return self.outcomes.get((column, entry, other), self.outcomes.get((column, other, entry)))
+
+
+def figures(result: TaskScore) -> dict[str, Any]:
+    """What ``scores.json`` holds: no value that is None, and nothing about repeats where there is one."""
+    found = {name: value for name, value in asdict(result).items() if value is not None}
+    if result.n_repeats == 1:
+        del found["n_repeats"]
+    return found
 
 
 def mean_score(result: Result) -> float:

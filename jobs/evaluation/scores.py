@@ -210,14 +210,6 @@ def collect_results(
     return results
 
 
-def figures(result: TaskScore) -> dict[str, Any]:
-    """What ``scores.json`` holds: no value that is None, and nothing about repeats where there is one."""
-    found = {name: value for name, value in asdict(result).items() if value is not None}
-    if result.n_repeats == 1:
-        del found["n_repeats"]
-    return found
-
-
 def read_scores(config: PipelineConfig, workspace: Workspace) -> Scores:
     """``scores.json``; empty in mode ``entry``, where a file there is another run's."""
     if config.windows.mode == ENTRY_MODE:

@@ -15,8 +15,8 @@ from conf.pipeline import PipelineConfig
 from conf.profile import EnsembleSettings
 from jobs.blocks.table import (
     Block,
+    collect_absent_shares,
     collect_blocks,
-    collect_empty_blocks,
     dense_vectors,
     read_rows,
     require_clients,
@@ -85,9 +85,11 @@ def collect_profile_blocks(
                 f"block {name!r}: expected it in the table blocks, found {', '.join(found)}; run the stage that writes "
                 "it first, import an entry by --block NAME=DIR, or take the name out of ensemble.blocks"
             )
-    for name in collect_empty_blocks(spark, workspace, [*own, *further], cutoff):
-        log.info("  %s: left out: no client to profile has it", name)
-        (own if name in own else further).remove(name)
+    named = [*own, *further]
+    for name, absent in collect_absent_shares(read_rows(spark, workspace, named, cutoff), named).items():
+        if absent == 1:
+            log.info("  %s: left out: no client to profile has it", name)
+            (own if name in own else further).remove(name)
     if not own:
         raise EntryError(
             f"expected a client to profile with an event of an encoder ({', '.join(config.encoders)}), found none; see "

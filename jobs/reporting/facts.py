@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from schemas.columns import BEHAVIOUR, BLOCK, CLIENT_ID, IS_ACTIVE, IS_PRESENT, N_EVENTS, POSITION, TOKEN_ID, VECTOR
+from schemas.columns import BEHAVIOUR, CLIENT_ID, IS_ACTIVE, N_EVENTS, POSITION, TOKEN_ID, VECTOR
 from schemas.tokens import FIRST_ITEM
 
 MAX_REASONS = 100
@@ -96,18 +96,6 @@ def collect_vocabulary_facts(vocabularies: DataFrame, names: Sequence[str]) -> d
     points = shown.select(BEHAVIOUR, rank, N_EVENTS).collect()
     curves = {name: sorted((row["rank"], row[N_EVENTS]) for row in points if row[BEHAVIOUR] == name) for name in sizes}
     return {name: VocabularyFacts(**sizes[name], curve=curves[name]) for name in names if name in sizes}
-
-
-def collect_absent_shares(rows: DataFrame, names: Sequence[str]) -> dict[str, float]:
-    """Share of the clients that are not present, of each of the named blocks that has rows.
-
-    Parameters
-    ----------
-    rows : of the table ``blocks``, at one cutoff
-    """
-    share = F.avg((~F.col(IS_PRESENT)).cast("double")).alias("absent")
-    shares = {row[BLOCK]: row["absent"] for row in rows.groupBy(BLOCK).agg(share).collect()}
-    return {name: shares[name] for name in names if name in shares}
 
 
 def collect_client_counts(clients: DataFrame) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
-from jobs.evaluation.scores import figures, score_entries
+from jobs.evaluation.comparison import figures
+from jobs.evaluation.scores import score_entries
 from jobs.storage.delta_tables import write_table
 from jobs.storage.files import write_json
 from jobs.storage.metrics_log import append_metrics

@@ -11,11 +11,11 @@ from pyspark.sql import functions as F
 from tqdm import tqdm
 
 from conf.pipeline import PipelineConfig
+from jobs.blocks.table import collect_absent_shares
 from jobs.evaluation.ablation import read_ablation
 from jobs.evaluation.comparison import Scores
 from jobs.evaluation.scores import read_scores
 from jobs.reporting.facts import (
-    collect_absent_shares,
     collect_client_counts,
     collect_profile_map,
     collect_quarantine,

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from conf.mappings import has_password
 from ml.files.store import python_scheme, spark_scheme
 from schemas.errors import ConfigError, OutputError
 
@@ -111,7 +112,7 @@ def file_url(url: str) -> str:
 
 def table_url(text: str) -> str:
     """The URL of a folder as Spark knows it, without a slash at its end; ConfigError if it is none."""
-    if re.match(r"[^/]*//.*:.*@", text, re.DOTALL):
+    if has_password(text):
         raise ConfigError(
             "expected a URL without a password in it: logs would show it; give it by the environment, or to Spark"
         )

@@ -7,13 +7,13 @@ import pytest
 from report_facts import some_ablation
 
 from conf.load import load_config
+from jobs.blocks.table import collect_absent_shares
 from jobs.evaluation.ablation import describe_sources, read_ablation
 from jobs.evaluation.scores import read_scores
 from jobs.reporting.facts import (
     ProfileMap,
     SequenceFacts,
     VocabularyFacts,
-    collect_absent_shares,
     collect_profile_map,
     collect_quarantine,
     collect_sequence_facts,
