@@ -51,7 +51,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         files = list_files(snapshot, EDGES.partition_by)
         job = plan_job(snapshot, files, config.graph, config.training, config.feed, f"{plain_location(url)}/vectors")
         notes = workspace.notes_of_ranks(workspace.out / ".graph")
-        losses = run_ranks(spark, config.training, train_share, (job,), notes, workspace.logs / "ranks.log", GRAPH)
+        losses = run_ranks(spark, config.training, train_share, (job,), notes, workspace.logs / "graph.log", GRAPH)
         log.info("  %s: %s, mean loss %.4f in epoch 1, %.4f in the last", GRAPH, found, losses[0], losses[-1])
         columns = tuple(f"{GRAPH}/{number}" for number in range(config.graph.dimensions))
         vectors = spark.read.schema(f"{CLIENT_ID} bigint, {VECTOR} array<float>").parquet(f"{url}/vectors")
