@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conf.load import load_config
+from conf.load import known_configs, load_config
 from jobs.cli import locked_stages
 from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import STAGES, Stage
@@ -113,6 +113,12 @@ def test_an_empty_catalog_means_tables_in_out_and_empty_inputs_the_challenges_fi
     arguments = build_parser().parse_args(["ingest", "--out=x", "--inputs=", "--catalog=", "--schema="])
     assert (arguments.catalog or None, arguments.schema or None) == (None, None)
     assert load_config("demo", inputs=arguments.inputs) == load_config("demo")
+
+
+def test_a_run_has_the_configuration_of_the_command_line_unless_another_is_named() -> None:
+    config = BUNDLE["variables"]["config"]
+    assert config["default"] == build_parser().parse_args(["run", "--out=x"]).config
+    assert config["description"].split(", ")[:-1] == known_configs()
 
 
 TRAINING = ("train", "graph", "interactions")

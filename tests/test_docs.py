@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.encoders import EncoderSettings
+from conf.encoders import SECTIONS, EncoderSettings
 from conf.pipeline import PipelineConfig
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +116,17 @@ def test_a_benchmarks_command_names_a_script_that_is_there_and_flags_that_it_kno
 
 def test_the_pages_name_benchmarks() -> None:
     assert len(benchmark_commands()) > 5
+
+
+def test_nobody_is_told_to_install_ubp_from_an_index() -> None:
+    """Whoever registers the name there would be installed."""
+    text = "\n".join([*(page.read_text() for page in PAGES), TEXT])
+    assert re.findall(r"pip install '?ubp\b.*", text) == []
+
+
+def test_the_page_of_models_names_all_sections_that_an_encoder_may_change() -> None:
+    about, _ = (ROOT / "docs" / "models.md").read_text().split("### Merged streams")
+    assert [name for name in SECTIONS if f"`{name}`" not in about] == []
 
 
 def test_settings_that_the_pages_name_exist() -> None:

@@ -26,7 +26,7 @@ from schemas.errors import OutputError
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 600.0
-"""A lock of another host that was not renewed for so long is nobody's: its driver, or its host, is lost."""
+"""A lock of another host that was not renewed for so long counts no more: its driver, or its host, is lost."""
 RENEW_SECONDS = 30.0
 TURN_SECONDS = 60.0
 """Longest turn of ``taking_turns``, which is for moments; one that lasts longer was lost with its host."""
@@ -167,7 +167,7 @@ def _end_turn(notes: Notes, name: str, mine: Hashable) -> None:
 
 def _renew(notes: Notes, mine: str, text: str, is_done: threading.Event) -> None:
     while not is_done.wait(RENEW_SECONDS):
-        with contextlib.suppress(OSError, OutputError):  # a mount or store that is away for a while
+        with contextlib.suppress(OSError, OutputError):  # a mount or store that does not answer for a while
             if notes.identity(mine):
                 notes.write(mine, text)
             elif notes.is_there():

@@ -150,7 +150,7 @@ def sign_watched(notes: Notes, stall_seconds: float) -> Iterator[None]:
 
     def check(*_: object) -> None:
         nonlocal latest, deadline
-        # not there yet, or on a mount or store that is away for a while
+        # not there yet, or on a mount or store that does not answer for a while
         with contextlib.suppress(OSError, OutputError), patience(0):
             written = notes.identity(SIGN)
             if written not in (None, latest):  # not later: the clocks of hosts differ

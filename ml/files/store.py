@@ -29,8 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "file": {"auto_mkdir": True},
 }
 """Protocol -> what its file system is made with; credentials come from the environment alone."""
-PACKAGES = {"s3": "s3", "gs": "gcs", "abfss": "azure"}
-"""Protocol -> the extra of ``setup.py`` that installs its file system."""
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfss": "adlfs"}
+"""Protocol -> the package of its file system, which is an extra of ``setup.py``."""
 PATIENCE_SECONDS = 300.0
 """For so long a store that fails is tried again."""
 MAX_WAIT_SECONDS = 20.0
@@ -106,7 +106,7 @@ class Store:
             return system
         except (ImportError, ValueError) as error:
             package = PACKAGES.get(self.protocol)
-            fix = f"install it: pip install 'ubp[{package}]'" if package else "choose s3://, gs:// or abfss://"
+            fix = f"install it: pip install {package}" if package else "choose s3://, gs:// or abfss://"
             raise ConfigError(
                 f"{self.url}: expected a package that reaches such a store, found: {error}; {fix}"
             ) from error

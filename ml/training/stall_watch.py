@@ -61,7 +61,7 @@ class StallWatch:
             latest = self._latest
             if self._sign and latest > signed and time.monotonic() - asked >= self._sign_seconds:
                 asked = time.monotonic()
-                # a mount or store that is away for a while must not end the watch
+                # a mount or store that does not answer for a while must not end the watch
                 with contextlib.suppress(OSError, OutputError):
                     self._sign()
                     signed = latest

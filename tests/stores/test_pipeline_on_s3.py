@@ -1,4 +1,4 @@
-"""All stages with data, tables and output in S3, through a store that is away for a while, against a local run.
+"""All stages with data, tables and output in S3, through a store that answers 503 for a while, against a local run.
 
 Hadoop's connector, s3fs and moto's server are the real ones: `make test-stores`.
 """
