@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import logging
+import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from conf.load import DEFAULT, checked, load_config
@@ -26,7 +29,7 @@ from jobs.storage.working_copy import WorkingCopy, copy_folder
 from jobs.storage.workspace import Workspace
 from ml.files.store import Store, patience
 from schemas.behaviours import PRODUCT_BUY
-from schemas.errors import ConfigError, PipelineError
+from schemas.errors import ConfigError, OutputError, PipelineError
 from schemas.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -40,17 +43,25 @@ FAILED_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 only when its output is complete, 2 for bad arguments, configuration or input."""
+    """Run a command; 0 only when its output is complete, 2 for bad arguments, configuration or input.
+
+    Ctrl-C (130) and SIGTERM (143) end it as a failure does: what is there is copied back, its lock is released.
+    """
     arguments = build_parser().parse_args(argv)
     _configure_logging(arguments.verbose, arguments.json_logs)
+    with _terminable() as is_terminated:
+        return _run(arguments, is_terminated)
+
+
+def _run(arguments: argparse.Namespace, is_terminated: threading.Event) -> int:
     try:
         with contextlib.ExitStack() as arguments.locks:
             _COMMANDS.get(arguments.command, _run_stage)(arguments)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(is_terminated)
     except Exception as error:
         if _follows_interrupt(error):
-            return _interrupted()
+            return _interrupted(is_terminated)
         if isinstance(error, PipelineError):
             log.error("%s: %s", type(error).__name__, error, exc_info=arguments.verbose)
             return BAD_INPUT
@@ -63,9 +74,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _interrupted() -> int:
-    log.error("interrupted; `ubp run` with the same flags goes on after the last finished stage")
-    return 130
+@contextlib.contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """Have SIGTERM, by which schedulers end a job, do what Ctrl-C does; the event is set when it came."""
+    is_terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other one handle signals
+        yield is_terminated
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        is_terminated.set()
+        # that of the session cancels Spark's jobs; in a shell's background SIGINT is ignored, and none is there
+        if callable(handler := signal.getsignal(signal.SIGINT)):
+            handler(number, frame)
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield is_terminated
+    finally:
+        signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
+
+
+def _interrupted(is_terminated: threading.Event) -> int:
+    cause = "terminated (SIGTERM)" if is_terminated.is_set() else "interrupted"
+    log.error("%s; `ubp run` with the same flags goes on after the last finished stage", cause)
+    return 143 if is_terminated.is_set() else 130
 
 
 def _follows_interrupt(error: BaseException | None) -> bool:
@@ -256,21 +290,26 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
     require_blocks(config.ensemble)
     require_entries(config.probe.entries)
-    workspace = _open_workspace(arguments)
+    workspace = _open_workspace(arguments, config)
     if reads_data:
         config.behaviour(PRODUCT_BUY)
         check_data(config, workspace)
     workspace.prepare()
-    _lock(arguments, workspace)
+    is_ours = _lock(arguments, workspace)
     if workspace.working_copy:
         # under the lock: what another run copied into the store before is there
         workspace.working_copy.start()
-        arguments.locks.enter_context(_copied_back(workspace))
+        arguments.locks.enter_context(_copied_back(workspace, is_ours))
     return config, workspace
 
 
-def _open_workspace(arguments: argparse.Namespace) -> Workspace:
-    """The folders of a call; of an ``--out`` that takes whole files only, and of data in a store, copies here."""
+def _open_workspace(arguments: argparse.Namespace, config: PipelineConfig | None = None) -> Workspace:
+    """The folders of a call; of an ``--out`` that takes whole files only, and of data in a store, copies here.
+
+    Parameters
+    ----------
+    config : of a command that takes ``--data``; data that none of its stages reads is not copied
+    """
     out, data = arguments.out, getattr(arguments, "data", None)
     working_copy, data_url = None, None
     if takes_whole_files(out):
@@ -278,28 +317,53 @@ def _open_workspace(arguments: argparse.Namespace) -> Workspace:
         out = working_copy.folder
         SHOWN[str(out)] = working_copy.store.url
     if isinstance(data, str):
-        data_url, data = data, scratch_folder() / f"data-{uuid.uuid4().hex[:8]}"
-        SHOWN[str(data)] = data_url
-        copy_folder(Store(data_url), data)
+        data_url, data = data, None
+        if config and _reads_data(arguments, config):
+            data = scratch_folder() / f"data-{uuid.uuid4().hex[:8]}"
+            SHOWN[str(data)] = data_url
+            copy_folder(Store(data_url), data)
     # a Databricks job passes a parameter that nobody set as an empty text
     tables, catalog, schema = (getattr(arguments, name, None) or None for name in ("tables", "catalog", "schema"))
     as_of = getattr(arguments, "as_of", None)
     return Workspace(out, data, as_of, tables, catalog, schema, working_copy, data_url)
 
 
+def _reads_data(arguments: argparse.Namespace, config: PipelineConfig) -> bool:
+    """Whether a stage of a call reads ``--data``, which lies in a store; ConfigError where no executor could."""
+    from jobs.inputs.data_files import list_sources
+
+    if not any(list_sources(stage, config) for stage in locked_stages(arguments)):
+        return False
+    if not config.spark.master.startswith("local"):
+        raise ConfigError(
+            f"--data {arguments.data}: expected local mode, for it is copied to this machine, found spark.master="
+            f"{config.spark.master}; name the inputs by their URLs in a mapping (--inputs), or mount the data"
+        )
+    return True
+
+
 @contextlib.contextmanager
-def _copied_back(workspace: Workspace) -> Iterator[None]:
-    """Copy what has changed into the store when the block ends, however it does."""
+def _copied_back(workspace: Workspace, is_ours: Callable[[], bool]) -> Iterator[None]:
+    """Copy what has changed into the store when the block ends, however it does, unless the lock was lost meanwhile."""
+
+    def push() -> None:
+        if not is_ours():
+            raise OutputError(
+                f"{workspace.shown}: expected this run's lock there, found that it was removed, or that another run "
+                "has taken over, whose files would be replaced; nothing more is copied"
+            )
+        workspace.push()
+
     try:
         yield
     except BaseException:
         try:
             with patience(FAILED_SECONDS):
-                workspace.push()
+                push()
         except Exception as error:
             log.warning("what the failed stage left, logs too, is not copied to %s: %s", workspace.shown, error)
         raise
-    workspace.push()
+    push()
 
 
 def _require_mounted(arguments: argparse.Namespace) -> None:
@@ -317,9 +381,11 @@ def _reaches_training(arguments: argparse.Namespace) -> bool:
     return last not in STAGE_NAMES or STAGE_NAMES.index(last) >= STAGE_NAMES.index(TRAIN)
 
 
-def _lock(arguments: argparse.Namespace, workspace: Workspace) -> None:
+def _lock(arguments: argparse.Namespace, workspace: Workspace) -> Callable[[], bool]:
+    """Lock the stages of a call until it ends; what says whether the lock is still its own."""
     lock = locked(workspace.notes, locked_stages(arguments), f"ubp {arguments.command}", workspace.shown)
-    arguments.locks.enter_context(lock)
+    is_ours: Callable[[], bool] = arguments.locks.enter_context(lock)
+    return is_ours
 
 
 def locked_stages(arguments: argparse.Namespace) -> list[str]:
@@ -366,9 +432,11 @@ def _prepare_upkeep(arguments: argparse.Namespace) -> "tuple[SparkSession, Works
 
 def _configure_logging(verbose: bool, is_json: bool) -> None:
     """Our own progress on stderr; what libraries say below a warning only with ``--verbose``."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if is_json else PlainLines("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        # a notebook's too, beside which ``basicConfig`` makes none; no subclasses, such as of log files
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(JsonLines() if is_json else PlainLines("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("jobs", "ml"):
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -1,11 +1,12 @@
 """``ubp status``: each output, what it was made from and when, and whether it is up to date; without Spark."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from conf.pipeline import PipelineConfig
 from jobs.pipeline.out_of_date import INGEST, TRAIN, Call, find_outdated, stage_of
 from jobs.pipeline.registry import STAGE_NAMES, describe_call
-from jobs.storage.provenance import PROVENANCE, Record, Records, read_records
+from jobs.storage.provenance import PROVENANCE, DataFiles, Record, Records, read_records
 from jobs.storage.workspace import Workspace
 from schemas.errors import OutputError
 
@@ -29,6 +30,7 @@ def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None)
         return f"{workspace.out} has no {PROVENANCE}: no stage of this version wrote into it\n"
     # no location is compared: this command has no --tables, and the records name theirs
     call = replace(describe_call(config, workspace, reads_ingested=False), tables=None) if config else Call()
+    call = replace(call, files=_files_now(records))
     outputs = {**call.needs, **dict.fromkeys(STAGE_NAMES), **records}.keys() - {TRAIN}
     in_order = sorted(outputs, key=lambda output: (STAGE_NAMES.index(stage_of(output)), output))
     titles = ("output", "made (UTC)", "rows", "state", "made from")
@@ -36,6 +38,19 @@ def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _files_now(records: Records) -> DataFiles:
+    """The files of the data that the outputs were made from, as they are now, where this machine reaches them."""
+    from jobs.inputs.data_files import describe_files  # not at the top: numpy and pyarrow take a while
+
+    found: DataFiles = {}
+    for record in records.values():
+        data = Path(record.data) if record.data else None  # a mapping's inputs may have paths of their own
+        if data is None or data.is_dir():
+            described = describe_files(data, record.files)
+            found |= {source: files for source, files in described.items() if files or data}
+    return found
 
 
 def _describe(output: str, records: Records, call: Call) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.load import flat_settings, to_yaml
 from conf.pipeline import PipelineConfig
-from conf.training import WITHOUT_EFFECT_ON_WEIGHTS
+from conf.training import WITHOUT_EFFECT_ON_WEIGHTS, FeedSettings
 from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
 from jobs.storage.files import write_text
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHUFFLE_BUFFER = "feed.shuffle_buffer_mib"
 SETTINGS = {
     "ingest": ("ingest.*", "behaviours.*.item", "behaviours.*.kind", "mapping.*"),
     "split": ("windows.*",),
     "vocabulary": ("behaviours.*.min_count", "streams.*.behaviours"),
     "sequences": ("seed", "sequences.*", "streams.*", "behaviours.*.keep_rare_as_unk"),
-    "train": ("encoders.{encoder}.*",),
+    "train": ("encoders.{encoder}.*", SHUFFLE_BUFFER),
     "counters": ("ensemble.activity", "ensemble.activity_days", f"ensemble.blocks.{COUNTERS}"),
     "factorisation": ("factorisation.*", *(f"ensemble.blocks.{name}" for name in (ALS_CATEGORY, ALS_URL))),
     "graph": ("graph.*", "training.n_ranks", f"ensemble.blocks.{GRAPH}"),
@@ -62,7 +63,10 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline: its file has ``run(spark, config, workspace)``."""
+    """One step of the pipeline: its file has ``run(spark, config, workspace)``.
+
+    It may have ``clean_up(config, workspace)`` too, called when the output is recorded as made.
+    """
 
     name: str
     about: str
@@ -137,12 +141,15 @@ class Stage:
         started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             # only now: stages import Spark and torch, which `ubp --help` and `ubp status` do without
-            importlib.import_module(self.module).run(spark, config, workspace, **options)
+            module = importlib.import_module(self.module)
+            module.run(spark, config, workspace, **options)
         seconds = round(time.monotonic() - started, 2)
         # by name, for other stages may have added lines meanwhile
         own = [line for line in read_metrics(workspace.metrics, n_bytes) if line.get("stage") == self.name]
         workspace.push()  # before it counts as made
         _end(workspace, begun, own)
+        if hasattr(module, "clean_up"):
+            module.clean_up(config, workspace, **options)
         n_rows = sum(line.get("table/rows", 0) for line in own)
         append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": seconds, "stage/rows": n_rows})
         workspace.push()
@@ -318,6 +325,8 @@ def settings_of(outputs: Iterable[str], config: PipelineConfig) -> dict[str, dic
         values[f"streams.{name}.max_length"] = stream.max_length
         # without what says nothing, so that a table of an earlier version is not taken for another one
         values |= {f"streams.{name}.{key}": value for key, value in stream.own_settings().items()}
+    if config.feed.shuffle_buffer_mib == FeedSettings().shuffle_buffer_mib:
+        values[SHUFFLE_BUFFER] = None  # models of an earlier version have no such setting and count as of the default
     # an input as one value: a column that it does not have any more would have no key of its own
     values = {key: value for key, value in values.items() if not key.startswith("mapping.inputs.")}
     for name, own_input in config.mapping.inputs.items():
@@ -374,6 +383,11 @@ def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]
     """Record that outputs are made, with the tables that the stage's lines of ``metrics.jsonl`` name."""
     read = {line["read"]: line["read/version"] for line in lines if "read" in line}
     tables = [line for line in lines if "table/version" in line]
+    rows: dict[str, int] = {}
+    written: dict[str, int] = {}
+    for line in tables:  # a table may be written in parts, from several threads
+        rows[line["table"]] = rows.get(line["table"], 0) + line["table/rows"]
+        written[line["table"]] = max(written.get(line["table"], 0), line["table/version"])
     ingests = [line["table/ingest"] for line in tables if line.get("table/ingest") is not None]
     with changed_records(workspace) as records:
         for output, record in begun.items():
@@ -382,8 +396,8 @@ def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]
                 made=utc_now(),
                 ingest=max(ingests, default=record.ingest),
                 read=record.read | read,
-                written={line["table"]: line["table/version"] for line in tables},
-                rows={line["table"]: line["table/rows"] for line in tables},
+                written=written,
+                rows=rows,
             )
 
 

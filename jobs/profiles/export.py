@@ -26,6 +26,8 @@ from jobs.storage.locations import readable_path
 from schemas import columns as c
 from schemas.errors import EntryError
 
+FEATURE_NAMES = "feature_names.json"
+"""In the folder of a block's entry: the name of each column. No other entry has it."""
 CLIENT_KEYS = "client_keys.parquet"
 """In the folder of a profile's entry: ``position``, ``client_id`` and ``client_key`` of each row, in any order."""
 
@@ -93,7 +95,7 @@ def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks:
 
     for folder, block in blocks.items():
         names = json.dumps(block.columns, indent=1)
-        _export(partial(read, block), folder, len(client_ids), {"feature_names.json": names})
+        _export(partial(read, block), folder, len(client_ids), {FEATURE_NAMES: names})
 
 
 def read_positions(clients: DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

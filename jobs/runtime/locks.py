@@ -13,14 +13,15 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
 from ml.files.notes import Notes
+from ml.files.store import patience
 from schemas.errors import OutputError
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ LEASE_SECONDS = 600.0
 RENEW_SECONDS = 30.0
 TURN_SECONDS = 60.0
 """Longest turn of ``taking_turns``, which is for moments; one that lasts longer was lost with its host."""
+TURN_PATIENCE_SECONDS = TURN_SECONDS / 4
+"""For so long a call of a store is tried again within a turn: what waits longer would lose it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def _started(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterator[None]:
+def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterator[Callable[[], bool]]:
     """Keep every other process from what the names stand for until the block ends.
 
     One note, ``lock-*.json``, says who holds what, and is written anew while the holder runs. The lock
@@ -90,17 +93,21 @@ def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterat
     ----------
     out : how messages call the output directory
 
+    Yields
+    ------
+    Says whether the lock is still this process' own: where it is not, nothing more may be written.
+
     Raises
     ------
     OutputError
         If another process holds one of the names.
     """
     if not names:
-        yield
+        yield lambda: True
         return
     mine, text = f"lock-{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this(command, names)))
     # in turns: of two that look at once, each would find nobody
-    with taking_turns(notes, "lock.turn"):
+    with taking_turns(notes, "lock.turn") as is_our_turn:
         now = notes.written("lock.turn")  # by the clock that stamps the others' notes
         others = {lock: holder for lock in notes.names("lock-") if (holder := _read_held(notes, lock, now))}
         busy = {lock: holder for lock, holder in others.items() if set(names) & set(holder.names)}
@@ -113,23 +120,31 @@ def locked(notes: Notes, names: Sequence[str], command: str, out: str) -> Iterat
                 f"expected no other run in {out}, found {found}; wait for its end, choose another --out, or, "
                 f"if it surely runs no more, remove {', '.join(f'{notes}/{lock}' for lock in busy)}"
             )
+        if not is_our_turn():
+            raise lost_turn(notes, "lock.turn")
         notes.write(mine, text)
     is_done = threading.Event()
     renewal = threading.Thread(target=_renew, args=(notes, mine, text, is_done), name="lock", daemon=True)
     renewal.start()
     try:
-        yield
+        yield lambda: bool(notes.identity(mine))
     finally:
         is_done.set()
-        renewal.join()
+        # a renewal that hangs, as on a mount that does not answer, is not waited for
+        renewal.join(RENEW_SECONDS)
         # a lock that stays is taken over later; what the block raised must not give way to this
-        with contextlib.suppress(OSError, OutputError):
+        with contextlib.suppress(OSError, OutputError), patience(RENEW_SECONDS):
             notes.remove(mine)
 
 
 @contextlib.contextmanager
-def taking_turns(notes: Notes, name: str) -> Iterator[None]:
-    """Make a note that no other process, on any host, makes this way until the block ends; for moments only."""
+def taking_turns(notes: Notes, name: str) -> Iterator[Callable[[], bool]]:
+    """Make a note that no other process, on any host, makes this way until the block ends; for moments only.
+
+    Yields
+    ------
+    Says whether the turn is still ours, to be asked before the first write: of a host that slept, another took it.
+    """
     seen, since = None, time.monotonic()
     while True:
         try:
@@ -146,9 +161,18 @@ def taking_turns(notes: Notes, name: str) -> Iterator[None]:
             time.sleep(notes.poll_seconds)
     mine = notes.identity(name)
     try:
-        yield
+        with patience(TURN_PATIENCE_SECONDS):
+            yield lambda: notes.identity(name) == mine
     finally:
         _end_turn(notes, name, mine)
+
+
+def lost_turn(notes: Notes, name: str) -> OutputError:
+    """The error of a turn that another process has taken over, before anything was written in it."""
+    return OutputError(
+        f"{notes}/{name}: expected to be done within {TURN_SECONDS:.0f} s, found that another process has taken over: "
+        "this host slept, or its mount or store is slow; run again"
+    )
 
 
 def _is_lost(notes: Notes, name: str) -> bool:
@@ -167,7 +191,8 @@ def _end_turn(notes: Notes, name: str, mine: Hashable) -> None:
 
 def _renew(notes: Notes, mine: str, text: str, is_done: threading.Event) -> None:
     while not is_done.wait(RENEW_SECONDS):
-        with contextlib.suppress(OSError, OutputError):  # a mount or store that does not answer for a while
+        # a mount or store that does not answer for a while: the next renewal is the next try
+        with contextlib.suppress(OSError, OutputError), patience(0):
             if notes.identity(mine):
                 notes.write(mine, text)
             elif notes.is_there():
@@ -181,15 +206,19 @@ def _read_held(notes: Notes, lock: str, now: float) -> Holder | None:
     """Who holds a lock; None, and the note is removed, where nobody does any more."""
     try:
         holder = _read(notes, lock)
+        silent = now - notes.written(lock)
+    except FileNotFoundError:  # its work has just ended
+        return None
     except OSError as error:  # of another user, or of a mount that is away for a moment: its process may well run
         raise OutputError(
             f"{notes}/{lock}: expected a lock that can be read, found: {error}; run again, or fix its permissions"
         ) from error
+    if holder is None and silent <= LEASE_SECONDS:  # of another version of ubp, which may well run
+        raise OutputError(
+            f"{notes}/{lock}: expected a lock of this version, found another text, written {silent:.0f} s ago; wait "
+            f"for the end of that run, or, if it surely runs no more, for {LEASE_SECONDS - silent:.0f} s, or remove it"
+        )
     if holder and not holder.is_gone():
-        try:
-            silent = now - notes.written(lock)
-        except FileNotFoundError:  # its work has just ended
-            return None
         if holder.is_here or silent <= LEASE_SECONDS:
             return holder
         log.warning("the lock of `%s` on %s is taken over: silent for %.0f s", holder.command, holder.host, silent)
@@ -208,8 +237,9 @@ def _machine() -> str:
 
 
 def _read(notes: Notes, name: str) -> Holder | None:
-    """Who wrote the note; None if it is gone, of an earlier version, or its process died while it wrote this."""
+    """Who wrote the note; None if another version did, or its process died meanwhile; OSError if it is not there."""
     try:
-        return Holder(**json.loads(notes.read(name)))
-    except (FileNotFoundError, ValueError, TypeError):
+        values = json.loads(notes.read(name))
+        return Holder(**{each.name: values[each.name] for each in fields(Holder)})  # a later version may tell more
+    except (ValueError, TypeError, KeyError):
         return None

@@ -122,8 +122,12 @@ def _interrupt_cleanly(session: SparkSession) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
 
+    def cancel() -> None:
+        with contextlib.suppress(Exception):  # of a JVM that the same signal ended: it has no jobs any more
+            session.sparkContext.cancelAllJobs()
+
     def interrupt(*_: object) -> None:
-        threading.Thread(target=session.sparkContext.cancelAllJobs, daemon=True).start()
+        threading.Thread(target=cancel, daemon=True).start()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)

@@ -16,7 +16,7 @@ from conf.pipeline import PipelineConfig
 from jobs.blocks.imported import import_blocks
 from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles, read_own_ids
-from jobs.profiles.export import export_blocks, export_profiles
+from jobs.profiles.export import FEATURE_NAMES, export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
@@ -58,10 +58,18 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         cutoff,
         {workspace.entry(name): block for name, block in exported.items()},
     )
-    # the probe scores all that lies in ``entries``: those of an earlier run too, whose blocks may have gone since
-    for name in sorted({*made, *former, *config.encoders, *ON_REQUEST} - {*profiles, *exported}):
+    # the probe scores all that lies in ``entries``: those of an earlier run too, whose blocks may have gone since. A
+    # user may have put entries of such names there
+    blocks = {name for name in {*made, *config.encoders, *ON_REQUEST} if _is_of_block(workspace, name)}
+    for name in sorted((former | blocks) - {*profiles, *exported}):
         if workspace.remove(workspace.entry(name)):
             log.info("  entry %s: removed: this run has no such profile or block", name)
+
+
+def _is_of_block(workspace: Workspace, name: str) -> bool:
+    """Whether an entry was made of a block by this stage, here or in the store."""
+    mark, copy = workspace.entry(name) / FEATURE_NAMES, workspace.working_copy
+    return mark.exists() or bool(copy and copy.store.describe(copy.name_of(mark)))
 
 
 if __name__ == "__main__":

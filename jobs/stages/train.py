@@ -149,7 +149,6 @@ def run(
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
     remove_other_models(workspace, config.encoders, prune)
-    remove_checkpoints(workspace, chosen, is_all=not only)
     for result in results:
         score = ", no held-out client to rank"
         if result.metrics is not None:
@@ -290,12 +289,12 @@ def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: 
             records.pop(MODELS + folder.name, None)
 
 
-def remove_checkpoints(workspace: Workspace, encoders: Collection[str], is_all: bool) -> None:
-    """Remove what the trainings of these encoders went on from, and, with ``is_all``, of any; nothing of others'."""
+def clean_up(config: PipelineConfig, workspace: Workspace, only: Sequence[str] = (), prune: bool = False) -> None:
+    """Remove what the trainings of ``run`` with these options went on from; nothing of others'."""
     folder = workspace.checkpoints("")
     for path in folder.glob("[!.]*/"):
         is_ours = {file.name for file in path.iterdir()} <= CHECKPOINT_FILES
-        if path.name in encoders or (is_all and is_ours):
+        if path.name in (only or config.encoders) or (not only and is_ours):
             workspace.remove(path)
     remove_empty_folder(folder)
 

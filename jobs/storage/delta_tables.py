@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -128,8 +129,9 @@ def read_as_files(
     store = workspace.working_copy.store if workspace.working_copy else None
     if all(is_mounted(url) or (store and url.startswith(f"{store.spark_url}/")) for url in snapshot.inputFiles()):
         return snapshot
-    if version is None:
+    if version is None:  # by its number: what is written from now on would be copied under this one's
         version = latest_commit(spark, workspace, table).version
+        snapshot = read_table(spark, workspace, table, version)
     location = workspace.table(table.name)
     if is_name(location):
         described = spark.sql(f"DESCRIBE DETAIL {location}")
@@ -159,8 +161,9 @@ def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema)
         If the table is missing, or it has no version of that ingest, or a vacuum has removed files of it.
     """
     if workspace.as_of is None:
-        frame = read_table(spark, workspace, table)
+        read_table(spark, workspace, table)  # refuses one that is not there
         version = latest_commit(spark, workspace, table).version
+        frame = read_table(spark, workspace, table, version)
     else:
         version = _version_of_ingest(spark, workspace, table, workspace.as_of)
         frame = read_table(spark, workspace, table, version)
@@ -231,8 +234,9 @@ def write_table(
             settings["spark.databricks.delta.stats.collect"] = "true"
             # Python tasks may write the files: vectors on the way to them take little memory, three of embed's chunks
             settings["spark.sql.execution.arrow.maxRecordsPerBatch"] = str(3 * 4096)
-        if note is not None:
-            settings["spark.databricks.delta.commitInfo.userMetadata"] = note
+        # every write is noted, to find its own commit beside those of stages that write at once
+        own_note = note or f"write {uuid.uuid4().hex[:12]}"
+        settings["spark.databricks.delta.commitInfo.userMetadata"] = own_note
         done = None
         with session_settings(spark, settings):
             if where:
@@ -246,7 +250,7 @@ def write_table(
             else:
                 _replace_table(location, frame, table)
         # a writer of Delta does not return the version of its commit
-        commit = TableCommit(*done) if done else latest_commit(spark, workspace, table)
+        commit = TableCommit(*done) if done else latest_commit(spark, workspace, table, own_note)
     seconds = time.monotonic() - started
     log.info("  %s: %s rows, %.1f s", table.name, f"{commit.n_rows:,}", seconds)
     figures = {"table/rows": commit.n_rows, "table/seconds": seconds, "table/version": commit.version}
@@ -254,9 +258,16 @@ def write_table(
     return commit
 
 
-def latest_commit(spark: SparkSession, workspace: Workspace, table: TableSchema) -> TableCommit:
-    """The newest version of a table and the rows that its last write reported; upkeep since then reports none."""
-    newest, write = newest_commits(spark, workspace.table(table.name))
+def latest_commit(
+    spark: SparkSession, workspace: Workspace, table: TableSchema, note: str | None = None
+) -> TableCommit:
+    """The newest version of a table and the rows that its last write reported; upkeep since then reports none.
+
+    Parameters
+    ----------
+    note : of the write that is meant, as in ``newest_commits``
+    """
+    newest, write = newest_commits(spark, workspace.table(table.name), note)
     return TableCommit(int(newest["version"]), int(write["operationMetrics"].get("numOutputRows", 0)))
 
 

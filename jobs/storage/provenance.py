@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter
 
-from jobs.runtime.locks import taking_turns
+from jobs.runtime.locks import lost_turn, taking_turns
 from jobs.storage.files import read_json, write_json
 from jobs.storage.workspace import Workspace
 from ml.files.atomic import remove_drafts
@@ -87,11 +87,18 @@ def changed_records(workspace: Workspace) -> Iterator[Records]:
     """The records, to be changed; written back when the block ends well.
 
     Stages that run at once, on one host or several, take turns. What they share is copied from and to a store then.
+
+    Raises
+    ------
+    OutputError
+        If that took so long that another process took the turn over, whose records would be lost.
     """
-    with taking_turns(workspace.notes, "provenance.lock"):
+    with taking_turns(workspace.notes, "provenance.lock") as is_our_turn:
         workspace.pull(*SHARED)
         records = read_records(workspace)
         yield records
+        if not is_our_turn():
+            raise lost_turn(workspace.notes, "provenance.lock")
         # nobody else writes during our turn, so drafts that lie there are those of killed runs
         remove_drafts(workspace.out / PROVENANCE)
         values = {output: asdict(record) for output, record in records.items()}

@@ -98,15 +98,24 @@ def has_history(spark: SparkSession, location: str) -> bool:
     return DeltaTable.isDeltaTable(spark, location) if is_url(location) else has_commit(location)
 
 
-def newest_commits(spark: SparkSession, location: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The newest commit, and the newest that changed the rows; the same one twice where the log has none such left."""
-    newest = None
+def newest_commits(
+    spark: SparkSession, location: str, note: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The newest commit, and the newest that changed the rows; the same one twice where the log has none such left.
+
+    Parameters
+    ----------
+    note : of the write that is meant: what others wrote since does not count, where the log holds it
+    """
+    latest = newest = None
     for commit in _commits_backwards(spark, location):
-        newest = newest or commit
+        latest, newest = latest or commit, newest or commit
         if commit["operation"] not in UPKEEP:
-            return newest, commit
-    assert newest is not None, f"{location} has a commit"
-    return newest, newest
+            if note in (None, commit.get("userMetadata")):
+                return newest, commit
+            newest = None  # of another write
+    assert latest is not None, f"{location} has a commit"
+    return (latest, latest) if note is None else newest_commits(spark, location)
 
 
 def _commits_backwards(spark: SparkSession, location: str) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from jobs.runtime.locks import taking_turns
 from ml.files.atomic import replace_text
 from ml.files.notes import StoreNotes
 from ml.files.store import Store, StoredFile
+from schemas.errors import OutputError
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,16 @@ class WorkingCopy:
         """Make the folder, and fill it with the files that are in no folder of the store."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / STATE).write_text("{}")
-        self._get(self.store.list_single())
+        # without drafts, which another process may be about to rename
+        self._get({name: file for name, file in self.store.list_single().items() if not _is_hidden(name)})
 
     @property
     def is_here(self) -> bool:
-        """Whether this machine has the folder."""
-        return (self.folder / STATE).exists()
+        """Whether this machine has the folder, for this user."""
+        try:
+            return (self.folder / STATE).exists()
+        except OSError:  # of the driver's user alone: an executor of another one on its host
+            return False
 
     def here(self, scratch: Path) -> "WorkingCopy":
         """Itself on the machine that started it; elsewhere another one, in ``scratch``, that is empty at first."""
@@ -104,7 +109,10 @@ class WorkingCopy:
             single = [name for name in changed if unit_of(name) is None]
             self._put([name for name in single if name != METRICS], local, state)
             if METRICS in single:
-                self._put_metrics(state)
+                try:
+                    self._put_metrics(state)
+                except OutputError:  # a turn waits for no store; the next one begins when it answers again
+                    self._put_metrics(state)
             self.store.remove([name for name in gone if unit_of(name) is None])
             for name in gone:
                 state.pop(name, None)
@@ -159,12 +167,17 @@ class WorkingCopy:
     def _put_metrics(self, state: State) -> None:
         """Put the lines that are new here behind those that are there: stages on other machines add theirs."""
         path = self.folder / METRICS
-        with taking_turns(StoreNotes(self.store, "logs"), "metrics.turn"):
+        with taking_turns(StoreNotes(self.store, "logs"), "metrics.turn") as is_our_turn:
             stored, (n_known, _, tag) = self.store.describe(METRICS), state.get(METRICS, (0, 0, ""))
             lines = path.read_bytes()
-            if stored and stored.tag != tag:
-                lines = self.store.read(METRICS) + lines[n_known:]
+            others = self.store.read(METRICS) if stored and stored.tag != tag else None
+            if not is_our_turn():  # it took so long that another process works here
+                return self._put_metrics(state)
+            if stored and others is not None:
+                lines = others + lines[n_known:]
                 replace_text(path, lines.decode())
+                # a write that fails leaves no line to be added twice
+                state[METRICS] = (len(others), 0, stored.tag)
             self.store.write(METRICS, lines)
             found = self.store.describe(METRICS)
             state[METRICS] = (len(lines), path.stat().st_mtime_ns, found.tag if found else "")

@@ -127,7 +127,7 @@ def open_petastorm(urls: list[str], columns: list[str], seed: int | None) -> Ite
     files, system = urls, None
     if is_object_store(urls[0]):
         stores = [Store(url) for url in urls]
-        files, system = open_store([store.full() for store in stores], stores[0].system)
+        files, system = open_store([store.full() for store in stores], stores[0].readers_system)
     reader = make_batch_reader(
         files,
         filesystem=system,

@@ -2,6 +2,7 @@
 
 import shutil
 import uuid
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 
@@ -19,13 +20,41 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file's text: whoever reads it meanwhile finds the former text or the new one."""
+    replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], object], without_renames: Collection[int] = ()) -> None:
+    """Replace a file by what ``write`` makes at another path.
+
+    Parameters
+    ----------
+    without_renames : numbers of the errors by which a mount says that it has no renames: there ``write`` makes the
+        file itself
+    """
     # of this write alone: another process, perhaps on another host, may replace the same file now
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write(draft)
+        try:
+            draft.replace(path)
+        except OSError as error:
+            if error.errno not in without_renames:
+                raise
+            write(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def create_file(path: Path, content: bytes) -> None:
+    """Make a file that is not there, and none if it cannot be filled; FileExistsError where it is."""
+    # mode x: of processes that come at once the file system lets one make it, which a look beforehand would not
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+    except BaseException:  # an empty note would hold others up
+        path.unlink(missing_ok=True)
+        raise
 
 
 def remove_drafts(path: Path) -> None:

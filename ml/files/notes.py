@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from ml.files.atomic import replace_text
+from ml.files.atomic import create_file, replace_text
 from ml.files.store import Store
 
 
@@ -66,9 +66,7 @@ class FolderNotes:
     def create(self, name: str, text: str) -> None:
         """See ``Notes``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # mode x: of processes that come at once the file system lets one make it, which a look beforehand would not
-        with (self.folder / name).open("x") as file:
-            file.write(text)
+        create_file(self.folder / name, text.encode())
 
     def write(self, name: str, text: str) -> None:
         """See ``Notes``."""

@@ -2,8 +2,9 @@
 
 import errno
 import logging
+import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -13,22 +14,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ml.files.atomic import replace_text
+from ml.files.atomic import create_file, replace_file
 from schemas.errors import ConfigError, OutputError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}
 # listings are not cached: other processes, on other hosts, write to the same store
 OPTIONS: dict[str, dict[str, Any]] = {
-    # botocore's own tries are short: ours wait until a store that is away is back
-    "s3": {"use_listings_cache": False, "config_kwargs": {"connect_timeout": 10, "read_timeout": 60}},
+    # few tries of its own: ours wait until a store answers, for as long as ``patience`` says
+    "s3": {"use_listings_cache": False, "config_kwargs": {**_TIMEOUTS, "retries": {"max_attempts": 2}}},
     "gs": {"use_listings_cache": False},
     "abfss": {"use_listings_cache": False},
     "file": {"auto_mkdir": True},
 }
 """Protocol -> what its file system is made with; credentials come from the environment alone."""
+_READERS_OPTIONS = {**OPTIONS, "s3": {**OPTIONS["s3"], "config_kwargs": _TIMEOUTS}}
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfss": "adlfs"}
 """Protocol -> the package of its file system, which is an extra of ``setup.py``."""
 PATIENCE_SECONDS = 300.0
@@ -39,6 +42,8 @@ TRANSFERS = 8
 _FINAL_NUMBERS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST
 }  # fmt: skip
+_NO_RENAMES = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
+"""By which a mount says that it does not rename."""
 
 _patience: ContextVar[float | None] = ContextVar("patience", default=None)
 
@@ -95,14 +100,21 @@ class Store:
 
     @cached_property
     def system(self) -> Any:
-        """The file system of fsspec."""
+        """The file system of fsspec; a request is soon given up, for ``_try`` waits."""
+        return self._connect(OPTIONS, 1)
+
+    @cached_property
+    def readers_system(self) -> Any:
+        """The same for libraries that read through it, without our ``_try``: a request is tried for about 100 s."""
+        return self._connect(_READERS_OPTIONS, 15)
+
+    def _connect(self, options: Mapping[str, dict[str, Any]], n_tries: int) -> Any:
         import fsspec
 
         try:
-            system = fsspec.core.url_to_fs(self.url, **OPTIONS.get(self.protocol, {}))[0]
-            # of s3fs: tries of each request, about 100 s in all; pyarrow reads through it without our ``_try``
-            if hasattr(system, "retries"):
-                system.retries = 15
+            system = fsspec.core.url_to_fs(self.url, **options.get(self.protocol, {}))[0]
+            if hasattr(system, "retries"):  # of s3fs
+                system.retries = n_tries
             return system
         except (ImportError, ValueError) as error:
             package = PACKAGES.get(self.protocol)
@@ -165,14 +177,13 @@ class Store:
         return self._try(f"read {name}", lambda: bytes(self.system.cat_file(self.full(name))))
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file; small ones, such as notes, whole even where a mount would show a part meanwhile."""
+        """Replace a file."""
 
         def replace() -> None:
             if self.protocol == "file":
-                with suppress(OSError):  # a mount without renames
-                    replace_text(self._made(name), content.decode())
-                    return
-            self.system.pipe_file(self.full(name), content)
+                replace_file(self._made(name), lambda path: path.write_bytes(content), _NO_RENAMES)
+            else:
+                self.system.pipe_file(self.full(name), content)
 
         self._try(f"write {name}", replace, is_writing=True)
 
@@ -194,8 +205,7 @@ class Store:
             tries += 1
             try:
                 if self.protocol == "file":  # fsspec's own of some versions replaces
-                    with self._made(name).open("xb") as file:
-                        file.write(content)
+                    create_file(self._made(name), content)
                 else:
                     self.system.pipe_file(self.full(name), content, mode="create")
             except FileExistsError:
@@ -228,10 +238,12 @@ class Store:
         """Copy files of a folder on this machine here, under their names."""
 
         def copy(name: str) -> None:
-            path = str(folder / name)
-            self._try(f"write {name}", lambda: self.system.put_file(path, self.full(name)), is_writing=True)
+            if self.protocol == "file":
+                replace_file(self._made(name), lambda path: shutil.copyfile(folder / name, path), _NO_RENAMES)
+            else:
+                self.system.put_file(str(folder / name), self.full(name))
 
-        _side_by_side(copy, names)
+        _side_by_side(lambda name: self._try(f"write {name}", lambda: copy(name), is_writing=True), names)
 
     def remove(self, names: Collection[str]) -> None:
         """Remove files; those that are not there are none to remove."""
@@ -291,7 +303,7 @@ def arrow_system(url: str) -> tuple[Any, str]:
     if not is_object_store(url):
         return LocalFileSystem(), url.removeprefix("file://")
     store = Store(python_scheme(url))
-    return PyFileSystem(FSSpecHandler(store.system)), store.full()
+    return PyFileSystem(FSSpecHandler(store.readers_system)), store.full()
 
 
 def _describe(info: dict[str, Any]) -> StoredFile:

@@ -130,6 +130,9 @@ def train_model(
         log.info("  %s: was finished, not trained again", job.card.encoder)
         return finished
     trainer = Trainer(job, feed, ranks, report, is_time_up, on_saved)
+    if ranks.rank == 0:
+        # of other settings: after a kill it would stand beside weights that are not its own
+        outcome.unlink(missing_ok=True)
     result = trainer.run()
     if result.is_finished and ranks.rank == 0:
         # the result before the checkpoint goes: a kill between the two finds a finished job

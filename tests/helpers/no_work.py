@@ -25,13 +25,15 @@ class NoWork:
         pass
 
 
-def leave_out_work(monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any] = NoWork.run) -> list[str]:
-    """The stages that ran, filled as they do; ``work`` stands for what each of them does."""
+def leave_out_work(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any] = NoWork.run, **more: Callable[..., Any]
+) -> list[str]:
+    """The stages that ran, filled as they do; ``work``, and ``more`` by name, stand for what each of them does."""
     ran: list[str] = []
 
     def load(module: str) -> SimpleNamespace:
         ran.append(next(stage.name for stage in registry.STAGES if stage.module == module))
-        return SimpleNamespace(run=work)
+        return SimpleNamespace(run=work, **more)
 
     monkeypatch.setattr(registry, "importlib", SimpleNamespace(import_module=load))
     monkeypatch.setattr(registry, "spark_progress", lambda *_: NoWork())

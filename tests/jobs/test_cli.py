@@ -22,6 +22,7 @@ from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import settings_of
 from jobs.storage.provenance import Record, changed_records
 from jobs.storage.workspace import Workspace
+from schemas.errors import ConfigError
 
 EVENTS = {"client_id": [1, 2], "timestamp": ["2022-06-01 00:00:00"] * 2}
 CODES = "[" + " ".join(["7"] * 16) + "]"
@@ -313,3 +314,22 @@ def test_an_error_of_cleaning_up_after_ctrl_c_is_still_an_interruption(
 
     monkeypatch.setitem(cli._COMMANDS, "status", fail)
     assert main(["status", "--out", str(tmp_path)]) == 130
+
+
+@pytest.mark.parametrize(
+    ("command", "is_copied"),
+    [(["ingest"], True), (["run", "--from", "embed"], True), (["train"], False), (["probe"], False),
+     (["probe", "--entry", "e"], True)],
+)  # fmt: skip
+def test_data_in_a_store_is_copied_for_what_reads_it_and_for_local_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], is_copied: bool
+) -> None:
+    copied: list[str] = []
+    monkeypatch.setattr(cli, "copy_folder", lambda store, _: copied.append(store.url))
+    arguments = build_parser().parse_args([*command, "--data", "s3://shop/data", "--out", str(tmp_path)])
+    workspace = cli._open_workspace(arguments, load_config("demo"))
+    assert (workspace.resolved_data, workspace.challenge is not None) == ("s3://shop/data", is_copied)
+    assert copied == ["s3://shop/data"] * is_copied
+    if is_copied:
+        with pytest.raises(ConfigError, match=r"--data s3://shop/data: expected local mode, .* spark\.master=yarn"):
+            cli._open_workspace(arguments, load_config("demo", ["spark.master=yarn"]))

@@ -98,6 +98,20 @@ def test_what_is_outdated_is_told_with_its_cause(place: Workspace) -> None:
     assert "outdated by split, vocabulary, sequences" in table(place)["models/page_visit"]
 
 
+def test_files_that_were_replaced_since_are_noticed_where_the_data_can_be_reached(
+    place: Workspace, tmp_path: Path
+) -> None:
+    buys = tmp_path / "shop" / "product_buy.parquet"
+    files = {buys.name: {buys.name: [1, 1]}}
+    with changed_records(place) as records:
+        records["ingest"] = replace(records["ingest"], data=str(buys.parent), files=files)
+    assert "up to date" in table(place)["ingest"], "as on a machine that does not mount the data"
+    buys.parent.mkdir()
+    buys.touch()
+    assert "outdated by other files in --data" in table(place)["ingest"]
+    assert "outdated by ingest" in table(place)["split"]
+
+
 def test_the_command_answers_without_spark_or_torch_and_exits_with_0(place: Workspace) -> None:
     code = """
 import sys

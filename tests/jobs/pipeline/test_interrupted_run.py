@@ -1,8 +1,9 @@
-"""Ctrl-C, which a terminal sends to the driver, its JVM and its Python workers alike, ends a run in one line."""
+"""Ctrl-C, which reaches the driver, its JVM and its Python workers alike, and SIGTERM end a run in one line."""
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,18 @@ from fault_runs import started, wait_until
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_spark_works_is_exit_code_130_and_no_stack_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [
+        (os.killpg, signal.SIGINT, 130),
+        pytest.param(os.killpg, signal.SIGTERM, 143, marks=pytest.mark.faults),
+        pytest.param(os.kill, signal.SIGTERM, 143, marks=pytest.mark.faults),
+    ],
+    ids=["Ctrl-C", "SIGTERM to all", "SIGTERM to the driver"],
+)
+def test_a_signal_while_spark_works_ends_the_run_without_a_stack_trace(
+    tmp_path: Path, send: Callable[[int, int], None], number: int, code: int
+) -> None:
     data, out, log = tmp_path / "data", tmp_path / "out", tmp_path / "log"
     (data / "input").mkdir(parents=True)
     codes = "[" + " ".join(["7"] * 16) + "]"
@@ -26,9 +38,10 @@ def test_ctrl_c_while_spark_works_is_exit_code_130_and_no_stack_trace(tmp_path: 
     with started(command, log) as process:
         # the first files of the stage are there: its other tables are not
         wait_until(lambda: any(out.glob("tables/*/*.parquet")), process, log)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=300) == 130, log.read_text()
+        send(process.pid, number)
+        assert process.wait(timeout=300) == code, log.read_text()
     text = log.read_text()
-    assert "interrupted; `ubp run` with the same flags goes on after the last finished stage" in text
+    assert list(out.glob("logs/lock-*")) == []
+    assert "; `ubp run` with the same flags goes on after the last finished stage" in text
     assert "Traceback" not in text
     assert "Error" not in text

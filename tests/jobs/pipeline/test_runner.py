@@ -63,6 +63,7 @@ def test_a_complete_run_starts_over(workspace: Workspace, ran: list[str]) -> Non
         ("behaviours.page_visit.min_count=2", "vocabulary"),
         ("seed=1", "sequences"),
         ("training.epochs=3", "train"),
+        ("feed.shuffle_buffer_mib=1", "train"),
         ("encoders.page_visit.loss.n_negatives=3", "train"),
         ("inference.pooling=last", "embed"),
         ("ensemble.activity=false", "counters"),
@@ -252,6 +253,7 @@ def test_a_record_tells_what_an_output_was_made_from(workspace: Workspace, monke
     def write(*_: object, **__: object) -> None:
         written = {"table": "windows", "table/rows": 3, "table/version": 5, "table/ingest": None}
         append_metrics(workspace.metrics, written)
+        append_metrics(workspace.metrics, written | {"table/rows": 2, "table/version": 4})  # another part of it
         append_metrics(workspace.metrics, {"read": "product_buy", "read/version": 7, "read/as_of": None})
 
     run_alone("ingest", workspace)
@@ -266,7 +268,7 @@ def test_a_record_tells_what_an_output_was_made_from(workspace: Workspace, monke
         None,
         {"windows.mode": "evaluate", "windows.target_days": 14, "windows.end": None},
     )
-    assert (split.read, split.written, split.rows) == ({"product_buy": 7}, {"windows": 5}, {"windows": 3})
+    assert (split.read, split.written, split.rows) == ({"product_buy": 7}, {"windows": 5}, {"windows": 5})
     assert split.began <= str(split.made)
     assert vocabulary.inputs == {name: records[name].id for name in ("ingest", "split")}
     assert vocabulary.read == {"product_buy": 7, "windows": 5}
@@ -286,3 +288,17 @@ def test_the_rows_of_a_stage_are_not_those_of_another_that_runs_at_once(
     assert end["stage/rows"] == 3
     append_metrics(workspace.metrics, {"x": 1})
     assert "stage" not in list(read_metrics(workspace.metrics))[-1]
+
+
+def test_what_a_stage_goes_on_from_is_removed_once_its_output_is_recorded(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two costs no training."""
+    is_made: list[bool] = []
+
+    def note(*_: object) -> None:
+        is_made.append(bool(read_records(workspace)["ingest"].made))
+
+    leave_out_work(monkeypatch, note, clean_up=note)
+    run_alone("ingest", workspace)
+    assert is_made == [False, True]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,9 +21,11 @@ import pytest
 from jobs.cli import main
 from jobs.runtime import locks
 from jobs.runtime.locks import LEASE_SECONDS, Holder, taking_turns
-from jobs.storage.provenance import read_records
+from jobs.storage.provenance import Record, changed_records, read_records
 from jobs.storage.workspace import Workspace
-from ml.files.notes import FolderNotes
+from ml.files import store as stores
+from ml.files.notes import FolderNotes, StoreNotes
+from ml.files.store import Store
 from schemas.errors import OutputError
 
 HOLDER = """
@@ -156,6 +159,56 @@ def test_a_run_whose_lock_was_taken_over_ends(logs: Path, monkeypatch: pytest.Mo
         work()
 
 
+TERMINATED = """
+import signal, sys, time
+from jobs import cli
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what it runs in the background
+def work(arguments):
+    workspace = cli._open_workspace(arguments)
+    cli._lock(arguments, workspace)
+    print("holds", flush=True)
+    time.sleep(60)
+cli._COMMANDS["status"] = work
+sys.exit(cli.main(["status", "--out", sys.argv[1]]))
+"""
+
+
+def test_a_run_that_a_scheduler_ends_releases_its_lock(logs: Path) -> None:
+    command = [sys.executable, "-c", TERMINATED, str(logs.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline() == "holds\n"
+        assert len(holders(logs)) == 1
+        run.terminate()
+        assert run.wait() == 143
+        assert "terminated (SIGTERM); `ubp run` with the same flags goes on" in run.stderr.read()
+    assert list(logs.iterdir()) == []
+
+
+def test_a_run_that_ends_while_its_store_is_away_does_not_wait_for_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        raise TimeoutError("503")
+
+    n_calls, store = 0, Store(str(tmp_path))
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.01)
+
+    def work() -> None:
+        for name in ("info", "rm_file"):
+            monkeypatch.setattr(store.system, name, away)
+        monkeypatch.setattr(stores, "time", clock)
+        wait_until(lambda: n_calls > 0)  # a renewal
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), locks.locked(StoreNotes(store, "logs"), ["train"], "x", "OUT"):
+        work()
+
+
 def wait_until(is_so: Callable[[], bool]) -> None:
     for _ in range(1000):
         if is_so():
@@ -165,10 +218,24 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"host": "some', '{"host": "old", "machine": "m", "pid": 1, "x": 2}', "[]"])
-def test_a_lock_file_cut_short_by_a_kill_or_of_another_version_holds_nobody_up(logs: Path, text: str) -> None:
-    (logs / "lock-1.json").write_text(text)
+def test_a_lock_that_does_not_say_whose_it_is_is_somebodys_until_its_lease_ends(logs: Path, text: str) -> None:
+    path = logs / "lock-1.json"
+    path.write_text(text)
+    told = "lock-1.json: expected a lock of this version, found another text, written . s ago; .* or remove it$"
+    with pytest.raises(OutputError, match=told), locked(logs, ["train"], "x"):
+        pass
+    assert path.read_text() == text
+    os.utime(path, (path.stat().st_mtime - LEASE_SECONDS - 5,) * 2)
     with locked(logs, ["train"], "x"):
         assert len(holders(logs)) == 1
+
+
+def test_a_lock_of_a_later_version_that_tells_more_is_a_lock(logs: Path) -> None:
+    path = lost_on_another_host(logs, "train")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"more": 1}))
+    with pytest.raises(OutputError, match="found `ubp run` there"), locked(logs, ["train"], "x"):
+        pass
+    assert path.exists()
 
 
 def test_a_lock_that_cannot_be_read_is_not_taken_for_a_dead_ones(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +290,22 @@ def test_a_turn_that_was_lost_with_its_process_or_host_is_not_waited_for(
     (logs / "lock.turn").write_text(json.dumps(asdict(lost)))
     with taking_turns(FolderNotes(logs), "lock.turn"):
         assert json.loads((logs / "lock.turn").read_text())["pid"] == os.getpid()
+    assert list(logs.iterdir()) == []
+
+
+def test_what_took_longer_than_a_turn_is_not_written_over_what_another_wrote_meanwhile(logs: Path) -> None:
+    workspace = Workspace(logs.parent)
+
+    def work() -> None:
+        with changed_records(workspace) as slow:
+            slow["train"] = Record("train")
+            (logs / "provenance.lock").unlink()  # as after ``TURN_SECONDS``
+            with changed_records(workspace) as other:
+                other["baseline"] = Record("baseline")
+
+    with pytest.raises(OutputError, match=r"provenance\.lock: expected to be done within 60 s, found"):
+        work()
+    assert read_records(workspace).keys() == {"baseline"}
     assert list(logs.iterdir()) == []
 
 

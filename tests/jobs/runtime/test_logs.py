@@ -20,6 +20,18 @@ def test_every_line_is_json_also_that_of_an_error(tmp_path: Path) -> None:
     assert line["time"].endswith("+00:00")
 
 
+def test_a_process_that_logs_already_such_as_a_notebook_gets_json_too(tmp_path: Path) -> None:
+    program = f"""
+import logging, sys
+from jobs.cli import main
+logging.basicConfig(stream=sys.stdout)
+raise SystemExit(main(["status", "--out", {str(tmp_path / "none")!r}, "--json-logs"]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    (line,) = [json.loads(text) for text in result.stdout.splitlines()]
+    assert "expected the output directory of a run" in line["message"]
+
+
 def test_what_a_call_gives_as_extra_is_in_its_line() -> None:
     program = """
 import logging, sys

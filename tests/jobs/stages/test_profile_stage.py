@@ -49,15 +49,18 @@ def test_entries_come_and_go_with_the_blocks_that_the_configuration_names(
     put_blocks(spark, workspace, vectors)
     clip, by_hand = workspace.out / "elsewhere", workspace.entry("by_hand")
     gone = [workspace.entry(name) for name in ("graph", "search_query")]  # of a run that had such a block
-    for folder in (clip, by_hand, *gone):
+    own_name = workspace.entry("interactions")  # as we would call a block
+    for folder in (clip, by_hand, own_name, *gone):
         folder.mkdir(parents=True)
+        if folder in gone:
+            (folder / "feature_names.json").write_text("[]")
         np.save(folder / "client_ids.npy", np.array(IDS))
         np.save(folder / "embeddings.npy", np.arange(4, dtype=np.float16)[:, None])
 
     profiles.run(spark, config(f"ensemble.blocks=[baseline,'clip={clip}']"), workspace)
 
     blocks = {"product_buy", "page_visit", "activity", "baseline", "clip"}
-    assert entries(workspace) == {*blocks, "ensemble", "ensemble+baseline+clip", "by_hand"}
+    assert entries(workspace) == {*blocks, "ensemble", "ensemble+baseline+clip", "by_hand", "interactions"}
     own = [[1, 2, 0, 0, 0, 2], [3, 4, 0, 0, 0, 3], [0] * 6, [0] * 5 + [4]]
     flags = [[1, 1, 1], [1, 0, 1], [0, 0, 0], [0, 0, 1]]
     np.testing.assert_array_equal(load_entry(workspace, "ensemble"), np.concatenate([own, flags], axis=1))
@@ -68,7 +71,7 @@ def test_entries_come_and_go_with_the_blocks_that_the_configuration_names(
 
     profiles.run(spark, config("ensemble.blocks=[]", "ensemble.activity=false"), workspace)
 
-    assert entries(workspace) == {"product_buy", "page_visit", "baseline", "ensemble", "by_hand"}
+    assert entries(workspace) == {"product_buy", "page_visit", "baseline", "ensemble", "by_hand", "interactions"}
     assert load_entry(workspace, "ensemble").shape == (4, 7)
     for name in ("activity", "clip", "ensemble+baseline+clip", "graph", "search_query"):
         assert f"entry {name}: removed: this run has no such profile or block" in caplog.text

@@ -72,6 +72,7 @@ def test_some_encoders_are_trained_and_other_models_stay_until_they_are_pruned(
         records |= {f"models/{name}": Record("train") for name in ("former", "recorded")}
 
     train.run(spark, config(), workspace, only=["page_visit"])
+    train.clean_up(config(), workspace, only=["page_visit"])
     assert {path.name for path in models.iterdir()} == {
         "page_visit", "former", "recorded", "foreign", "of_another_tool",
     }  # fmt: skip
@@ -84,7 +85,7 @@ def test_some_encoders_are_trained_and_other_models_stay_until_they_are_pruned(
     assert "model former is removed: no encoder has its name" in caplog.text
     assert f"{models / 'of_another_tool'} is left alone" in caplog.text
     assert read_records(workspace) == {}
-    train.remove_checkpoints(workspace, ["page_visit"], is_all=True)
+    train.clean_up(config(), workspace)
     assert {path.name for path in workspace.checkpoints("").iterdir()} == {"foreign"}
 
 
@@ -132,6 +133,7 @@ def test_a_stage_that_died_between_two_models_trains_only_the_rest(
     train.run(spark, config(), workspace)
     assert weights.stat().st_mtime_ns == before
     assert workspace.model("page_visit").is_dir()
+    train.clean_up(config(), workspace)
     assert not workspace.checkpoints("").exists()
     train.run(spark, config(), workspace)
     assert weights.stat().st_mtime_ns != before, "a stage that ended well trains anew when it is asked again"

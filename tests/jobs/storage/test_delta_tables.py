@@ -5,9 +5,10 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.storage import delta_tables
 from jobs.storage.delta_tables import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
 from jobs.storage.locations import plain_path
 from jobs.storage.table_history import has_commit, latest_version
@@ -62,6 +63,22 @@ def test_only_the_snapshots_own_files_are_listed(spark: SparkSession, workspace:
         assert sum(file.n_rows for file in files) == commit.n_rows
         assert files[0].partition == {"behaviour": "page_visit", "is_held_out": False, "width": 8}
         assert all(Path(urlsplit(file.url).path).is_file() for file in files)
+
+
+def test_a_write_is_told_apart_from_those_of_stages_that_write_at_once(
+    spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_table = delta_tables._replace_table
+
+    def replace_and_another(location: str, frame: DataFrame, table: TableSchema) -> None:
+        replace_table(location, frame, table)
+        with session_settings(spark, {"spark.databricks.delta.commitInfo.userMetadata": "of another"}):
+            replace_table(location, frame.limit(1), table)
+
+    row = ("page_visit", False, 8, 1, [3, 4], 2, None, None)
+    monkeypatch.setattr(delta_tables, "_replace_table", replace_and_another)
+    assert write_table(spark.createDataFrame([row, row], SEQUENCES.ddl), workspace, SEQUENCES) == TableCommit(0, 2)
+    assert latest_commit(spark, workspace, SEQUENCES) == TableCommit(1, 1)
 
 
 def test_the_rows_of_a_partition_are_gathered_into_one_file_unless_the_frame_is_laid_out(

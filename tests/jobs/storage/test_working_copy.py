@@ -11,12 +11,13 @@ import pytest
 from s3_server import BUCKET, S3Server, s3_server
 from whole_files import take_whole_files_only
 
+from jobs import cli
 from jobs.runtime import locks
 from jobs.runtime.locks import Holder, locked
 from jobs.storage.entry_files import EntryWriter
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import Record, changed_records, read_records
-from jobs.storage.working_copy import COMPLETE, WorkingCopy, copy_folder
+from jobs.storage.working_copy import COMPLETE, METRICS, WorkingCopy, copy_folder
 from jobs.storage.workspace import Workspace
 from ml.files import store as stores
 from ml.files.notes import StoreNotes
@@ -132,6 +133,80 @@ def test_lines_and_records_of_stages_on_two_machines_are_all_kept(store: Store, 
     assert store.list_all("logs") == {}
 
 
+def test_lines_of_metrics_are_there_once_after_a_turn_that_was_lost_and_a_write_that_failed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, other = (run_on(store, tmp_path / name) for name in ("slow", "other"))
+    read, write = Store.read, Store.write
+
+    def push_line(run: Workspace, number: int) -> None:
+        append_metrics(run.metrics, {"number": number})
+        run.push()
+
+    def read_for_long(self: Store, name: str) -> bytes:
+        content = read(self, name)
+        if name == METRICS:
+            monkeypatch.setattr(Store, "read", read)
+            StoreNotes(store, "logs").remove("metrics.turn")  # as after ``TURN_SECONDS``
+            push_line(other, 2)
+        return content
+
+    def fail(self: Store, name: str, content: bytes) -> None:
+        if name == METRICS:
+            monkeypatch.setattr(Store, "write", write)
+            raise OutputError("away")
+        write(self, name, content)
+
+    push_line(other, 1)
+    monkeypatch.setattr(Store, "read", read_for_long)
+    push_line(slow, 3)
+    push_line(other, 4)
+    monkeypatch.setattr(Store, "write", fail)
+    push_line(slow, 5)
+    last = run_on(store, tmp_path / "last")
+    assert [line["number"] for line in read_metrics(last.metrics)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None])
+def test_a_run_whose_lock_was_taken_over_copies_nothing_over_what_the_other_one_wrote(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException] | None
+) -> None:
+    old, new = run_on(store, tmp_path / "old"), run_on(store, tmp_path / "new")
+
+    def work() -> None:
+        with locked(old.notes, ["train"], "x", "o") as is_ours, cli._copied_back(old, is_ours):
+            save_model(old, "old")
+            for name in old.notes.names("lock-"):
+                old.notes.remove(name)
+            save_model(new, "new")
+            new.push()
+            if error:
+                raise error
+
+    with pytest.raises(error or OutputError):
+        work()
+    assert store.read("models/page_visit/weights.safetensors") == b"new"
+    assert "expected this run's lock there, found that it was removed" in caplog.text or not error
+
+
+def test_a_draft_that_another_process_is_about_to_rename_is_left_alone(store: Store, tmp_path: Path) -> None:
+    store.write(".provenance.json.0123abcd.partial", b"of another")
+    run = run_on(store, tmp_path / "a")
+    run.push()
+    assert store.list_all().keys() == {".provenance.json.0123abcd.partial"}
+
+
+def test_an_executor_of_another_user_on_the_drivers_host_has_a_copy_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError
+
+    with monkeypatch.context() as other_user:
+        other_user.setattr(Path, "exists", refuse)
+        assert not WorkingCopy(Store(str(tmp_path / "store")), tmp_path / "out").is_here
+
+
 def test_another_run_is_kept_out_until_its_lease_ends(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,9 +269,7 @@ def test_a_name_that_leads_out_of_the_copy_is_refused(tmp_path: Path, name: str)
 def away(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(stores, "MAX_WAIT_SECONDS", 0.1)
     monkeypatch.setitem(stores.OPTIONS["s3"], "config_kwargs", {"retries": {"max_attempts": 0}})
-    store = Store(f"s3://{BUCKET}/{tmp_path.name}")
-    store.system.retries = 1
-    return store
+    return Store(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 def test_a_store_that_is_away_for_a_while_is_waited_for(
@@ -223,9 +296,10 @@ def test_a_store_that_stays_away_is_told_with_what_to_do_and_no_secret(
     try:
         with (
             pytest.raises(OutputError, match=r"^s3://.*expected a store that lets us write x, found: .*"),
-            patience(0.3),
+            patience(0),
         ):
             away.write("x", b"1")
+        assert server.refuses == 10**6 - 1, "who has no patience does not wait for tries of the client's own"
     finally:
         server.refuses = 0
     with pytest.raises(OutputError, match=r"found: .*bucket.*AWS_ENDPOINT_URL"):

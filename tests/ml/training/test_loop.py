@@ -370,6 +370,23 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
     assert weights(job.folder)
 
 
+def test_a_result_of_other_settings_does_not_stand_for_weights_that_a_killed_call_left(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KilledError
+
+    one, other = trained(job, epochs=1), trained(job, epochs=2)
+    train(one)
+    with monkeypatch.context() as killed:
+        killed.setattr(loop, "replace_text", die)
+        with pytest.raises(KilledError):
+            train(other)
+    assert load_model(job.folder)[1].settings.training.epochs == 2
+    train(one)
+    assert load_model(job.folder)[1].settings.training.epochs == 1
+
+
 @pytest.mark.parametrize("text", ["", '{"job": "', "[]", '{"job": JOB, "result": {}}'])
 def test_a_damaged_result_of_a_finished_job_is_an_error(job: TrainingJob, text: str) -> None:
     job = trained(job, epochs=1)
