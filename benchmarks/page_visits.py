@@ -18,10 +18,10 @@ from jobs.runtime.session import build_session
 from jobs.stages.ingest import write_source
 from jobs.stages.sequences import write_sequences
 from jobs.storage.delta_tables import read_table, write_table
-from jobs.storage.stored_rows import stored_rows
+from jobs.storage.stored_rows import StoredRows, stored_rows
 from jobs.storage.workspace import Workspace
 from jobs.transforms.sequences import build_sequences, collect_if_small
-from jobs.transforms.vocabulary import build_vocabulary, collect_n_items
+from jobs.transforms.vocabulary import collect_n_items, count_items, number_items
 from schemas.behaviours import ItemKind
 from schemas.tables import VOCABULARIES
 
@@ -105,7 +105,9 @@ def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dic
         write_source(visits, config.ingest, write)
     events = stored_rows(read_table(spark, workspace, config.events_table("page_visit")))
     with stages("vocabulary"), _watch(spark, work, "vocabulary"), ExitStack() as cached:
-        write_table(build_vocabulary(events, "page_visit", "url", MIN_COUNT, cached), workspace, VOCABULARIES)
+        max_rows = events.max_rows if isinstance(events, StoredRows) else None
+        vocabulary = number_items(count_items(events, "url", MIN_COUNT), "page_visit", cached, max_rows)
+        write_table(vocabulary, workspace, VOCABULARIES)
     with stages("sequences"), _watch(spark, work, "sequences"), ExitStack() as cached:
         vocabulary = read_table(spark, workspace, VOCABULARIES)
         words = collect_if_small(vocabulary, collect_n_items(vocabulary)["page_visit"], ItemKind.ID, config.sequences)

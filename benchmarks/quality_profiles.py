@@ -74,11 +74,11 @@ def pack(out: Path, file: Path, others: dict[str, Path]) -> None:
 
 def read_labels(config: "PipelineConfig", workspace: "Workspace") -> dict[str, np.ndarray]:
     """``client_ids`` int64 [N]; ``TASK/rows`` int64 [n], whom a task asks; ``TASK/WINDOW`` uint8 [n, labels]."""
-    from jobs.evaluation.probe_units import list_units, read_client_ids, read_label_rows
+    from jobs.evaluation.probe_units import list_units, read_label_rows
     from jobs.evaluation.scores import collect_scorable_tasks
     from jobs.runtime.session import build_session
     from jobs.storage.delta_tables import read_as_files, read_table
-    from jobs.storage.entry_files import snapshot_files
+    from jobs.storage.entry_files import read_client_ids, snapshot_files
     from schemas.tables import CLIENTS, LABELS, TARGETS
 
     spark = build_session(config.spark, workspace.logs / "pack.log")

@@ -35,7 +35,7 @@ from conf.pipeline import PipelineConfig
 from jobs.stages import sequences as build_sequences
 from jobs.storage.workspace import Workspace
 from jobs.synthetic.benchmark_log.files import behaviour_rows
-from jobs.synthetic.benchmark_log.marginals import find_n_events
+from jobs.synthetic.benchmark_log.marginals import PUBLISHED, scale_sizes
 
 log = logging.getLogger("benchmark")
 
@@ -137,6 +137,19 @@ SIDES: dict[str, Callable[[Path, Path, int], None]] = {
 }
 COMPARED = ("ubp", "polars")
 SEQUENCE_FILES = {"ubp": "tables/sequences/**/*.parquet", "polars": "sequences.parquet"}
+
+
+def find_n_events(behaviour: str, n_rows: int) -> int:
+    """The smallest log with exactly so many rows of a behaviour."""
+    share = PUBLISHED.n_rows[behaviour] / PUBLISHED.n_events
+    # rounding moves a behaviour's rows by one, those of page visits by a few
+    margin = round(5 / share)
+    around = round(n_rows / share)
+    return next(
+        n_events
+        for n_events in range(max(0, around - margin), around + margin)
+        if scale_sizes(n_events).n_rows[behaviour] == n_rows
+    )
 
 
 def make_visits(folder: Path, n_visits: int) -> Path:

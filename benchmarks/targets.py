@@ -37,7 +37,7 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from conf.spark import SparkSettings
 from conf.synthetic import BenchmarkLogSettings
-from jobs.evaluation.labels import build_targets, purchases_with_properties
+from jobs.evaluation.labels import build_targets
 from jobs.evaluation.probe_units import read_label_rows
 from jobs.inputs.challenge_directory import RELEVANT_CLIENTS, source_path
 from jobs.pipeline.registry import find_stage
@@ -47,6 +47,7 @@ from jobs.storage.delta_tables import list_files, read_table
 from jobs.storage.locations import readable_path
 from jobs.storage.workspace import Workspace
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import collect_windows, target_events
 from schemas.behaviours import PRODUCT_BUY
 from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS, WINDOWS

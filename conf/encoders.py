@@ -1,7 +1,7 @@
 """Settings of encoders: shape, objective, loss, and how an encoder's vectors are made."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
 from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Settings, Share, require
@@ -203,7 +203,27 @@ class InferenceSettings(Settings):
 
 
 @dataclass(frozen=True)
-class EncoderSettings(ModelSettings):
+class SectionSettings(Settings):
+    """Sections of a configuration that an item of ``encoders`` may change for itself, besides the keys of ``model``."""
+
+    event_embedding: EventEmbeddingSettings = field(default_factory=EventEmbeddingSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    next_event: NextEventSettings = field(default_factory=NextEventSettings)
+    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    all_action: AllActionSettings = field(default_factory=AllActionSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+
+
+SECTIONS = tuple(section.name for section in fields(SectionSettings))
+RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
+"""Settings of ``training`` that all encoders of a run share."""
+
+
+@dataclass(frozen=True)
+class EncoderSettings(SectionSettings, ModelSettings):
     """One encoder: what it reads, what it is, what it is trained on.
 
     What a configuration leaves out here is taken from its sections ``model``, ``event_embedding``, ``masking``,
@@ -219,15 +239,6 @@ class EncoderSettings(ModelSettings):
     """A name of ``ml.objectives.registry``."""
     max_length: Size = 64
     """Most recent events that it reads of a client."""
-    event_embedding: EventEmbeddingSettings = field(default_factory=EventEmbeddingSettings)
-    masking: MaskingSettings = field(default_factory=MaskingSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    all_action: AllActionSettings = field(default_factory=AllActionSettings)
-    next_event: NextEventSettings = field(default_factory=NextEventSettings)
-    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
-    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    inference: InferenceSettings = field(default_factory=InferenceSettings)
     history_chunks: PositiveInt = 1
     """Training cuts the last ``history_chunks`` x ``max_length`` events of a client into consecutive sequences, where
     the encoder reads several behaviours; its vectors are always of the last ``max_length``."""
@@ -293,19 +304,3 @@ class EncoderSettings(ModelSettings):
     def reads_events(self) -> bool:
         """Whether its batches have ``event_types`` and ``timestamps``."""
         return self.is_merged if self.event_columns is None else self.event_columns
-
-
-SECTIONS = (
-    "event_embedding",
-    "masking",
-    "loss",
-    "next_event",
-    "contrastive",
-    "reconstruction",
-    "all_action",
-    "training",
-    "inference",
-)
-"""Sections of a configuration that an item of ``encoders`` may change for itself, besides the keys of ``model``."""
-RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
-"""Settings of ``training`` that all encoders of a run share."""

@@ -25,46 +25,19 @@ FUNCTIONS = frozenset(
 """Spark's functions that give the same value for the same row each time, and do nothing else."""
 
 # words of SQL that may stand before a parenthesis; the last three are types of a cast
-_BEFORE_PARENTHESES = (
-    "and",
-    "or",
-    "not",
-    "in",
-    "between",
-    "when",
-    "then",
-    "else",
-    "case",
-    "as",
-    "varchar",
-    "char",
-    "dec",
-)
+_BEFORE_PARENTHESES = frozenset(re.findall(r"\w+", "and or not in between when then else case as varchar char dec"))
 # what begins a query or a window, and what has another value in each run
-_FORBIDDEN = (
-    "select",
-    "from",
-    "table",
-    "values",
-    "with",
-    "over",
-    "lateral",
-    "exists",
-    "current_date",
-    "current_timestamp",
+_FORBIDDEN = frozenset(
+    re.findall(r"\w+", "select from table values with over lateral exists current_date current_timestamp")
 )
-_COMPUTED_NAMES = (
-    "current_catalog",
-    "current_database",
-    "current_date",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "grouping__id",
-    "localtimestamp",
-    "session_user",
-    "user",
+_COMPUTED_NAMES = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        current_catalog current_database current_date current_schema current_time current_timestamp current_user
+        grouping__id localtimestamp session_user user
+        """,
+    )
 )
 """What Spark takes for functions without parentheses where no column has the name, in backquotes too."""
 _TOKENS = re.compile(

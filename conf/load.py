@@ -109,7 +109,8 @@ def to_yaml(config: PipelineConfig) -> str:
 
     As in the shipped files, an item of ``encoders`` holds what differs from the sections that it is completed by.
     """
-    values = asdict(config)
+    # what encoders may change for themselves comes last
+    values = dict(sorted(asdict(config).items(), key=lambda setting: setting[0] in SECTIONS))
     encoders = {}
     for name, item in values["encoders"].items():
         sections = {section: _differing(item[section], values[section]) for section in SECTIONS}

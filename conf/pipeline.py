@@ -3,18 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from conf.encoders import (
-    AllActionSettings,
-    ContrastiveSettings,
-    EncoderSettings,
-    EventEmbeddingSettings,
-    InferenceSettings,
-    LossSettings,
-    MaskingSettings,
-    ModelSettings,
-    NextEventSettings,
-    ReconstructionSettings,
-)
+from conf.encoders import EncoderSettings, ModelSettings, SectionSettings
 from conf.evaluation import ProbeSettings
 from conf.factorisation import FactorisationSettings
 from conf.graph import GraphSettings
@@ -22,11 +11,11 @@ from conf.inputs import BehaviourSettings, IngestSettings, WindowSettings, is_id
 from conf.interactions import InteractionSettings
 from conf.mappings import CODES, IDS, ITEM, PRODUCTS, MappingSettings
 from conf.profile import EnsembleSettings
-from conf.ranges import Seed, Settings, require
+from conf.ranges import Seed, require
 from conf.report import TrackingSettings
 from conf.sequences import SequenceSettings, Stream
 from conf.spark import SparkSettings
-from conf.training import FeedSettings, TrainingSettings
+from conf.training import FeedSettings
 from schemas import tables
 from schemas.behaviours import PRODUCT_BUY, ItemKind
 from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, INTERACTIONS, ON_REQUEST, RESERVED
@@ -37,25 +26,16 @@ OUR_TABLES = [table.name for table in vars(tables).values() if isinstance(table,
 
 
 @dataclass(frozen=True)
-class PipelineConfig(Settings):
+class PipelineConfig(SectionSettings):
     """All settings of a run; ``config.yaml`` in its output holds the resolved values."""
 
-    behaviours: dict[str, BehaviourSettings]
+    behaviours: dict[str, BehaviourSettings] = field(kw_only=True)
     seed: Seed = 2025
     ingest: IngestSettings = field(default_factory=IngestSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     sequences: SequenceSettings = field(default_factory=SequenceSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
-    event_embedding: EventEmbeddingSettings = field(default_factory=EventEmbeddingSettings)
-    masking: MaskingSettings = field(default_factory=MaskingSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    all_action: AllActionSettings = field(default_factory=AllActionSettings)
-    next_event: NextEventSettings = field(default_factory=NextEventSettings)
-    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
-    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
-    inference: InferenceSettings = field(default_factory=InferenceSettings)
     factorisation: FactorisationSettings = field(default_factory=FactorisationSettings)
     graph: GraphSettings = field(default_factory=GraphSettings)
     interactions: InteractionSettings = field(default_factory=InteractionSettings)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from conf.load import DEFAULT, checked, load_config
 from conf.pipeline import PipelineConfig
@@ -109,9 +109,9 @@ def _follows_interrupt(error: BaseException | None) -> bool:
     return error is not None
 
 
-def main_stage(name: str) -> int:
+def main_stage(name: str) -> NoReturn:
     """Entry point of a stage's own file, for spark-submit: the flags of ``ubp <stage>``."""
-    return main([name, *sys.argv[1:]])
+    sys.exit(main([name, *sys.argv[1:]]))
 
 
 def main_task() -> None:

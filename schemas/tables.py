@@ -33,6 +33,7 @@ MAX_PRICE = 99
 
 OUT_OF_BOUNDS = f"{TIMESTAMP} is outside ingest.earliest and ingest.latest"
 NO_SUCH_PRICE = f"{PRICE} is outside 0-{MAX_PRICE}"
+NO_AMOUNT = f"{PRICE} is not an amount of 0 or more"
 REPEATS_SKU = f"repeats another row of this {SKU}"
 CONFLICTS_ON_SKU = f"conflicts with another row of this {SKU}"
 MALFORMED = "the line is not as the format has it"
@@ -78,11 +79,6 @@ def has_no_words(column: str) -> str:
 def is_no_vector(column: str, size: int) -> str:
     """Reason of a user's vector of another size, or with a number that is null or not finite."""
     return f"{column} is not {size} finite numbers"
-
-
-def is_no_amount(column: str) -> str:
-    """Reason of a user's price that is no finite number of 0 or more."""
-    return f"{column} is not an amount of 0 or more"
 
 
 @dataclass(frozen=True)

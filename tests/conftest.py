@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from s3_server import S3Server
     from tiny_run import TinyRun
 
     from jobs.storage.workspace import Workspace
@@ -75,6 +76,15 @@ def tiny_run(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) ->
             run.make(spark)
             run.is_made.touch()
     return run
+
+
+@pytest.fixture(scope="module")
+def server() -> "Iterator[S3Server]":
+    """A server of S3, which the environment names for as long as a file's tests run."""
+    from s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 from typing import Any
@@ -88,23 +88,55 @@ class Scaling:
         return np.nan_to_num(np.clip(standard, -CLIP, CLIP)).astype(np.float32)
 
 
-def collect_counters(
-    events: Mapping[str, DataFrame],
-    products: DataFrame,
-    clients: DataFrame,
-    cutoff: datetime,
-    behaviours: Mapping[str, BehaviourSettings],
-    cached: ExitStack,
-) -> tuple[Block, DataFrame]:
+@dataclass(frozen=True)
+class Shop:
+    """What counters and labels are computed from, at any cutoff.
+
+    Attributes
+    ----------
+    events : behaviour -> one row per event of any client, with its item
+    products : product_properties; prices, categories, names
+    clients : the clients table, whose events are counted
+    clusters : of names, None where there is none; fitted once, so that a cluster is the same at each cutoff
+    """
+
+    events: Mapping[str, DataFrame]
+    products: DataFrame
+    clients: DataFrame
+    behaviours: Mapping[str, BehaviourSettings]
+    clusters: KMeansModel | None = None
+
+    def before(self, cutoff: datetime) -> dict[str, DataFrame]:
+        """The events before a time."""
+        return {name: events_before(frame, cutoff) for name, frame in self.events.items()}
+
+    def with_names_before(self, cutoff: datetime, cached: ExitStack) -> "Shop":
+        """The same with clusters of the names of what had an event before a time."""
+        items = describe_items(self.before(cutoff), self.products, self.behaviours)
+        return replace(self, clusters=fit_clusters(cache_rows(items, cached)))
+
+    def count(
+        self,
+        clients: DataFrame,
+        cutoff: datetime,
+        cached: ExitStack,
+        mask_share: float = 0.0,
+        mask_seeds: Sequence[int] = (),
+    ) -> DataFrame:
+        """``count_events`` of some clients."""
+        early = self.before(cutoff)
+        items = with_clusters(describe_items(early, self.products, self.behaviours), self.clusters)
+        return count_events(early, cache_rows(items, cached), clients, cutoff, self.behaviours, mask_share, mask_seeds)
+
+
+def collect_counters(shop: Shop, cutoff: datetime, cached: ExitStack) -> tuple[Block, DataFrame]:
     """The block ``counters``, and one row per client with an event before the cutoff: ``client_id``, ``vector``.
 
     Columns that are the same for all clients are left out, with a line that says why.
 
     Parameters
     ----------
-    events : behaviour -> one row per event of any client, with its item
-    products : product_properties; prices, categories, names
-    clients : whose events are counted
+    shop : its clusters are of no account; those of the names before the cutoff are taken
     cached : keeps the products and the clients' numbers cached; close it after the write
 
     Raises
@@ -112,20 +144,17 @@ def collect_counters(
     InputError
         If none of the clients has an event before the cutoff.
     """
-    early = {name: events_before(frame, cutoff) for name, frame in events.items()}
-    items = cache_rows(describe_items(early, products, behaviours), cached)
+    early, behaviours = shop.before(cutoff), shop.behaviours
+    items = cache_rows(describe_items(early, shop.products, behaviours), cached)
     n_known = items.agg(*(F.count(name).alias(name) for name in (c.CATEGORY, c.PRICE, c.NAME))).collect()[0].asDict()
-    if n_known[c.NAME]:
-        items = cache_rows(with_clusters(items, fit_clusters(items)), cached)
-    else:
-        items = with_clusters(items, None)
+    items = cache_rows(with_clusters(items, fit_clusters(items)), cached)
     asked = list(list_counters(behaviours))
     counters = known_counters(behaviours)
-    counted = cache_rows(count_events(early, items, clients, cutoff, behaviours), cached)
+    counted = cache_rows(count_events(early, items, shop.clients, cutoff, behaviours), cached)
     scaling = collect_scaling(counted, len(counters))
     if not scaling.n_clients:
         raise InputError(
-            f"{COUNTERS}: expected events of the relevant clients before {cutoff} in one of {sorted(events)}, found "
+            f"{COUNTERS}: expected events of the relevant clients before {cutoff} in one of {sorted(early)}, found "
             "none; do input/relevant_clients.npy and the events belong together?"
         )
     highest = dict(zip((counter.name for counter in counters), scaling.highest, strict=True))
@@ -136,7 +165,7 @@ def collect_counters(
     unknown = [name for counter in asked for name in counter.behaviours if name not in behaviours]
     lacking = [name for name, n in n_known.items() if not n]
     _log_left_out([one for one in asked if one.name not in columns], unknown, silent, lacking)
-    return Block(COUNTERS, columns, f"counters of {', '.join(events)}"), _scaled(counted, scaling, is_kept)
+    return Block(COUNTERS, columns, f"counters of {', '.join(early)}"), _scaled(counted, scaling, is_kept)
 
 
 def describe_items(
@@ -158,12 +187,15 @@ def describe_items(
     return known.join(categories, on=c.CATEGORY, how="left")
 
 
-def fit_clusters(items: DataFrame) -> KMeansModel:
-    """K-means on the 16 codes of the items' names, at least one of which is known.
+def fit_clusters(items: DataFrame) -> KMeansModel | None:
+    """K-means on the 16 codes of the items' names; None where none has one.
 
     The names are a sample in a stated order and one partition, so that the clusters depend on the names alone.
     """
-    sample = _named(items).orderBy(F.xxhash64(c.SKU), c.SKU).limit(NAMES_FITTED).coalesce(1)
+    named = _named(items)
+    if named.isEmpty():
+        return None
+    sample = named.orderBy(F.xxhash64(c.SKU), c.SKU).limit(NAMES_FITTED).coalesce(1)
     # the solver by blocks fails where there are fewer different names than clusters
     return KMeans(k=N_CLUSTERS, seed=CLUSTERS_SEED, predictionCol=CLUSTER, solver="row").fit(sample)
 

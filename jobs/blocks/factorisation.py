@@ -115,8 +115,8 @@ def collect_factors(
     factors = als.fit(numbered.select(CLIENT_NUMBER, ITEM_NUMBER, F.col(WEIGHT).cast("float"))).userFactors
     own = numbered.select(c.CLIENT_ID, F.col(CLIENT_NUMBER).alias("id")).distinct()
     vectors = own.join(factors, on="id").select(c.CLIENT_ID, F.col("features").alias(c.VECTOR))
-    columns = tuple(f"{name}/{number}" for number in range(settings.factors))
-    return Block(name, columns, f"implicit ALS of {n_pairs} pairs of a client and an item in {of}"), vectors
+    made_from = f"implicit ALS of {n_pairs} pairs of a client and an item in {of}"
+    return Block.numbered(name, settings.factors, made_from), vectors
 
 
 def number_pairs(pairs: DataFrame, clients: DataFrame, settings: FactorisationSettings, cached: ExitStack) -> DataFrame:

@@ -27,7 +27,6 @@ from ml.files.store import arrow_system
 from ml.training.distributed import Ranks
 from ml.training.graph import train_clients
 from ml.training.stall_watch import StallWatch
-from ml.training.threads import torch_threads
 from schemas import columns as c
 from schemas.behaviours import ADD_TO_CART, PRODUCT_BUY
 
@@ -89,7 +88,6 @@ class GraphJob:
     settings: GraphSettings
     reader: Reader
     device: Literal["auto", "cpu", "cuda"]
-    n_threads: int
     folder: str
 
 
@@ -101,18 +99,17 @@ def plan_job(
     last_target = edges.agg(F.max(c.TARGET_NUMBER)).collect()[0][0]
     described = tuple((file_url(file.url), int(str(file.partition[c.PART])), file.n_rows) for file in files)
     n_items = last_target // len(RELATIONS) + 1
-    return GraphJob(described, n_items, settings, feed.reader, training.device, training.threads_per_rank, folder)
+    return GraphJob(described, n_items, settings, feed.reader, training.device, folder)
 
 
 def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[float]:
     """Learn the graph with the other ranks and write the vectors of this rank's clients; the mean loss by epoch."""
     own = [file for file in job.files if file[1] % ranks.world_size == ranks.rank]
     share = read_edges([url for url, _, _ in own], sum(n_edges for _, _, n_edges in own), job.reader)
-    with torch_threads(job.n_threads):
-        vectors, losses = train_clients(
-            share, job.n_items, len(RELATIONS), job.settings, ranks, ranks.device(job.device),
-            watch.note_progress if watch else lambda: None,
-        )  # fmt: skip
+    vectors, losses = train_clients(
+        share, job.n_items, len(RELATIONS), job.settings, ranks, ranks.device(job.device),
+        watch.note_progress if watch else lambda: None,
+    )  # fmt: skip
     system, folder = arrow_system(job.folder)
     system.create_dir(folder)
     schema = pa.schema({c.CLIENT_ID: pa.int64(), c.VECTOR: pa.list_(pa.float32())})

@@ -64,7 +64,7 @@ def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: dateti
     client_ids = np.array([row[CLIENT_ID] for row in clients.select(CLIENT_ID).collect()], dtype=np.int64)
     for name, folder in folders.items():
         _, width = validate_entry(folder, client_ids)
-        block = Block(name, tuple(f"{name}/{number}" for number in range(width)), str(folder))
+        block = Block.numbered(name, width, str(folder))
         write_block(block, read_entry(folder, clients), clients, cutoff, workspace)
 
 

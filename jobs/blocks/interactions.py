@@ -6,30 +6,27 @@ the days after it, and these end before the cutoff of the profile.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
 
 import pyarrow as pa
 import torch
-from pyspark.ml.clustering import KMeansModel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.inputs import BehaviourSettings
 from conf.interactions import InteractionSettings
-from jobs.blocks.counters import count_events, describe_items, fit_clusters, known_counters, with_clusters
-from jobs.blocks.table import Block, vector_lists
+from jobs.blocks.counters import Shop, known_counters
+from jobs.blocks.table import vector_lists
 from jobs.runtime.caching import cache_rows
 from jobs.runtime.devices import release_device, task_device
 from jobs.storage.stored_rows import timestamp_literal
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import events_before
 from ml.data.counter_rows import NUMBERS, unpack_numbers
 from ml.training.interactions import load_network
 from ml.training.step import mix_seed
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
-from schemas.blocks import INTERACTIONS
 
 N_VIEWS = 3
 """All events of a client, and two parts of them."""
@@ -40,50 +37,6 @@ ROWS_PER_PASS = 1024
 DAYS_BEFORE = "days_before"
 
 Batches = Iterable[pa.RecordBatch]
-
-
-@dataclass(frozen=True)
-class Shop:
-    """What counters and labels are computed from, at any cutoff.
-
-    Attributes
-    ----------
-    events : behaviour -> one row per event of any client, with its item
-    products : product_properties
-    clients : the clients table
-    clusters : of names, None where there is none; fitted once, so that a cluster is the same at each cutoff
-    """
-
-    events: Mapping[str, DataFrame]
-    products: DataFrame
-    clients: DataFrame
-    behaviours: Mapping[str, BehaviourSettings]
-    clusters: KMeansModel | None = None
-
-    def with_names_before(self, cutoff: datetime, cached: ExitStack) -> "Shop":
-        """The same with clusters of the names of what had an event before a time."""
-        items = cache_rows(self._items(self._before(cutoff)), cached)
-        clusters = None if items.filter(F.col(c.NAME).isNotNull()).isEmpty() else fit_clusters(items)
-        return replace(self, clusters=clusters)
-
-    def count(
-        self,
-        clients: DataFrame,
-        cutoff: datetime,
-        cached: ExitStack,
-        mask_share: float = 0.0,
-        mask_seeds: Sequence[int] = (),
-    ) -> DataFrame:
-        """``count_events`` of some clients."""
-        early = self._before(cutoff)
-        items = cache_rows(with_clusters(self._items(early), self.clusters), cached)
-        return count_events(early, items, clients, cutoff, self.behaviours, mask_share, mask_seeds)
-
-    def _before(self, cutoff: datetime) -> dict[str, DataFrame]:
-        return {name: events_before(frame, cutoff) for name, frame in self.events.items()}
-
-    def _items(self, early: Mapping[str, DataFrame]) -> DataFrame:
-        return describe_items(early, self.products, self.behaviours)
 
 
 def earlier_cutoffs(cutoff: datetime, first_event: datetime, days_before: Sequence[int]) -> dict[int, datetime]:
@@ -117,9 +70,8 @@ def training_rows(
         shop.clients.select(c.CLIENT_ID).orderBy(F.xxhash64(c.CLIENT_ID), c.CLIENT_ID).limit(settings.max_clients),
         cached,
     )
-    properties = shop.products.select(c.SKU, c.CATEGORY)
     purchases = shop.events[PRODUCT_BUY].join(chosen, on=c.CLIENT_ID, how="left_semi")
-    bought = cache_rows(purchases.join(properties, on=c.SKU, how="left"), cached)
+    bought = cache_rows(purchases_with_properties(purchases, shop.products), cached)
     parts = []
     for days, cutoff in cutoffs.items():
         seeds = [mix_seed(seed, days, view) for view in range(1, N_VIEWS)]
@@ -177,11 +129,6 @@ def client_vectors(
     return counted.mapInArrow(
         _make_vectors(network, settings, n_counters), f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
     )
-
-
-def describe_block(settings: InteractionSettings, made_from: str) -> Block:
-    """The block's columns, one per rank of a cross."""
-    return Block(INTERACTIONS, tuple(f"{INTERACTIONS}/{number}" for number in range(sum(settings.ranks))), made_from)
 
 
 def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int) -> Callable[[Batches], Batches]:

@@ -36,6 +36,11 @@ class Block:
     columns: tuple[str, ...]
     made_from: str
 
+    @classmethod
+    def numbered(cls, name: str, width: int, made_from: str) -> "Block":
+        """One whose columns have no meaning of their own: NAME/0, NAME/1, ..."""
+        return cls(name, tuple(f"{name}/{number}" for number in range(width)), made_from)
+
 
 def write_block(block: Block, vectors: DataFrame, clients: DataFrame, cutoff: datetime, workspace: Workspace) -> None:
     """Write the block's row of every client; those without a vector are not present.

@@ -71,11 +71,11 @@ class ModelSource:
 
     def block(self) -> Block:
         """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
-        columns = tuple(f"{self.name}/{number}" for number in range(self.load().hidden_size))
+        width = self.load().hidden_size
         with (self.fetch() / WEIGHTS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         # neither a path nor a time: the same model gives the same block, wherever and whenever it was trained
-        return Block(self.name, columns, f"weights {digest}, vocabulary {self.vocabulary_fingerprint}")
+        return Block.numbered(self.name, width, f"weights {digest}, vocabulary {self.vocabulary_fingerprint}")
 
 
 def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:
@@ -106,11 +106,6 @@ def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[s
     return clients.join(by_client, on=CLIENT_ID, how="left").select(POSITION, CLIENT_ID, *streams)
 
 
-def embed_clients(sources: Sequence[ModelSource]) -> Callable[[Batches], Batches]:
-    """A ``mapInArrow`` function: rows of ``join_sequences`` -> a row per block and client, ``ROWS_DDL``."""
-    return map_chunks(sources, _embed_chunk)
-
-
 def map_chunks(
     sources: Sequence[ModelSource], of_chunk: Callable[[pa.RecordBatch, ModelSource, SequenceEncoder], pa.RecordBatch]
 ) -> Callable[[Batches], Batches]:
@@ -134,7 +129,8 @@ def map_chunks(
     return stream
 
 
-def _embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
+def embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
+    """For ``map_chunks``: rows of ``join_sequences`` -> a row per client, ``ROWS_DDL``."""
     column = chunk.column(source.stream)
     is_present = column.is_valid().to_numpy(zero_copy_only=False)
     # [present clients, hidden size]

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from conf.inputs import WindowSettings
 from conf.synthetic import BenchmarkLogSettings, ShopSettings
-from jobs.evaluation.labels import collect_top_labels, count_values, purchases_with_properties
+from jobs.evaluation.labels import collect_top_labels, count_values
 from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, count_rows, source_path
 from jobs.profiles.export import to_float16
 from jobs.runtime.progress import spark_progress
@@ -26,13 +26,9 @@ from jobs.storage.entry_files import EntryWriter, rectangle, stream_batches
 from jobs.storage.locations import spark_url
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.synthetic.benchmark_log.statistics import collect_statistics, format_statistics
-from jobs.synthetic.shop.files import (
-    ITEM_COLUMNS,
-    latent_states,
-    product_properties,
-    select_behaviour,
-    simulate_events,
-)
+from jobs.synthetic.blocks import ITEM_COLUMNS
+from jobs.synthetic.shop.files import latent_states, product_properties, select_behaviour, simulate_events
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import collect_last_timestamp, derive_windows, events_before, target_events
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY

@@ -25,7 +25,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Row, SparkSession
 
 from jobs.storage.delta_tables import read_version, session_settings
-from jobs.storage.locations import plain_path, spark_url
+from jobs.storage.locations import delta_name, plain_path, spark_url
 from jobs.storage.table_history import has_commit, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import ModelError, TableError
@@ -126,7 +126,7 @@ def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()
             continue
         with session_settings(spark, _MERGED_FILES):
             # not by DeltaTable's own method: it does not quote the folder's name
-            done = spark.sql(f"OPTIMIZE {_sql_name(Path(workspace.table(name)))}")
+            done = spark.sql(f"OPTIMIZE {delta_name(spark_url(Path(workspace.table(name))))}")
             metrics = done.select("metrics.*").collect()[0]
         n_before, n_after = int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
         if n_before:
@@ -136,10 +136,6 @@ def compact(spark: SparkSession, workspace: Workspace, names: Sequence[str] = ()
         log.info("  %s: %s", name, message)
         merged[name] = (n_before, n_after)
     return merged
-
-
-def _sql_name(folder: Path) -> str:
-    return "delta.`" + spark_url(folder).replace("`", "``") + "`"
 
 
 def list_tables(workspace: Workspace) -> list[str]:
@@ -193,7 +189,8 @@ def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: 
     view = "vacuum_inventory"
     inventory.createOrReplaceTempView(view)
     inventory_rows = f"(SELECT * FROM {view})"
-    command = f"VACUUM {_sql_name(folder)} USING INVENTORY {inventory_rows} RETAIN {retention.keep_hours} HOURS"
+    name = delta_name(spark_url(folder))
+    command = f"VACUUM {name} USING INVENTORY {inventory_rows} RETAIN {retention.keep_hours} HOURS"
     check = {"spark.databricks.delta.retentionDurationCheck.enabled": str(not retention.is_idle).lower()}
     try:
         with session_settings(spark, check):

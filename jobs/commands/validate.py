@@ -30,12 +30,11 @@ def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = Fa
     check_challenge(data, config)
     log.info("%s has no %s: deriving the relevant clients from its events", data, RELEVANT_CLIENTS)
     # not at the top: a directory that names its clients is answered without Spark
-    from jobs.evaluation.probe_units import read_client_ids
     from jobs.inputs.data_files import is_small
     from jobs.pipeline.registry import find_stage
     from jobs.runtime.session import build_session
     from jobs.storage.delta_tables import read_as_files
-    from jobs.storage.entry_files import snapshot_files
+    from jobs.storage.entry_files import read_client_ids, snapshot_files
     from schemas.tables import CLIENTS
 
     with tempfile.TemporaryDirectory(prefix="ubp-clients-") as folder:

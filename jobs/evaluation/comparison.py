@@ -133,11 +133,11 @@ def t_tail(t: float, n_freedom: int) -> float:
     return 1 - (2 / math.pi * (angle + within) if is_odd else within)
 
 
-def reject_by_holm(p_values: Mapping[Any, float], level: float = LEVEL) -> dict[Any, bool]:
-    """Which hypotheses of no difference fall, so that a true one is among them with at most ``level`` (Holm 1979)."""
+def reject_by_holm(p_values: Mapping[Any, float]) -> dict[Any, bool]:
+    """Which hypotheses of no difference fall, so that a true one is among them with at most ``LEVEL`` (Holm 1979)."""
     outcomes, is_below = {}, True
     for n_before, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        is_below = is_below and p_value <= level / (len(p_values) - n_before)
+        is_below = is_below and p_value <= LEVEL / (len(p_values) - n_before)
         outcomes[name] = is_below
     return outcomes
 

@@ -16,11 +16,6 @@ Label = tuple[int, float]
 _ID, _LABEL, _N = "id", "label", "n"
 
 
-def purchases_with_properties(purchases: DataFrame, products: DataFrame) -> DataFrame:
-    """One row per purchase, with ``category`` and ``price`` added: null for skus without properties."""
-    return purchases.join(products.select(c.SKU, c.CATEGORY, c.PRICE), on=c.SKU, how="left")
-
-
 def count_values(purchases: DataFrame, earlier: DataFrame) -> DataFrame:
     """One row per propensity task and value that was bought: ``task``, ``id``, ``n`` purchases; no nulls.
 

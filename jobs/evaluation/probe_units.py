@@ -23,7 +23,7 @@ from conf.evaluation import ProbeSettings
 from jobs.runtime.devices import release_device, task_device
 from jobs.runtime.progress import probe_progress
 from jobs.storage.delta_tables import list_files
-from jobs.storage.entry_files import rectangle, snapshot_files, stream_batches
+from jobs.storage.entry_files import position_finder, read_client_ids, rectangle, snapshot_files, stream_batches
 from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS
 from jobs.storage.files import append_line, digest, digest_file
 from jobs.storage.locations import readable_path
@@ -279,21 +279,7 @@ def read_label_rows(paths: tuple[str, ...], n_clients: int, n_labels: int) -> tu
     return labels, is_there
 
 
-def read_client_ids(paths: Sequence[str]) -> np.ndarray:
-    """The relevant clients, int64 [N], by position."""
-    batches = [
-        (batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy())
-        for batch in stream_batches(paths, [c.POSITION, c.CLIENT_ID])
-    ]
-    client_ids = np.empty(sum(len(positions) for positions, _ in batches), dtype=np.int64)
-    for positions, ids in batches:
-        client_ids[positions] = ids
-    return client_ids
-
-
 def _entry_positions(unit: ProbeUnit) -> np.ndarray:
     """Position of each row of the entry, int64 [N]; our own entries have them in order, others need not."""
-    client_ids = read_client_ids(unit.clients)
-    entry_ids = np.load(unit.entry / CLIENT_IDS, allow_pickle=False)
-    by_id = np.argsort(client_ids)  # searchsorted wants rising ids, and clients stand by position
-    return by_id[np.searchsorted(client_ids, entry_ids, sorter=by_id)]
+    find_positions = position_finder(read_client_ids(unit.clients))
+    return find_positions(np.load(unit.entry / CLIENT_IDS, allow_pickle=False))

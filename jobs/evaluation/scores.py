@@ -12,16 +12,9 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from jobs.evaluation.comparison import RUN_PROBE, Scores, ScoresFile
-from jobs.evaluation.probe_units import (
-    ProbeUnit,
-    count_at_once,
-    digest_entry,
-    list_units,
-    read_client_ids,
-    score_units,
-)
+from jobs.evaluation.probe_units import ProbeUnit, count_at_once, digest_entry, list_units, score_units
 from jobs.storage.delta_tables import read_as_files, read_table
-from jobs.storage.entry_files import snapshot_files
+from jobs.storage.entry_files import read_client_ids, snapshot_files
 from jobs.storage.entry_rules import validate_entry
 from jobs.storage.files import read_json, write_json
 from jobs.storage.workspace import Workspace

@@ -13,6 +13,7 @@ from pyspark.sql.types import StringType
 from pyspark.sql.window import Window, WindowSpec
 
 from conf.inputs import IngestSettings
+from conf.mappings import PRODUCT_COLUMNS
 from jobs.storage.stored_rows import timestamp_literal
 from schemas.behaviours import CODES_PER_QUERY, ItemKind
 from schemas.columns import CATEGORY, CLIENT_ID, NAME, PRICE, REASON, ROW, SKU, TIMESTAMP
@@ -28,8 +29,6 @@ from schemas.tables import (
     is_no_time,
     is_null,
 )
-
-PRODUCT_COLUMNS = (SKU, CATEGORY, PRICE, NAME)
 
 # \z and not $, which a line break may follow
 _TIME_SHAPE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}\z"

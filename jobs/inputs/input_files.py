@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import is_passed_over, list_source
+from jobs.inputs.listing import PARQUET_SUFFIXES, is_passed_over, list_source
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
 from ml.files.regular import require_regular
@@ -32,7 +32,7 @@ MAX_SCHEMA_BYTES = 2**26
 MAX_COLUMNS = 10_000
 """Of CSV files: with many more, Spark plans for ever."""
 _SUFFIXES = {
-    "parquet": (".parquet", ".parq", ".pq"),
+    "parquet": PARQUET_SUFFIXES,
     "csv": (".csv", ".tsv", ".txt"),
     "json": (".json", ".jsonl", ".ndjson"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from schemas.errors import InputError
 
-_PARQUET_NAMES = (".parquet", ".parq", ".pq")
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 _PARQUET_STARTS = (b"PAR1", b"PARE")
 """Of plain files, and of those whose footer is encrypted."""
 _FORMATS = {
@@ -99,7 +99,7 @@ def _why_skipped(path: Path) -> str | None:
     if path.name.endswith("._COPYING_"):
         return "a copy under way"  # Spark skips it too
     # by its name: a damaged file is no reason to skip it. A link to nothing is refused by _check_file
-    if path.suffix.lower() in _PARQUET_NAMES or not path.exists():
+    if path.suffix.lower() in PARQUET_SUFFIXES or not path.exists():
         return None
     if not path.is_file():
         return "no regular file"

@@ -94,7 +94,7 @@ def type_price(column: MappedColumn) -> Typed:
         number = column.value.cast("double")
         # below infinity keeps NaN out too: to Spark it is the largest number
         amount = F.when((number >= 0) & (number < float("inf")), number)
-        return amount, [(~column.is_missing & amount.isNull(), t.is_no_amount(PRICE))]
+        return amount, [(~column.is_missing & amount.isNull(), t.NO_AMOUNT)]
     bucket, rules = type_id(replace(column, role=CATEGORY), is_keyed=False)
     return bucket, [*rules, (bucket.isNotNull() & ~bucket.between(0, t.MAX_PRICE), t.NO_SUCH_PRICE)]
 

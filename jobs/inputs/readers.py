@@ -13,7 +13,8 @@ from conf.expressions import computed_names
 from conf.mappings import ColumnSettings, InputSettings
 from jobs.inputs.input_files import InputFiles, no_such_column, read_header
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
-from jobs.storage.locations import quoted_name, spark_url
+from jobs.storage.delta_tables import read_version
+from jobs.storage.locations import delta_name, quoted_name, spark_url
 from ml.files.store import spark_scheme
 from schemas.errors import InputError
 
@@ -29,8 +30,7 @@ def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles
     if settings.table is not None:
         name = quoted_name(*settings.table.split("."))
     elif "delta" in (settings.format, found.format if found else None):
-        url = spark_url(found.root) if found else spark_scheme(str(settings.path))
-        name = f"delta.`{url.replace('`', '``')}`"
+        name = delta_name(spark_url(found.root) if found else spark_scheme(str(settings.path)))
     else:
         return None
     if settings.version is not None:
@@ -148,8 +148,7 @@ def _read(
             "leave as_of out, or name a later time"
         )
     if settings.table is not None:
-        wanted = "" if version is None else f" VERSION AS OF {version:d}"
-        return spark.sql(f"SELECT * FROM {quoted_name(*settings.table.split('.'))}{wanted}")
+        return read_version(spark, quoted_name(*settings.table.split(".")), version)
     kind = found.format if found else settings.format
     if kind == "delta":
         reader = spark.read.format("delta")

@@ -7,15 +7,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.mappings import LATEST_BY
-from schemas.columns import CLIENT_ID, NAME, PRICE, REASON, ROW, SKU, TIMESTAMP
+from schemas.columns import CLIENT_ID, NAME, REASON, ROW, SKU, TIMESTAMP
 from schemas.tables import (
     ISO_TIME,
     MALFORMED,
     MAX_PRICE,
+    NO_AMOUNT,
     NO_SUCH_PRICE,
     OUT_OF_BOUNDS,
     UNKNOWN_SKU,
-    is_no_amount,
     is_no_codes,
     is_no_integer,
     is_no_time,
@@ -35,7 +35,7 @@ _FIXES = {
     is_no_time(TIMESTAMP, ISO_TIME): "give the unit of numbers or the format of text",
     is_no_time(LATEST_BY, ISO_TIME): "give the unit of numbers or the format of text",
     OUT_OF_BOUNDS: "is the unit of a number right? change these settings if the times are",
-    is_no_amount(PRICE): "a decimal comma goes by expression: replace(COLUMN, ',', '.')",
+    NO_AMOUNT: "a decimal comma goes by expression: replace(COLUMN, ',', '.')",
     is_no_codes(NAME): "a mapping makes codes of words by as: text",
     is_no_codes("query"): "a mapping makes codes of words by as: text",
     is_no_utf8(CLIENT_ID): "write the file again in UTF-8",

@@ -217,15 +217,12 @@ class Stage:
             log.info("config.yaml stays as it is, with the settings of %s", ", ".join(differing))
 
 
+EVENTS = ("ingest", "split")
+"""What a stage needs that reads typed events up to a cutoff."""
 STAGES = (
     Stage("ingest", "source files -> typed events, quarantine"),
-    Stage(
-        "split",
-        "window boundaries and the clients to profile",
-        needs=("ingest",),
-        reads_ingested=True,
-    ),
-    Stage("vocabulary", "items -> token ids", needs=("ingest", "split"), reads_ingested=True),
+    Stage("split", "window boundaries and the clients to profile", needs=("ingest",), reads_ingested=True),
+    Stage("vocabulary", "items -> token ids", needs=EVENTS, reads_ingested=True),
     Stage(
         "sequences",
         "each client's last token ids, in event order",
@@ -233,41 +230,13 @@ STAGES = (
         reads_ingested=True,
     ),
     Stage(
-        "train",
-        "the encoders of the configuration",
-        needs=("vocabulary", "sequences"),
-        opens=("models", "checkpoints"),
+        "train", "the encoders of the configuration", needs=("vocabulary", "sequences"), opens=("models", "checkpoints")
     ),
-    Stage(
-        "baseline",
-        "the organisers' aggregated features as a block",
-        needs=("ingest", "split"),
-        reads_ingested=True,
-    ),
-    Stage(
-        "counters",
-        "what each client did, how often and when, as blocks",
-        needs=("ingest", "split"),
-        reads_ingested=True,
-    ),
-    Stage(
-        "factorisation",
-        "factors of clients by categories and pages, as blocks",
-        needs=("ingest", "split"),
-        reads_ingested=True,
-    ),
-    Stage(
-        "graph",
-        "vectors of clients by what they bought and added, as a block",
-        needs=("ingest", "split"),
-        reads_ingested=True,
-    ),
-    Stage(
-        "interactions",
-        "crosses of each client's counters, as a block",
-        needs=("ingest", "split"),
-        reads_ingested=True,
-    ),
+    Stage("baseline", "the organisers' aggregated features as a block", needs=EVENTS, reads_ingested=True),
+    Stage("counters", "what each client did, how often and when, as blocks", needs=EVENTS, reads_ingested=True),
+    Stage("factorisation", "factors of clients by categories and pages, as blocks", needs=EVENTS, reads_ingested=True),
+    Stage("graph", "vectors of clients by what they bought and added, as a block", needs=EVENTS, reads_ingested=True),
+    Stage("interactions", "crosses of each client's counters, as a block", needs=EVENTS, reads_ingested=True),
     Stage(
         "embed",
         "each client's vectors, a block per encoder",
@@ -280,13 +249,7 @@ STAGES = (
         needs=("split", "baseline", "counters", "factorisation", "graph", "interactions", "embed"),
         file="profiles",
     ),
-    Stage(
-        "targets",
-        "labels per task, window and client",
-        needs=("ingest", "split"),
-        needs_targets=True,
-        reads_ingested=True,
-    ),
+    Stage("targets", "labels per task, window and client", needs=EVENTS, needs_targets=True, reads_ingested=True),
     Stage(
         "probe",
         "scores of every entry on the six tasks",

@@ -21,7 +21,15 @@ from pyspark.sql import DataFrame
 
 from jobs.blocks.table import Block, dense_vectors
 from jobs.storage.delta_tables import list_files
-from jobs.storage.entry_files import COLUMN_EXPONENTS, EntryWriter, rectangle, snapshot_files, stream_batches
+from jobs.storage.entry_files import (
+    COLUMN_EXPONENTS,
+    EntryWriter,
+    position_finder,
+    read_client_ids,
+    rectangle,
+    snapshot_files,
+    stream_batches,
+)
 from jobs.storage.locations import readable_path
 from schemas import columns as c
 from schemas.errors import EntryError
@@ -83,7 +91,8 @@ def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks:
     clients : snapshot of the clients table, likewise
     blocks : folder of an entry -> its block
     """
-    client_ids, positions = read_positions(clients)
+    client_ids = read_client_ids(snapshot_files(clients))
+    find_positions = position_finder(client_ids)
     files = _files_by(rows, c.BLOCK, c.CUTOFF)
 
     def read(block: Block) -> Iterator[Rows]:
@@ -91,22 +100,11 @@ def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks:
             own = batch.column(c.CLIENT_ID).to_numpy()
             is_present = batch.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
             vectors = dense_vectors(batch.column(c.VECTOR), is_present, len(block.columns))
-            yield positions[np.searchsorted(client_ids, own)], own, vectors
+            yield find_positions(own), own, vectors
 
     for folder, block in blocks.items():
         names = json.dumps(block.columns, indent=1)
         _export(partial(read, block), folder, len(client_ids), {FEATURE_NAMES: names})
-
-
-def read_positions(clients: DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The ids of the clients table, rising, and the position of each."""
-    batches = [
-        (batch.column(c.CLIENT_ID).to_numpy(), batch.column(c.POSITION).to_numpy())
-        for batch in stream_batches(snapshot_files(clients), [c.CLIENT_ID, c.POSITION])
-    ]
-    client_ids, positions = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    order = np.argsort(client_ids)
-    return client_ids[order], positions[order]
 
 
 def column_exponents(peaks: NDArray[np.floating]) -> NDArray[np.int32]:

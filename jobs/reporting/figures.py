@@ -20,6 +20,7 @@ from jobs.evaluation.comparison import Scores
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Points
 from jobs.reporting.tables import task_title, tasks_without_score
+from schemas.blocks import BASELINE
 from schemas.tasks import TASKS
 
 THIRD, HALF, WIDE = 3.5, 4.9, 6.0
@@ -127,12 +128,12 @@ def palette(names: Iterable[str]) -> dict[str, str]:
 
 
 @_inline_svg
-def draw_task_scores(title: str, scores: Scores, task: str, baseline: str = "baseline") -> Figure:
+def draw_task_scores(title: str, scores: Scores, task: str) -> Figure:
     """Score of every entry on one task, as bars that start at the baseline's score."""
     entries = list(scores)
     results = {entry: of_entry[task] for entry, of_entry in scores.items() if task in of_entry}
     values = {entry: result["score"] for entry, result in results.items()}
-    start = values.get(baseline, min(values.values()))
+    start = values.get(BASELINE, min(values.values()))
     shifts = {entry: value - start for entry, value in values.items()}
     span = max(*shifts.values(), 0.0) - min(*shifts.values(), 0.0) or 1e-3
     figure, axes = _axes(title, THIRD, 0.6 + 0.2 * len(entries))

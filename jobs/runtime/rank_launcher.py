@@ -19,10 +19,12 @@ import schemas.errors
 from conf.training import TrainingSettings
 from jobs.runtime.horovod_servers import bound_servers, loopback_interfaces
 from jobs.runtime.torch_log_server import bound_log_server
+from ml.compat.allocator import keep_freed_memory
 from ml.files.notes import Notes, StoreNotes
 from ml.files.store import patience
 from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
 from ml.training.stall_watch import StallWatch
+from ml.training.threads import torch_threads
 from schemas.errors import ConfigError, OutputError, PipelineError, TrainingError
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def run_ranks(
         If the ranks failed once more than they may.
     """
     if settings.n_ranks == 1:
-        return work(Ranks(), None, *arguments)
+        return _work_here(Ranks(), None, settings, work, arguments)
     has_horovod = find_spec("horovod") is not None
     if settings.launcher == "horovod" and not has_horovod:
         raise ConfigError(
@@ -97,7 +99,7 @@ def run_ranks(
     for n_failures in range(1, settings.max_restarts + 2):
         _remove_messages(notes)  # of an earlier start
         try:
-            call = (work, arguments, notes, settings.stall_seconds)
+            call = (work, arguments, notes, settings)
             # what closes servers is not interrupted by the watch
             with ExitStack() as servers, log_file.open("a") as ranks_log, sign_watched(notes, settings.stall_seconds):
                 value = starter(spark, settings, stage, call, ranks_log, servers)
@@ -271,8 +273,8 @@ def takes_gpus(device: str, gpus_per_task: str) -> bool:
     return device != "cpu" and lends_whole
 
 
-def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], notes: Notes, stall_seconds: float) -> Any:
-    return _watched_work(HorovodRanks(), work, arguments, notes, stall_seconds)
+def _on_horovod_rank(work: RankWork, arguments: tuple[Any, ...], notes: Notes, settings: TrainingSettings) -> Any:
+    return _watched_work(HorovodRanks(), work, arguments, notes, settings)
 
 
 def _on_torch_rank(
@@ -280,17 +282,19 @@ def _on_torch_rank(
     work: RankWork,
     arguments: tuple[Any, ...],
     notes: Notes,
-    stall_seconds: float,
+    settings: TrainingSettings,
 ) -> Any:
     if interfaces:
         os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), ",".join(interfaces)))
-    ranks = TorchRanks(stall_seconds)
-    value = _watched_work(ranks, work, arguments, notes, stall_seconds)
+    ranks = TorchRanks(settings.stall_seconds)
+    value = _watched_work(ranks, work, arguments, notes, settings)
     ranks.close()
     return value
 
 
-def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], notes: Notes, stall_seconds: float) -> Any:
+def _watched_work(
+    ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], notes: Notes, settings: TrainingSettings
+) -> Any:
     _raise_noted(notes)  # in a task that Spark itself starts again
 
     def sign() -> None:
@@ -299,12 +303,21 @@ def _watched_work(ranks: Ranks, work: RankWork, arguments: tuple[Any, ...], note
 
     seconds = SIGN_SECONDS if isinstance(notes, StoreNotes) else 0.0
     try:
-        with StallWatch(stall_seconds, sign if ranks.rank == 0 else None, seconds) as watch:
-            return work(ranks, watch, *arguments)
+        with StallWatch(settings.stall_seconds, sign if ranks.rank == 0 else None, seconds) as watch:
+            return _work_here(ranks, watch, settings, work, arguments)
     except PipelineError as error:
         noted = {"type": type(error).__name__, "message": str(error)}
         notes.write(ERROR, json.dumps(noted))
         raise
+
+
+def _work_here(
+    ranks: Ranks, watch: StallWatch | None, settings: TrainingSettings, work: RankWork, arguments: tuple[Any, ...]
+) -> Any:
+    """What ``work`` returns, with the CPU threads that a rank may take."""
+    keep_freed_memory()
+    with torch_threads(settings.threads_per_rank):
+        return work(ranks, watch, *arguments)
 
 
 def _remove_messages(notes: Notes) -> None:

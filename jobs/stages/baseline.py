@@ -4,16 +4,14 @@ Reads the typed events, ``product_properties``, ``windows`` and ``clients``; wri
 ``block_columns``.
 """
 
-import sys
-
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.organiser_features import collect_organiser_features
 from jobs.blocks.table import write_block
-from jobs.evaluation.labels import purchases_with_properties
 from jobs.storage.delta_tables import read_ingested, read_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import collect_windows
 from schemas.columns import SKU
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
@@ -36,4 +34,4 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("baseline"))
+    main_stage("baseline")

@@ -5,14 +5,13 @@ Reads the typed events, ``product_properties``, ``windows`` and ``clients``; wri
 """
 
 import logging
-import sys
 from contextlib import ExitStack
 
 from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.activity import client_activity
-from jobs.blocks.counters import collect_counters
+from jobs.blocks.counters import Shop, collect_counters
 from jobs.blocks.table import write_block
 from jobs.storage.delta_tables import read_ingested, read_table
 from jobs.storage.workspace import Workspace
@@ -42,11 +41,11 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     if asks_for_counters:
         products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
         with ExitStack() as cached:
-            made = collect_counters(events, products, clients, cutoff, config.behaviours, cached)
+            made = collect_counters(Shop(events, products, clients, config.behaviours), cutoff, cached)
             write_block(*made, clients, cutoff, workspace)
 
 
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("counters"))
+    main_stage("counters")

@@ -5,7 +5,6 @@ Reads ``windows``, ``clients``, ``vocabularies``, ``sequences`` and the models; 
 """
 
 import logging
-import sys
 from math import ceil
 
 from pyspark.sql import SparkSession
@@ -13,7 +12,7 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.table import collect_blocks, write_blocks
-from jobs.blocks.vectors import ROWS_DDL, embed_clients, find_models, join_sequences
+from jobs.blocks.vectors import ROWS_DDL, embed_chunk, find_models, join_sequences, map_chunks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
@@ -35,7 +34,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(clients.count() / config.inference.clients_per_partition))
     # ranges of positions, sorted: a file then holds clients in the order of the entries
     rows = join_sequences(clients, sequences, streams).repartitionByRange(n_parts, POSITION)
-    vectors = rows.sortWithinPartitions(POSITION).mapInArrow(embed_clients(sources), ROWS_DDL)
+    vectors = rows.sortWithinPartitions(POSITION).mapInArrow(map_chunks(sources, embed_chunk), ROWS_DDL)
     former = sorted(collect_blocks(spark, workspace).keys() & config.encoders.keys() - {block.name for block in blocks})
     write_blocks(blocks, vectors, cutoff, workspace, former)
     for name in former:
@@ -45,4 +44,4 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("embed"))
+    main_stage("embed")

@@ -5,7 +5,6 @@ Reads the typed events, ``product_properties``, ``windows`` and ``clients``; wri
 """
 
 import logging
-import sys
 from contextlib import ExitStack
 
 from pyspark.sql import SparkSession
@@ -46,4 +45,4 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("factorisation"))
+    main_stage("factorisation")

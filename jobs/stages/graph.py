@@ -4,7 +4,6 @@ Reads the typed events, ``windows`` and ``clients``; writes ``edges``, and its r
 """
 
 import logging
-import sys
 from contextlib import ExitStack
 
 from pyspark.sql import SparkSession
@@ -53,12 +52,12 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         notes = workspace.notes_of_ranks(workspace.out / ".graph")
         losses = run_ranks(spark, config.training, train_share, (job,), notes, workspace.logs / "graph.log", GRAPH)
         log.info("  %s: %s, mean loss %.4f in epoch 1, %.4f in the last", GRAPH, found, losses[0], losses[-1])
-        columns = tuple(f"{GRAPH}/{number}" for number in range(config.graph.dimensions))
         vectors = spark.read.schema(f"{CLIENT_ID} bigint, {VECTOR} array<float>").parquet(f"{url}/vectors")
-        write_block(Block(GRAPH, columns, f"TwHIN of {found}"), vectors, clients, cutoff, workspace)
+        block = Block.numbered(GRAPH, config.graph.dimensions, f"TwHIN of {found}")
+        write_block(block, vectors, clients, cutoff, workspace)
 
 
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("graph"))
+    main_stage("graph")

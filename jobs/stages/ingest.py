@@ -5,7 +5,6 @@ the two differ is it read again, for the rows that were rejected.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -134,7 +133,7 @@ def write_quarantine(
 ) -> None:
     """Replace the quarantine by the bad rows of the sources that miss some; the others are not read again."""
     bad = [source.bad() for source, count in zip(sources, counts, strict=True) if count.n_missing]
-    rows = _union([spark.createDataFrame([], QUARANTINE.ddl), *bad])
+    rows = reduce(DataFrame.unionByName, bad, spark.createDataFrame([], QUARANTINE.ddl))
     with naming_unreadable_files([path for source in sources for path in source.files]):
         write_table(rows, workspace, QUARANTINE, ingest=ingest, write_files=None if bad else write_no_files)
 
@@ -240,11 +239,7 @@ def _log_counts(name: str, count: Counts, n_quarantined: int, workspace: Workspa
     append_metrics(workspace.metrics, metrics)
 
 
-def _union(frames: Sequence[DataFrame]) -> DataFrame:
-    return reduce(DataFrame.unionByName, frames)
-
-
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("ingest"))
+    main_stage("ingest")

@@ -5,7 +5,6 @@ Reads the typed events, ``product_properties``, ``windows`` and ``clients``; wri
 """
 
 import logging
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -15,23 +14,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
-from jobs.blocks.counters import known_counters
-from jobs.blocks.interactions import (
-    N_VIEWS,
-    Shop,
-    client_vectors,
-    describe_block,
-    earlier_cutoffs,
-    training_rows,
-    write_rows,
-)
-from jobs.blocks.table import remove_block, write_block
-from jobs.evaluation.labels import collect_top_labels, count_values, purchases_with_properties
+from jobs.blocks.counters import Shop, known_counters
+from jobs.blocks.interactions import N_VIEWS, client_vectors, earlier_cutoffs, training_rows, write_rows
+from jobs.blocks.table import Block, remove_block, write_block
+from jobs.evaluation.labels import collect_top_labels, count_values
 from jobs.runtime.rank_launcher import require_task_slots, run_ranks
 from jobs.storage.delta_tables import list_files, read_ingested, read_table
 from jobs.storage.locations import file_url
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import collect_windows, events_before
 from ml.data.counter_rows import RowLayout
 from ml.data.sharding import FeedFile
@@ -67,15 +59,13 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
             remove_block(spark, INTERACTIONS, cutoff, workspace)
             return
         notes = workspace.notes_of_ranks(workspace.out / ".interactions")
-        arguments = (job, config.training.threads_per_rank)
         ranks_log = workspace.logs / "interactions.log"
-        losses, network = run_ranks(
-            spark, config.training, train_interactions, arguments, notes, ranks_log, INTERACTIONS
-        )
+        losses, network = run_ranks(spark, config.training, train_interactions, (job,), notes, ranks_log, INTERACTIONS)
         n_rows = sum(file.n_rows for file in job.files)
         log.info("  %s: %d training rows, loss %.4f to %.4f", INTERACTIONS, n_rows, losses[0], losses[-1])
         dates = ", ".join(f"{each:%Y-%m-%d}" for each in cutoffs.values())
-        block = describe_block(config.interactions, f"crosses of counters, trained on {n_rows} rows at {dates}")
+        width, made_from = sum(config.interactions.ranks), f"crosses of counters, trained on {n_rows} rows at {dates}"
+        block = Block.numbered(INTERACTIONS, width, made_from)
         vectors = client_vectors(shop, cutoff, network, config.interactions, cached)
         write_block(block, vectors, clients, cutoff, workspace)
 
@@ -142,4 +132,4 @@ def collect_labels(shop: Shop, start: datetime, end: datetime) -> dict[str, list
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("interactions"))
+    main_stage("interactions")

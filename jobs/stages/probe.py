@@ -6,7 +6,6 @@ side on the executors.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,4 +55,4 @@ def run(
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("probe"))
+    main_stage("probe")

@@ -8,7 +8,6 @@ the name, which pyspark imports.
 """
 
 import logging
-import sys
 
 from pyspark.sql import SparkSession
 
@@ -75,4 +74,4 @@ def _is_of_block(workspace: Workspace, name: str) -> bool:
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("profile"))
+    main_stage("profile")

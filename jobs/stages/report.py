@@ -97,4 +97,4 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("report"))
+    main_stage("report")

@@ -1,6 +1,5 @@
 """Sequences: input events and token ids -> each client's last tokens, laid out for the feed."""
 
-import sys
 from contextlib import ExitStack
 from functools import reduce
 
@@ -55,4 +54,4 @@ def write_sequences(sequences: DataFrame, config: PipelineConfig, workspace: Wor
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("sequences"))
+    main_stage("sequences")

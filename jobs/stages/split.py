@@ -5,7 +5,6 @@ it is missing); writes ``windows`` and ``clients``.
 """
 
 import logging
-import sys
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -159,4 +158,4 @@ def relevant_clients(
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("split"))
+    main_stage("split")

@@ -6,7 +6,6 @@ Reads ``product_buy``, ``product_properties``, ``windows``, ``clients`` and the 
 """
 
 import logging
-import sys
 from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
@@ -21,6 +20,7 @@ from jobs.inputs.data_files import lists_folder
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import collect_windows, events_before, target_events
 from schemas import columns as c
 from schemas import tasks
@@ -41,7 +41,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
     clients = read_table(spark, workspace, CLIENTS)
     with ExitStack() as cached:
-        bought = cache_rows(t.purchases_with_properties(target_events(purchases, windows), products), cached)
+        bought = cache_rows(purchases_with_properties(target_events(purchases, windows), products), cached)
         in_train = bought.filter(F.col(c.WINDOW) == tasks.TRAIN)
         counts = cache_rows(t.count_values(in_train, events_before(purchases, windows.train_start)), cached)
         lists = lists_folder(config, workspace)
@@ -113,4 +113,4 @@ def check_labels(ids: dict[str, list[int]], bought: DataFrame, products: DataFra
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("targets"))
+    main_stage("targets")

@@ -1,128 +1,36 @@
 """Train: the encoders of the configuration, data-parallel on Spark's executors (jobs/runtime/rank_launcher.py)."""
 
-import contextlib
 import logging
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
-from conf.training import FeedSettings
+from jobs.blocks.encoders import TRAINED, Place, PlannedModel, train_all
 from jobs.runtime.progress import training_progress
 from jobs.runtime.rank_launcher import require_task_slots, run_ranks
-from jobs.runtime.temp_dirs import scratch_folder
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
 from jobs.storage.entry_files import snapshot_files, stream_batches
 from jobs.storage.files import remove_empty_folder
 from jobs.storage.locations import file_url
-from jobs.storage.metrics_log import TensorBoard, append_metrics
 from jobs.storage.provenance import MODELS, changed_records, read_records
-from jobs.storage.working_copy import METRICS, WorkingCopy
 from jobs.storage.workspace import Workspace
 from jobs.transforms.item_attributes import ATTRIBUTE_COLUMNS, read_item_attributes
 from jobs.transforms.vocabulary import collect_summaries
-from ml.compat.allocator import keep_freed_memory
-from ml.data.item_attributes import ItemAttributes
-from ml.data.parquet_feed import ParquetFeed
-from ml.data.sequence_batch import Feed
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
-from ml.files.store import patience
 from ml.training.checkpoint import ModelCard
-from ml.training.distributed import Ranks
-from ml.training.loop import ATTRIBUTES, CHECKPOINT_FILES, TrainingJob, TrainingResult, train_model
-from ml.training.stall_watch import StallWatch, WatchedFeed
-from ml.training.step import open_feed
-from ml.training.threads import torch_threads
+from ml.training.loop import ATTRIBUTES, CHECKPOINT_FILES, TrainingJob, TrainingResult
 from schemas.columns import BEHAVIOUR, IS_HELD_OUT, WIDTH
-from schemas.errors import OutputError, TrainingError
+from schemas.errors import TrainingError
 from schemas.tables import ITEM_ATTRIBUTES, SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
-
-TRAINED = ("models", "checkpoints", "tensorboard")
-"""Folders that a training writes into."""
-CHECKPOINT_SECONDS = 60.0
-"""For so long a checkpoint is tried to be copied to a store that does not answer: the next one may be."""
-
-
-@dataclass(frozen=True)
-class PlannedModel:
-    """One model's training and the files of the pinned snapshot that it reads; validation is the held-out clients'.
-
-    Attributes
-    ----------
-    attributes : file of its vocabulary's item attributes, which all ranks mount; None where it has none
-    """
-
-    job: TrainingJob
-    training_files: tuple[FeedFile, ...]
-    validation_files: tuple[FeedFile, ...]
-    feed: FeedSettings
-    attributes: Path | None = None
-
-    def moved(self, move: Callable[[Path], Path]) -> "PlannedModel":
-        """The same, with its files where another host has them."""
-        job = replace(self.job, folder=move(self.job.folder), checkpoints=move(self.job.checkpoints))
-        return replace(self, job=job, attributes=move(self.attributes) if self.attributes else None)
-
-    def load_job(self) -> TrainingJob:
-        """The job with the arrays that were too large to send to a rank."""
-        if self.attributes is None:
-            return self.job
-        vocabulary = replace(self.job.card.vocabulary, attributes=ItemAttributes.load(self.attributes))
-        return replace(self.job, card=replace(self.job.card, vocabulary=vocabulary))
-
-    def open_feed(self, ranks: Ranks) -> Feed:
-        """The batches of one rank."""
-
-        def make(tokens_per_batch: int) -> Feed:
-            files, share = (self.training_files, self.validation_files), (ranks.rank, ranks.world_size, self.job.seed)
-            return ParquetFeed(*files, tokens_per_batch, self.feed, *share, has_events=self.job.settings.reads_events)
-
-        return open_feed(self.job.settings, ranks, make)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a training writes.
-
-    Attributes
-    ----------
-    metrics : log of figures
-    working_copy : that this and the folders of all jobs are part of, where ``--out`` is a store
-    """
-
-    metrics: Path
-    working_copy: WorkingCopy | None = None
-
-    def here(self, ranks: Ranks, plans: list[PlannedModel]) -> tuple[list[PlannedModel], Path, Callable[..., None]]:
-        """The plans and the log on this host, and what copies to the store what rank 0 has written here."""
-        copy = self.working_copy
-        if copy is None:
-            return plans, self.metrics, lambda *_: None
-
-        def push(seconds: float | None = None) -> None:
-            if ranks.rank == 0:
-                _push_trained(here, seconds)
-
-        here = copy.here(scratch_folder())
-        push()  # what a start of the ranks before this one could not
-        # a sum ends when all ranks take part: none looks at the store before rank 0 has copied
-        ranks.sum([0.0])
-        if here is copy:
-            return plans, self.metrics, push
-        here.pull(*TRAINED)
-        moved = partial(copy.moved, other=here)
-        return [plan.moved(moved) for plan in plans], moved(self.metrics), push
 
 
 def run(
@@ -215,57 +123,13 @@ def launch(
     """Train all models in one start of the ranks, or in this process where one rank is asked for."""
     run_id = datetime.now(UTC).isoformat()
     place = Place(workspace.metrics.resolve(), workspace.working_copy)
-    arguments = (plans, place, run_id, config.training.threads_per_rank)
     checkpoints = workspace.checkpoints("")
     notes, ranks_log = workspace.notes_of_ranks(checkpoints), workspace.logs / "ranks.log"
-    outcomes = run_ranks(spark, config.training, train_all, arguments, notes, ranks_log, "train", checkpoints)
+    outcomes = run_ranks(
+        spark, config.training, train_all, (plans, place, run_id), notes, ranks_log, "train", checkpoints
+    )
     workspace.pull(*TRAINED)  # what a rank on another host has made
     return [TrainingResult.from_dict(values) for values in outcomes]
-
-
-def train_all(
-    ranks: Ranks, watch: StallWatch | None, plans: list[PlannedModel], place: "Place", run_id: str, threads: int
-) -> list[dict[str, Any]]:
-    """Train the models one after the other on this rank; rank 0 logs the figures.
-
-    The results are ``TrainingResult`` as plain values: from a rank, they come through Spark's Python worker.
-    """
-    plans, metrics, push = place.here(ranks, plans)
-    writes_boards = ranks.rank == 0 and plans[0].job.settings.training.tensorboard
-    boards = TensorBoard(metrics.parent / "tensorboard" / run_id.replace(":", "-")) if writes_boards else None
-
-    def report(values: Mapping[str, Any]) -> None:
-        if ranks.rank == 0:
-            append_metrics(metrics, {"run": run_id, **values})
-        if boards:
-            boards.add(values)
-
-    keep_freed_memory()
-    results = []
-    try:
-        with torch_threads(threads):
-            for plan in plans:
-                feed = plan.open_feed(ranks)
-                # each batch tells the watch that there is progress
-                watched = WatchedFeed(feed, watch) if watch else feed
-                on_saved = partial(push, CHECKPOINT_SECONDS)
-                results.append(train_model(plan.load_job(), watched, ranks, report, on_saved=on_saved))
-    finally:
-        if boards:
-            boards.close()
-        push(CHECKPOINT_SECONDS)  # what failed has left its figures
-    push()
-    return [asdict(result) for result in results]
-
-
-def _push_trained(here: WorkingCopy, seconds: float | None) -> None:
-    try:
-        with patience(seconds) if seconds else contextlib.nullcontext():
-            here.push(*TRAINED, METRICS)
-    except OutputError as error:
-        if seconds is None:
-            raise
-        log.warning("  the checkpoint is on this host alone until the next one: %s", error)
 
 
 def remove_other_models(workspace: Workspace, encoders: Collection[str], prune: bool) -> None:
@@ -309,4 +173,4 @@ def _feed_file(file: DataFile, encoder: EncoderSettings) -> FeedFile:
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("train"))
+    main_stage("train")

@@ -1,7 +1,6 @@
 """Vocabulary: items of the input events -> token ids, per behaviour and per stream of merged behaviours."""
 
 import logging
-import sys
 from contextlib import ExitStack
 from functools import reduce
 from typing import NamedTuple
@@ -98,4 +97,4 @@ def write_item_attributes(spark: SparkSession, config: PipelineConfig, workspace
 if __name__ == "__main__":
     from jobs.cli import main_stage
 
-    sys.exit(main_stage("vocabulary"))
+    main_stage("vocabulary")

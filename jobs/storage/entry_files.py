@@ -6,7 +6,7 @@ the client at that position of the clients table. Nothing here holds a whole ent
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
+from conf.profile import MAX_WIDTH
 from jobs.storage.delta_tables import list_files
-from jobs.storage.entry_rules import BATCH_ROWS, CLIENT_IDS, EMBEDDINGS, MAX_WIDTH
+from jobs.storage.entry_rules import BATCH_ROWS, CLIENT_IDS, EMBEDDINGS
 from jobs.storage.locations import readable_path
 from ml.files.atomic import replace_folder
 from ml.files.store import arrow_system
+from schemas.columns import CLIENT_ID, POSITION
 from schemas.errors import EntryError
 
 COLUMN_EXPONENTS = "column_exponents.json"
@@ -138,6 +140,28 @@ def rectangle(lists: pa.ListArray, dtype: np.dtype) -> np.ndarray:
     if lengths["min"] != lengths["max"] or lists.null_count:
         raise EntryError(f"expected vectors of one width, found {lengths['min']} to {lengths['max']}, or nulls")
     return lists.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False).reshape(len(lists), -1)
+
+
+def read_client_ids(paths: Sequence[str]) -> np.ndarray:
+    """The clients of the clients table's files, int64 [N], by position."""
+    batches = [
+        (batch.column(POSITION).to_numpy(), batch.column(CLIENT_ID).to_numpy())
+        for batch in stream_batches(paths, [POSITION, CLIENT_ID])
+    ]
+    client_ids = np.empty(sum(len(positions) for positions, _ in batches), dtype=np.int64)
+    for positions, ids in batches:
+        client_ids[positions] = ids
+    return client_ids
+
+
+def position_finder(client_ids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives the position of each of some ids (int64 [n]), all of them among ``client_ids``, which are by position.
+
+    It keeps two arrays as long as ``client_ids``.
+    """
+    positions = np.argsort(client_ids)
+    rising = client_ids[positions]
+    return lambda ids: positions[np.searchsorted(rising, ids)]
 
 
 def snapshot_files(snapshot: DataFrame) -> list[str]:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from conf.profile import MAX_WIDTH
 from ml.files.npy import NpyError, open_npy
 from schemas.errors import EntryError
 
 CLIENT_IDS = "client_ids.npy"
 EMBEDDINGS = "embeddings.npy"
-MAX_WIDTH = 2048
-"""Most numbers in a profile (the challenge's rule)."""
 BATCH_ROWS = 8192
 """Rows that are read at once: 32 MiB of the widest entry."""
 N_EXAMPLES = 3

@@ -123,6 +123,11 @@ def table_url(text: str) -> str:
     return spark_scheme(text.rstrip("/"))
 
 
+def delta_name(url: str) -> str:
+    """What SQL text calls the Delta table under a URL of Spark's."""
+    return f"delta.`{url.replace('`', '``')}`"
+
+
 def is_name(table: str) -> bool:
     """Whether a table is named in a catalog, by ``quoted_name``; else it is a path or a URL."""
     return table.startswith("`")

@@ -35,11 +35,6 @@ INGEST_NOTE = "ingest "
 """What the note of an ingest's commit begins with; its number follows."""
 
 
-def latest_version(path: str) -> int:
-    """Number of the newest commit in a table's log."""
-    return int(commit_files(Path(path))[-1].stem)
-
-
 def has_commit(path: str) -> bool:
     """Whether a write to the folder was ever finished; one that was killed before leaves files without a log."""
     return bool(commit_files(Path(path)))

@@ -1,4 +1,4 @@
-"""What the shop and the benchmark log share: clients' ids, hours of the day, rows that tasks make block by block."""
+"""What the shop and the benchmark log share: columns, ids, hours of the day, rows made block by block."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,6 +6,17 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from schemas import columns as c
+from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY
+
+ITEM_COLUMNS = {
+    PRODUCT_BUY: c.SKU,
+    ADD_TO_CART: c.SKU,
+    REMOVE_FROM_CART: c.SKU,
+    PAGE_VISIT: c.URL,
+    SEARCH_QUERY: c.QUERY,
+}
+"""Behaviour -> column of its source file that holds the item."""
 SECONDS_PER_DAY = 86_400
 HOURS = np.array([2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 10, 10, 10, 10, 9, 9, 10, 11, 13, 15, 16, 14, 9, 5], dtype=float)
 """Weight of each hour of the day as the start of a session: a night, a day, and a peak in the evening."""

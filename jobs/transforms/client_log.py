@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.transforms.packed import ODD
 from schemas.columns import BEHAVIOUR, CATEGORY, CLIENT_ID, PRICE, TIMESTAMP
 
 ITEM, CLUSTER = "item", "cluster"
@@ -27,9 +28,6 @@ what kind it is; all after ``item`` may be null."""
 MICROSECONDS_PER_DAY = 86_400_000_000
 MAX_EVENTS = 200_000
 """Of one client, its last ones: no client needs more room than that."""
-
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-"""2**64 over the golden ratio: keys of different clients are far apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +127,7 @@ class ClientLog:
         def is_kept() -> NDArray[np.bool_]:
             n_events = np.bincount(self.client, minlength=self.n_clients)
             number = np.arange(len(self.client)) - (np.cumsum(n_events) - n_events)[self.client]
-            keys = self.client_ids.view(np.uint64)[self.client] * _ODD + number.astype(np.uint64)
+            keys = self.client_ids.view(np.uint64)[self.client] * ODD + number.astype(np.uint64)
             # the upper 53 bits, which a double holds exactly
             drawn = pd.util.hash_array(keys ^ np.uint64(seed), categorize=False) >> np.uint64(11)
             return drawn * 2.0**-53 >= share

@@ -30,7 +30,7 @@ BLOCK_ROWS = 1_000_000
 SHRINK_BYTES = 128 * 2**20
 """What a task takes in after the shuffle before it shrinks all that it has."""
 
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+ODD = np.uint64(0x9E3779B97F4A7C15)
 """2**64 over the golden ratio: a product's high bits depend on all of the key (Knuth, TAOCP 6.4)."""
 
 
@@ -128,7 +128,7 @@ def spread_keys(keys: pa.ChunkedArray, n: int, salt: int = 0) -> NDArray[np.int6
     )
     # a bucket and a slot of the same key must not depend on each other: each salt mixes the bits once more
     for _ in range(1 + salt):
-        bits = (bits ^ bits >> np.uint64(32)) * _ODD
+        bits = (bits ^ bits >> np.uint64(32)) * ODD
     # a share of n instead of a remainder: no division
     return ((bits >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).view(np.int64)
 

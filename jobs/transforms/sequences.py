@@ -20,6 +20,7 @@ from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.histories import EVENT_TYPE, N_FORGOTTEN, SECOND, order_histories, pack_times
 from jobs.transforms.item_positions import SLOTS_PER_ITEM, ItemPositions, collect_item_positions
 from jobs.transforms.packed import aggregate_packed, narrow, spread_keys
+from ml.data.sequence_batch import flat_positions
 from schemas.behaviours import ItemKind
 from schemas.columns import (
     BEHAVIOUR,
@@ -177,7 +178,7 @@ class LastTokens:
         """The last ``max_length`` rows of each client, by client, then in event order."""
         histories = order_histories(rows, self.drops_repeats)
         n_kept = np.minimum(histories.lengths, self.max_length)
-        kept = rows.take(histories.order[_concatenate_runs(histories.ends - n_kept, n_kept)])
+        kept = rows.take(histories.order[flat_positions(histories.ends - n_kept, n_kept)])
         if N_FORGOTTEN in kept.column_names:
             kept = kept.drop_columns([N_FORGOTTEN])
         # on the first row of each client, so that the sum over its rows counts each event once
@@ -194,7 +195,7 @@ class LastTokens:
         # clients rise already, and numpy sorts 16 bits by counting them
         laid_out = np.argsort((held_out * len(self.layout.widths) + width).astype(np.uint16), kind="stable")
         starts, n_kept = (histories.ends - n_kept)[laid_out], n_kept[laid_out]
-        chosen = histories.order[_concatenate_runs(starts, n_kept)]
+        chosen = histories.order[flat_positions(starts, n_kept)]
         if self.positions is None:
             tokens = rows.column(TOKEN_ID).to_numpy()[chosen]
         else:
@@ -229,9 +230,3 @@ def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArr
     salted = pd.util.hash_array(client_ids) ^ pd.util.hash_array(np.array([seed]))
     # the upper 53 bits, which a double holds exactly
     return (pd.util.hash_array(salted) >> np.uint64(11)) / 2.0**53 < share
-
-
-def _concatenate_runs(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The positions in runs of consecutive ones, one run after the other."""
-    shifts = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-    return np.arange(len(shifts)) + shifts

@@ -47,21 +47,6 @@ class VocabularySummary:
         return FIRST_ITEM + self.n_items
 
 
-def build_vocabulary(
-    events: DataFrame | StoredRows, behaviour: str, item: str, min_count: int, cached: ExitStack
-) -> DataFrame:
-    """One row per item with at least ``min_count`` events: behaviour, key, token_id, n_events.
-
-    Row order does not matter; the same events give the same ids on any number of partitions.
-
-    Parameters
-    ----------
-    cached : keeps the counts cached, see ``with_global_rank``
-    """
-    max_rows = events.max_rows if isinstance(events, StoredRows) else None
-    return number_items(count_items(events, item, min_count), behaviour, cached, max_rows)
-
-
 def number_items(counts: DataFrame, behaviour: str, cached: ExitStack, max_rows: int | None = None) -> DataFrame:
     """The counted items of one behaviour or stream with their token ids, in the columns of ``tables/vocabularies``.
 

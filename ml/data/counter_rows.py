@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.data.batching import cut
-from ml.data.row_groups import Reader, read_row_groups
+from ml.data.row_groups import Reader, as_training_error, read_row_groups
 from ml.data.sharding import FeedFile, deal_files, training_shard
 from schemas.columns import IS_ACTIVE, LABELS
 from schemas.errors import TrainingError
@@ -147,10 +147,8 @@ def read_tables(
     TrainingError
         If a file cannot be read.
     """
-    try:
+    with as_training_error("cannot read the training rows", "run the stage again"):
         yield from read_row_groups([file.url for file in files], columns, order, reader)
-    except (OSError, pa.ArrowException) as error:
-        raise TrainingError(f"cannot read the training rows: {error}; run the stage again") from error
 
 
 def unpack_numbers(packed: pa.BinaryArray, n_columns: int) -> NDArray[np.float32]:

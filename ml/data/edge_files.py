@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from ml.data.edges import EdgeShare
-from ml.data.row_groups import Reader, read_row_groups
+from ml.data.row_groups import Reader, as_training_error, read_row_groups
 from schemas.columns import CLIENT_ID, TARGET_NUMBER
 from schemas.errors import TrainingError
 
@@ -21,7 +20,7 @@ def read_edges(urls: Sequence[str], n_edges: int, reader: Reader) -> EdgeShare:
     """
     client_ids, targets = np.empty(n_edges, np.int64), np.empty(n_edges, np.int32)
     n_seen = 0
-    try:
+    with as_training_error("cannot read edges of the graph", "were files vacuumed or moved?"):
         for rows in read_row_groups(urls, (CLIENT_ID, TARGET_NUMBER), None, reader) if urls else ():
             end = n_seen + len(rows)
             # more rows than the arrays have room for are counted on, for the message below
@@ -29,8 +28,6 @@ def read_edges(urls: Sequence[str], n_edges: int, reader: Reader) -> EdgeShare:
                 client_ids[n_seen:end] = rows.column(CLIENT_ID)
                 targets[n_seen:end] = rows.column(TARGET_NUMBER)
             n_seen = end
-    except (OSError, pa.ArrowException) as error:
-        raise TrainingError(f"cannot read edges of the graph: {error}; were files vacuumed or moved?") from error
     # a reader that loses row groups, and files that were replaced, go unnoticed but for this count
     if n_seen != n_edges:
         raise TrainingError(f"read {n_seen} of {n_edges} edges of {len(urls)} files; was the table rewritten?")

@@ -6,13 +6,12 @@ from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from conf.training import FeedSettings
 from ml.data.arrow_rows import BYTES_OF, columns_to_read, sequences_of
 from ml.data.batching import cut, read_ahead, rows_per_batch
-from ml.data.row_groups import Reader, read_footers, read_row_groups
+from ml.data.row_groups import Reader, as_training_error, read_footers, read_row_groups
 from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, concatenate
 from ml.data.sharding import (
     FeedFile,
@@ -26,6 +25,10 @@ from ml.data.sharding import (
 )
 from schemas.columns import TOKEN_IDS
 from schemas.errors import TrainingError
+
+_reading_sequences = partial(
+    as_training_error, "cannot read the sequences that training began with", "were their files vacuumed or moved?"
+)
 
 
 class ParquetFeed:
@@ -156,7 +159,7 @@ class ParquetFeed:
         """The files with what their row groups hold, where all ranks would read all of them."""
         if self._world_size == 1 or len(shard_files(files, 0, self._world_size).files) < len(files):
             return files
-        with _as_training_error():
+        with _reading_sequences():
             footers = read_footers([file.url for file in files])
         rows = [tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups)) for footer in footers]
         # of a file that holds other rows than was said reading all of it tells
@@ -239,16 +242,6 @@ def _sequences(shard: Shard, seed: int | None, columns: Sequence[str], reader: R
     positions = {url: number for number, url in enumerate(dict.fromkeys(file.url for file in shard.files))}
     is_cut = any(file.row_group is not None for file in shard.files)
     only = [(positions[file.url], file.row_group) for file in shard.files] if is_cut else []
-    with _as_training_error():
+    with _reading_sequences():
         for rows in read_row_groups(list(positions), columns, seed, reader, only):
             yield sequences_of([rows.column(name).combine_chunks() for name in columns])
-
-
-@contextlib.contextmanager
-def _as_training_error() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise TrainingError(
-            f"cannot read the sequences that training began with: {error}; were their files vacuumed or moved?"
-        ) from error

@@ -57,6 +57,15 @@ def read_row_groups(
     yield from read([unquote(url) for url in urls], list(columns), seed, set(only))
 
 
+@contextlib.contextmanager
+def as_training_error(failure: str, fix: str) -> Iterator[None]:
+    """Turn what readers raise inside the block into a TrainingError that names the failure and what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingError(f"{failure}: {error}; {fix}") from error
+
+
 def read_footers(urls: Sequence[str]) -> list[pq.FileMetaData]:
     """What each file says of itself: its row groups and their rows."""
     return _footers([unquote(url) for url in urls])

@@ -92,10 +92,17 @@ class SequenceBatch(Generic[Column]):
         return self.map(moved)
 
 
-def concatenate(batches: "Sequence[SequenceBatch[Tokens]]") -> "SequenceBatch[Tokens]":
-    """The rows of batches of one width and the same columns, one batch after the other."""
+def concatenate(
+    batches: "Sequence[SequenceBatch[Column]]", join: Callable[[list[Any]], Any] = np.concatenate
+) -> "SequenceBatch[Column]":
+    """The rows of batches of one width and the same columns, one batch after the other.
+
+    Parameters
+    ----------
+    join : of columns; ``torch.cat`` where they are tensors
+    """
     columns = [[getattr(batch, field.name) for batch in batches] for field in fields(SequenceBatch)]
-    return SequenceBatch(*(None if parts[0] is None else np.concatenate(parts) for parts in columns))
+    return SequenceBatch(*(None if parts[0] is None else join(parts) for parts in columns))
 
 
 def required_column(batch: "SequenceBatch[Column]", name: str) -> Column:

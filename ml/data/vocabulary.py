@@ -38,11 +38,6 @@ class VocabularyDescription:
         """Tokens that are items."""
         return self.n_tokens - FIRST_ITEM
 
-    @property
-    def has_attributes(self) -> bool:
-        """Whether its items have attributes, at hand or in the encoder's buffers."""
-        return bool(self.attributes_digest)
-
     def without_arrays(self) -> "VocabularyDescription":
         """What a model's card keeps of it."""
         return replace(self, attributes=None)

@@ -79,7 +79,7 @@ class Hstu(ItemEncoder):
         self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
     ) -> None:
         super().__init__(settings, vocabulary, sparse_tables)
-        self.embedding = SequenceEmbedding(settings, settings.max_length)
+        self.embedding = SequenceEmbedding(settings)
         self.layers = nn.ModuleList(HstuLayer(settings) for _ in range(settings.n_layers))
         self.final_norm = nn.LayerNorm(self.hidden_size) if settings.final_norm else nn.Identity()
         self.head = build_head(settings)

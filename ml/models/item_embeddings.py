@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conf.encoders import ModelSettings
 from schemas.tokens import FIRST_ITEM, PAD
 
 INIT_STD = 0.02
@@ -237,12 +236,3 @@ def products(vectors: Tensor, items: Tensor, bias: Tensor | None = None) -> Tens
         return F.linear(vectors, items, bias)
     products = (items @ vectors.unsqueeze(-1)).squeeze(-1)
     return products if bias is None else products + bias
-
-
-def build_table(settings: ModelSettings, n_tokens: int, is_sparse: bool, has_bias: bool = True) -> ItemTable:
-    """The table that the settings ask for, not yet initialised; only a full one can be sparse, or have biases."""
-    if settings.table == "hashed":
-        return HashedTable(settings.hidden_size, settings.table_rows)
-    if settings.table == "product":
-        return ProductTable(n_tokens, settings.hidden_size, settings.table_splits)
-    return FullTable(n_tokens, settings.hidden_size, is_sparse, has_bias)

@@ -13,7 +13,7 @@ from conf.encoders import EncoderSettings, ModelSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.event_embedding import EventContext, EventTable
-from ml.models.item_embeddings import INIT_STD, ItemTable, build_table
+from ml.models.item_embeddings import INIT_STD, FullTable, HashedTable, ItemTable, ProductTable, products
 from ml.models.protocol import SequenceEncoder
 from ml.models.semantic_table import SemanticTable
 from schemas.tokens import PAD
@@ -36,9 +36,9 @@ class ItemEncoder(SequenceEncoder):
         super().__init__(settings, vocabulary)
         self.is_cosine, is_tied = settings.similarity == "cosine", settings.output_table == "tied"
         has_bias = settings.item_bias and not self.is_cosine
-        self.item_table = _build_table(settings, vocabulary, sparse_tables, has_bias and is_tied)
+        self.item_table = build_table(settings, vocabulary, sparse_tables, has_bias and is_tied)
         # not the item table again where it is tied: a model folder would hold it twice
-        self.own_output_table = None if is_tied else _build_table(settings, vocabulary, sparse_tables, has_bias)
+        self.own_output_table = None if is_tied else build_table(settings, vocabulary, sparse_tables, has_bias)
         self.context = EventContext(settings) if settings.has_context else None
         self.has_sparse_tables = self.item_table.is_sparse
         self.initial_temperature = settings.temperature
@@ -91,18 +91,15 @@ class ItemEncoder(SequenceEncoder):
         """Float [M, K]: products, or cosines divided by the temperature."""
         if not self.is_cosine:
             return self.output_table.scores(vectors, candidates)
-        items = F.normalize(self.output_table.outputs(candidates), dim=-1)  # [K, D] or [M, K, D]
-        cosines = vectors @ items.T if candidates.ndim == 1 else (items @ vectors.unsqueeze(-1)).squeeze(-1)
+        cosines = products(vectors, F.normalize(self.output_table.outputs(candidates), dim=-1))
         learned = self.temperature
         return cosines / (self.initial_temperature if learned is None else learned.clamp(min=LOWEST_TEMPERATURE))
 
     def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first]."""
-        return (
-            super().logits_between(vectors, first, end)
-            if self.is_cosine
-            else (self.output_table.scores_between(vectors, first, end))
-        )
+        if self.is_cosine:
+            return super().logits_between(vectors, first, end)
+        return self.output_table.scores_between(vectors, first, end)
 
     def row_parameters(self) -> Iterator[nn.Parameter]:
         """Those of full item tables."""
@@ -111,14 +108,20 @@ class ItemEncoder(SequenceEncoder):
             yield from self.own_output_table.row_parameters()
 
 
-def _build_table(
-    settings: EncoderSettings, vocabulary: VocabularyDescription, is_sparse: bool, has_bias: bool
+def build_table(
+    settings: EncoderSettings, vocabulary: VocabularyDescription, is_sparse: bool, has_bias: bool = True
 ) -> ItemTable:
-    if settings.table_kind == "events":
+    """The table of the settings, not yet initialised; a full one alone has biases, it and ``events`` may be sparse."""
+    kind, size = settings.table_kind, settings.hidden_size
+    if kind == "events":
         return EventTable(settings, vocabulary, is_sparse)
-    if settings.table_kind == "semantic":
+    if kind == "semantic":
         return SemanticTable(settings, vocabulary)
-    return build_table(settings, vocabulary.n_tokens, is_sparse, has_bias)
+    if kind == "hashed":
+        return HashedTable(size, settings.table_rows)
+    if kind == "product":
+        return ProductTable(vocabulary.n_tokens, size, settings.table_splits)
+    return FullTable(vocabulary.n_tokens, size, is_sparse, has_bias)
 
 
 def build_head(settings: ModelSettings) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
+from ml.models.item_embeddings import products
 
 
 class SequenceEncoder(nn.Module, ABC):
@@ -110,8 +111,7 @@ class SequenceEncoder(nn.Module, ABC):
         ----------
         candidates : int64 [K]; or [M, K], where each vector has candidates of its own
         """
-        items = self.item_vectors(candidates)
-        return vectors @ items.T if candidates.ndim == 1 else (items @ vectors.unsqueeze(-1)).squeeze(-1)
+        return products(vectors, self.item_vectors(candidates))
 
     def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first], the ``logits`` of the tokens ``first`` to ``end - 1``."""

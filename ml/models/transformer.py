@@ -46,12 +46,12 @@ class Context(NamedTuple):
 class SequenceEmbedding(nn.Module):
     """Item vector plus position vector, in the way that ``embedding`` says; position 0 is the most recent token."""
 
-    def __init__(self, settings: ModelSettings, max_length: int) -> None:
+    def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         is_normed = settings.embedding == "normed"
         self.counts_baskets = settings.positions == "basket"
         self.scale = settings.hidden_size**0.5 if settings.embedding == "scaled" else 1.0
-        self.position_table = nn.Embedding(max_length, settings.hidden_size)
+        self.position_table = nn.Embedding(settings.max_length, settings.hidden_size)
         self.norm = nn.LayerNorm(settings.hidden_size) if is_normed else nn.Identity()
         self.dropout = Dropout(settings.embedding_dropout)
         self.projection = nn.Linear(settings.hidden_size, settings.hidden_size) if is_normed else nn.Identity()
@@ -198,7 +198,7 @@ class Transformer(ItemEncoder):
         self, settings: EncoderSettings, vocabulary: VocabularyDescription, sparse_tables: bool = False
     ) -> None:
         super().__init__(settings, vocabulary, sparse_tables)
-        self.embedding = SequenceEmbedding(settings, settings.max_length)
+        self.embedding = SequenceEmbedding(settings)
         self.blocks = nn.ModuleList(BLOCKS[settings.block](settings) for _ in range(settings.n_layers))
         self.final_norm = nn.LayerNorm(self.hidden_size) if settings.final_norm else nn.Identity()
         self.head = build_head(settings)

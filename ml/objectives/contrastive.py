@@ -6,14 +6,13 @@ Legend of shapes: B batch, L positions of a row, F rows with a future, D hidden.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
-from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, required_column
+from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, concatenate, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.next_item import moved_right
 from ml.objectives.protocol import Objective, Score, TrainingBatch
@@ -73,7 +72,7 @@ class Contrastive(Objective):
         of_future = n_future.nonzero().squeeze(1)  # [F]
         past = _runs(batch, (cut - 1).squeeze(1), n_past)
         future = _runs(batch[of_future], (cut.squeeze(1) + n_future - 1)[of_future], n_future[of_future])
-        inputs = _together(past, future)
+        inputs = concatenate([past, future], torch.cat)
         positions = torch.arange(1, len(inputs) + 1) * width - 1
         targets = {"of_future": of_future, "has_future": (n_future > 0).float()}
         return TrainingBatch(inputs, positions, targets, n_targets=n_rows)
@@ -103,9 +102,3 @@ def _runs(batch: SequenceBatch[Tensor], last: Tensor, lengths: Tensor) -> Sequen
     index = torch.arange(width) - (width - 1 - last).unsqueeze(1)  # [B, L], where each position's event was
     is_outside = index <= (last - lengths).unsqueeze(1)
     return batch.map(lambda column: column.gather(1, index.clamp(min=0)).masked_fill(is_outside, PAD))
-
-
-def _together(one: SequenceBatch[Tensor], other: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-    """The rows of two batches of one width and the same columns."""
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(SequenceBatch)]
-    return SequenceBatch(*(None if pair[0] is None else torch.cat(pair) for pair in pairs))  # type: ignore[arg-type]

@@ -21,13 +21,13 @@ from schemas.errors import ConfigError
 
 Kind = Literal["dense", "autoencoder"]
 
-EPOCHS, ROWS_PER_BATCH, LEARNING_RATE = 30, 256, 1e-3
+EPOCHS, ROWS_PER_BATCH, LEARNING_RATE, SEED = 30, 256, 1e-3, 0
 HIDDEN_COLUMNS = 2
 """Units of the autoencoder's hidden layers, per column that it ends in."""
 
 
-def fit_network(standard: NDArray[np.float32], n_columns: int, kind: Kind, seed: int = 0) -> Network:
-    """Train encoder and decoder on the mean squared error of the columns; the same rows and seed give the same network.
+def fit_network(standard: NDArray[np.float32], n_columns: int, kind: Kind) -> Network:
+    """Train encoder and decoder on the mean squared error of the columns; the same rows give the same network.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def fit_network(standard: NDArray[np.float32], n_columns: int, kind: Kind, seed:
     sizes = [standard.shape[1], *([] if is_dense else [HIDDEN_COLUMNS * n_columns]), n_columns]
     # the callers' own draws go on as if nothing had been drawn here
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(SEED)
         layers, back = ([nn.Linear(*pair) for pair in pairwise(each)] for each in (sizes, sizes[::-1]))
         # of one layer without its ReLU, the best would be the principal axes again
         encoder = nn.Sequential(_rectified(layers), nn.ReLU() if is_dense else nn.Identity())

@@ -8,7 +8,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from conf.interactions import InteractionSettings
-from ml.compat.allocator import keep_freed_memory
 from ml.data.counter_rows import NUMBERS, CounterFeed, CounterRows, RowLayout, read_tables, unpack_numbers
 from ml.data.row_groups import Reader
 from ml.data.sharding import FeedFile
@@ -17,7 +16,6 @@ from ml.objectives.interactions import label_loss, view_loss
 from ml.training.distributed import Ranks
 from ml.training.stall_watch import StallWatch
 from ml.training.step import mix_seed
-from ml.training.threads import torch_threads
 from schemas.errors import TrainingError
 
 ROWS_OF_KNOTS = 20_000
@@ -42,9 +40,7 @@ class InteractionJob:
     seed: int
 
 
-def train_interactions(
-    ranks: Ranks, watch: StallWatch | None, job: InteractionJob, threads: int
-) -> tuple[list[float], bytes]:
+def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> tuple[list[float], bytes]:
     """The mean loss of each epoch, and the network as safetensors. It begins anew if it is killed.
 
     The network is returned and not written: driver and ranks may share no folder, and it is 8 MB at its default sizes.
@@ -54,12 +50,6 @@ def train_interactions(
     TrainingError
         If the loss stops being a number, or the files cannot be read.
     """
-    keep_freed_memory()
-    with torch_threads(threads):
-        return _train(ranks, watch, job)
-
-
-def _train(ranks: Ranks, watch: StallWatch | None, job: InteractionJob) -> tuple[list[float], bytes]:
     settings, device = job.settings, ranks.device(job.device)  # type: ignore[arg-type]
     torch.manual_seed(job.seed)
     model = InteractionNetwork(_read_knots(job), sum(job.layout.sizes), settings).to(device)

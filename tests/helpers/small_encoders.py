@@ -16,6 +16,13 @@ def settings_of(**values: Any) -> EncoderSettings:
     return EncoderSettings(**{"behaviours": ("page_visit",), **values})
 
 
+def without_dropout(hidden_size: int, max_length: int, **values: Any) -> EncoderSettings:
+    """One layer of two heads, trained on all items: what it computes depends on no draw."""
+    small = {"n_layers": 1, "n_heads": 2, "feed_forward_size": hidden_size, "loss": LossSettings(name="full")}
+    quiet = {"embedding_dropout": 0.0, "encoder_dropout": 0.0}
+    return settings_of(**{"hidden_size": hidden_size, "max_length": max_length, **small, **quiet, **values})
+
+
 TINY = settings_of(
     hidden_size=4, n_layers=1, n_heads=2, feed_forward_size=8, max_length=6, loss=LossSettings(n_negatives=7)
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_encoders import settings_of, transformer
+from small_encoders import transformer, without_dropout
 
 from conf.encoders import EncoderSettings, InferenceSettings, LossSettings
 from conf.evaluation import ProbeSettings
@@ -32,17 +32,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 N_TOKENS, WIDTH = FIRST_ITEM + 500, 16
 VOCABULARY = VocabularyDescription(N_TOKENS)
-SETTINGS = settings_of(
-    hidden_size=64,
-    n_layers=2,
-    n_heads=2,
-    feed_forward_size=64,
-    embedding_dropout=0.0,
-    encoder_dropout=0.0,
-    max_length=WIDTH,
-    loss=LossSettings(name="full"),
-    training=TrainingSettings(n_ranks=1, learning_rate=1e-3),
-)
+TRAINING = TrainingSettings(n_ranks=1, learning_rate=1e-3)
+SETTINGS = without_dropout(hidden_size=64, max_length=WIDTH, n_layers=2, training=TRAINING)
 OBJECTIVES = {"bidirectional": "cloze", "causal": "next_item"}
 
 

@@ -7,12 +7,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import BUCKET, S3Server, s3_server
+from s3_server import BUCKET, S3Server
 from tiny_run import CONFIG, ENCODERS
 
 from ml.files.store import Store
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.stores
 
 AWAY_SECONDS = 12.0
 DATA, OUT, CLUSTER_OUT, TABLES = (f"s3://{BUCKET}/{name}" for name in ("data", "run", "cluster", "elsewhere/tables"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 def ubp(*flags: object, code: int = 0) -> str:

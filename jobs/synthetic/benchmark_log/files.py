@@ -10,8 +10,7 @@ from conf.synthetic import BenchmarkLogSettings
 from jobs.synthetic.benchmark_log.events import draw_block, plan_log
 from jobs.synthetic.benchmark_log.marginals import Sizes, category_counts, item_counts, scale_sizes
 from jobs.synthetic.benchmark_log.permutations import Use, draw_permutation, hash_to_codes
-from jobs.synthetic.blocks import map_blocks
-from jobs.synthetic.shop.files import ITEM_COLUMNS
+from jobs.synthetic.blocks import ITEM_COLUMNS, map_blocks
 from schemas import columns as c
 from schemas.behaviours import CODES_PER_QUERY, PAGE_VISIT, SEARCH_QUERY
 

@@ -79,19 +79,6 @@ def scale_sizes(n_events: int) -> Sizes:
     return Sizes(n_rows=n_rows, **others)
 
 
-def find_n_events(behaviour: str, n_rows: int) -> int:
-    """The smallest log with exactly so many rows of a behaviour."""
-    share = PUBLISHED.n_rows[behaviour] / PUBLISHED.n_events
-    # rounding moves a behaviour's rows by one, those of page visits by a few
-    margin = round(5 / share)
-    around = round(n_rows / share)
-    return next(
-        n_events
-        for n_events in range(max(0, around - margin), around + margin)
-        if scale_sizes(n_events).n_rows[behaviour] == n_rows
-    )
-
-
 def client_counts(sizes: Sizes) -> CountTable:
     """Events per client: everyone has one; mean, median, p90, p99 as published, the maximum as size allows."""
     shares = {1: 1.0, MEDIAN: 0.5, 6: 0.24, P90: 0.1, P99: 0.01, 1_000: 1.5e-4, MAXIMUM: 0.5 / PUBLISHED.n_clients}

@@ -10,21 +10,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.synthetic import ShopSettings
-from jobs.synthetic.blocks import map_blocks
+from jobs.synthetic.blocks import ITEM_COLUMNS, map_blocks
 from jobs.synthetic.shop.catalogue import build_catalogue
 from jobs.synthetic.shop.oracle import describe_state
 from jobs.synthetic.shop.simulation import simulate_block
 from schemas import columns as c
-from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY
-
-ITEM_COLUMNS = {
-    PRODUCT_BUY: c.SKU,
-    ADD_TO_CART: c.SKU,
-    REMOVE_FROM_CART: c.SKU,
-    PAGE_VISIT: c.URL,
-    SEARCH_QUERY: c.QUERY,
-}
-"""Behaviour -> column of its source file that holds the item."""
+from schemas.behaviours import SEARCH_QUERY
 
 _BLOCKS_PER_TASK = 64
 

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.load import load_config
 from jobs.blocks.counter_aggregates import cluster_entropy, weight_of_cluster
 from jobs.blocks.counter_table import list_counters
-from jobs.blocks.counters import collect_counters
+from jobs.blocks.counters import Shop, collect_counters
 from schemas.errors import InputError
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, events_table
 
@@ -80,7 +80,7 @@ def count(spark: SparkSession, events: dict[str, DataFrame], products: list[tupl
     clients = spark.createDataFrame([(n, client, True) for n, client in enumerate(CLIENT_IDS)], CLIENTS.ddl)
     with ExitStack() as cached:
         known = spark.createDataFrame(products, PRODUCT_PROPERTIES.ddl)
-        block, vectors = collect_counters(events, known, clients, CUTOFF, BEHAVIOURS, cached)
+        block, vectors = collect_counters(Shop(events, known, clients, BEHAVIOURS), CUTOFF, cached)
         rows = {row["client_id"]: row["vector"] for row in vectors.collect()}
     assert all(np.isfinite(row).all() for row in rows.values())
     return {client: dict(zip(block.columns, row, strict=True)) for client, row in rows.items()}

@@ -10,8 +10,8 @@ from eval_tables import SMALL
 from pyspark.sql import SparkSession
 
 from conf.interactions import InteractionSettings
-from jobs.blocks.counters import known_counters
-from jobs.blocks.interactions import N_VIEWS, Shop, earlier_cutoffs, training_rows, write_rows
+from jobs.blocks.counters import Shop, known_counters
+from jobs.blocks.interactions import N_VIEWS, earlier_cutoffs, training_rows, write_rows
 from ml.data.counter_rows import NUMBERS
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+from delta_versions import latest_version
 from pyspark.sql import SparkSession
 
 from jobs.cli import main
 from jobs.commands.upkeep import Removed, Retention, compact, recorded_versions, vacuum, versions_within
 from jobs.storage.delta_tables import TableCommit, latest_commit, read_table, session_settings, write_table
 from jobs.storage.locations import plain_path
-from jobs.storage.table_history import has_commit, latest_version, read_history
+from jobs.storage.table_history import has_commit, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import ModelError, TableError
 from schemas.tables import SCORES, SEQUENCES

@@ -2,23 +2,10 @@ import pytest
 from eval_tables import purchases, typed
 from pyspark.testing import assertDataFrameEqual
 
-from jobs.evaluation.labels import (
-    build_targets,
-    collect_popularity,
-    collect_top_labels,
-    collect_unknown,
-    count_values,
-    purchases_with_properties,
-)
+from jobs.evaluation.labels import build_targets, collect_popularity, collect_top_labels, collect_unknown, count_values
 from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS
 
 WINDOWED = "window string, client_id bigint, sku bigint, category bigint, price bigint"
-
-
-def test_purchases_of_skus_without_properties_have_nulls(spark):
-    products = spark.createDataFrame([(1, 10, 50, "[0]")], PRODUCT_PROPERTIES.ddl)
-    found = purchases_with_properties(purchases(spark, [(7, "2022-06-01", 1), (7, "2022-06-01", 2)]), products)
-    assert {(row["sku"], row["category"], row["price"]) for row in found.collect()} == {(1, 10, 50), (2, None, None)}
 
 
 def test_values_are_counted_per_task_without_nulls_and_a_sku_bought_earlier_is_not_new(spark):

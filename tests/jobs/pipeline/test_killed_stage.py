@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from delta_versions import latest_version
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
@@ -20,7 +21,6 @@ from conf.pipeline import PipelineConfig
 from jobs.cli import main
 from jobs.stages import sequences as build_sequences
 from jobs.storage.delta_tables import read_table, write_table
-from jobs.storage.table_history import latest_version
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import derive_windows, windows_frame
 from schemas.errors import TableError

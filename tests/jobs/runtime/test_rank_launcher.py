@@ -257,3 +257,13 @@ def test_ranks_of_one_host_exchange_where_no_other_host_reaches_them() -> None:
     assert exchange_interfaces((), "local[2]") == exchange_interfaces((), "local-cluster[2,1,1024]") == (loopback,)
     assert exchange_interfaces(("eth1",), "local[2]") == ("eth1",)
     assert exchange_interfaces((), "yarn") == ()
+
+
+def test_one_rank_works_here_with_the_threads_that_it_may_take(workspace: Workspace) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    place: Any = (FolderNotes(workspace.logs), workspace.logs / "x", "train")
+    settings = TrainingSettings(n_ranks=1, threads_per_rank=before + 2)
+    n_threads = run_ranks(None, settings, lambda *_: torch.get_num_threads(), (), *place)  # type: ignore[arg-type]
+    assert (n_threads, torch.get_num_threads()) == (before + 2, before)

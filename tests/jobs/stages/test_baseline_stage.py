@@ -7,13 +7,13 @@ from pyspark.sql import functions as F
 
 from jobs.blocks.organiser_features import collect_organiser_features
 from jobs.blocks.table import collect_blocks
-from jobs.evaluation.labels import purchases_with_properties
 from jobs.profiles.export import export_blocks
 from jobs.stages import split as split_windows
 from jobs.stages.baseline import run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import clients_in_order, rows_of_clients
+from jobs.transforms.purchases import purchases_with_properties
 from schemas.errors import InputError
 from schemas.tables import BLOCKS, CLIENTS
 

@@ -21,7 +21,7 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from jobs.storage.delta_tables import session_settings
 from jobs.transforms.sequences import build_sequences, collect_if_small
-from jobs.transforms.vocabulary import build_vocabulary
+from jobs.transforms.vocabulary import count_items, number_items
 from schemas.behaviours import ItemKind
 from schemas.columns import CLIENT_ID, TIMESTAMP
 from schemas.tables import VOCABULARIES
@@ -136,7 +136,7 @@ def plain_sequences(shop: Shop) -> dict[int, tuple[str, int, list[int], int]]:
 def test_token_ids_and_sequences_are_those_of_a_plain_reading(spark: SparkSession, shop: Shop) -> None:
     events = shop.frame(spark)
     with ExitStack() as cached:
-        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, cached)
+        vocabulary = number_items(count_items(events, shop.item, shop.min_count), shop.behaviour, cached)
         words = [tuple(row) for row in vocabulary.collect()]
     expected = plain_vocabulary(shop)
     assert sorted(words, key=lambda row: row[2]) == expected
@@ -168,7 +168,7 @@ def many_clients(behaviour: str) -> Shop:
 def collect_tables(spark: SparkSession, events: DataFrame, shop: Shop) -> list[list[Row]]:
     """Both tables whole, their rows sorted."""
     with ExitStack() as cached:
-        vocabulary = build_vocabulary(events, shop.behaviour, shop.item, shop.min_count, cached)
+        vocabulary = number_items(count_items(events, shop.item, shop.min_count), shop.behaviour, cached)
         sequences = build_sequences(events, vocabulary, shop.behaviour, shop.config, cached)
         return [sorted(frame.collect()) for frame in (vocabulary, sequences)]
 

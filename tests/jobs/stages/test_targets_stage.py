@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, save_ids, write_shop
 
-from jobs.evaluation.labels import count_values, purchases_with_properties
+from jobs.evaluation.labels import count_values
 from jobs.stages import split
 from jobs.stages import targets as build_targets
 from jobs.stages.targets import read_labels, run
 from jobs.storage.delta_tables import list_files, read_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms.purchases import purchases_with_properties
 from jobs.transforms.windows import derive_windows, events_before, target_events
 from schemas.errors import InputError
 from schemas.tables import LABELS, TARGETS

@@ -1,7 +1,6 @@
 """A rank on a host that reaches ``--out`` as a store only: it reads there, and what it saves is there."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import BUCKET, S3Server, s3_server
+from s3_server import BUCKET, S3Server
 from safetensors.numpy import load_file
 from small_encoders import settings_of
 
 from conf.training import FeedSettings, TrainingSettings
-from jobs.stages import train
-from jobs.stages.train import Place, PlannedModel, train_all
+from jobs.blocks import encoders
+from jobs.blocks.encoders import Place, PlannedModel, train_all
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.working_copy import COMPLETE, WorkingCopy
 from ml.data.sharding import FeedFile
@@ -30,12 +29,6 @@ N_ROWS, N_ITEMS, WIDTH = 48, 12, 8
 TRAINING = TrainingSettings(
     n_ranks=1, epochs=2, tokens_per_batch=64, learning_rate=3e-3, checkpoint_every_steps=4, log_every_steps=2
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 def plan(folder: Path, url: str) -> PlannedModel:
@@ -54,12 +47,12 @@ def test_a_training_goes_on_on_another_host_with_what_the_store_has(
     store.put(["part.parquet"], tmp_path)
     here = plan(tmp_path / "here", (tmp_path / "part.parquet").as_uri())
     (tmp_path / "here").mkdir()
-    train_all(Ranks(), None, [here], Place(tmp_path / "here" / "metrics.jsonl"), "run", 1)
+    train_all(Ranks(), None, [here], Place(tmp_path / "here" / "metrics.jsonl"), "run")
 
     driver = tmp_path / "not-mounted" / "out-1"
     there = plan(driver, f"{store.url}/part.parquet")
     place = Place(driver / "metrics.jsonl", WorkingCopy(store, driver))
-    append, n_lines = train.append_metrics, 0
+    append, n_lines = encoders.append_metrics, 0
 
     def append_few(*line: object) -> None:
         nonlocal n_lines
@@ -69,15 +62,15 @@ def test_a_training_goes_on_on_another_host_with_what_the_store_has(
         append(*line)  # type: ignore[arg-type]
 
     with monkeypatch.context() as first:
-        first.setattr(train, "scratch_folder", lambda: tmp_path / "worker1")
-        first.setattr(train, "append_metrics", append_few)
+        first.setattr(encoders, "scratch_folder", lambda: tmp_path / "worker1")
+        first.setattr(encoders, "append_metrics", append_few)
         with pytest.raises(RuntimeError, match="lost"):
-            train_all(Ranks(), None, [there], place, "run", 1)
+            train_all(Ranks(), None, [there], place, "run")
     assert "checkpoints/page_visit/run.safetensors" in store.list_all("checkpoints")
     assert store.list_all("models") == {}
-    monkeypatch.setattr(train, "scratch_folder", lambda: tmp_path / "worker2")
-    monkeypatch.setattr(train, "append_metrics", append)
-    (result,) = train_all(Ranks(), None, [there], replace(place), "run", 1)
+    monkeypatch.setattr(encoders, "scratch_folder", lambda: tmp_path / "worker2")
+    monkeypatch.setattr(encoders, "append_metrics", append)
+    (result,) = train_all(Ranks(), None, [there], replace(place), "run")
     assert "page_visit: going on after step" in caplog.text
     assert result["is_finished"]
 

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from training_tables import N_ITEMS, config, write_tables
 
 from conf.training import TrainingSettings
+from jobs.blocks.encoders import PlannedModel
 from jobs.runtime.rank_launcher import run_ranks
 from jobs.stages import train
 from jobs.storage.delta_tables import read_table
@@ -125,7 +126,7 @@ def test_a_stage_that_died_between_two_models_trains_only_the_rest(
     write_tables(spark, workspace, 40, ["product_buy", "page_visit"])
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.PlannedModel, "open_feed", fails_on("page_visit"))
+        patch.setattr(PlannedModel, "open_feed", fails_on("page_visit"))
         with pytest.raises(KeyboardInterrupt):
             train.run(spark, config(), workspace)
     weights = workspace.model("product_buy") / "weights.safetensors"
@@ -139,10 +140,10 @@ def test_a_stage_that_died_between_two_models_trains_only_the_rest(
     assert weights.stat().st_mtime_ns != before, "a stage that ended well trains anew when it is asked again"
 
 
-def fails_on(behaviour: str) -> Callable[[train.PlannedModel, Ranks], Feed]:
-    open_feed = train.PlannedModel.open_feed
+def fails_on(behaviour: str) -> Callable[[PlannedModel, Ranks], Feed]:
+    open_feed = PlannedModel.open_feed
 
-    def opened(plan: train.PlannedModel, ranks: Ranks) -> Feed:
+    def opened(plan: PlannedModel, ranks: Ranks) -> Feed:
         if plan.job.card.encoder == behaviour:
             raise KeyboardInterrupt
         return open_feed(plan, ranks)
@@ -182,7 +183,7 @@ def test_two_ranks_of_each_launcher_and_one_process_agree_and_ranks_go_on_after_
         np.testing.assert_array_equal(weight, trained[-1][name], err_msg=name)
 
 
-def steps_on_one_global_batch(plans: dict[str, train.PlannedModel]) -> Callable[[Ranks], dict[str, Weights]]:
+def steps_on_one_global_batch(plans: dict[str, PlannedModel]) -> Callable[[Ranks], dict[str, Weights]]:
     """Weights after five steps, each loss; ranks are sent functions by value, so these are no module's."""
     tokens = torch.randint(FIRST_ITEM, FIRST_ITEM + N_ITEMS, (5, 6, 8), generator=torch.Generator().manual_seed(0))
 
@@ -212,7 +213,7 @@ def steps_on_one_global_batch(plans: dict[str, train.PlannedModel]) -> Callable[
     return weights_after_steps
 
 
-def training_of(plan: train.PlannedModel) -> Callable[[str, Ranks], Weights]:
+def training_of(plan: PlannedModel) -> Callable[[str, Ranks], Weights]:
     """Weights after two epochs with a checkpoint every third step; ``killed`` died after the fifth batch."""
 
     def weights_after_training(name: str, ranks: Ranks) -> Weights:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from delta_versions import latest_version
 from no_work import NoWork, leave_out_work
 from pyspark.sql import SparkSession
 
@@ -24,7 +25,7 @@ from jobs.storage import delta_tables
 from jobs.storage.delta_tables import TableCommit, latest_commit, read_ingested, read_table, write_table
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.provenance import read_records
-from jobs.storage.table_history import ingest_versions, latest_version
+from jobs.storage.table_history import ingest_versions
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import collect_windows
 from schemas.errors import OutdatedError, TableError

@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from delta_versions import latest_version
 from pyspark.sql import SparkSession
 
 from jobs.commands.upkeep import Retention, vacuum
 from jobs.storage import delta_commit
 from jobs.storage.delta_commit import WrittenFile, can_commit, replace_by_files
 from jobs.storage.delta_tables import latest_commit, read_table, write_table
-from jobs.storage.table_history import latest_version, read_history
+from jobs.storage.table_history import read_history
 from jobs.storage.workspace import Workspace
 from schemas.behaviours import ItemKind
 from schemas.tables import TableSchema, events_table

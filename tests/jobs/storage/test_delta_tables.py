@@ -5,13 +5,14 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
+from delta_versions import latest_version
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.storage import delta_tables
 from jobs.storage.delta_tables import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
 from jobs.storage.locations import plain_path
-from jobs.storage.table_history import has_commit, latest_version
+from jobs.storage.table_history import has_commit
 from jobs.storage.workspace import Workspace
 from schemas import tables
 from schemas.errors import TableError

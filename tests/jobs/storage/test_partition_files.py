@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from delta_versions import latest_version
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.storage import partition_files
 from jobs.storage.delta_tables import read_table, read_version, write_table
-from jobs.storage.table_history import latest_version, read_history
+from jobs.storage.table_history import read_history
 from jobs.storage.workspace import Workspace
 from schemas.tables import TableSchema
 

@@ -16,7 +16,7 @@ from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.stored_rows import Parts, StoredRows, stored_rows
 from jobs.storage.workspace import Workspace
 from jobs.transforms.packed import aggregate_packed
-from jobs.transforms.vocabulary import add_counts, build_vocabulary, keep_frequent
+from jobs.transforms.vocabulary import add_counts, count_items, keep_frequent, number_items
 from schemas.behaviours import ItemKind
 from schemas.tables import events_table
 
@@ -97,7 +97,8 @@ def test_the_vocabulary_is_that_of_the_same_rows_read_by_the_jvm(spark: SparkSes
     assert all(Path(path).exists() for path, _ in rows.parts.starts)
     with ExitStack() as cached:
         found, expected = (
-            sorted(build_vocabulary(events, "page_visit", "url", 3, cached).collect()) for events in (rows, rows.frame)
+            sorted(number_items(count_items(events, "url", 3), "page_visit", cached, max_rows).collect())
+            for events, max_rows in ((rows, rows.max_rows), (rows.frame, None))
         )
     assert len(found) == 40
     assert found == expected

@@ -2,13 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import BUCKET, S3Server, s3_server
+from s3_server import BUCKET, S3Server
 from whole_files import take_whole_files_only
 
 from jobs import cli
@@ -23,12 +22,6 @@ from ml.files import store as stores
 from ml.files.notes import StoreNotes
 from ml.files.store import Store, patience
 from schemas.errors import OutputError
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["s3", "mount"])

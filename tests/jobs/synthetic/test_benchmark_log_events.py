@@ -6,7 +6,7 @@ import pytest
 from conf.load import checked
 from conf.synthetic import BenchmarkLogSettings
 from jobs.synthetic.benchmark_log.events import Events, draw_block, plan_log
-from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, find_n_events, scale_sizes
+from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS, scale_sizes
 from schemas.behaviours import PAGE_VISIT, PRODUCT_BUY
 from schemas.errors import ConfigError
 
@@ -87,12 +87,6 @@ def test_behaviours_of_a_client_share_its_sessions(events: dict[str, list[Events
 @pytest.mark.parametrize("n_events", [10_000, 10_001, 123_456, 170_000_000])
 def test_rows_sum_to_the_events_asked_for(n_events: int):
     assert sum(scale_sizes(n_events).n_rows.values()) == n_events
-
-
-@pytest.mark.parametrize("behaviour", BEHAVIOURS)
-@pytest.mark.parametrize("n_rows", [1_003, 20_000_000])
-def test_a_log_is_found_for_any_number_of_rows_of_one_behaviour(behaviour: str, n_rows: int):
-    assert scale_sizes(find_n_events(behaviour, n_rows)).n_rows[behaviour] == n_rows
 
 
 @pytest.mark.parametrize("values", [{"n_events": 9_999}, {"n_days": 41}, {"relevant_share": 1.5}, {"seed": -1}])

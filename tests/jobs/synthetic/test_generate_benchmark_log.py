@@ -17,7 +17,7 @@ from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.synthetic.benchmark_log.marginals import BEHAVIOURS
-from jobs.synthetic.shop.files import ITEM_COLUMNS
+from jobs.synthetic.blocks import ITEM_COLUMNS
 from schemas.behaviours import PAGE_VISIT, SEARCH_QUERY
 from schemas.errors import OutputError
 from schemas.tables import QUARANTINE

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.testing import assertDataFrameEqual
 
 from conf.inputs import BehaviourSettings
-from jobs.transforms.vocabulary import build_vocabulary, collect_summaries, merge_counts, number_items
+from jobs.transforms.vocabulary import collect_summaries, count_items, merge_counts, number_items
 from schemas.tables import VOCABULARIES
 
 
@@ -15,8 +15,12 @@ def visits(spark: SparkSession, **counts: int) -> DataFrame:
     return spark.createDataFrame(rows, "url bigint")
 
 
+def build(events: DataFrame, min_count: int, cached: ExitStack) -> DataFrame:
+    return number_items(count_items(events, "url", min_count), "page_visit", cached)
+
+
 def test_ids_fall_with_the_count_then_rise_with_the_item_from_3_on(spark: SparkSession, cached: ExitStack) -> None:
-    built = build_vocabulary(visits(spark, u100=2, u9=2, u7=5, u1=1), "page_visit", "url", min_count=1, cached=cached)
+    built = build(visits(spark, u100=2, u9=2, u7=5, u1=1), 1, cached)
     expected = [
         ("page_visit", "7", 3, 5),
         ("page_visit", "9", 4, 2),
@@ -27,14 +31,14 @@ def test_ids_fall_with_the_count_then_rise_with_the_item_from_3_on(spark: SparkS
 
 
 def test_an_item_with_just_enough_events_is_kept(spark: SparkSession, cached: ExitStack) -> None:
-    built = build_vocabulary(visits(spark, u1=5, u2=4, u3=9), "page_visit", "url", min_count=5, cached=cached)
+    built = build(visits(spark, u1=5, u2=4, u3=9), 5, cached)
     assert {row["key"] for row in built.collect()} == {"1", "3"}
 
 
 def test_ids_do_not_depend_on_the_rows_order_or_partitions(spark: SparkSession, cached: ExitStack) -> None:
     events = visits(spark, **{f"u{item}": 1 + item % 7 for item in range(300)})
-    once = build_vocabulary(events.repartition(1), "page_visit", "url", 1, cached)
-    again = build_vocabulary(events.repartition(7).orderBy("url"), "page_visit", "url", 1, cached)
+    once = build(events.repartition(1), 1, cached)
+    again = build(events.repartition(7).orderBy("url"), 1, cached)
     assertDataFrameEqual(once, again)
     assert sorted(row["token_id"] for row in once.collect()) == list(range(3, 303))
 
@@ -67,4 +71,4 @@ def test_the_fingerprint_changes_with_any_pairing_and_only_then(spark: SparkSess
 
 
 def test_a_behaviour_without_events_has_no_summary(spark: SparkSession, cached: ExitStack) -> None:
-    assert collect_summaries(build_vocabulary(visits(spark), "page_visit", "url", 1, cached)) == {}
+    assert collect_summaries(build(visits(spark), 1, cached)) == {}

@@ -1,6 +1,5 @@
 """Row groups of files in S3 are those of the same files here, in the same order, by both readers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import BUCKET, S3Server, s3_server
+from s3_server import BUCKET, S3Server
 
 from ml.data.row_groups import Reader, read_row_groups
 from ml.files.store import Store
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.mark.parametrize("reader", ["petastorm", "arrow"])

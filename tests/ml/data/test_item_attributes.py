@@ -34,6 +34,6 @@ def test_a_description_knows_the_shapes_of_what_an_encoder_keeps() -> None:
     described = VocabularyDescription.of_attributes(attributes_of_five(), ("sku", "url"))
     assert (described.n_tokens, described.n_items) == (5, 2)
     assert (described.item_columns, described.n_categories) == (("sku", "url"), 8)
-    assert described.has_attributes
-    assert described.without_arrays().has_attributes
-    assert not VocabularyDescription(5).has_attributes
+    assert described.attributes_digest
+    assert described.without_arrays().attributes_digest
+    assert not VocabularyDescription(5).attributes_digest

@@ -1,8 +1,11 @@
 import pytest
 import torch
+from small_encoders import settings_of
 
 from conf.encoders import ModelSettings
-from ml.models.item_embeddings import N_CODES, ProductTable, build_table
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.item_embeddings import N_CODES, ProductTable
+from ml.models.item_encoder import build_table
 from schemas.errors import ConfigError
 from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
@@ -12,8 +15,8 @@ KINDS = ("full", "hashed", "product")
 
 def table_of(kind, n_tokens=N_TOKENS, is_sparse=False):
     torch.manual_seed(7)
-    settings = ModelSettings(hidden_size=16, n_heads=2, table=kind, table_rows=13, table_splits=4)
-    table = build_table(settings, n_tokens, is_sparse)
+    settings = settings_of(hidden_size=16, n_heads=2, table=kind, table_rows=13, table_splits=4)
+    table = build_table(settings, VocabularyDescription(n_tokens), is_sparse)
     table.initialise()
     return table
 

@@ -11,7 +11,8 @@ from conf.encoders import LossSettings
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.cloze import Cloze
 from ml.objectives.item_prediction import FIRST_OUTPUT, predict_tokens
-from schemas.tokens import FIRST_ITEM, MASK, UNK
+from ml.objectives.next_item import NextItem
+from schemas.tokens import FIRST_ITEM, MASK, PAD, UNK
 
 SHAPE = {"hidden_size": 2, "n_layers": 1, "n_heads": 1, "feed_forward_size": 4, "max_length": 4}
 FULL, SAMPLED, GBCE = (settings_of(**SHAPE, loss=LossSettings(name=name)) for name in ("full", "sampled", "gbce"))
@@ -34,6 +35,12 @@ def loss_of(encoder, settings, batch, candidates):
         return encoder.logits(encoder.output_vectors(hidden), tokens)
 
     return Cloze(settings, encoder.vocabulary).loss(hidden, batch.targets, candidates, score)
+
+
+@pytest.mark.parametrize("objective", [Cloze, NextItem])
+def test_validation_refuses_rows_that_end_in_padding(objective):
+    with pytest.raises(ValueError, match="1 of 2 rows end in PAD or MASK"):
+        objective(settings_of(), VocabularyDescription(13)).without_last(batch_of([3, PAD], [3, 4]))
 
 
 def test_the_targets_are_positions_labels_and_the_distinct_ones():

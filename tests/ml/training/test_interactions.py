@@ -43,7 +43,7 @@ def job(tmp_path: Path) -> InteractionJob:
 
 
 def test_it_learns_what_no_counter_tells_alone_and_a_seed_gives_its_weights(job: InteractionJob) -> None:
-    losses, network = train_interactions(Ranks(), None, job, threads=1)
+    losses, network = train_interactions(Ranks(), None, job)
     assert len(losses) == 10
     model = load_network(network, SETTINGS)
     corners = torch.tensor([[0.7, 0.7], [-0.7, -0.7], [0.7, -0.7], [-0.7, 0.7]])
@@ -53,14 +53,14 @@ def test_it_learns_what_no_counter_tells_alone_and_a_seed_gives_its_weights(job:
     made = []
     for seed in (5, 5, 6):
         short = replace(job, settings=replace(SETTINGS, epochs=1), seed=seed)
-        made.append(train_interactions(Ranks(), None, short, threads=1))
+        made.append(train_interactions(Ranks(), None, short))
     assert made[0] == made[1] != made[2]
 
 
 def test_a_loss_that_is_no_number_ends_it_with_a_message(job: InteractionJob) -> None:
     settings = replace(SETTINGS, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"interactions: the loss is .*; lower interactions.learning_rate"):
-        train_interactions(Ranks(), None, replace(job, settings=settings), threads=1)
+        train_interactions(Ranks(), None, replace(job, settings=settings))
 
 
 def train_twice(rank: int, port: int, job: InteractionJob) -> list[tuple[list[float], bytes]]:
@@ -68,7 +68,7 @@ def train_twice(rank: int, port: int, job: InteractionJob) -> list[tuple[list[fl
     environment = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     ranks = TorchRanks(timeout_seconds=60)
-    learnt = [train_interactions(ranks, None, job, threads=1) for _ in range(2)]
+    learnt = [train_interactions(ranks, None, job) for _ in range(2)]
     ranks.close()
     return learnt
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_encoders import settings_of
+from small_encoders import without_dropout
 from thread_ranks import two_ranks
 
 from conf.encoders import InferenceSettings, LossSettings, MaskingSettings
@@ -28,17 +28,8 @@ from schemas.errors import ConfigError, TrainingError
 from schemas.tokens import FIRST_ITEM
 
 N_ITEMS = 12
-SETTINGS = settings_of(
-    hidden_size=32,
-    n_layers=1,
-    n_heads=2,
-    feed_forward_size=32,
-    embedding_dropout=0.0,
-    encoder_dropout=0.0,
-    max_length=8,
-    loss=LossSettings(name="full"),
-    training=TrainingSettings(n_ranks=1, epochs=40, tokens_per_batch=64, learning_rate=3e-3, log_every_steps=5),
-)
+TRAINING = TrainingSettings(n_ranks=1, epochs=40, tokens_per_batch=64, learning_rate=3e-3, log_every_steps=5)
+SETTINGS = without_dropout(hidden_size=32, max_length=8, training=TRAINING)
 DROPPED = {"embedding_dropout": 0.1, "encoder_dropout": 0.3}
 Lines = list[Mapping[str, Any]]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from event_streams import event_settings, shop_rows, shop_vocabulary
 from packed_rows import both_layouts, random_sequences
-from small_encoders import settings_of
+from small_encoders import without_dropout
 from torch._dynamo.utils import counters
 
 from conf.encoders import EncoderSettings, LossSettings
@@ -27,17 +27,7 @@ from schemas.tokens import FIRST_ITEM
 
 N_TOKENS = FIRST_ITEM + 40
 VOCABULARY = VocabularyDescription(N_TOKENS)
-FULL = settings_of(
-    hidden_size=16,
-    n_layers=1,
-    n_heads=2,
-    feed_forward_size=16,
-    embedding_dropout=0.0,
-    encoder_dropout=0.0,
-    max_length=8,
-    loss=LossSettings(name="full"),
-    training=TrainingSettings(n_ranks=1),
-)
+FULL = without_dropout(hidden_size=16, max_length=8, training=TrainingSettings(n_ranks=1))
 ALL = slice(None)
 SAMPLED = replace(FULL, loss=LossSettings(name="sampled", n_negatives=1))
 
