@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from conf.ranges import PositiveFloat, PositiveInt, Range, Settings, require
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Settings, require
 
 MAX_WIDTH = 2048
 """Most columns of a profile (*challenge*)."""
@@ -58,6 +58,10 @@ class EnsembleSettings(Settings):
     """What stands for a block that a client lacks, before scaling: zeros (*paper*) or the block's mean."""
     presence_flags: bool = True
     """Append one number per block, 1 where the client has it."""
+    constant: NonNegativeFloat = 0.0
+    """Append a column of this number, the same for all clients; 0 appends none. The probe divides what its first layer
+    makes of a profile by the spread of that: beside a large constant it learns in smaller steps, and sees how long a
+    client's vectors are and not their directions alone."""
     max_width: Annotated[int, Range(gt=0, le=MAX_WIDTH)] = MAX_WIDTH
     """Most columns of a profile (*challenge*); above it, blocks are projected on their principal axes."""
     activity: bool = False

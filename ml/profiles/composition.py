@@ -114,25 +114,36 @@ class Composition:
     transforms : block -> what is done to it, in the profile's order
     averaged : encoders' blocks of one width that become one, their mean over those that a client has; it comes first
     flagged : blocks of which a column says who has it
+    constant : stands in a column of its own, the last, unless it is 0
     """
 
     transforms: Mapping[str, BlockTransform]
     averaged: tuple[str, ...]
     flagged: tuple[str, ...]
+    constant: float = 0.0
 
     @property
     def width(self) -> int:
         """Numbers in one profile."""
         widths = [transform.width for name, transform in self.transforms.items() if name not in self.averaged[1:]]
-        return sum(widths) + len(self.flagged)
+        return sum(widths) + self.n_further
+
+    @property
+    def n_further(self) -> int:
+        """Columns that are of no block's vectors: flags and the constant."""
+        return len(self.flagged) + (self.constant > 0)
 
     def compose(self, blocks: Sequence[BlockRows]) -> NDArray[np.float32]:
-        """The profiles of the blocks' clients, float32 [n, ``width``]; flags come last, 1 for a block one has."""
+        """The profiles of the blocks' clients, float32 [n, ``width``].
+
+        After the vectors come the flags, 1 for a block that a client has, then the constant.
+        """
         parts = [self.transforms[block.name].apply(block) for block in blocks if block.name not in self.averaged]
         if self.averaged:
             parts.insert(0, self._mean([block for block in blocks if block.name in self.averaged]))
         flags = [block.is_present[:, None].astype(np.float32) for block in blocks if block.name in self.flagged]
-        return np.concatenate([*parts, *flags], axis=1)
+        constant = np.full((len(parts[0]), int(self.constant > 0)), self.constant, np.float32)
+        return np.concatenate([*parts, *flags, constant], axis=1)
 
     def _mean(self, blocks: Sequence[BlockRows]) -> NDArray[np.float32]:
         is_present = np.stack([block.is_present for block in blocks])[..., None]  # [blocks, n, 1]
@@ -205,10 +216,10 @@ def fit_composition(
     flagged = tuple(name for name in moments if settings.of_block(name).presence)
     if len(widths := {transforms[name].width for name in averaged}) > 1:
         raise ConfigError(f"ensemble.composition=mean needs encoders of one width, found {sorted(widths)}; use concat")
-    whole = Composition(transforms, averaged, flagged)
+    whole = Composition(transforms, averaged, flagged, settings.constant)
     if whole.width <= settings.max_width:
         return whole
-    room = settings.max_width - len(flagged)
+    room = settings.max_width - whole.n_further
     if averaged or room < 1 or networks.keys() & moments.keys():
         raise ConfigError(
             f"a profile has {whole.width} columns, flags included, and principal axes cannot bring it down to "

@@ -259,6 +259,14 @@ def test_no_row_is_divided_by_a_length_of_zero():
     np.testing.assert_allclose(profiles, [[0.6, 0.8], [0, 0], [0, 0]], rtol=1e-6)
 
 
+def test_a_constant_is_the_last_column_of_every_client_and_counts_as_one():
+    profiles = compose([BUYS, VISITS], presence_flags=True, constant=0.5)
+
+    assert profiles.tolist() == [[3, 4, 5, 8, 1, 1, 0.5], [0, 0, 0, 0, 0, 0, 0.5], [1, 2, 0, 0, 1, 0, 0.5]]
+    blocks = random_blocks()
+    assert compose(blocks, presence_flags=True, constant=3, max_width=6)[:, -1].tolist() == [3] * 200  # 3 axes, 2 flags
+
+
 def test_axes_of_all_blocks_keep_within_the_number_of_each():
     blocks = random_blocks(widths=(6, 3))
     profiles = compose(blocks, stacking={"block_6": BlockSettings(max_columns=2)}, presence_flags=False, max_width=4)
