@@ -27,7 +27,7 @@ from jobs.storage.metrics_log import read_metrics
 pytestmark = pytest.mark.faults
 
 MASTER = "spark.master=local-cluster[2,1,1024]"
-STALL_SECONDS = 30
+STALL_SECONDS = 60
 TRAINING = ["--from", "train", "--to", "train", "--set", MASTER, "training.n_ranks=2", "training.epochs=40"]
 RESTART_SECONDS = STALL_SECONDS + GRACE_SECONDS + 60
 """Longest that lost ranks may go unnoticed (docs/faults.md), and a minute in which executor and ranks start."""
