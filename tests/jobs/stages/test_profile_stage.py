@@ -15,6 +15,7 @@ IDS = [50, 10, 40, 20]
 RAW = [
     "ensemble.weight=1",
     "ensemble.blocks_weight=1",
+    "ensemble.constant=0",
     "ensemble.blocks_scaling=none",
     "ensemble.scaling=none",
     "ensemble.absent=zeros",
