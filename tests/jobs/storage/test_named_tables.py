@@ -227,7 +227,10 @@ def test_a_run_into_a_store_that_python_cannot_open_gives_the_same(
     assert not (workspace.out / "tables").exists()
     sequences = read_table(spark, workspace, SEQUENCES)
     assert {urlsplit(url).scheme for url in sequences.inputFiles()} == {"viewfs"}
-    assert differences(read_tables(spark, workspace), read_tables(spark, tiny_run.workspace)) == []
+    found, expected_tables = read_tables(spark, workspace), read_tables(spark, tiny_run.workspace)
+    # says of which weights the encoders' blocks are
+    assert len(found.pop("block_columns")) == len(expected_tables.pop("block_columns"))
+    assert differences(found, expected_tables) == []
     numbers, expected = read_numbers(workspace.out), read_numbers(tiny_run.workspace.out)
     assert numbers.keys() == expected.keys()
     exact = [name for name in expected if name.startswith("baseline/") or name.endswith("client_ids.npy")]
