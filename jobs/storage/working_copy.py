@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.runtime.locks import taking_turns
+from jobs.runtime.locks import lost_turn, taking_turns
 from ml.files.atomic import replace_text
 from ml.files.notes import StoreNotes
 from ml.files.store import Store, StoredFile
@@ -111,7 +111,7 @@ class WorkingCopy:
             if METRICS in single:
                 try:
                     self._put_metrics(state)
-                except OutputError:  # a turn waits for no store; the next one begins when it answers again
+                except OutputError:  # a turn waits for no store, and may be lost; the next one begins anew
                     self._put_metrics(state)
             self.store.remove([name for name in gone if unit_of(name) is None])
             for name in gone:
@@ -167,12 +167,13 @@ class WorkingCopy:
     def _put_metrics(self, state: State) -> None:
         """Put the lines that are new here behind those that are there: stages on other machines add theirs."""
         path = self.folder / METRICS
-        with taking_turns(StoreNotes(self.store, "logs"), "metrics.turn") as is_our_turn:
+        notes = StoreNotes(self.store, "logs")
+        with taking_turns(notes, "metrics.turn") as is_our_turn:
             stored, (n_known, _, tag) = self.store.describe(METRICS), state.get(METRICS, (0, 0, ""))
             lines = path.read_bytes()
             others = self.store.read(METRICS) if stored and stored.tag != tag else None
-            if not is_our_turn():  # it took so long that another process works here
-                return self._put_metrics(state)
+            if not is_our_turn():
+                raise lost_turn(notes, "metrics.turn")
             if stored and others is not None:
                 lines = others + lines[n_known:]
                 replace_text(path, lines.decode())
