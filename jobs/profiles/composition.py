@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ CLIENTS_PER_PARTITION = 20_000
 
 Batches = Iterable[pa.RecordBatch]
 CLIENTS_FITTED = 20_000
-"""Whose vectors a network is trained on, chosen by a hash of the id: 160 MB on the driver, of a block of 2,048."""
+"""Whose vectors quantiles and networks are fitted on, chosen by a hash of the id: 160 MB on the driver, of a block of
+2,048 columns. The share of clients below a quantile then has a standard error of .0035 at most."""
 N_QUANTILES = 101
 """Values of a column between which its shares are interpolated."""
 
@@ -176,19 +178,36 @@ def with_keys(clients: DataFrame, ids: DataFrame | None) -> DataFrame:
 
 
 def collect_quantiles(rows: DataFrame, widths: Mapping[str, int], settings: EnsembleSettings) -> Quantiles:
-    """The approximate quantiles of each column, of the blocks whose transform asks for them; one pass over each.
+    """The quantiles of each column over a sample of clients, of the blocks whose transform asks for them.
 
     Parameters
     ----------
     rows, widths : as ``collect_moments``
     """
-    shares = np.linspace(0.0, 1.0, N_QUANTILES).tolist()
+    shares = np.linspace(0.0, 1.0, N_QUANTILES)
     found = {}
     for name in (name for name in widths if settings.of_block(name).transform == "quantile"):
-        columns = [F.percentile_approx(F.col(c.VECTOR)[n], shares, 10 * N_QUANTILES) for n in range(widths[name])]
-        of_columns = rows.filter((F.col(c.BLOCK) == name) & F.col(c.IS_PRESENT)).agg(F.array(*columns)).collect()[0][0]
-        found[name] = np.array([of or [0.0] * N_QUANTILES for of in of_columns])  # none where nobody has the block
+        # in Spark, percentile_approx took a minute for 465 columns of two thousand clients
+        vectors = collect_sample(rows, name, widths[name])
+        # values that are there, not between two: a column of counts has few, and each is the end of a range of shares
+        quantiles = np.quantile(vectors, shares, axis=0, method="inverted_cdf") if len(vectors) else None
+        found[name] = np.zeros((widths[name], N_QUANTILES)) if quantiles is None else quantiles.T.astype(np.float64)
     return found
+
+
+def collect_sample(rows: DataFrame, name: str, width: int) -> NDArray[np.float32]:
+    """The vectors of ``CLIENTS_FITTED`` clients that have a block, or of all if they are fewer, float32 [n, width].
+
+    Parameters
+    ----------
+    rows : as ``collect_moments``
+    """
+    of_block = rows.filter((F.col(c.BLOCK) == name) & F.col(c.IS_PRESENT))
+    # in a stated order, so that what is fitted depends on the vectors alone
+    sample = of_block.orderBy(F.xxhash64(c.CLIENT_ID), c.CLIENT_ID).limit(CLIENTS_FITTED)
+    # pandas, for what Arrow hands over are arrays, where a collected row is a list of Python's numbers
+    frame: pd.DataFrame = sample.select(c.VECTOR).toPandas()
+    return np.array(frame[c.VECTOR].tolist(), dtype=np.float32).reshape(-1, width)
 
 
 def collect_moments(
@@ -243,10 +262,7 @@ def collect_networks(
         own = settings.of_block(name)
         if own.reduction == "axes" or own.max_columns is None or own.max_columns >= width:
             continue
-        of_block = rows.filter((F.col(c.BLOCK) == name) & F.col(c.IS_PRESENT))
-        # in a stated order, so that the network depends on the vectors alone
-        sample = of_block.orderBy(F.xxhash64(c.CLIENT_ID), c.CLIENT_ID).limit(CLIENTS_FITTED).select(c.VECTOR)
-        vectors = np.array([np.array(row[c.VECTOR], np.float32) for row in sample.toLocalIterator()]).reshape(-1, width)
+        vectors = collect_sample(rows, name, width)
         everybody = BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), np.ones(len(vectors), bool))
         standard = standardising(moments[name]).apply(everybody)
         log.info("  %s: %s of %d columns, trained on %d clients", name, own.reduction, own.max_columns, len(vectors))
