@@ -68,6 +68,10 @@ def load_config(
     _refuse_moved_keys(name_or_path, values)
     if not any(override.partition("=")[0] in ("spark", "spark.master") for override in overrides):
         _require_local_master(name_or_path, values)
+    if inputs and (of_mapping := [each for each in overrides if re.match(r"mapping\b", each)]):
+        raise ConfigError(
+            f"--set {of_mapping[0]}: expected no part of a mapping beside --inputs {inputs}; change it there"
+        )
     if inputs:
         values["mapping"] = {"name": Path(inputs).stem} | _merge(_read_layers(inputs, MAPPINGS))
     if mapping := values.get("mapping"):
@@ -272,6 +276,8 @@ def _read_layers(
         del layer["base"]
     if not isinstance(base, str | None) or base == "" or "${" in (base or ""):
         raise ConfigError(f"{path}: base: expected the name or path of one configuration, found {base!r}; correct it")
+    if base and isinstance(path, Path) and base.endswith((".yaml", ".yml")):
+        base = str(path.parent / base)  # beside the file that names it, as links in it would be
     return [*(_read_layers(base, folder, (*seen, name)) if base else []), (str(path), layer)]
 
 

@@ -81,6 +81,8 @@ def _settings(arguments: argparse.Namespace) -> EncoderSettings:
         architecture=arguments.architecture,
         attention=arguments.attention,
         block=arguments.block,
+        embedding_dropout=arguments.dropout,
+        encoder_dropout=arguments.dropout,
         loss=LossSettings(name=arguments.loss, n_negatives=arguments.negatives),
         training=training,
     )
@@ -190,6 +192,7 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--feed-forward-size", type=int, default=0, help="0 for the hidden size, as in the paper")
+    parser.add_argument("--dropout", type=float, default=EncoderSettings.encoder_dropout)
     parser.add_argument("--learning-rate", type=float, default=TrainingSettings().learning_rate)
     parser.add_argument("--seed", type=int, default=0)
     return parser

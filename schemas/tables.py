@@ -67,7 +67,7 @@ def is_no_integer(column: str) -> str:
 
 
 def is_no_utf8(column: str) -> str:
-    """Reason of a user's id with bytes of another encoding."""
+    """Reason of a user's id or text with bytes of another encoding."""
     return f"{column} is not UTF-8"
 
 

@@ -117,13 +117,15 @@ def map_chunks(
     def stream(batches: Batches) -> Batches:
         torch.set_num_threads(1)  # one Spark task, one core
         device = task_device()
+        models: dict[str, SequenceEncoder] = {}
         try:
-            models = {source.name: source.load(device) for source in sources}
+            models |= {source.name: source.load(device) for source in sources}
             for batch in batches:
                 for start in range(0, batch.num_rows, ROWS_PER_CHUNK):
                     chunk = batch.slice(start, ROWS_PER_CHUNK)
                     yield from (of_chunk(chunk, source, models[source.name]) for source in sources)
         finally:
+            models.clear()  # first, for a GPU frees only what nobody holds
             release_device()
 
     return stream

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import logging
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -36,6 +37,8 @@ _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt"),
     "json": (".json", ".jsonl", ".ndjson"),
 }
+_IS_PART = re.compile(r"(part-)?\d[\w-]*", re.ASCII)
+"""What Hive and Spark call files that they give no suffix: 000000_0, part-00000."""
 _DELIMITERS = ";\t|,"
 _OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Of compressed text, as Spark reads it."""
@@ -172,7 +175,8 @@ def _files_of_one_format(
     if kind == "parquet":
         own = [file for root in roots for file in list_source(root).files]
     else:
-        named = [file for file in files if format_of(file) == kind or file in roots]
+        has_format = settings.format is not None
+        named = [f for f in files if format_of(f) == kind or f == path or (has_format and _IS_PART.fullmatch(f.name))]
         own = [file for file in named if file.stat().st_size]
         if named and not own:
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
@@ -180,10 +184,10 @@ def _files_of_one_format(
         raise InputError(f"{owner}: expected {kind} files in {path}, found none; correct path or format")
     once: dict[Path, Path] = {}
     for file in own:
-        if (first := once.setdefault(_uncompressed(file), file)) is not file:
+        if (first := once.setdefault(_uncompressed(file.resolve()), file)) is not file:
             raise InputError(
                 f"{owner}: expected the rows of each file once in {path}, found {first.name} and {file.name}, which "
-                "differ by compression alone; remove one, or rename it if its rows are others"
+                "are one file or differ by compression alone; remove one, or rename it if its rows are others"
             )
     if skipped := sorted(set(files).difference(own)):
         names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
@@ -215,6 +219,8 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     if found.format == "parquet":
         return [*dict.fromkeys(name for file in found.files for name in read_footer(file).schema.names), *partitions]
     if found.format == "json":
+        for file in found.files:
+            _check_lines(owner, file)
         return None
     header = list(settings.header) or read_header(found.files[0], settings.delimiter)
     if len(header) < 2 and (others := [sign for sign in _DELIMITERS if sign in "".join(header)]):
@@ -249,6 +255,21 @@ def read_header(file: Path, delimiter: str) -> list[str]:
         return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
+
+
+def _check_lines(owner: str, file: Path) -> None:
+    """Raise InputError where the first line of a JSON file holds several objects: Spark reads the first of a line."""
+    try:
+        with _open_text(file) as stream:
+            line = stream.readline(MAX_HEADER_BYTES).decode(errors="replace").removeprefix("\ufeff").strip()
+        _, end = json.JSONDecoder().raw_decode(line)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
+        return  # Spark says what it cannot read, and counts it
+    if rest := line[end:].strip(" ,"):
+        raise InputError(
+            f"{owner}: expected one JSON object a line in {file}, found another one behind the first: {rest[:60]!r}; "
+            "write a line break between them"
+        )
 
 
 def nanosecond_columns(found: InputFiles) -> dict[str, bool]:

@@ -46,8 +46,8 @@ def list_source(source: Path) -> Listing:
     Raises
     ------
     InputError
-        For what may hold rows and cannot be read as rows: a table of another format, a link to nothing, a folder that
-        links reach twice, a name that Spark does not take.
+        For what may hold rows and cannot be read as rows: a table of another format, a link to nothing, a folder or
+        file that links reach twice, a name that Spark does not take.
     """
     if not source.is_dir():
         _check_file(source)
@@ -65,16 +65,16 @@ def list_source(source: Path) -> Listing:
         for folder in folders:
             _check_format(folder)
             for path in sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_"))):
-                if path.is_dir():
-                    first = found.setdefault(path.resolve(), path)
-                    if first is not path:
-                        raise InputError(f"{path}: expected each folder once, found it as {first} too; remove the link")
-                    folders.append(path)
-                elif reason := _why_skipped(path):
+                is_folder = path.is_dir()
+                if not is_folder and (reason := _why_skipped(path)):
                     skipped[path] = reason
-                else:
+                    continue
+                if not is_folder:
                     _check_file(path)
-                    files.append(path)
+                if (first := found.setdefault(path.resolve(), path)) is not path:
+                    what = "folder" if is_folder else "file"
+                    raise InputError(f"{path}: expected each {what} once, found it as {first} too; remove the link")
+                (folders if is_folder else files).append(path)
     except OSError as error:
         raise InputError(f"{source}: expected files that can be read, found {error}; fix its permissions") from error
     return Listing(tuple(sorted(files)), skipped)

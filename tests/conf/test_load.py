@@ -54,6 +54,22 @@ def test_a_file_changes_its_base_and_set_changes_both() -> None:
     assert not config.probe.is_official
 
 
+def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    for folder, seed in ((tmp_path, 1), (tmp_path / "own", 2)):
+        (folder / "mine.yaml").write_text(f"base: demo\nseed: {seed}\n")
+    (tmp_path / "own" / "more.yaml").write_text("base: mine.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("own/more.yaml").seed == 2
+
+
+def test_a_setting_of_a_mapping_that_inputs_replaces_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--set mapping\.timezone=Europe/Warsaw: expected no part of a mapping beside"
+    ):
+        load_config("demo", ["mapping.timezone=Europe/Warsaw"], inputs="rees46")
+
+
 def test_an_encoder_is_completed_by_the_sections_and_differs_where_it_says_so() -> None:
     own = "encoders.visits={behaviours: [page_visit], max_length: 16, n_layers: 1, training: {epochs: 2}}"
     config = load_config("demo", [own, "model.hidden_size=32", "training.learning_rate=0.5"])

@@ -89,7 +89,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("cut.csv.gz"), r"cut\.csv\.gz: expected CSV in UTF-8, found "),
         (purchases("bad.csv.gz"), r"bad\.csv\.gz: expected CSV in UTF-8, found Error -3"),
         (purchases("bare/_hidden.csv"), r"bare/_hidden\.csv: expected a name that neither .*; rename it"),
-        (purchases("same"), r"rows of each file once in \S*same, found c\.csv and c\.csv\.gz, which differ by compr"),
+        (purchases("same"), r"rows of each file once in \S*same, found c\.csv and c\.csv\.gz, .* differ by compr"),
         (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
         (purchases("notes"), r"expected names of files that tell their format .* in \S*notes, found README; give"),
         (purchases("bare"), r"expected names of files that tell their format .* in \S*bare, found no file; give"),
@@ -143,6 +143,31 @@ def test_files_of_another_format_and_empty_ones_in_a_folder_are_named_and_not_re
     assert "inputs.product_buy: skipped, empty or no csv by their names: " in caplog.text
     assert "README" in caplog.text
     assert "part-1.csv" in caplog.text
+
+
+def test_copies_beside_a_pattern_are_no_part_of_it_and_a_file_reached_twice_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("2022-Jun.csv", "2022-Jun.csv~", "2022-Jun.csv.bak"):
+        (tmp_path / name).write_text(HEADER)
+    found = find_input("inputs.x", purchases("*.csv*"), tmp_path)
+    assert found
+    assert [file.name for file in found.files] == ["2022-Jun.csv"]
+    assert "2022-Jun.csv~" in caplog.text
+    (tmp_path / "2022-latest.csv").symlink_to("2022-Jun.csv")
+    with pytest.raises(InputError, match=r"found 2022-Jun\.csv and 2022-latest\.csv, which are one file"):
+        find_input("inputs.x", purchases("*.csv*"), tmp_path)
+
+
+def test_json_objects_that_share_a_line_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"user": "a"} \n{"user": "b"}\n')
+    check(tmp_path, purchases("a.jsonl"))
+    for lines in ('{"user": "a"}{"user": "b"}', '{"user": "}{"}, {"user": "b"}\n'):
+        (tmp_path / "b.jsonl").write_text(lines)
+        with pytest.raises(
+            InputError, match=r"expected one JSON object a line in .*b\.jsonl, found another one behind"
+        ):
+            check(tmp_path, purchases("b.jsonl"))
 
 
 def test_what_an_input_is_made_of_is_described_by_size_and_time_or_by_version(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def test_parquet_is_read_whatever_it_is_called_and_through_links(source: Path, t
     (elsewhere / "deep").mkdir(parents=True)
     pq.write_table(TABLE, elsewhere / "deep" / "g")
     (source / "linked").symlink_to(elsewhere)
-    (source / "h").symlink_to(elsewhere / "deep" / "g")
+    pq.write_table(TABLE, tmp_path / "one")
+    (source / "h").symlink_to(tmp_path / "one")
     expected = sorted(source / name for name in ("a.parquet", *others, "linked/deep/g", "h"))
     (group,) = group_files(source, events_contract("url", ItemKind.ID))
     assert list(group.files) == expected
@@ -138,6 +139,10 @@ def colon_and_wildcard(folder: Path) -> None:
     pq.write_table(TABLE, folder / "12:00 [1]" / "b.parquet")
 
 
+def same_file(folder: Path) -> None:
+    (folder / "latest.parquet").symlink_to("a.parquet")
+
+
 def no_utf8(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff.parquet")).write_bytes(b"PAR1")
 
@@ -153,6 +158,7 @@ def no_utf8(folder: Path) -> None:
             r"again/page_visit\.parquet: expected each folder once, found it as .*page_visit\.parquet too; remove",
         ),
         (same_folder, "c: expected each folder once, found it as .*b too; remove the link"),
+        (same_file, r"latest\.parquet: expected each file once, found it as .*a\.parquet too; remove the link"),
         (link_to_nothing, "b: expected a file, found a link to nothing; remove it"),
         (link_to_itself, "b: expected a file, found a link to nothing; remove it"),
         (pipe, r"b\.parquet: expected a regular file, found a pipe"),

@@ -114,6 +114,7 @@ def test_ids_codes_and_prices_are_typed_or_have_a_reason(spark: SparkSession) ->
         (type_codes(column("query", "[1 2]")), "query is not 16 numbers 0-255 in brackets"),
         (type_codes(column("query", "\t", as_="text")), "query is null"),
         (type_codes(column("name", None, as_="text")), None),
+        (type_codes(column("query", "caf\ufffd", as_="text")), "query is not UTF-8"),
         (type_codes(column("query", [1.0], as_="vector", size=2)), "query is not 2 finite numbers"),
     ]
     found = evaluate(spark, [typed for typed, _ in cases])

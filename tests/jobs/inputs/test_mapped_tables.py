@@ -16,7 +16,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.load import load_config
+from conf.mappings import ColumnSettings
 from jobs.inputs.mapped_tables import MappedInputs
+from jobs.inputs.readers import find_column
 from jobs.profiles.composition import with_keys
 from jobs.stages import ingest as ingest_events
 from jobs.storage.delta_tables import read_table
@@ -286,6 +288,33 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
     assert times == {name: [(noon,), (noon.replace(microsecond=5),)] for name, noon in hours.items()}
 
 
+def test_only_casts_of_text_to_integers_that_nobody_wrote_are_refused(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("0.59", 5)], "price string, n int")
+    for written in ("price > 0.0", "cast(price as int) > -1", "int(price) > -1", "n > 3", "n = '5'", "price in (1, 2)"):
+        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
+    for written in ("price > 0", "n > 3 and price <> 1", "price between 0 and 1", "trim(price) = n"):
+        with pytest.raises(InputError, match=r"inputs\.x: expected text compared with text"):
+            find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
+
+
+def test_hive_partitions_are_text_as_they_are_written_and_a_condition_that_chooses_nothing_is_told(
+    spark: SparkSession, shop: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    for branch in ("007", "7"):
+        (shop / "log" / f"branch={branch}").mkdir(parents=True)
+        (shop / "log" / f"branch={branch}" / "000000_0").write_text("bob,2022-06-01 12:00:00\n")
+
+    def log(**more: Any) -> dict[str, Any]:
+        return {"path": "log", "format": "csv", "header": ["who", "at"], "client_id": "who", "timestamp": "at", **more}
+
+    visits, adds = log(item={"column": "branch", "as": "key"}), log(item="branch", where="branch = '8'")
+    ingest(spark, shop, workspace, page_visit=visits, add_to_cart=adds)
+    ids = read_table(spark, workspace, IDS).filter("kind = 'url'")
+    assert sorted(row["key"] for row in ids.collect()) == ["007", "7"]
+    assert "add_to_cart: no row in " in caplog.text
+    assert "page_visit: no row in " not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -293,6 +322,7 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
         ({"where": "who = = 'bob'"}, r"product_buy: expected rows that Spark can read .*PARSE_SYNTAX_ERROR"),
         ({"item": "sku"}, r"product_buy\.item: expected the column 'sku' in orders\.jsonl, found at, what, who"),
         ({"path": None, "table": "shop.gone"}, r"from shop\.gone, found: .*shop"),
+        ({"where": "what > 0"}, r"product_buy: expected text compared with text"),
         ({"where": "user > 'a'"}, r"product_buy: expected the column 'user' in orders\.jsonl, found at, what, who"),
         ({"item": {"expression": "`current_user`"}}, r"item: expected the column 'current_user' in orders\.jsonl"),
         ({"expand": "what"}, r"inputs\.product_buy\.expand: expected an array in 'what', found string"),

@@ -150,6 +150,11 @@ def test_a_table_has_one_place() -> None:
             Workspace(out, **locations)
 
 
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    with pytest.raises(ConfigError, match="expected a path, found an empty text"):
+        mounted_path("")
+
+
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     for url in ("s3a://key:hush@bucket/x", "s3a://key:a/hush@bucket/x", "abfss://box@account/x?sig=hush"):
         with pytest.raises(ConfigError, match=r"without a password|and more after a") as error:
