@@ -63,9 +63,13 @@ class Gru(ItemEncoder):
         # each row is turned so that its tokens come first: no layer runs over padding before it meets a token
         n_padding = (token_ids == PAD).sum(dim=1, keepdim=True)  # [B, 1]
         index = torch.arange(width, device=token_ids.device).expand(n_rows, -1)
-        states, _ = self.layers(_turned(items, (index + n_padding) % width))
+        states = self._states(_turned(items, (index + n_padding) % width))
         states = self.output_dropout(_turned(states, (index - n_padding) % width))
         return self._hidden(items, states, (index - n_padding + 1).clamp(min=1))
+
+    def _states(self, items: Tensor) -> Tensor:
+        states: Tensor = self.layers(items)[0]
+        return states
 
     def _hidden(self, items: Tensor, states: Tensor, n_tokens: Tensor) -> Tensor:
         """Float [B, L, D] from item vectors, states (float [B, L, D]) and how many tokens there are so far ([B, L])."""
@@ -85,6 +89,14 @@ class Lstm(Gru):
     ) -> None:
         super().__init__(settings, vocabulary, sparse_tables)
         self.share_logit = nn.Parameter(torch.zeros(()))
+
+    def _states(self, items: Tensor) -> Tensor:
+        uses_onednn = not items.is_cuda and torch.backends.mkldnn.is_available()
+        if not uses_onednn or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return super()._states(items)
+        # oneDNN's LSTM refuses bfloat16 on a processor without AVX-512
+        with torch.autocast(items.device.type, enabled=False):
+            return super()._states(items.float())
 
     def _hidden(self, items: Tensor, states: Tensor, n_tokens: Tensor) -> Tensor:
         mean = items.cumsum(dim=1) / n_tokens.unsqueeze(-1)  # PAD's vector is zero
