@@ -68,11 +68,12 @@ def load_config(
     _refuse_moved_keys(name_or_path, values)
     if not any(override.partition("=")[0] in ("spark", "spark.master") for override in overrides):
         _require_local_master(name_or_path, values)
-    if inputs and (of_mapping := [each for each in overrides if re.match(r"mapping\b", each)]):
-        raise ConfigError(
-            f"--set {of_mapping[0]}: expected no part of a mapping beside --inputs {inputs}; change it there"
-        )
     if inputs:
+        for override in overrides:
+            if re.match(r"mapping\b", override):
+                raise ConfigError(
+                    f"--set {override}: expected no part of a mapping beside --inputs {inputs}; change it there"
+                )
         values["mapping"] = {"name": Path(inputs).stem} | _merge(_read_layers(inputs, MAPPINGS))
     if mapping := values.get("mapping"):
         owner = f"mapping {inputs!r}" if inputs else f"configuration {name_or_path!r}"
@@ -254,8 +255,7 @@ def _read_layers(
 ) -> list[tuple[str, DictConfig]]:
     """The name and contents of the file and of those that it is based on, the last base first."""
     # a plain name is a packaged configuration, whatever lies in the working directory
-    is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
-    path = Path(name_or_path) if is_path else folder / f"{name_or_path}.yaml"
+    path = Path(name_or_path) if _is_path(name_or_path) else folder / f"{name_or_path}.yaml"
     try:
         if isinstance(path, Path):
             _require_small_file(path)
@@ -276,9 +276,13 @@ def _read_layers(
         del layer["base"]
     if not isinstance(base, str | None) or base == "" or "${" in (base or ""):
         raise ConfigError(f"{path}: base: expected the name or path of one configuration, found {base!r}; correct it")
-    if base and isinstance(path, Path) and base.endswith((".yaml", ".yml")):
-        base = str(path.parent / base)  # beside the file that names it, as links in it would be
+    if base and _is_path(base):
+        base = str(Path(str(path)).parent / base)
     return [*(_read_layers(base, folder, (*seen, name)) if base else []), (str(path), layer)]
+
+
+def _is_path(name_or_path: str) -> bool:
+    return "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
 
 
 def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:

@@ -185,9 +185,10 @@ def _files_of_one_format(
     once: dict[Path, Path] = {}
     for file in own:
         if (first := once.setdefault(_uncompressed(file.resolve()), file)) is not file:
+            why = "are one file" if first.samefile(file) else "differ by compression alone"
             raise InputError(
                 f"{owner}: expected the rows of each file once in {path}, found {first.name} and {file.name}, which "
-                "are one file or differ by compression alone; remove one, or rename it if its rows are others"
+                f"{why}; remove one, or rename it if its rows are others"
             )
     if skipped := sorted(set(files).difference(own)):
         names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
@@ -211,7 +212,7 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     Raises
     ------
     InputError
-        If CSV files differ in their first lines, or name a column twice.
+        If CSV files differ in their first lines, or name a column twice, or a first line of JSON holds several objects.
     """
     if found.format == "delta":
         return _delta_columns(found.root)

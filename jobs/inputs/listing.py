@@ -64,17 +64,21 @@ def list_source(source: Path) -> Listing:
         # the list grows as it is walked, by the folders that are found
         for folder in folders:
             _check_format(folder)
+            real_folder = folder.resolve()
             for path in sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_"))):
-                is_folder = path.is_dir()
-                if not is_folder and (reason := _why_skipped(path)):
+                if path.is_dir():
+                    kind, own = "folder", folders
+                elif reason := _why_skipped(path):
                     skipped[path] = reason
                     continue
-                if not is_folder:
+                else:
                     _check_file(path)
-                if (first := found.setdefault(path.resolve(), path)) is not path:
-                    what = "folder" if is_folder else "file"
-                    raise InputError(f"{path}: expected each {what} once, found it as {first} too; remove the link")
-                (folders if is_folder else files).append(path)
+                    kind, own = "file", files
+                # resolving each of many files would ask the mount for all folders above it
+                real = path.resolve() if path.is_symlink() else real_folder / path.name
+                if (first := found.setdefault(real, path)) is not path:
+                    raise InputError(f"{path}: expected each {kind} once, found it as {first} too; remove the link")
+                own.append(path)
     except OSError as error:
         raise InputError(f"{source}: expected files that can be read, found {error}; fix its permissions") from error
     return Listing(tuple(sorted(files)), skipped)

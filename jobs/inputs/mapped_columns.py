@@ -113,10 +113,10 @@ def type_codes(column: MappedColumn) -> Typed:
         codes, reason = text_codes(column.value), t.has_no_words(name)
     else:
         codes, reason = canonical_codes(column.value), t.is_no_codes(name)
-    needed = [] if column.role == NAME else [(column.is_missing, t.is_null(name))]
+    rules = [] if column.role == NAME else [(column.is_missing, t.is_null(name))]
     if form == "text":
-        needed.append((column.value.contains("\ufffd"), t.is_no_utf8(name)))
-    return codes, [*needed, (~column.is_missing & codes.isNull(), reason)]
+        rules.append((column.value.contains("\ufffd"), t.is_no_utf8(name)))
+    return codes, [*rules, (~column.is_missing & codes.isNull(), reason)]
 
 
 def type_time(column: MappedColumn, timezone: str, settings: IngestSettings) -> Typed:

@@ -38,10 +38,7 @@ _FIXES = {
     NO_AMOUNT: "a decimal comma goes by expression: replace(COLUMN, ',', '.')",
     is_no_codes(NAME): "a mapping makes codes of words by as: text",
     is_no_codes("query"): "a mapping makes codes of words by as: text",
-    is_no_utf8(CLIENT_ID): "write the file again in UTF-8",
-    is_no_utf8(SKU): "write the file again in UTF-8",
-    is_no_utf8(NAME): "write the file again in UTF-8",
-    is_no_utf8("query"): "write the file again in UTF-8",
+    **{is_no_utf8(column): "write the file again in UTF-8" for column in (CLIENT_ID, SKU, NAME, "query")},
     NO_SUCH_PRICE: f"a price is one of {MAX_PRICE + 1} buckets, not an amount (as: amount makes them)",
     UNKNOWN_SKU: "give their products, or set ingest.unknown_sku=keep",
 }

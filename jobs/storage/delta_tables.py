@@ -222,18 +222,7 @@ def write_table(
         version = replace_by_files(spark, table_url(location), frame.schema, written, note)
         commit = TableCommit(version, sum(file.n_rows for file in written))
     else:
-        settings = _OWN_COMMIT | _row_group(row_group_mib) | (_LOG_SETTINGS if is_log else {})
-        is_gathered = not keep_partitions and rows_per_file is None
-        settings["spark.databricks.delta.optimizeWrite.enabled"] = str(is_gathered).lower()
-        settings["spark.sql.files.maxRecordsPerFile"] = str(rows_per_file or 0)  # 0 is no limit
-        if not is_gathered:
-            # table partitions that a task writes side by side; above this many Spark sorts its rows by them first
-            settings["spark.sql.maxConcurrentOutputFileWriters"] = "64"
-        if where:
-            # without statistics of the files, a commit that replaces a part does not know its rows
-            settings["spark.databricks.delta.stats.collect"] = "true"
-            # Python tasks may write the files: vectors on the way to them take little memory, three of embed's chunks
-            settings["spark.sql.execution.arrow.maxRecordsPerBatch"] = str(3 * 4096)
+        settings = _writer_settings(rows_per_file, row_group_mib, is_log, keep_partitions, is_part=bool(where))
         # every write is noted, to find its own commit beside those of stages that write at once
         own_note = note or f"write {uuid.uuid4().hex[:12]}"
         settings["spark.databricks.delta.commitInfo.userMetadata"] = own_note
@@ -433,6 +422,25 @@ def _definition(table: TableSchema) -> str:
 def _row_group(mib: int | None) -> dict[str, str]:
     """The session's setting: Delta passes no Parquet option on to the writer."""
     return {"parquet.block.size": str(mib * 2**20)} if mib else {}
+
+
+def _writer_settings(
+    rows_per_file: int | None, row_group_mib: int | None, is_log: bool, keep_partitions: bool, is_part: bool
+) -> dict[str, str]:
+    """The session's while Delta writes a table, or a part of it; the arguments are those of ``write_table``."""
+    is_gathered = not keep_partitions and rows_per_file is None
+    settings = _OWN_COMMIT | _row_group(row_group_mib) | (_LOG_SETTINGS if is_log else {})
+    settings["spark.databricks.delta.optimizeWrite.enabled"] = str(is_gathered).lower()
+    settings["spark.sql.files.maxRecordsPerFile"] = str(rows_per_file or 0)  # 0 is no limit
+    if not is_gathered:
+        # table partitions that a task writes side by side; above this many Spark sorts its rows by them first
+        settings["spark.sql.maxConcurrentOutputFileWriters"] = "64"
+    if is_part:
+        # without statistics of the files, a commit that replaces a part does not know its rows
+        settings["spark.databricks.delta.stats.collect"] = "true"
+        # Python tasks may write the files: vectors on the way to them take little memory, three of embed's chunks
+        settings["spark.sql.execution.arrow.maxRecordsPerBatch"] = str(3 * 4096)
+    return settings
 
 
 @cache  # the JVM parses the DDL

@@ -68,6 +68,7 @@ class Gru(ItemEncoder):
         return self._hidden(items, states, (index - n_padding + 1).clamp(min=1))
 
     def _states(self, items: Tensor) -> Tensor:
+        """Float [B, L, D] from item vectors, float [B, L, D], tokens first."""
         states: Tensor = self.layers(items)[0]
         return states
 

@@ -58,12 +58,16 @@ class TrainingBatch:
         if device == self.positions.device:
             return self
 
-        def moved(tensor: Tensor) -> Tensor:
-            is_cuda = device.type == "cuda"
-            return (tensor.pin_memory() if is_cuda else tensor).to(device, non_blocking=is_cuda)
+        targets = {name: moved_to(target, device) for name, target in self.targets.items()}
+        inputs = self.inputs.map(lambda column: moved_to(column, device))
+        return TrainingBatch(inputs, moved_to(self.positions, device), targets, self.n_targets)
 
-        targets = {name: moved(target) for name, target in self.targets.items()}
-        return TrainingBatch(self.inputs.map(moved), moved(self.positions), targets, self.n_targets)
+
+def moved_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same on ``device``; from the CPU to a GPU by pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Objective(Protocol):

@@ -15,7 +15,7 @@ from ml.data.packing import PIECES, ROW_WIDTH, WINDOW, PackedFeed
 from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.registry import ENCODERS, build_encoder
-from ml.objectives.protocol import TrainingBatch
+from ml.objectives.protocol import TrainingBatch, moved_to
 from ml.objectives.registry import OBJECTIVES, build_objective
 from ml.training.distributed import Ranks
 from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
@@ -81,8 +81,6 @@ class Learner:
         is_alone = settings.training.batches_per_step == 1
         self.is_recorded = is_compiled and is_packed and is_alone and is_cuda
         self._loss_of = self.loss
-        # rows of their own, which a feed may give all the same, each have a shape: compiled only where it is asked for
-        self._compiles_any_shape = wants is True
         self.is_compiled, self._bounds = is_compiled, dict[int, int]()
         if is_compiled:
             # the encoders of a run share this code, and Dynamo gives up after eight graphs of it
@@ -125,9 +123,7 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         batches = [batch.to(self.device) for batch in batches]
-        if candidates is not None and not candidates.is_cuda and self.device.type == "cuda":
-            candidates = candidates.pin_memory()  # else the copy would wait for the step before
-        candidates = None if candidates is None else candidates.to(self.device, non_blocking=True)
+        candidates = None if candidates is None else moved_to(candidates, self.device)
         if self.window and batches:
             used = [batch.inputs.token_ids for batch in batches] + ([] if candidates is None else [candidates])
             used += [batch.targets["positives"] for batch in batches if "positives" in batch.targets]
@@ -135,9 +131,9 @@ class Learner:
         for batch in batches:
             if self.is_recorded:
                 torch.compiler.cudagraph_mark_step_begin()
-            has_one_shape = batch.inputs.segments is not None
-            loss_of = self._loss_of if has_one_shape or self._compiles_any_shape else self.loss
-            batch_loss = loss_of(batch, candidates)
+            # rows of their own, which a feed may give all the same, have many shapes: compiled where that is asked for
+            is_wanted = batch.inputs.segments is not None or self.settings.training.compile is True
+            batch_loss = (self._loss_of if is_wanted else self.loss)(batch, candidates)
             (batch_loss / n_everywhere()).backward()
             loss += batch_loss.detach()
         self._apply_gradients(self.window.close() if self.window and batches else [])

@@ -89,7 +89,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("cut.csv.gz"), r"cut\.csv\.gz: expected CSV in UTF-8, found "),
         (purchases("bad.csv.gz"), r"bad\.csv\.gz: expected CSV in UTF-8, found Error -3"),
         (purchases("bare/_hidden.csv"), r"bare/_hidden\.csv: expected a name that neither .*; rename it"),
-        (purchases("same"), r"rows of each file once in \S*same, found c\.csv and c\.csv\.gz, .* differ by compr"),
+        (purchases("same"), r"rows of each file once in \S*same, found c\.csv and c\.csv\.gz, which differ by compr"),
         (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
         (purchases("notes"), r"expected names of files that tell their format .* in \S*notes, found README; give"),
         (purchases("bare"), r"expected names of files that tell their format .* in \S*bare, found no file; give"),
