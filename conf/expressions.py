@@ -1,5 +1,6 @@
 """What SQL expressions of a user may hold: checked by their words, before Spark starts; Spark parses them later."""
 
+import itertools
 import re
 
 from conf.ranges import require
@@ -17,8 +18,9 @@ FUNCTIONS = frozenset(
         nanvl nullif nvl nvl2 octet_length parse_url pmod position pow power regexp regexp_extract regexp_like
         regexp_replace repeat replace reverse right rlike round rpad rtrim second sha2 size smallint split
         split_part sqrt startswith string struct substr substring substring_index timestamp_micros timestamp_millis
-        timestamp_seconds tinyint to_date to_timestamp transform translate trim trunc try_cast try_to_number
-        try_to_timestamp ucase unhex unix_micros unix_millis unix_seconds upper url_decode weekday xxhash64 year
+        timestamp_seconds tinyint to_date to_timestamp to_timestamp_ntz transform translate trim trunc try_cast
+        try_to_number try_to_timestamp ucase unhex unix_micros unix_millis unix_seconds upper url_decode weekday
+        xxhash64 year
         """,
     )
 )
@@ -40,6 +42,7 @@ _COMPUTED_NAMES = frozenset(
     )
 )
 """What Spark takes for functions without parentheses where no column has the name, in backquotes too."""
+_OF_UTC = ("to_timestamp", "try_to_timestamp", "from_unixtime")
 _TOKENS = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<quoted>`(?:[^`]|``)*`)|(?P<word>[A-Za-z0-9_]+)|(?P<space>\s+)"""
     r"""|(?P<sign>->|[-+*/%=<>!|&^~.,()\[\]])""",
@@ -91,6 +94,19 @@ def computed_names(text: str) -> list[str]:
     names = [token.strip("`") if kind in ("word", "quoted") else "" for kind, token in tokens]
     before = ["", *(token for _, token in tokens)]  # a field of a column is none of them
     return [name for name, sign in zip(names, before, strict=False) if name.lower() in _COMPUTED_NAMES and sign != "."]
+
+
+def utc_words(text: str) -> list[str]:
+    """The words in an expression that read or write times as UTC's, whatever the zone of a mapping is.
+
+    Parameters
+    ----------
+    text : that ``check_expression`` has passed
+    """
+    tokens = [token.lower() for kind, token in _split("", text) if kind != "space"]
+    pairs = [*itertools.pairwise(tokens)]
+    functions = [word for word, sign in pairs if word in _OF_UTC and sign == "("]
+    return functions + [f"{word} {kind}" for word, kind in pairs if (word, kind) == ("as", "timestamp")]
 
 
 def _split(owner: str, text: str) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from conf.expressions import check_expression
+from conf.expressions import check_expression, utc_words
 from conf.inputs import is_time
 from conf.ranges import NonNegativeInt, PositiveInt, Settings, require
 from schemas.behaviours import PRODUCT_BUY
@@ -235,6 +235,7 @@ class MappingSettings(Settings):
         )
         for name, settings in self.inputs.items():
             settings.check(f"inputs.{name}", name == PRODUCTS)
+            self._check_expressions_of_times(name, settings)
         found: dict[object, str] = {}
         for name in self.behaviours:
             settings, item = self.inputs[name], self.inputs[name].columns[ITEM].text
@@ -243,6 +244,15 @@ class MappingSettings(Settings):
                 first == name,
                 f"inputs: expected each behaviour to have events of its own, found {first} and {name} both from "
                 f"{item!r} of the same rows of {settings.location}; tell them apart by where",
+            )
+
+    def _check_expressions_of_times(self, name: str, settings: InputSettings) -> None:
+        for role in {TIMESTAMP, LATEST_BY} & settings.columns.keys():
+            of_utc = utc_words(settings.columns[role].expression or "")
+            require(
+                self.timezone == "UTC" or not of_utc,
+                f"inputs.{name}.{role}.expression: expected times of {self.timezone}, found {', '.join(of_utc)}, for "
+                "which text is UTC's; write to_timestamp_ntz, or timestamp_seconds of a number",
             )
 
 

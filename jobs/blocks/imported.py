@@ -13,8 +13,7 @@ from pyspark.sql import DataFrame
 
 from conf.profile import EnsembleSettings
 from jobs.blocks.table import Block, vector_lists, write_block
-from jobs.storage.entry_files import COLUMN_EXPONENTS
-from jobs.storage.entry_rules import CLIENT_IDS, EMBEDDINGS, validate_entry
+from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, validate_entry
 from jobs.storage.files import read_json
 from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace

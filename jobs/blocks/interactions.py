@@ -135,6 +135,7 @@ def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int
     def make(batches: Batches) -> Batches:
         torch.set_num_threads(1)  # one Spark task, one core
         device = task_device()
+        network: torch.nn.Module | None = None
         try:
             network = load_network(trained, settings).to(device)
             for batch in batches:
@@ -148,6 +149,7 @@ def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int
                     [batch.column(c.CLIENT_ID), vector_lists(vectors)], names=[c.CLIENT_ID, c.VECTOR]
                 )
         finally:
+            del network  # a GPU frees only what nobody holds
             release_device()
 
     return make

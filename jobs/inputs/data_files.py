@@ -1,4 +1,4 @@
-"""Which files each stage reads, of the challenge directory or a mapping, and whether they are still the same ones."""
+"""Which files each stage reads that no stage wrote, and whether they are still the same ones."""
 
 import logging
 from collections.abc import Collection, Iterable
@@ -8,6 +8,8 @@ from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import ACTIVE_CLIENTS, RELEVANT_CLIENTS, TARGET, check_challenge, source_path
 from jobs.inputs.input_files import check_mapping, describe_path, input_path
 from jobs.inputs.listing import list_source
+from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS
+from jobs.storage.locations import mounted_path
 from jobs.storage.provenance import DataFiles
 from jobs.storage.workspace import Workspace
 from schemas.blocks import FACTORISED, ORACLE
@@ -41,8 +43,19 @@ def list_sources(stage: str, config: PipelineConfig) -> list[str]:
     return []
 
 
+def list_entry_files(stage: str, config: PipelineConfig) -> list[str]:
+    """What a stage reads of entries from elsewhere, there or not: their files, by absolute paths."""
+    blocks = [folder for folder in config.ensemble.named_blocks.values() if folder]
+    folders = {"profile": blocks, "probe": config.probe.entries}.get(stage, ())
+    files = (CLIENT_IDS, EMBEDDINGS, COLUMN_EXPONENTS)
+    return [str(mounted_path(folder).resolve() / file) for folder in folders for file in files]
+
+
 def describe_files(data: Path | None, sources: Iterable[str]) -> DataFiles:
-    """The files of each source as they are now, none of one that is not there or is under a directory not given.
+    """The files of each source as they are now, none of one that is not there, by their names in ``data``.
+
+    Files of an absolute path have absolute names. Such a source that is not there is left out, for it may lie on
+    another machine; so is one in a directory that is not given.
 
     By size and time of change, not by content: terabytes would be read to see that nothing is to be done. A Delta table
     is described by its newest commit.
@@ -50,9 +63,11 @@ def describe_files(data: Path | None, sources: Iterable[str]) -> DataFiles:
     found: DataFiles = {}
     for source in sources:
         path = input_path(source, data)
-        if path is not None:
-            described = describe_path(path)
-            found[source] = {_name_of(file, data): numbers for file, numbers in described.items()}
+        described = describe_path(path) if path else {}
+        if data and not source.startswith("/") and path == data / source:
+            found[source] = {str(file.relative_to(data)): numbers for file, numbers in described.items()}
+        elif described:
+            found[source] = {str(file): numbers for file, numbers in described.items()}
     return found
 
 
@@ -107,10 +122,6 @@ def name_source(config: PipelineConfig, workspace: Workspace, name: str) -> str:
     if config.mapping.inputs:
         return f"inputs.{name} ({config.mapping.inputs[name].location})"
     return str(source_path(workspace.data, name))
-
-
-def _name_of(file: Path, data: Path | None) -> str:
-    return str(file.relative_to(data)) if data and file.is_relative_to(data) else str(file)
 
 
 def log_unread_files(data: Path, config: PipelineConfig) -> None:

@@ -20,7 +20,8 @@ class Call:
     needs : output -> the outputs that it is made from; empty for what the records say
     settings : output -> dotted setting -> value; empty compares none
     data : the challenge directory; None compares none
-    files : the files of that as they are now, by source; a source that is not there compares none
+    files : the files of that, and of entries from elsewhere, as they are now, by source; a source that is not there
+        compares none
     tables : where the tables are, empty for in ``--out``; None compares none
     as_of : the ingest that was asked for, None for the newest
     reads_ingested : whether the command reads what ingest wrote: then it must be what the outputs were made from
@@ -170,6 +171,8 @@ def _compare_files(output: str, record: Record, call: Call) -> Reason | None:
     if not changes:
         return None
     found = f"{', '.join(sorted(changes)[:5])}{f', and {len(changes) - 5} more' if len(changes) > 5 else ''}"
+    if all(change.startswith("/") for change in changes):  # entries, or inputs of a mapping by paths of their own
+        return Reason("files", "other files", f"expected the files that {output} was made from, found {found}")
     text = f"expected the files of {call.data} that {output} was made from, found {found}"
     return Reason("files", "other files in --data", text, "leave --data out")
 

@@ -160,7 +160,7 @@ class Stage:
         self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str], planned: Sequence[str]
     ) -> Records:
         """Refuse inputs that disagree, or record the outputs as begun."""
-        from jobs.inputs.data_files import describe_files, list_sources
+        from jobs.inputs.data_files import describe_files, list_entry_files, list_sources
 
         with changed_records(workspace) as records:
             # the command line checked before Spark started; until now, other stages could change the records. Files of
@@ -176,13 +176,14 @@ class Stage:
                 newest = records[rule.INGEST].ingest if rule.INGEST in records else None
                 as_of = workspace.as_of
                 ingest = newest if as_of is None else as_of
+            sources = [*list_sources(self.name, config), *list_entry_files(self.name, config)]
             begun = {
                 output: Record(
                     self.name,
                     inputs=inputs,
                     settings=settings,
                     data=workspace.resolved_data,
-                    files=describe_files(workspace.challenge, list_sources(self.name, config)),
+                    files=describe_files(workspace.challenge, sources),
                     tables=workspace.named_tables,
                     as_of=as_of,
                     ingest=ingest,
@@ -316,7 +317,7 @@ def describe_call(
 
     Parameters
     ----------
-    records : whose files of the challenge directory are compared with those that are there now; None compares none
+    records : whose files are compared with those that are there now; None compares none
     """
     from jobs.inputs.data_files import describe_files  # not at the top: numpy and pyarrow would slow `ubp --help`
 

@@ -22,7 +22,6 @@ from pyspark.sql import DataFrame
 from jobs.blocks.table import Block, dense_vectors
 from jobs.storage.delta_tables import list_files
 from jobs.storage.entry_files import (
-    COLUMN_EXPONENTS,
     EntryWriter,
     position_finder,
     read_client_ids,
@@ -30,6 +29,7 @@ from jobs.storage.entry_files import (
     snapshot_files,
     stream_batches,
 )
+from jobs.storage.entry_rules import COLUMN_EXPONENTS
 from jobs.storage.locations import readable_path
 from schemas import columns as c
 from schemas.errors import EntryError

@@ -2,7 +2,7 @@
 
 import re
 
-from schemas.errors import ConfigError, OutputError, PipelineError, TableError
+from schemas.errors import ConfigError, InputError, OutputError, PipelineError, TableError
 
 _UNWRITABLE = {
     r"No space left on device|ENOSPC": "a full disk: make room",
@@ -13,6 +13,11 @@ _UNWRITABLE = {
 }
 _TOO_LONG = r"File name too long"
 _NO_CONNECTOR = r'No FileSystem for scheme "?\w+|Class org\.apache\.hadoop\.fs\.[\w.]+ not found'
+# as Java reads gzip, bzip2 and deflate
+_CUT = (
+    r"Unexpected end of input stream|gzip stream CRC failure|incorrect (?:data|header|length) check"
+    r"|invalid (?:block type|stored block lengths|code lengths set|distance)|bad block header"
+)
 # as Spark, Parquet's Java library and pyarrow report it
 _UNREADABLE = (
     r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|FAILED_READ_FILE|Could not read footer|SparkFileNotFoundException"
@@ -49,6 +54,12 @@ def explain(error: BaseException) -> PipelineError | None:
         return ConfigError(
             "expected names of files and folders of at most 255 bytes each, found a longer one; correct it "
             f"({_first_line(text, _TOO_LONG)})"
+        )
+    if re.search(_CUT, text):
+        return InputError(
+            "expected whole compressed files in the inputs, found one that ends early or is damaged "
+            f"({_first_line(text, _CUT)}); find it by `gzip -t FILE...` or `bzip2 -t FILE...`, copy it again, then run "
+            "again"
         )
     if re.search(_UNREADABLE, text):
         named = _DATA_FILE.search(text)

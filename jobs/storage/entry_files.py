@@ -24,9 +24,6 @@ from ml.files.store import arrow_system
 from schemas.columns import CLIENT_ID, POSITION
 from schemas.errors import EntryError
 
-COLUMN_EXPONENTS = "column_exponents.json"
-"""In the folder of an entry that holds columns divided by powers of two: the exponent of each column."""
-
 
 class EntryWriter:
     """Fills an entry's arrays on disk, batch by batch, in any order of rows.

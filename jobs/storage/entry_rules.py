@@ -15,6 +15,8 @@ from schemas.errors import EntryError
 
 CLIENT_IDS = "client_ids.npy"
 EMBEDDINGS = "embeddings.npy"
+COLUMN_EXPONENTS = "column_exponents.json"
+"""In the folder of an entry that holds columns divided by powers of two: the exponent of each column."""
 BATCH_ROWS = 8192
 """Rows that are read at once: 32 MiB of the widest entry."""
 N_EXAMPLES = 3

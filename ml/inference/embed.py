@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conf.encoders import InferenceSettings
 from ml.data.batching import like_length_batches
@@ -49,8 +50,10 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
     if settings.pooling == "mask":
         sequences = with_mask(sequences)
     vectors = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
+    # without cuDNN's attention, which plans anew for each number of rows: each call has another
+    attention = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
     half = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
-    with evaluating(model), half, _compiled(model, settings.compile):
+    with evaluating(model), half, attention, _compiled(model, settings.compile):
         if uses_packed_rows(model):
             pool = partial(_pool_packed, model, settings)
             for start in range(0, len(sequences), SEQUENCES_AT_ONCE):

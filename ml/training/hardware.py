@@ -1,5 +1,6 @@
 """What the machine holds and can do."""
 
+import gc
 import resource
 import sys
 import time
@@ -12,11 +13,12 @@ PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most memory, GiB: what this process has held so far, and torch on its GPU since ``forget_gpu_peak``."""
+    """The most memory, GiB: this process' so far, and what torch reserved on its GPU since ``forget_gpu_peak``."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes in which getrusage counts memory
     figures = {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
     if device.type == "cuda":
-        figures["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+        # allocated memory would leave out what recorded graphs hold
+        figures["memory/gpu_peak_gib"] = torch.cuda.max_memory_reserved(device) / GIB
     return figures
 
 
@@ -24,6 +26,14 @@ def forget_gpu_peak(device: torch.device) -> None:
     """Count ``memory/gpu_peak_gib`` anew; the peak of the whole process cannot be forgotten."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def free_gpu() -> None:
+    """Give back what finished models hold on the GPU: recorded graphs, and cycles until Python collects them."""
+    if torch.cuda.is_initialized():
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:

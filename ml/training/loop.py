@@ -23,7 +23,7 @@ from ml.objectives.ranking import rank_last_items
 from ml.objectives.registry import require_encoder
 from ml.training.checkpoint import ModelCard, save_model
 from ml.training.distributed import Ranks
-from ml.training.hardware import forget_gpu_peak, peak_memory
+from ml.training.hardware import forget_gpu_peak, free_gpu, peak_memory
 from ml.training.run_state import Position, load_run, save_run
 from ml.training.step import Learner, StepSums
 from schemas.errors import TrainingError
@@ -157,6 +157,7 @@ class Trainer:
         self.is_time_up, self.on_saved = is_time_up, on_saved
         self.job_id = job.fingerprint(ranks.world_size)
         self.steps_per_epoch = ceil(feed.n_batches / job.settings.training.batches_per_step)
+        free_gpu()  # of the encoder that was trained before
         self.learner = Learner(job.settings, job.card.vocabulary, job.seed, ranks, self.steps_per_epoch)
         forget_gpu_peak(self.learner.device)
         self.run_file, self.best = job.checkpoints / RUN, job.checkpoints / BEST

@@ -149,6 +149,26 @@ def test_a_run_begins_again_where_files_of_the_data_changed_and_a_stage_alone_is
     probe.check_inputs(CONFIG, workspace)
 
 
+def test_a_run_begins_again_where_an_entry_from_elsewhere_was_written_anew(
+    workspace: Workspace, ran: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    block, oracle = tmp_path / "elsewhere" / "clip", tmp_path / "elsewhere" / "oracle"
+    config = load_config("demo", [f"ensemble.blocks=[baseline,'clip={block}']", f"probe.entries=['{oracle}']"])
+    for entry, begins_with in ((block, "profile"), (oracle, "probe")):
+        for file in ("client_ids.npy", "embeddings.npy"):
+            write_file(entry / file)
+        run(workspace, config)
+        write_file(entry / "embeddings.npy")
+        ran.clear()
+        run(workspace, config)
+        assert ran == STAGE_NAMES[STAGE_NAMES.index(begins_with) :]
+        found = f"{begins_with} runs again: expected the files that {begins_with} was made from, found {entry}/"
+        assert found in caplog.text
+    (block / "embeddings.npy").unlink()  # an entry that is gone, or on another machine, says nothing
+    find_stage("report").check_inputs(config, workspace)
+
+
 def test_files_that_change_while_a_run_works_do_not_stop_it_and_are_found_by_the_next(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.runtime.user_errors import explain
-from schemas.errors import ConfigError, OutputError, TableError
+from schemas.errors import ConfigError, InputError, OutputError, TableError
 
 JAVA = """An error occurred while calling o61.save.
 : org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 3.0 failed 1 times
@@ -42,6 +42,15 @@ def test_a_name_that_no_file_can_have_is_a_mistake_of_who_gave_it() -> None:
     found = explain(error.value)
     assert isinstance(found, ConfigError)
     assert "expected names of files and folders of at most 255 bytes each" in str(found)
+
+
+@pytest.mark.parametrize(
+    "cause", ["java.io.EOFException: Unexpected end of input stream", "java.io.IOException: gzip stream CRC failure"]
+)
+def test_a_compressed_file_that_ends_early_or_is_damaged_is_an_input_error(cause: str) -> None:
+    found = explain(RuntimeError(JAVA.format(cause)))
+    assert isinstance(found, InputError)
+    assert f"found one that ends early or is damaged (Caused by: {cause}); find it by `gzip -t FILE...`" in str(found)
 
 
 def test_a_full_disk_below_java_is_found_among_the_causes() -> None:
