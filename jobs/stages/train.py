@@ -92,7 +92,7 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
             folder=workspace.model(name).resolve(),
             checkpoints=workspace.checkpoints(name).resolve(),
             seed=config.seed,
-            data=repr((training, validation, config.feed)),
+            data=repr((training, validation, config.feed.shuffle_buffer_mib)),
         )
         plans.append(PlannedModel(job, training, validation, config.feed, attributes))
     if not plans:
