@@ -173,24 +173,30 @@ def show_memory(feed: Feed, n_epochs: int) -> None:
 def show_waiting(feeds: Mapping[str, Feed], sequences: Sequences, most_s: float) -> None:
     """How long a consumer waits, whose step sleeps as a GPU's would."""
     print(f"\n{'consumer, tokens/s':<38}" + "".join(f"{n:>18,}" for n in CONSUMERS_TOKENS_PER_S))
-    print(f"seconds waited while buffers fill (first {FILLING_S:.0f} s) / % of the time waited after")
+    print(f"seconds waited while buffers fill (first {FILLING_S:.0f} s) / % of the time waited after (-: ended before)")
     for name, feed in feeds.items():
         batch_tokens = sequences.lengths.sum() / feed.n_batches
-        cells = [waits(feed, batch_tokens / speed, most_s) for speed in CONSUMERS_TOKENS_PER_S]
-        print(f"{name:<38}" + "".join(f"{f'{filling_s:.2f} s / {after:.2f} %':>18}" for filling_s, after in cells))
+        found = [waits(feed, batch_tokens / speed, most_s) for speed in CONSUMERS_TOKENS_PER_S]
+        cells = [f"{filling_s:.2f} s / {'-' if after is None else f'{after:.2f} %'}" for filling_s, after in found]
+        print(f"{name:<38}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def waits(feed: Feed, step_s: float, most_s: float) -> tuple[float, float]:
-    """Seconds waited in the first ``FILLING_S`` of an epoch, and the share waited of the time after, in per cent."""
-    waited_s = {True: 0.0, False: 0.0}
+def waits(feed: Feed, step_s: float, most_s: float) -> tuple[float, float | None]:
+    """Seconds waited in the first ``FILLING_S`` of an epoch, and the share waited of the time after, in per cent.
+
+    There is no share where the epoch ends within ``FILLING_S``.
+    """
+    waited_s, n_after = {True: 0.0, False: 0.0}, 0
     started = time.perf_counter()
     with contextlib.closing(feed.training(epoch=1)) as batches:
         while (asked := time.perf_counter() - started) < most_s:
             if next(batches, None) is None:
                 break
             waited_s[asked < FILLING_S] += time.perf_counter() - started - asked
+            n_after += asked >= FILLING_S
             time.sleep(step_s)
-    return waited_s[True], 100 * waited_s[False] / max(1e-9, time.perf_counter() - started - FILLING_S)
+    after_s = time.perf_counter() - started - FILLING_S
+    return waited_s[True], 100 * waited_s[False] / after_s if n_after else None
 
 
 def show_shuffle(files: list[FeedFile], tokens_per_batch: int, folder: Path) -> None:

@@ -169,12 +169,12 @@ def describe(name: str, rounds: list[list[Figures]], single: list[float], argume
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     told = f"{name:>15}: {median(speeds):8,.0f} tokens/s, {step:6.1f} ms a step, {median(ratios):.2f} x ({each})"
     told += f", {cpu:6.1f} ms of CPU"
-    ranks = rounds[0]
-    if "no exchange" in name or len(ranks) == 1:
+    if "no exchange" in name or len(rounds[0]) == 1:
         return told
-    sent, expected = fmean(rank["bytes"] for rank in ranks), expected_bytes(ranks, arguments.hidden_size)
+    sent = median(fmean(rank["bytes"] for rank in ranks) for ranks in rounds)
+    expected = median(expected_bytes(ranks, arguments.hidden_size) for ranks in rounds)
     told += f", {sent / 1e6:.2f} MB a step over loopback, {expected / 1e6:.2f} MB by arithmetic"
-    return told + f", {ranks[0]['rows']:,.0f} rows per table"
+    return told + f", {median(ranks[0]['rows'] for ranks in rounds):,.0f} rows per table"
 
 
 def main() -> None:

@@ -59,14 +59,16 @@ def load_config(
         If the file is missing or not YAML, a key is unknown (the known ones are listed), or a value is
         of another type or out of range, or refers to anything but another setting.
     """
-    layers = _read_layers(name_or_path)
+    layers, given = _read_layers(name_or_path), []
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"--set expects key=value, e.g. training.epochs=3; found {override!r}")
-        layers.append((f"--set {override}", _parse(f"--set {override}", override, is_setting=True)))
+        setting = _parse(f"--set {override}", override, is_setting=True)
+        layers.append((f"--set {override}", setting))
+        given += [path for path, _ in _leaves(OmegaConf.to_container(setting))]
     values = _merge(layers)
     _refuse_moved_keys(name_or_path, values)
-    if not any(override.partition("=")[0] in ("spark", "spark.master") for override in overrides):
+    if ("spark", "master") not in given:
         _require_local_master(name_or_path, values)
     if inputs:
         for override in overrides:
@@ -223,8 +225,7 @@ def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 def _require_local_master(name_or_path: str, values: Mapping[str, Any]) -> None:
     """Raise ConfigError where a file, which may be another's, would have Spark connect to somewhere."""
-    section = values.get("spark")
-    master = section.get("master") if isinstance(section, Mapping) else None
+    master = _children(values.get("spark")).get("master")
     if isinstance(master, str) and not _LOCAL_MASTER.fullmatch(master):
         raise ConfigError(
             f"configuration {name_or_path!r}: spark.master: expected a local one such as local[*] in a file, found "

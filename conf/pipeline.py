@@ -110,8 +110,32 @@ class PipelineConfig(SectionSettings):
                 f"{', '.join(columns)}; set it to false",
             )
         require(
+            encoder.objective != "reconstruction" or not {SKU, URL}.isdisjoint(columns),
+            f"encoders.{name}.objective=reconstruction: expected a behaviour whose item is sku or url, found the items "
+            f"{', '.join(columns)}; name one, or choose another objective",
+        )
+        if encoder.table == "semantic":
+            self._require_codes(name, encoder, columns)
+        require(
             encoder.attention == "bidirectional" or encoder.inference.pooling != "mask",
             f"encoders.{name}: inference.pooling=mask needs attention=bidirectional: causal models never see MASK",
+        )
+
+    def _require_codes(self, name: str, encoder: EncoderSettings, columns: Collection[str]) -> None:
+        """Refuse a table of codes where no item has any: it would be a hashed one."""
+        inputs = self.mapping.inputs
+        if inputs and not inputs.keys() >= set(encoder.behaviours):
+            return  # those without an input are yet to be left out, by ``restricted_to``
+        # the challenge's products all have names
+        has_names = not inputs or (PRODUCTS in inputs and inputs[PRODUCTS].name is not None)
+        has_queries = any(ItemKind(self.behaviours[each].kind) is ItemKind.CODES for each in encoder.behaviours)
+        found, fix = f"the items {', '.join(columns)}", "name a behaviour of them"
+        if not has_names:
+            found, fix = f"{found} and the inputs {', '.join(inputs)} without a name", f"map the name of {PRODUCTS}"
+        require(
+            has_queries or (has_names and SKU in columns),
+            f"encoders.{name}.table=semantic: expected queries or names of skus, whose codes the table is made of, "
+            f"found {found}; {fix}, or set table=hashed",
         )
 
     def _check_mapping(self) -> None:

@@ -17,7 +17,7 @@ Scaling = Literal["none", "block", "column", "row"]
 class BlockSettings(Settings):
     """How one block stands in a profile; what is None is as the settings of all blocks say.
 
-    In this order: transform, fewer columns, scaling, what stands for absent clients, weight.
+    In this order: transform, what stands for absent clients, fewer columns, scaling, weight.
     """
 
     transform: Literal["none", "log", "quantile"] | None = None

@@ -27,7 +27,7 @@ class TrainingSettings(Settings):
     launcher: Literal["auto", "horovod", "torch"] = "auto"
     """What starts the ranks and exchanges their gradients: Horovod on Spark, or Spark's TorchDistributor with
     torch.distributed (gloo on a CPU, nccl on a GPU). Both give the same weights. ``auto``: Horovod where it is
-    installed."""
+    installed, unless it was built without CUDA and Spark gives its tasks GPUs."""
     network_interfaces: tuple[str, ...] = ()
     """Of all hosts alike, that Horovod's ranks and their driver talk over, such as ``eth0``; empty: those found to work
     from each to each. TorchDistributor takes the address that Spark's executors have."""

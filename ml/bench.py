@@ -3,11 +3,12 @@
 Made sequences of geometric lengths go through the very step that training takes (``ml.training.step``): masks, forward,
 backward, optimisers. Prints tokens and sequences per second, memory, and the share of what the hardware can do: the
 step's floating point operations, as torch counts them, against a large matrix product of the same precision. With
-``--inference`` they become vectors instead, as the Spark job makes them. ``--profile`` adds where a step's time goes.
+``--inference`` they become vectors instead, as the Spark job makes them. ``--profile`` adds where the time goes.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -29,6 +30,8 @@ from ml.training.distributed import Ranks
 from ml.training.hardware import forget_gpu_peak, peak_memory, product_rate, timed
 from ml.training.step import Learner, open_feed
 from schemas.tokens import FIRST_ITEM
+
+MATRIX_SHARE = "% of a large matrix product's rate"
 
 
 def made_sequences(n_rows: int, mean_length: float, max_length: int, n_items: int, seed: int) -> Sequences:
@@ -118,7 +121,7 @@ def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str,
         "tokens per second of CPU time": n_tokens / cpu_seconds,
         "sequences/s": sum(len(batch.lengths) for batch in batches) / seconds,
         "TFLOP/s": flops / seconds / 1e12,
-        "% of a large matrix product's rate": 100 * flops / seconds / rate,
+        MATRIX_SHARE: 100 * flops / seconds / rate,
         **memory,
     }
 
@@ -132,17 +135,28 @@ def measure_inference(learner: Learner, arguments: argparse.Namespace) -> dict[s
     def embed() -> None:
         embed_sequences(learner.encoder, rows, settings)
 
+    with FlopCounterMode(display=False) as counter:  # of what is compiled it sees nothing
+        embed_sequences(learner.encoder, rows, replace(settings, compile=False))
     embed()
     seconds = timed(learner.device, embed)
-    return {"tokens/s": len(rows.tokens) / seconds, "sequences/s": n_rows / seconds, **peak_memory(learner.device)}
+    if arguments.profile:
+        print_profile(learner.device, embed)
+    rate = counter.get_total_flops() / seconds
+    return {
+        "tokens/s": len(rows.tokens) / seconds,
+        "sequences/s": n_rows / seconds,
+        "TFLOP/s": rate / 1e12,
+        MATRIX_SHARE: 100 * rate / product_rate(learner.device, getattr(torch, arguments.precision)),
+        **peak_memory(learner.device),
+    }
 
 
-def print_profile(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> None:
-    """Where the time of eight steps goes, by operation or kernel."""
-    is_cuda = learner.device.type == "cuda"
+def print_profile(device: torch.device, work: Callable[[], object]) -> None:
+    """Where the time of some work goes, by operation or kernel."""
+    is_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * is_cuda
     with profile(activities=activities) as profiler:
-        timed(learner.device, lambda: [learner.step([batch]) for batch in batches[:8]])
+        timed(device, work)
     key = "self_cuda_time_total" if is_cuda else "self_cpu_time_total"
     print(profiler.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60))
 
@@ -163,7 +177,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{value:14,.2f} {key}")
     if arguments.profile and batches:
-        print_profile(learner, batches)
+        print_profile(device, lambda: [learner.step([batch]) for batch in batches[:8]])
 
 
 def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
@@ -173,7 +187,9 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", choices=["auto", "yes", "no"], default="auto", help="auto: as training does")
     parser.add_argument("--inference", action="store_true", help="make vectors instead of training steps")
-    parser.add_argument("--profile", action="store_true", help="add where the time of eight steps goes")
+    parser.add_argument(
+        "--profile", action="store_true", help="add where the time goes, of eight steps or of all vectors"
+    )
     parser.add_argument(
         "--packed-width", type=int, default=None, help="of rows that sequences share; 0 for rows of their own"
     )

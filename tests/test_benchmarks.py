@@ -78,7 +78,7 @@ def test_data_of_other_sizes_are_not_measured(script: Script, tmp_path: Path) ->
 
 @pytest.fixture
 def next_item(script: Script, tmp_path: Path) -> tuple[ModuleType, Path]:
-    """Twenty users who take items in a circle, as a leave-one-out file."""
+    """Forty users who take items in a circle, as a leave-one-out file."""
     rows = [(user, (user + step) % 12, step) for user in range(40) for step in range(8)]
     table = pa.table(dict(zip(("user_id", "item_id", "position"), zip(*rows, strict=True), strict=True)))
     pq.write_table(table, tmp_path / "ml-1m.parquet")
@@ -98,11 +98,20 @@ def test_next_items_are_ranked_among_unseen_ones_and_among_sampled_ones(
     changes += "validation_users=5"
     monkeypatch.setattr("sys.argv", ["next_item.py", *call.split(), *changes.split()])
     script.main()
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| gru", "| pop"))]
-    found = {(number, row[0].strip("| ")): float(row[3]) for number, row in enumerate(rows)}
-    assert [name for _, name in found] == ["popularity", "gru4rec"] * 2
-    assert found[1, "gru4rec"] > 0.9
-    assert found[3, "gru4rec"] > 0.9
+    found: dict[str, dict[str, float]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("ml-1m, "):
+            of_table = found.setdefault(line.removeprefix("ml-1m, "), {})
+        if line.startswith(("| gru", "| pop")):
+            row = line.strip("| ").split(" | ")
+            of_table[row[0]] = float(row[3])
+    assert {name: list(of_table) for name, of_table in found.items()} == {
+        name: ["popularity", "gru4rec"] for name in (script.SAMPLED, script.FULL)
+    }
+    assert found[script.FULL]["gru4rec"] > 0.9
+    assert found[script.SAMPLED]["gru4rec"] > 0.9
+    # three of the four unseen items: fewer stand above
+    assert found[script.SAMPLED]["popularity"] > found[script.FULL]["popularity"]
     scores = json.loads((folder / "ml-1m" / "gru4rec-0" / "scores.json").read_text())
     assert scores["is_finished"]
     assert scores["parameters"] == 15 * 8 + 6 * 8 * 8 + 6 * 8

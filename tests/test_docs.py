@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,15 @@ def flags_of(script: Path) -> dict[str, bool]:
 
 def is_there(name: str) -> bool:
     """Whether a dotted name is a module or a package of ours, or something in a module."""
-    path = ROOT / name.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").exists() or path.parent.with_suffix(".py").exists()
+    path, (parent, _, last) = ROOT / name.replace(".", "/"), name.rpartition(".")
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True
+    return path.parent.with_suffix(".py").exists() and hasattr(import_module(parent), last)
+
+
+def test_a_name_inside_a_module_is_looked_up_there() -> None:
+    assert is_there("conf.encoders.SECTIONS")
+    assert not is_there("conf.encoders.no_such_name")
 
 
 def anchors(page: Path) -> set[str]:
@@ -77,7 +85,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     text = page.read_text()
     paths = re.findall(rf"`((?:{ROOTS})/[\w/]*(?:\.\w+)?)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
-    for module in re.findall(r"(?<![\w.])((?:jobs|ml|conf|schemas)(?:\.[a-z_]\w*)+)", text):
+    for module in re.findall(r"(?<![\w.])((?:jobs|ml|conf|schemas)(?:\.[A-Za-z_]\w*)+)", text):
         assert is_there(module), module
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([\w-]+)`", text):

@@ -33,6 +33,9 @@ def run_stages(
     OutdatedError
         If a stage reads what no stage of this run makes and what is out of date, before the first one begins.
     """
+    if not first and workspace.as_of is None and (changed := _changed_tables(spark, config, workspace)):
+        log.info("%s runs again: expected the tables that it read, found %s", INGEST, ", ".join(changed))
+        first = INGEST
     plan = plan_run(config, workspace, first, last)
     if not plan:
         log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last)
@@ -84,6 +87,27 @@ def find_start(config: PipelineConfig, workspace: Workspace) -> int:
         if not is_made and not _reason_to_leave_out(stage, config, workspace):
             return index
     return 0
+
+
+def _changed_tables(spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> list[str]:
+    """The Delta tables in a catalog or a store that have another version than ingest read.
+
+    Warns of inputs there that have no versions.
+    """
+    from jobs.inputs.readers import find_version  # not at the top: `ubp --help` does without Spark
+
+    ingest = read_records(workspace).get(INGEST)
+    if ingest is None or ingest.made is None:
+        return []
+    elsewhere = {each.location: each for each in config.mapping.inputs.values() if each.table or each.is_url}
+    changed = []
+    for location, settings in elsewhere.items():
+        now, read = find_version(spark, settings, None), ingest.read.get(location)
+        if now is None or read is None:
+            log.warning("  %s: whether it has changed since ingest is not known; --from ingest reads it anew", location)
+        elif now != read:
+            changed.append(f"{location} at version {now}, not {read}")
+    return changed
 
 
 def _log_why_again(stage: Stage, config: PipelineConfig, workspace: Workspace) -> None:

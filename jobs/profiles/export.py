@@ -32,12 +32,13 @@ from jobs.storage.entry_files import (
 from jobs.storage.entry_rules import COLUMN_EXPONENTS
 from jobs.storage.locations import readable_path
 from schemas import columns as c
+from schemas.blocks import ENSEMBLE
 from schemas.errors import EntryError
 
 FEATURE_NAMES = "feature_names.json"
 """In the folder of a block's entry: the name of each column. No other entry has it."""
 CLIENT_KEYS = "client_keys.parquet"
-"""In the folder of a profile's entry: ``position``, ``client_id`` and ``client_key`` of each row, in any order."""
+"""In the folder of an entry: ``position``, ``client_id`` and ``client_key`` of each row, in any order."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,13 @@ def write_keys(files: Sequence[str], folder: Path) -> None:
             writer.write_batch(batch)
 
 
-def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks: Mapping[Path, Block]) -> None:
+def export_blocks(
+    rows: DataFrame,
+    clients: DataFrame,
+    cutoff: datetime,
+    blocks: Mapping[Path, Block],
+    profiles: DataFrame | None = None,
+) -> None:
     """Write the entry of each block: its vectors at the cutoff, zeros for clients that are not present.
 
     Parameters
@@ -90,10 +97,13 @@ def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks:
     rows : snapshot of ``tables/blocks`` whose files Python can read
     clients : snapshot of the clients table, likewise
     blocks : folder of an entry -> its block
+    profiles : snapshot of ``tables/profiles``, likewise, which has the clients' own ids; None writes none of these
     """
     client_ids = read_client_ids(snapshot_files(clients))
     find_positions = position_finder(client_ids)
     files = _files_by(rows, c.BLOCK, c.CUTOFF)
+    # blocks have no texts; each profile has those of all clients
+    keys = _files_by(profiles, c.PROFILE)[ENSEMBLE,] if profiles is not None else []
 
     def read(block: Block) -> Iterator[Rows]:
         for batch in stream_batches(files[block.name, cutoff], [c.CLIENT_ID, c.VECTOR, c.IS_PRESENT]):
@@ -104,7 +114,7 @@ def export_blocks(rows: DataFrame, clients: DataFrame, cutoff: datetime, blocks:
 
     for folder, block in blocks.items():
         names = json.dumps(block.columns, indent=1)
-        _export(partial(read, block), folder, len(client_ids), {FEATURE_NAMES: names})
+        _export(partial(read, block), folder, len(client_ids), {FEATURE_NAMES: names}, partial(write_keys, keys))
 
 
 def column_exponents(peaks: NDArray[np.floating]) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from pyspark.sql import SparkSession
 
 import schemas.errors
@@ -22,7 +23,7 @@ from jobs.runtime.torch_log_server import bound_log_server
 from ml.compat.allocator import keep_freed_memory
 from ml.files.notes import Notes, StoreNotes
 from ml.files.store import patience
-from ml.training.distributed import HorovodRanks, Ranks, TorchRanks
+from ml.training.distributed import HorovodRanks, Ranks, TorchRanks, horovod_has_cuda
 from ml.training.stall_watch import StallWatch
 from ml.training.threads import torch_threads
 from schemas.errors import ConfigError, OutputError, PipelineError, TrainingError
@@ -88,13 +89,8 @@ def run_ranks(
     """
     if settings.n_ranks == 1:
         return _work_here(Ranks(), None, settings, work, arguments)
-    has_horovod = find_spec("horovod") is not None
-    if settings.launcher == "horovod" and not has_horovod:
-        raise ConfigError(
-            "training.launcher=horovod: expected Horovod to be installed, found none; install it, or set "
-            "training.launcher=auto"
-        )
-    starter = _start_horovod if has_horovod and settings.launcher != "torch" else _start_torch
+    launcher = choose_launcher(settings, spark.sparkContext.getConf().get(GPUS_PER_TASK, "0"))
+    starter = _start_horovod if launcher == "horovod" else _start_torch
     log_file.write_text("")
     for n_failures in range(1, settings.max_restarts + 2):
         _remove_messages(notes)  # of an earlier start
@@ -124,6 +120,41 @@ def run_ranks(
         f"the ranks failed {n_failures} times (training.max_restarts={settings.max_restarts}), at last: {reason}; "
         f"{log_file} holds what they said; {kept}"
     ) from failure
+
+
+def choose_launcher(settings: TrainingSettings, gpus_per_task: str) -> str:
+    """What starts the ranks: ``horovod`` or ``torch``; warns where they leave this machine's GPU idle.
+
+    ``auto`` is Horovod, unless it is not installed, or was built without CUDA where Spark gives its tasks GPUs.
+
+    Parameters
+    ----------
+    gpus_per_task : what Spark is configured with, such as ``0.5``
+
+    Raises
+    ------
+    ConfigError
+        If Horovod is asked for and not installed.
+    """
+    has_horovod, lends_whole = find_spec("horovod") is not None, float(gpus_per_task) >= 1
+    if settings.launcher == "horovod" and not has_horovod:
+        raise ConfigError(
+            "training.launcher=horovod: expected Horovod to be installed, found none; install it, or set "
+            "training.launcher=auto"
+        )
+    launcher = "horovod" if has_horovod and settings.launcher != "torch" else "torch"
+    if settings.device != "auto" or not (lends_whole or torch.cuda.is_available()):
+        return launcher
+    if launcher == "horovod" and horovod_has_cuda():
+        return launcher
+    if lends_whole and settings.launcher != "horovod":
+        return "torch"
+    log.warning(
+        "  there is a GPU, and %d ranks train on CPUs: set training.n_ranks=1, or give each Spark task a GPU of "
+        "its own (docs/running.md)",
+        settings.n_ranks,
+    )
+    return launcher
 
 
 def require_task_slots(spark: SparkSession, n_ranks: int) -> None:

@@ -201,12 +201,15 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
         # workers do not look into the working directory, where another schemas.py may lie; a checkout may lie there too
         checkout = Path(__file__).resolve().parents[2]
         values |= {"spark.executorEnv.PYTHONSAFEPATH": "1", "spark.executorEnv.PYTHONPATH": str(checkout)}
+        if _has_home():  # what ranks compiled is there for the next run, whatever becomes of their TMPDIR
+            cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "ubp" / "torchinductor"))
+            values["spark.executorEnv.TORCHINDUCTOR_CACHE_DIR"] = cache
         values["spark.executor.extraJavaOptions"] = of_each_jvm  # local-cluster's executors have JVMs of their own
     return values
 
 
 def _has_home() -> bool:
-    """Whether Ivy can keep what it has fetched where it does if not told otherwise."""
+    """Whether what this user keeps from one run to the next can be written."""
     with contextlib.suppress(RuntimeError):  # of a user without a name and without HOME
         return os.access(Path.home(), os.W_OK)
     return False

@@ -44,9 +44,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     models = {block.name: block.made_from for block in own if block.name in config.encoders}
     rows = compose_profiles(spark, workspace, profiles, cutoff, config.ensemble, ids, models)
     write_table(rows, workspace, PROFILES, keep_partitions=True, is_log=True)
-    export_profiles(
-        read_as_files(spark, workspace, PROFILES), {name: workspace.entry(name) for name in profiles}, clients.count()
-    )
+    composed = read_as_files(spark, workspace, PROFILES)
+    export_profiles(composed, {name: workspace.entry(name) for name in profiles}, clients.count())
     made = collect_blocks(spark, workspace)
     exported = {block.name: block for block in own + further}
     if BASELINE in made:
@@ -56,6 +55,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         read_as_files(spark, workspace, CLIENTS),
         cutoff,
         {workspace.entry(name): block for name, block in exported.items()},
+        composed,
     )
     # the probe scores all that lies in ``entries``: those of an earlier run too, whose blocks may have gone since. A
     # user may have put entries of such names there

@@ -10,6 +10,7 @@ V tokens, M output vectors, K candidates.
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, required_colu
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.item_embeddings import INIT_STD, ItemTable, hashed_rows, products
 from schemas.behaviours import CODES_PER_QUERY
+from schemas.columns import SKU
 from schemas.tokens import PAD
 
 SECONDS_PER_HOUR = 3600
@@ -35,7 +37,7 @@ class EventTable(ItemTable):
 
     Three parts of E columns are concatenated and projected: ids, price, codes. Each of an item's ids, its own and its
     category's, is two rows of one table that two hashes choose; the two ids are averaged. What an item does not have is
-    zeros: a url has neither price nor codes, a query is its codes and has no id.
+    zeros: a url has neither price nor codes, a query is its codes and has no id of its own.
 
     As an output an item is compared by a multi-layer perceptron of its vector. Nothing here has a row per token but the
     attributes.
@@ -48,9 +50,11 @@ class EventTable(ItemTable):
     ----------
     category, price, codes : ``ItemAttributes`` of the vocabulary, int32 [V], int16 [V] and int16 [V, 16], which are
         saved with the model
+    has_id : uint8 [V], saved too: not of queries, which are items with codes that are no skus
     """
 
     category: Tensor
+    has_id: Tensor
     price: Tensor
     codes: Tensor
 
@@ -66,6 +70,9 @@ class EventTable(ItemTable):
         attributes = vocabulary.attributes or ItemAttributes.unknown(vocabulary.n_tokens)
         for name in ("category", "price", "codes"):
             self.register_buffer(name, torch.tensor(getattr(attributes, name)))
+        sku_kind = 1 + vocabulary.item_columns.index(SKU) if SKU in vocabulary.item_columns else 0
+        has_id = (attributes.codes[:, 0] == 0) | (attributes.item_kind == sku_kind)
+        self.register_buffer("has_id", torch.from_numpy(has_id.astype(np.uint8)))
 
     def initialise(self) -> None:
         """Draw new values, such that each part, and an item's vector, is spread as a row of a full table."""
@@ -109,9 +116,7 @@ class EventTable(ItemTable):
     def rows(self, token_ids: Tensor) -> Tensor:
         """Int64 [..., 2, 2], two for a token's own id and two for its category's; ``UNKNOWN_ROW`` where it has none."""
         category = self.category[token_ids].long()  # [...]
-        # a sku has a category beside its name's codes; what has codes alone is a query
-        has_id = (self.codes[token_ids, 0] == 0) | (category > 0)
-        is_known = torch.stack([has_id, category > 0], dim=-1)  # [..., 2]
+        is_known = torch.stack([self.has_id[token_ids] > 0, category > 0], dim=-1)  # [..., 2]
         ids = torch.stack([2 * token_ids, 2 * category + 1], dim=-1)  # [..., 2], apart from each other
         rows = torch.stack([1 + row for row in hashed_rows(ids, len(self.weight) - 1)], dim=-1)  # [..., 2, 2]
         return rows.masked_fill(~is_known.unsqueeze(-1), UNKNOWN_ROW)

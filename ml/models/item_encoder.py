@@ -91,7 +91,8 @@ class ItemEncoder(SequenceEncoder):
         """Float [M, K]: products, or cosines divided by the temperature."""
         if not self.is_cosine:
             return self.output_table.scores(vectors, candidates)
-        cosines = products(vectors, F.normalize(self.output_table.outputs(candidates), dim=-1))
+        # float32 before the division: in bfloat16 it would round to an eighth
+        cosines = products(vectors, F.normalize(self.output_table.outputs(candidates), dim=-1)).float()
         learned = self.temperature
         return cosines / (self.initial_temperature if learned is None else learned.clamp(min=LOWEST_TEMPERATURE))
 

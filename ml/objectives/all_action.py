@@ -12,7 +12,7 @@ from torch import Tensor
 from ml.data.segments import positions_from_newest, run_ends, sequence_numbers
 from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch
 from ml.objectives.item_prediction import predict_tokens
-from ml.objectives.next_item import NextItem
+from ml.objectives.next_item import NextItem, moved_right
 from ml.objectives.protocol import TrainingBatch
 
 AGES = 2**40
@@ -30,7 +30,8 @@ class AllAction(NextItem):
         """Random positions of each sequence, with one of the events that follow each as its target.
 
         Those are the events of the next ``all_action.days`` where the batch has timestamps, and otherwise the next
-        ``all_action.events``; where there are none, the next event.
+        ``all_action.events``; where there are none, the next event. Sequences move one position to the right, as for
+        ``next_item``, so that the position of the newest event, which inference reads, is trained.
         """
         token_ids, n_after = batch.token_ids, positions_from_newest(sequence_numbers(batch))
         chosen, offsets = (torch.rand(token_ids.shape, generator=generator, device=generator.device) for _ in range(2))
@@ -39,8 +40,10 @@ class AllAction(NextItem):
         ahead = torch.minimum(1 + (offsets * n_soon).long(), n_soon)
         # past the end only at positions that are not chosen
         positives = (batch_index(token_ids) + ahead).clamp(max=token_ids.shape[1] - 1)
-        prepared = predict_tokens(batch, token_ids.gather(1, positives), is_chosen, most_targets)
-        return self.with_negatives(prepared, token_ids, generator)
+        # a chosen event is never the last of its sequence: it moves within
+        is_chosen, labels = (F.pad(x[:, :-1], (1, 0)) for x in (is_chosen, token_ids.gather(1, positives)))
+        prepared = predict_tokens(moved_right(batch), labels, is_chosen, most_targets)
+        return self.with_negatives(prepared, batch, generator)
 
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """So many positions of each sequence as the settings say, or all but its last."""

@@ -31,7 +31,7 @@ class Cloze(ItemPrediction):
         baskets = basket_numbers(batch) if masking.unit == "basket" else None
         inputs, is_masked = mask_tokens(batch.token_ids, n_tokens, masking, generator, batch.segments, baskets)
         prepared = predict_tokens(replace(batch, token_ids=inputs), batch.token_ids, is_masked, most_targets)
-        return self.with_negatives(prepared, batch.token_ids, generator)
+        return self.with_negatives(prepared, batch, generator)
 
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """The number to expect and six standard deviations: beyond it, masked positions are not asked for."""

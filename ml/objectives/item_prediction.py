@@ -58,18 +58,20 @@ class ItemPrediction(Objective):
             return bpr_max_loss(logits, columns, positives, candidates, self.settings.loss.bpr_regularisation)
         return gbce_loss(logits, columns, positives, candidates, self.vocabulary.n_items, self.settings.loss.gbce_t)
 
-    def with_negatives(self, batch: TrainingBatch, token_ids: Tensor, generator: torch.Generator) -> TrainingBatch:
+    def with_negatives(
+        self, batch: TrainingBatch, sequences: SequenceBatch[Tensor], generator: torch.Generator
+    ) -> TrainingBatch:
         """The batch, with one negative (int64 [M]) of each target's own where the loss compares it with one (SASRec).
 
         It is uniform over the items that the target's client does not have there (but for clients of nearly all items).
 
         Parameters
         ----------
-        token_ids : int64 [B, L], all that the rows hold
+        sequences : all that the rows hold, [B, L]; ``batch.inputs`` may hide a part
         """
         if self.loss_name != "bce":
             return batch
-        is_packed = batch.inputs.segments is not None
+        token_ids, is_packed = sequences.token_ids, sequences.segments is not None
         # of packed rows for all positions: what is drawn must not depend on how many targets they are padded to
         shape = (token_ids.numel() if is_packed else len(batch.positions), OWN_DRAWS)
         drawn = torch.randint(FIRST_ITEM, self.vocabulary.n_tokens, shape, generator=generator, device=generator.device)
@@ -77,7 +79,7 @@ class ItemPrediction(Objective):
         row = batch.positions // token_ids.shape[1]
         held = token_ids[row]  # [M, L]
         if is_packed:  # the other clients of a row hold what they like
-            segments = required_column(batch.inputs, "segments")
+            segments = required_column(sequences, "segments")
             held = held.masked_fill(segments[row] != segments.flatten()[batch.positions].unsqueeze(1), PAD)
         is_held = (drawn.unsqueeze(2) == held.unsqueeze(1)).any(dim=2)  # [M, OWN_DRAWS]
         # argmin gives the first that is not held, or the first of all where all are

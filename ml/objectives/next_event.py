@@ -62,8 +62,8 @@ class NextEvent(Objective):
     A learner divides by one number of targets, the positions with a next event. Where only some of a batch's positions
     are targets of a head, its sum is multiplied by how many times as many positions there are.
 
-    What ranks items is what scores them here: ``score``, of the encoder's output vectors. Published with
-    ``similarity: cosine`` and ``temperature: 0.05``.
+    What ranks items is what scores them here: ``score``, of the encoder's output vectors. ``similarity: cosine`` and
+    ``temperature: 0.05`` are our reconstruction of the published model.
     """
 
     needs_causal: bool | None = True

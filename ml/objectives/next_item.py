@@ -22,7 +22,7 @@ class NextItem(ItemPrediction):
         """Every row moves one position to the right: where a token was, the one before it is seen. UNK is a label."""
         inputs = moved_right(batch)
         prepared = predict_tokens(inputs, batch.token_ids, inputs.token_ids != PAD, most_targets)
-        return self.with_negatives(prepared, batch.token_ids, generator)
+        return self.with_negatives(prepared, batch, generator)
 
     def most_targets(self, lengths: NDArray[np.integer], n_positions: int) -> int:
         """All tokens but the first of each sequence."""

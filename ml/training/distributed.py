@@ -131,6 +131,13 @@ class ExchangingRanks(Ranks, ABC):
         return finish
 
 
+def horovod_has_cuda() -> bool:
+    """Whether the Horovod that is installed exchanges from GPUs."""
+    import horovod.torch as hvd
+
+    return bool(hvd.cuda_built())
+
+
 class HorovodRanks(ExchangingRanks):
     """Ranks started by ``horovod.spark.run``; making one joins the group."""
 
@@ -142,7 +149,7 @@ class HorovodRanks(ExchangingRanks):
         hvd.init()
         self._hvd = hvd
         self.rank, self.world_size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
-        self.exchanges_on_gpus = hvd.cuda_built()
+        self.exchanges_on_gpus = horovod_has_cuda()
 
     def broadcast(self, model: nn.Module) -> None:
         """Parameters and buffers."""

@@ -122,6 +122,28 @@ def test_behaviours_that_cannot_be_merged_are_refused_by_name(overrides: list[st
         load_config("demo", overrides)
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "encoder", "message"),
+    [
+        (
+            "banner={item: url}",
+            "{behaviours: [page_visit, banner], table: semantic}",
+            r"table=semantic: expected queries or names of skus, .*, found the items url; name a behaviour",
+        ),
+        (
+            "answer={item: answer, kind: codes}",
+            "{behaviours: [search_query, answer], objective: reconstruction}",
+            r"objective=reconstruction: expected a behaviour whose item is sku or url, found the items answer, query; ",
+        ),
+    ],
+)
+def test_a_merged_encoder_of_items_without_what_it_is_made_of_is_refused_by_name(
+    behaviour: str, encoder: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"encoders\.own\.{message}"):
+        load_config("demo", [f"behaviours.{behaviour}", f"encoders.own={encoder}"])
+
+
 def test_settings_of_profiles_that_could_not_be_composed_are_refused_before_anything_runs() -> None:
     unequal = ["ensemble.composition=mean", "encoders.page_visit.hidden_size=32"]
     with pytest.raises(ConfigError, match=r"composition=mean: expected encoders of one hidden_size, found \[32, 64\]"):
@@ -260,9 +282,9 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("behaviours=3", "behaviours: .*dictionary"),
         ("mapping=3", "mapping: expected inputs: and names of behaviours under it, found 3"),
         ("mapping=abc", "mapping: expected inputs: and names of behaviours under it, found 'abc'"),
-        ("mapping=[1]", "mapping"),
+        ("mapping=[1]", r"mapping: expected inputs: and names of behaviours under it, found \[1\]"),
         (f"seed={2**63}", "seed: .*less than or equal to"),
-        pytest.param("seed=0x" + "f" * 20_000, "seed", id="a_seed_of_20,000_digits"),
+        pytest.param("seed=0x" + "f" * 20_000, "seed: .*less than or equal to", id="a_seed_of_20,000_digits"),
         ("windows.target_days=1000000", r"windows\.target_days: .*less than or equal to 3650"),
         ("interactions.days_before=[1000000]", r"interactions\.days_before\.0: .*less than or equal to 3650"),
         ("behaviours.wish={item: Reason}", "item must be another column than client_id, .*'Reason'"),
@@ -426,8 +448,13 @@ def _leaf_names(owner: Any) -> list[str]:
 def test_a_file_connects_to_no_cluster(tmp_path: Path, text: str) -> None:
     path = tmp_path / "handed_over.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"spark\.master: expected a local one such as local\[\*\] in a file, found"):
-        load_config(str(path), ["training.epochs=2"])
-    assert load_config(str(path), ["spark.master=spark://mine:7077"]).spark.master == "spark://mine:7077"
+    others = ("training.epochs=2", "spark={driver_memory: 3g}", "spark.driver_memory=3g", "spark={}")
+    for of_no_master in (*others, "tracking.experiment='spark://host:1,spark://host:7077'"):
+        with pytest.raises(
+            ConfigError, match=r"spark\.master: expected a local one such as local\[\*\] in a file, found"
+        ):
+            load_config(str(path), [of_no_master])
+    for own in ("spark.master=spark://mine:7077", "spark={driver_memory: 3g, master: 'spark://mine:7077'}"):
+        assert load_config(str(path), [own, "spark={shuffle_partitions: 3}"]).spark.master == "spark://mine:7077"
     path.write_text("base: default\nspark: {master: 'local-cluster[2,1,1024]'}")
     assert load_config(str(path)).spark.master == "local-cluster[2,1,1024]"

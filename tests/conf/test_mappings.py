@@ -35,6 +35,26 @@ def test_a_mapping_leaves_out_behaviours_without_an_input_and_their_encoders(tmp
     assert [*config.behaviours] == [*config.encoders] == ["product_buy"]
 
 
+@pytest.mark.parametrize("inputs", ["retailrocket", "taobao"])
+def test_a_table_made_of_codes_is_refused_where_no_input_has_any(inputs: str, tmp_path: Path) -> None:
+    found = "product_buy, add_to_cart, page_visit" + (", product_properties" if inputs == "taobao" else "")
+    message = (
+        r"^encoders\.mixed\.table=semantic: expected queries or names of skus, whose codes the table is made of, found "
+        rf"the items sku, url and the inputs {found} without a name; .* or set table=hashed$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_config("demo", ["encoders.mixed.table=semantic"], inputs)
+    for named in ("rees46", "jdata", "ga4"):
+        assert load_config("demo", ["encoders.mixed.table=semantic"], named).encoders["mixed"].table == "semantic"
+    queries = BUY | {"item": {"column": "words", "as": "text"}}
+    path = mapping(tmp_path, inputs=({"search_query": queries},))
+    assert load_config("demo", ["encoders.mixed.table=semantic"], path).encoders["mixed"].table == "semantic"
+
+
+def test_an_encoder_that_a_mapping_leaves_out_needs_no_codes(tmp_path: Path) -> None:
+    assert "mixed" not in load_config("demo", ["encoders.mixed.table=semantic"], mapping(tmp_path)).encoders
+
+
 def test_what_inputs_share_is_written_once_and_a_base_is_changed(tmp_path: Path) -> None:
     changed = {"base": "rees46", "timezone": "Europe/Warsaw", "inputs": {"product_buy": {"path": "bought.csv"}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(changed))

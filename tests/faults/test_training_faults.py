@@ -94,7 +94,7 @@ def test_training_goes_on_after_a_rank_failed_and_ends_with_the_same_score(
 def test_a_rate_that_diverges_is_told_once_and_leaves_no_model(
     spark: SparkSession, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What becomes of the checkpoints before it: tests/ml/test_training.py."""
+    """What becomes of the checkpoints before it: tests/ml/training/test_loop.py."""
     write_tables(spark, workspace, 200, ["page_visit"])
     with pytest.raises(TrainingError, match=r"page_visit: .*at step \d+, epoch \d+; lower training.learning_rate"):
         train.run(spark, settings("torch", "training.learning_rate=1e30"), workspace)

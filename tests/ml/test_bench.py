@@ -1,5 +1,6 @@
 """The trainer's own measure, and what it may need: torch and numpy."""
 
+import re
 import subprocess
 import sys
 
@@ -22,13 +23,17 @@ TINY = "--steps 3 --items 500 --tokens-per-batch 256 --hidden-size 16 --layers 1
 @pytest.mark.skipif(
     Version(torch.__version__) < Version("2.8"), reason="older torch cannot count operations that are given an output"
 )
-def test_the_bench_runs_with_torch_and_numpy_alone() -> None:
-    program = WITHOUT.format(names=ABSENT, arguments=TINY.split())
+@pytest.mark.parametrize(
+    ("more", "profiled"),
+    [("", None), ("--packed-width 128 --profile", "aten::mm"), ("--inference --profile", "aten::addmm")],
+)
+def test_the_bench_runs_with_torch_and_numpy_alone(more: str, profiled: str | None) -> None:
+    program = WITHOUT.format(names=ABSENT, arguments=[*TINY.split(), *more.split()])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    figures = {
-        line.split(maxsplit=1)[1]: float(line.split()[0].replace(",", "")) for line in done.stdout.splitlines()[1:]
-    }
+    found = re.findall(r"^ *([0-9,]+\.[0-9]{2}) (\D.*)$", done.stdout, re.MULTILINE)
+    figures = {name: float(value.replace(",", "")) for value, name in found}
+    assert profiled is None or f" {profiled} " in done.stdout
     assert {"tokens/s", "sequences/s", "TFLOP/s", "memory/peak_gib"} <= set(figures)
     assert 0 < figures["sequences/s"] < figures["tokens/s"]
     assert 0 < figures["% of a large matrix product's rate"] < 100

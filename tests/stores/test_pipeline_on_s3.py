@@ -42,7 +42,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_in_s3_gives_what_a_local_one_gives_and_leaves_nothing_here(
+def test_a_run_in_s3_gives_the_clients_baseline_and_shapes_of_a_local_one_and_leaves_nothing_here(
     server: S3Server, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tmp").mkdir()
@@ -90,7 +90,6 @@ def test_a_run_in_s3_gives_what_a_local_one_gives_and_leaves_nothing_here(
         assert str(tmp_path / "tmp") not in text, "messages and records name the store"
 
 
-@pytest.mark.xfail(reason="executors of local-cluster do not find the connector's class S3AFileSystem")
 def test_graph_and_interactions_meet_in_the_store_where_executors_are_other_processes(
     server: S3Server, local: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from no_work import leave_out_work
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -19,10 +20,11 @@ from conf.load import load_config
 from conf.mappings import ColumnSettings
 from jobs.inputs.mapped_tables import MappedInputs
 from jobs.inputs.readers import find_column
+from jobs.pipeline.runner import run_stages
 from jobs.profiles.composition import with_keys
 from jobs.stages import ingest as ingest_events
 from jobs.storage.delta_tables import read_table
-from jobs.storage.metrics_log import read_metrics
+from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.workspace import Workspace
 from schemas.errors import InputError
 from schemas.tables import IDS, PRODUCT_PROPERTIES, QUARANTINE
@@ -83,7 +85,13 @@ def write_ga4(folder: Path) -> None:
 
 VISIT, BOUGHT = [(7, NOON, 11)], [(8, NOON, 12)]
 SHAPES: dict[str, tuple[Callable[[Path], None], dict[str, list[tuple[Any, ...]]]]] = {
-    "rees46": (write_rees46, {"product_buy": BOUGHT, "remove_from_cart": BOUGHT, "page_visit": VISIT}),
+    "rees46": (
+        write_rees46,
+        {
+            "product_buy": BOUGHT, "add_to_cart": [(8, NOON.replace(hour=11), 12)], "remove_from_cart": BOUGHT,
+            "page_visit": VISIT,
+        },
+    ),
     "retailrocket": (write_retailrocket, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "page_visit": VISIT}),
     "taobao": (write_taobao, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "page_visit": VISIT}),
     "jdata": (
@@ -255,6 +263,40 @@ def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, w
         spark.sql("DROP TABLE shop_orders")
     read = [line["read/version"] for line in read_metrics(workspace.metrics) if "read" in line]
     assert read == [1, 0, 1, 0]
+
+
+def test_a_run_begins_again_where_a_table_of_a_catalog_has_another_version_and_names_what_has_none(
+    spark: SparkSession,
+    shop: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    orders = spark.createDataFrame([("bob", NOON, "fan")], "who string, at timestamp_ntz, what string")
+    orders.write.format("delta").saveAsTable("shop_orders")
+    visits = {"path": "s3://shop/visits", "format": "csv", "client_id": "who", "timestamp": "at", "item": "page"}
+    own = {"product_buy": {"path": None, "table": "default.shop_orders"}, "page_visit": visits}
+    config = load_config("demo", ["encoders.mixed=null"], mapping(shop, **own))
+
+    def read_orders(*_: object) -> None:
+        line = {"read": "default.shop_orders", "read/version": version, "read/as_of": None}
+        append_metrics(workspace.metrics, line)
+
+    ran = leave_out_work(monkeypatch, read_orders)
+    try:
+        for version, expected in ((0, ["ingest", "split"]), (0, []), (1, ["ingest", "split"]), (1, [])):
+            if version and expected:
+                orders.write.format("delta").mode("append").saveAsTable("shop_orders")
+            ran.clear()
+            run_stages(spark, config, workspace, last="split")
+            assert ran == expected
+    finally:
+        spark.sql("DROP TABLE shop_orders")
+    assert "ingest runs again: expected the tables that it read, found default.shop_orders at version 1, not 0" in (
+        caplog.text
+    )
+    assert "s3://shop/visits: whether it has changed since ingest is not known; --from ingest" in caplog.text
 
 
 def test_a_product_without_a_row_of_a_time_is_quarantined(

@@ -114,7 +114,7 @@ def test_a_chunk_beyond_its_file_is_told(start: int, end: int) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_bytes_are_pages_or_are_told(content: bytes) -> None:
     with contextlib.suppress(PageError):
         check_bytes(content)

@@ -1,4 +1,4 @@
-"""Texts as times, in Arrow: by the same rule as in Spark (``test_events.py``)."""
+"""Texts as times, in Arrow: by the same rule as in Spark (``test_event_rules.py``)."""
 
 import itertools
 from datetime import datetime

@@ -83,7 +83,9 @@ def test_colours_are_variables_of_the_page_and_colours_again_in_a_notebook():
 
 
 def test_coordinates_are_rounded_and_shown_numbers_are_not():
-    tags = re.findall(r"<[^>]+>", draw_churn())
+    svg = draw_churn()
+    tags, texts = re.findall(r"<[^>]+>", svg), re.findall(r">([^<>]+)</text>", svg)
+    assert "0.7123" in texts
     assert not [tag for tag in tags if re.search(r"\d\.\d{2}", tag)]
 
 

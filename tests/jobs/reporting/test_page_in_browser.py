@@ -69,7 +69,9 @@ def test_the_best_of_each_column_and_only_it_is_marked(run):
 def test_the_details_show_the_numbers_of_scores_json(run):
     scores, page = run
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    for entry, cells in table(page, "detail-table").items():
+    shown = table(page, "detail-table")
+    assert list(shown) == list(scores)
+    for entry, cells in shown.items():
         figures = [scores[entry][task][figure] for task in PROPENSITY for figure in ("auroc", "novelty", "diversity")]
         assert numbers(cells) == figures, entry
 

@@ -5,11 +5,13 @@ from types import ModuleType
 
 import pytest
 from eval_tables import SMALL, write_shop
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
 from jobs.stages import split, targets, vocabulary
 from jobs.storage.delta_tables import TableCommit, write_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms import ranks
 from schemas.errors import OutputError
 from schemas.tables import CLIENTS, TARGETS, VOCABULARIES, TableSchema
 
@@ -41,11 +43,19 @@ def test_a_stage_lets_its_own_frames_go_and_no_others(
             raise OutputError("no room")
         return write_table(frame, workspace, table, **options)
 
-    monkeypatch.setattr(stage, "write_table", write)
+    def persist(frame: DataFrame, *level: StorageLevel) -> DataFrame:
+        cached.append(frame)
+        return keep(frame, *level)
+
+    keep, cached = DataFrame.persist, list[DataFrame]()
     spark.catalog.clearCache()
     of_another_stage = spark.range(7).persist()
+    monkeypatch.setattr(stage, "write_table", write)
+    monkeypatch.setattr(DataFrame, "persist", persist)
+    monkeypatch.setattr(ranks, "ROWS_PER_TASK", 1)  # else the few items are numbered without a cache
     with contextlib.nullcontext() if is_writable else pytest.raises(OutputError, match="no room"):
         stage.run(spark, SMALL, shop)
+    assert cached
     assert of_another_stage.storageLevel.useMemory
     of_another_stage.unpersist()
     assert spark._jsparkSession.sharedState().cacheManager().isEmpty()

@@ -1,5 +1,6 @@
 """Tasks have the GPU that Spark gave them; where it gives none, each has one of its own or waits."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from jobs.runtime import devices
 from jobs.runtime.devices import release_device, task_device
 from schemas.errors import ConfigError
 
+FIRST, SECOND = (f"{os.getpid()}{number}" for number in (0, 1))
+"""Numbers of GPUs that no other process of this host, such as another run of these tests, takes meanwhile."""
 NEIGHBOUR = """
 import sys
 from jobs.runtime import devices
@@ -23,8 +26,7 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Of numbers that no other process of this host may take meanwhile."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1000,1001")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{FIRST},{SECOND}")
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(devices, "WAIT_SECONDS", 0.01)
@@ -95,9 +97,9 @@ def test_a_device_that_was_given_back_is_another_processes() -> None:
 def test_processes_that_see_other_gpus_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     with neighbour() as other:
         assert device_of(other) == "cuda:0"
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1001,1000")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{SECOND},{FIRST}")
         assert task_device() == "cuda:0"
         release_device()
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1000,1001")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{FIRST},{SECOND}")
         assert task_device() == "cuda:1"
         other.kill()

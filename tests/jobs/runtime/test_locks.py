@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,22 +28,32 @@ from ml.files.store import Store
 from schemas.errors import OutputError
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from jobs.runtime.locks import locked
 from ml.files.notes import FolderNotes
 with locked(FolderNotes(Path(sys.argv[1])), ["sequences", "train"], "ubp run", "out"):
     print("holds", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
-def holder(logs: Path, seconds: float) -> "subprocess.Popen[str]":
-    """Another process that works there; it has begun."""
-    command = [sys.executable, "-c", HOLDER, str(logs), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def begin_holder(logs: Path, stderr: int | None = None) -> "subprocess.Popen[str]":
+    """Another process that works there, or is refused, until its input ends."""
+    command = [sys.executable, "-c", HOLDER, str(logs)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    """What it says when it has the lock; nothing if it ends without."""
     assert process.stdout is not None
-    assert process.stdout.readline() == "holds\n"
+    return process.stdout.readline()
+
+
+def holder(logs: Path) -> "subprocess.Popen[str]":
+    """Another process that works there; it has begun."""
+    process = begin_holder(logs)
+    assert said(process) == "holds\n"
     return process
 
 
@@ -70,7 +79,7 @@ def lost_on_another_host(logs: Path, *names: str) -> Path:
 
 
 def test_the_second_run_is_told_who_works_there_and_may_when_that_one_ended(logs: Path) -> None:
-    with holder(logs, 60) as other:
+    with holder(logs) as other:
         told = rf"`ubp run` there since .*, process {other.pid} on .*, remove \S+lock-\w+\.json$"
         with pytest.raises(OutputError, match=told), locked(logs, ["vocabulary", "sequences"], "x"):
             pass
@@ -88,7 +97,7 @@ def test_stages_that_share_nothing_may_run_at_once(logs: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(logs: Path) -> None:
-    with holder(logs, 60) as other:
+    with holder(logs) as other:
         other.send_signal(signal.SIGKILL)
         other.wait()
     assert [each["pid"] for each in holders(logs)] == [other.pid]
@@ -252,11 +261,12 @@ def test_a_lock_that_cannot_be_read_is_not_taken_for_a_dead_ones(logs: Path, mon
 
 
 def test_of_many_that_begin_at_once_one_gets_it(logs: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(logs), "8"]
-    with ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(4)))
+    runs = [begin_holder(logs, stderr=subprocess.PIPE) for _ in range(4)]
+    having_it = [said(run) for run in runs]  # it is held until all have begun, and one has it or none
+    errors = [run.communicate()[1] for run in runs]
+    assert sorted(having_it) == ["", "", "", "holds\n"]
     assert sorted(run.returncode for run in runs) == [0, 1, 1, 1]
-    assert all("OutputError" in run.stderr for run in runs if run.returncode)
+    assert all("OutputError" in error for run, error in zip(runs, errors, strict=True) if run.returncode)
 
 
 COUNTER = """
@@ -321,7 +331,7 @@ def test_upkeep_is_refused_while_a_stage_works(logs: Path, caplog: pytest.LogCap
     commit = logs.parent / "tables" / "sequences" / "_delta_log" / "00000000000000000000.json"
     commit.parent.mkdir(parents=True)
     commit.touch()
-    with holder(logs, 60) as other:
+    with holder(logs) as other:
         assert main([command, "--out", str(logs.parent)]) == 2
         assert f"process {other.pid}" in caplog.text
         other.kill()
@@ -331,7 +341,7 @@ def test_upkeep_is_refused_while_a_stage_works(logs: Path, caplog: pytest.LogCap
 def test_the_command_line_refuses_before_spark_starts(
     logs: Path, caplog: pytest.LogCaptureFixture, call: list[str]
 ) -> None:
-    with holder(logs, 60) as other:
+    with holder(logs) as other:
         out = logs.parent
         assert main([*call, "--out", str(out)]) == 2
         assert f"process {other.pid}" in caplog.text

@@ -22,7 +22,9 @@ def test_a_terminal_sees_the_tasks_of_the_stage_at_work(
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
     with spark_progress(spark.sparkContext, "vocabulary"):
         spark.sparkContext.parallelize(range(4), 4).map(lambda _: time.sleep(0.5)).count()
-    assert "vocabulary" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "vocabulary: " in shown
+    assert "/4 [" in shown
     assert spark.sparkContext.getLocalProperty("spark.job.description") == "vocabulary"
 
 

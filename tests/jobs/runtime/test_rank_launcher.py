@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from optional import NEEDS_HOROVOD
 from pyspark.sql import SparkSession
 
@@ -18,6 +20,7 @@ from jobs.runtime import rank_launcher
 from jobs.runtime.horovod_servers import loopback_interfaces
 from jobs.runtime.rank_launcher import (
     RanksLostError,
+    choose_launcher,
     exchange_interfaces,
     run_ranks,
     sign_watched,
@@ -29,6 +32,8 @@ from schemas.errors import ConfigError, ModelError, TrainingError
 
 N_STEPS, STALL_SECONDS, GRACE_SECONDS = 20, 4, 4
 Call = Callable[..., tuple[int, int]]
+WITHOUT_GPUS: Any = SimpleNamespace(sparkContext=SimpleNamespace(getConf=dict))
+"""A session of which only the configuration is asked."""
 
 
 def listening_teller(driver_id: int) -> Callable[[Path], None]:
@@ -173,21 +178,47 @@ def test_ranks_that_fail_too_often_are_told_with_where_checkpoints_are_if_there_
     message = rf"failed {max_restarts + 1} times .*at last: process 1 ended; .*ranks\.log.*{kept}"
     place: Any = (FolderNotes(workspace.logs), workspace.logs / "ranks.log", "train", checkpoints)
     with pytest.raises(TrainingError, match=message):
-        run_ranks(None, settings, print, (), *place)  # type: ignore[arg-type]
+        run_ranks(WITHOUT_GPUS, settings, print, (), *place)
     assert len(starts) == max_restarts + 1
     assert again in caplog.text
 
 
-def test_without_horovod_torch_starts_the_ranks_and_horovod_is_refused_by_name(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("horovod", "sees_gpu", "settings", "gpus_per_task", "expected"),
+    [
+        ("none", False, {}, "0", "torch"),
+        ("of CPUs", False, {}, "0", "horovod"),
+        ("of CPUs", True, {}, "0", "horovod, GPU idle"),
+        ("of CPUs", True, {"device": "cpu"}, "1", "horovod"),
+        ("of CPUs", False, {}, "1", "torch"),
+        ("of CPUs", False, {"launcher": "horovod"}, "1", "horovod, GPU idle"),
+        ("of CPUs", True, {"launcher": "torch"}, "0.5", "torch, GPU idle"),
+        ("with CUDA", True, {}, "0", "horovod"),
+        ("with CUDA", True, {}, "1", "horovod"),
+        ("with CUDA", True, {"launcher": "torch"}, "1", "torch"),
+    ],
+)
+def test_the_launcher_is_one_that_can_use_the_gpus_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    horovod: str,
+    sees_gpu: bool,
+    settings: dict[str, Any],
+    gpus_per_task: str,
+    expected: str,
 ) -> None:
+    monkeypatch.setattr(rank_launcher, "find_spec", lambda name: None if horovod == "none" else name)
+    monkeypatch.setattr(rank_launcher, "horovod_has_cuda", lambda: horovod == "with CUDA")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
+    found = choose_launcher(TrainingSettings(**settings), gpus_per_task)
+    idle = ", GPU idle" if "there is a GPU, and 2 ranks train on CPUs: set training.n_ranks=1" in caplog.text else ""
+    assert found + idle == expected
+
+
+def test_horovod_is_refused_by_name_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_launcher, "find_spec", lambda name: None)
-    monkeypatch.setattr(rank_launcher, "_start_torch", lambda *_: "by torch")
-    rest: Any = (print, (), FolderNotes(workspace.checkpoints("")), workspace.logs / "x", "train")
-    spark: Any = None
-    assert run_ranks(spark, TrainingSettings(), *rest) == "by torch"
     with pytest.raises(ConfigError, match="launcher=horovod: expected Horovod to be installed"):
-        run_ranks(spark, TrainingSettings(launcher="horovod"), *rest)
+        choose_launcher(TrainingSettings(launcher="horovod"), "0")
 
 
 def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +231,7 @@ def test_an_error_of_the_start_itself_is_not_tried_again(workspace: Workspace, m
     monkeypatch.setattr(rank_launcher, "_start_torch", refuse)
     settings, notes = TrainingSettings(launcher="torch"), FolderNotes(workspace.logs)
     with pytest.raises(ConfigError, match="does not lend"):
-        run_ranks(None, settings, print, (), notes, workspace.logs / "x", "train")  # type: ignore[arg-type]
+        run_ranks(WITHOUT_GPUS, settings, print, (), notes, workspace.logs / "x", "train")
     assert starts == [1]
 
 
@@ -218,23 +249,22 @@ def test_gpus_that_torchs_ranks_would_not_get_are_refused_with_what_to_set(gpus_
         takes_gpus("cuda", gpus_per_task)
 
 
-def test_a_silent_start_is_interrupted_whatever_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(rank_launcher, "CHECK_SECONDS", 0.1)
-    sign = tmp_path / "alive"
+def test_a_silent_start_is_interrupted_whatever_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[str] = []
 
-    def touch() -> None:
-        for _ in range(5):
-            time.sleep(0.3)
-            sign.touch()
+    def sign(name: str) -> int:
+        checks.append(name)
+        return min(len(checks), 5)
 
-    thread = threading.Thread(target=touch)
-    thread.start()
-    began = time.monotonic()
-    with pytest.raises(RanksLostError), sign_watched(FolderNotes(tmp_path), stall_seconds=0.4):
-        threading.Event().wait(60)
-    assert 1.5 < time.monotonic() - began < 10, "it waits while there is progress, and not much longer"
-    thread.join()
+    monkeypatch.setattr(rank_launcher, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(rank_launcher, "START_SECONDS", 90)
+    monkeypatch.setattr(rank_launcher, "GRACE_SECONDS", 30)
+    # a minute from one check to the next, however long it took
+    monkeypatch.setattr(rank_launcher, "time", SimpleNamespace(monotonic=lambda: 60 * len(checks)))
+    notes: Any = SimpleNamespace(identity=sign)
+    with pytest.raises(RanksLostError), sign_watched(notes, stall_seconds=60):
+        threading.Event().wait(600)
+    assert len(checks) >= 7, "it waits while there is progress, and 90 s longer"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 

@@ -20,8 +20,9 @@ from schemas.errors import ConfigError, PipelineError
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"HOME": str(tmp_path)})
+    os.environ.pop("PYTHONSAFEPATH", None)
     monkeypatch.setattr(session, "find_java_home", lambda: Path("/java"))
 
 
@@ -90,6 +91,17 @@ def test_the_jars_that_the_set_up_kept_are_taken_without_ivy(tmp_path: Path, mon
     assert "spark.jars.packages" not in values
 
 
+def test_what_ranks_compiled_is_kept_where_the_user_has_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable, settings = "TORCHINDUCTOR_CACHE_DIR", SparkSettings(master="local[2]")
+    monkeypatch.delenv(variable, raising=False)
+    for home, expected in ((tmp_path, str(tmp_path / ".cache/ubp/torchinductor")), (tmp_path / "nowhere", None)):
+        monkeypatch.setenv("HOME", str(home))
+        assert session._own_jvm(settings).get(f"spark.executorEnv.{variable}") == expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, "/fast/disk")
+    assert session._own_jvm(settings)[f"spark.executorEnv.{variable}"] == "/fast/disk"
+
+
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_jars_are_kept_if_their_checksums_are_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
@@ -151,7 +163,7 @@ def test_a_host_name_that_nothing_resolves_is_not_asked_for(monkeypatch: pytest.
 def test_a_local_session_draws_a_secret_that_is_on_no_command_line(master: str, is_ours: bool) -> None:
     values = session._own_jvm(SparkSettings(master=master))
     assert values.get("spark.authenticate") == ("true" if is_ours else None)
-    assert "secret" not in " ".join(values)
+    assert "authenticate.secret" not in str(values)  # nor among the options of the JVM
 
 
 def test_no_other_user_of_the_host_is_answered_by_spark(spark: SparkSession) -> None:

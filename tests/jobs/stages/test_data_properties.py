@@ -1,7 +1,7 @@
 """Vocabulary and sequences of random shops against a plain reading, and against themselves laid out otherwise.
 
 One example is a whole shop of many clients, for each costs a few Spark jobs. The typed events that these stages
-read hold no null: ingest has put such rows into the quarantine (``test_events.py``).
+read hold no null: ingest has put such rows into the quarantine (``test_event_rules.py``).
 """
 
 import random
@@ -34,11 +34,14 @@ Event = tuple[int, datetime, int | str]
 
 few_shops = settings(
     max_examples=6,
-    deadline=None,
     database=None,
     derandomize=True,  # the same shops in every run; a failure prints its shop, shrunk
     print_blob=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        *settings.default.suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.data_too_large,
+    ],
 )
 
 

@@ -145,7 +145,6 @@ def test_repeats_add_mean_and_deviation_to_the_organisers_score(spark, shop, cap
     assert (found["n_repeats"], len(found["repeats"]), found["repeats"][0]) == (3, 3, once["score"])
     assert found["mean"] == pytest.approx(np.mean(found["repeats"]), abs=1e-4)
     assert found["std"] > 0
-    assert abs(found["mean"] - found["score"]) < 2 * found["std"]
     rows = read_table(spark, shop, SCORES).filter("task = 'churn'").collect()
     figures = ("mean", "std", "n_repeats", "repeats")
     assert [[row[name] for name in figures] for row in rows] == [[found[name] for name in figures]]

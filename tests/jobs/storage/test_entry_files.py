@@ -6,8 +6,7 @@ import pytest
 
 from jobs.storage.entry_files import EntryWriter
 from jobs.storage.entry_rules import validate_entry
-from jobs.storage.locations import readable_path
-from schemas.errors import EntryError, OutputError
+from schemas.errors import EntryError
 
 VECTORS = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], dtype=np.float16)
 IDS = np.array([10, 20, 30])
@@ -74,9 +73,3 @@ def test_a_position_out_of_range_or_twice_is_an_entry_error(tmp_path, positions,
 def test_a_profile_wider_than_the_challenge_allows_is_an_entry_error(tmp_path):
     with pytest.raises(EntryError, match="2049"):
         EntryWriter(tmp_path / "e", 1, 2049)
-
-
-def test_a_file_that_is_not_on_a_mounted_file_system_is_an_output_error():
-    assert readable_path("file:///a/b%20c.parquet") == "/a/b c.parquet"
-    with pytest.raises(OutputError, match="mount"):
-        readable_path("viewfs://bucket/a.parquet")

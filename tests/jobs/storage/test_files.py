@@ -1,6 +1,7 @@
 """Plain files of ``--out`` are written, and removed, by ``jobs/storage`` and ``ml/files`` alone."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,34 @@ OTHERS = {
     "profiles/export.py": "into the folder that an EntryWriter gives",
 }
 """Who else writes files, and which."""
-WRITES = {"write_text", "write_bytes", "unlink", "rmdir", "touch", "rmtree", "replace_text", "replace_folder"}
+WRITES = {
+    "write_text", "write_bytes", "unlink", "rmdir", "touch", "rename", "rmtree", "copytree", "copyfile", "copy2",
+    "savez", "savez_compressed", "save_file", "replace_text", "replace_folder",
+}  # fmt: skip
+"""By the last part of a name."""
+WHOLE = {
+    "os.remove", "os.removedirs", "os.replace", "os.renames", "shutil.move", "shutil.copy", "np.save", "numpy.save",
+    "torch.save", "pq.write_table", "json.dump", "yaml.dump", "yaml.safe_dump",
+}  # fmt: skip
+"""By a whole name, for methods of lists, tables and texts end like these."""
+OPENS = {"open", "fdopen", "memmap", "open_memmap"}
+
+
+def opens_to_write(call: ast.Call) -> bool:
+    given = [*call.args, *(key.value for key in call.keywords)]
+    modes = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return any(re.fullmatch(r"[rwaxbt+]{1,4}", mode) and set(mode) & set("wax+") for mode in modes)
 
 
 def writing_calls(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
-            name = ast.unparse(node.func).rpartition(".")[2]
-            modes = [ast.unparse(each) for each in [*node.args, *(key.value for key in node.keywords)]]
-            if name in WRITES:
-                found.append(ast.unparse(node))
-            if name == "open" and any(mode.strip("'") in ("w", "a", "wb", "ab", "r+", "a+") for mode in modes):
+            whole = ast.unparse(node.func)
+            name = whole.rpartition(".")[2]
+            # of a path; a text's takes two, a time's names what it takes
+            replaces = whole.endswith(".replace") and len(node.args) == 1 and not node.keywords
+            if name in WRITES or whole in WHOLE or replaces or (name in OPENS and opens_to_write(node)):
                 found.append(ast.unparse(node))
     return found
 
@@ -46,10 +63,24 @@ def test_no_other_module_writes_or_removes_files(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["p.open('a')", "open(p, mode='w')", "shutil.rmtree(p)", "p.write_text('x')", "replace_text(p, 'x')"]
-)
+    "source",
+    ["p.open('a')", "open(p, mode='w')", "shutil.rmtree(p)", "p.write_text('x')", "replace_text(p, 'x')",
+     "open(p, 'xb')", "p.open('w+')", "p.open('wt', encoding='utf-8')", "p.open(mode='rb+')", "os.remove(p)",
+     "os.replace(p, q)", "p.rename(q)", "os.rename(p, q)", "p.replace(q)", "shutil.move(p, q)", "shutil.copy(p, q)",
+     "shutil.copytree(p, q)", "np.save(p, values)", "np.memmap(p, mode='w+')", "pq.write_table(rows, p)",
+     "json.dump(values, file)"],
+)  # fmt: skip
 def test_calls_that_write_are_found(source: str) -> None:
     assert len(writing_calls(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["p.open('rb')", "open(p)", "p.open(encoding='utf-8')", "text.replace('a', 'b')", "time.replace(hour=0)",
+     "names.remove(name)", "values.copy()", "write_table(rows, workspace, TABLE)", "json.dumps(values)"],
+)  # fmt: skip
+def test_calls_that_write_nothing_are_not(source: str) -> None:
+    assert writing_calls(source) == []
 
 
 def test_files_are_written_whole_appended_to_and_removed(tmp_path: Path) -> None:

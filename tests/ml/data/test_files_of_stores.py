@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from optional import READERS
 from s3_server import BUCKET, S3Server
 
 from ml.data.row_groups import Reader, read_row_groups
 from ml.files.store import Store
 
 
-@pytest.mark.parametrize("reader", ["petastorm", "arrow"])
+@pytest.mark.parametrize("reader", READERS)
 def test_both_readers_read_a_store(server: S3Server, tmp_path: Path, reader: Reader) -> None:
     folder = tmp_path / "behaviour=a%20b"  # as Spark writes it: its URL is encoded once more
     folder.mkdir()

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -357,19 +356,18 @@ def test_a_rows_columns_are_mixed_together() -> None:
 
 def test_so_many_batches_and_no_more_are_made_ahead_by_a_thread_that_closing_ends() -> None:
     made: list[int] = []
+    is_made = threading.Semaphore(0)
 
     def batches() -> Iterator[SequenceBatch[Tokens]]:
         for number in range(100):
             made.append(threading.get_ident())
+            is_made.release()
             yield SequenceBatch(np.full((1, 1), number, np.int32))
 
     ahead = read_ahead(batches(), 5)
     assert next(ahead).token_ids.item() == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 6 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.02)
-    assert len(made) == 6
+    assert all(is_made.acquire(timeout=600) for _ in range(6))
+    assert not is_made.acquire(timeout=0.02), "a seventh"
     assert threading.get_ident() not in made
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.ident in made]

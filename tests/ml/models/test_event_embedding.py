@@ -56,6 +56,17 @@ def test_an_item_is_its_ids_its_price_and_its_codes(ids: Any) -> None:
     assert torch.equal(pad, torch.zeros(1, 24))
 
 
+def test_a_sku_with_a_name_and_no_category_is_told_from_another_of_that_name() -> None:
+    vocabulary = shop_vocabulary()
+    attributes = vocabulary.attributes
+    assert attributes is not None
+    attributes.category[:] = 0
+    attributes.codes[SKU:SKU_WITHOUT_CATEGORY] = 7
+    table = EventTable(event_settings(), vocabulary)
+    assert (table.rows(torch.tensor([SKU, SKU + 1]))[:, 0] > 0).all()
+    assert (table.rows(torch.tensor([QUERY])) == 0).all()
+
+
 def test_codes_are_averaged() -> None:
     table = table_of("mean")
     table.codes[SKU] = torch.arange(1, 17)

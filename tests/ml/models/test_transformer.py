@@ -128,14 +128,6 @@ def test_the_encoder_is_one_graph_for_the_compiler(variant, function):
 
 
 @torch.no_grad()
-def test_padding_width_does_not_change_a_tokens_vector(model):
-    narrow = model.encode(batch_of([5, 6, 7]))
-    wide = model.encode(batch_of([0, 0, 0, 0, 0, 5, 6, 7]))
-
-    torch.testing.assert_close(wide[:, -3:], narrow, atol=1e-6, rtol=0)
-
-
-@torch.no_grad()
 def test_no_token_sees_what_stands_at_padding(model):
     batch = batch_of([0, 0, 5, 6])
     before = model.encode(batch)[:, -2:]

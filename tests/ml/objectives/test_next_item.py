@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from packed_rows import both_layouts, random_sequences
 from small_encoders import batch_of, settings_of
@@ -5,6 +7,7 @@ from small_encoders import batch_of, settings_of
 from conf.encoders import LossSettings
 from ml.data.sequence_batch import SequenceBatch
 from ml.data.vocabulary import VocabularyDescription
+from ml.objectives import item_prediction
 from ml.objectives.losses import NO_LABEL
 from ml.objectives.next_item import NextItem
 from ml.objectives.protocol import TrainingBatch
@@ -50,6 +53,16 @@ def test_packed_sequences_are_asked_for_the_same_items_from_the_same_ones_before
     is_first = torch.diff(packed.tensors().segments, dim=1, prepend=torch.zeros(8, 1, dtype=torch.int64)) != 0
     assert not other.inputs.token_ids[is_first].any()
     assert not other.inputs.segments[is_first].any()
+
+
+def test_bce_knows_the_first_item_of_a_packed_sequence_too(monkeypatch):
+    monkeypatch.setattr(item_prediction, "OWN_DRAWS", 64)
+    objective = NextItem(settings_of(attention="causal", loss=BCE), VocabularyDescription(8))
+    packed = replace(batch_of([3, 4, 5, 6, 7, 7, 0]), segments=torch.tensor([[1, 1, 1, 1, 2, 2, 0]]))
+    for seed in range(20):
+        negatives = objective.prepare(packed, torch.Generator().manual_seed(seed), most_targets=4).targets["negatives"]
+        assert negatives[:3].tolist() == [7, 7, 7], "the others are all held"
+        assert negatives[3] != 7
 
 
 def test_bce_draws_one_negative_of_each_targets_own_that_its_row_does_not_hold():

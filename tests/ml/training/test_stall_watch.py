@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +15,47 @@ from ml.training.stall_watch import STALLED, StallWatch, WatchedFeed
 
 RANK = """
 import sys, time
-from pathlib import Path
-from ml.training.stall_watch import StallWatch
-with StallWatch(1.0, Path(sys.argv[1]).touch) as watch:
-    for _ in range(int(sys.argv[2])):
-        time.sleep(0.4)
+from types import SimpleNamespace
+from ml.training import stall_watch
+
+seconds, n_looks = 1.0, 0
+
+def clock():  # it stands still while the rank is slow
+    global n_looks
+    n_looks += 1
+    return seconds
+
+def be_seen():  # the watch has acted on what it saw at the first of two looks
+    before = n_looks
+    while n_looks < before + 2:
+        time.sleep(0.001)
+
+stall_watch.time = SimpleNamespace(monotonic=clock)
+stall_watch.POLL_SECONDS = 0.01
+with stall_watch.StallWatch(10.0) as watch:
+    for pause in map(int, sys.argv[1:]):
+        seconds += pause
+        be_seen()
         watch.note_progress()
-    time.sleep(float(sys.argv[3]))
-print("done")
+        be_seen()
+        print(pause, flush=True)
 """
 
 
-def rank(sign: Path, n_steps: int, pause: float) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", RANK, sign, str(n_steps), str(pause)], capture_output=True, text=True)
+def rank(*pauses: int) -> "subprocess.CompletedProcess[str]":
+    """A rank that may pause for 10 seconds, by a clock of its own."""
+    return subprocess.run([sys.executable, "-c", RANK, *map(str, pauses)], capture_output=True, text=True)
 
 
-def test_a_rank_without_progress_ends_in_time_and_says_why(tmp_path: Path) -> None:
-    began = time.monotonic()
-    ended = rank(tmp_path / "alive", n_steps=4, pause=60)
-    assert ended.returncode == STALLED
-    assert "no progress in 1 s" in ended.stderr
-    assert 2.5 < time.monotonic() - began < 20, "it lived as long as there was progress"
-    assert (tmp_path / "alive").exists()
+def test_a_rank_without_progress_ends_and_says_why() -> None:
+    ended = rank(9, 9, 9, 11)
+    assert (ended.returncode, ended.stdout) == (STALLED, "9\n9\n9\n"), "it lived as long as there was progress"
+    assert "no progress in 10 s" in ended.stderr
 
 
-def test_a_rank_that_ends_in_time_is_left_alone(tmp_path: Path) -> None:
-    assert rank(tmp_path / "alive", n_steps=1, pause=0.1).stdout == "done\n"
+def test_a_rank_that_ends_in_time_is_left_alone() -> None:
+    ended = rank(9, 9)
+    assert (ended.returncode, ended.stdout) == (0, "9\n9\n"), ended.stderr
 
 
 def test_a_folder_that_goes_away_for_a_while_does_not_end_the_watch(
@@ -48,14 +63,18 @@ def test_a_folder_that_goes_away_for_a_while_does_not_end_the_watch(
 ) -> None:
     monkeypatch.setattr(stall_watch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(stall_watch, "_end_with_parent", lambda: None)
-    sign = tmp_path / "mount" / "alive"
-    with StallWatch(60, sign.touch):
-        time.sleep(0.1)
-        sign.parent.mkdir()
-        deadline = time.monotonic() + 10
-        while not sign.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert sign.exists(), "progress that could not be shown is shown later"
+    path, tried, shown = tmp_path / "mount" / "alive", threading.Event(), threading.Event()
+
+    def sign() -> None:
+        tried.set()
+        path.touch()
+        shown.set()
+
+    with StallWatch(3600, sign):
+        assert tried.wait(600)
+        assert not shown.is_set()
+        path.parent.mkdir()
+        assert shown.wait(600), "progress that could not be shown is shown later"
 
 
 def test_every_batch_of_a_watched_feed_is_progress() -> None:
