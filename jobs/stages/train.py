@@ -54,6 +54,7 @@ def run(
                 f"encoder {name}: expected clients with two items or more, found none, but a model of an earlier run "
                 f"in {workspace.model(name)}; remove that folder, or leave the encoder out (--set encoders.{name}=null)"
             )
+    workspace.push("checkpoints")  # ranks of other hosts read there what is known of a merged stream's items
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
     remove_other_models(workspace, config.encoders, prune)

@@ -174,7 +174,7 @@ def test_the_wheel_on_four_hosts_gives_what_local_mode_gives(
         before = [host.bytes_sent(RANKS) for host in workers]
         told = ["--set", f"training.network_interfaces=[{RANKS}]", f"training.launcher={launcher}"]
         result = cluster.submit(zipped_wheel, script, str(jars), ["run", *stages, *tiny_run.flags(remote.out), *told])
-        assert result.returncode == 0, result.stderr[-5000:]
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
         return [host.bytes_sent(RANKS) - former for host, former in zip(workers, before, strict=True)]
 
     sent = {"horovod": submit([], "horovod")}
@@ -208,7 +208,7 @@ def test_hosts_that_share_nothing_but_a_store_run_all_stages(
     told = ["--set", f"training.network_interfaces=[{RANKS}]", "training.checkpoint_every_steps=2"]
     flags = [*tiny_run.flags(tmp_path / "unused")[:2], "--out", "s3://shop/run", "--config", str(tiny_run.settings)]
     result = cluster.submit(zipped_wheel, script, jars, ["run", *flags, *told])
-    assert result.returncode == 0, result.stderr[-5000:]
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     seen = task_hosts(cluster.events)
     addresses = {cluster.hosts[name].addresses[SPARK] for name in ("worker1", "worker2")}
     for stage in ("train", "embed", "probe"):

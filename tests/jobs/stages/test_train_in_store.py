@@ -8,21 +8,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from no_work import NoWork
 from s3_server import BUCKET, S3Server
 from safetensors.numpy import load_file
 from small_encoders import settings_of
 
+from conf.load import load_config
 from conf.training import FeedSettings, TrainingSettings
 from jobs.blocks import encoders
 from jobs.blocks.encoders import Place, PlannedModel, train_all
+from jobs.stages import train
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.working_copy import COMPLETE, WorkingCopy
+from jobs.storage.workspace import Workspace
 from ml.data.sharding import FeedFile
 from ml.data.vocabulary import VocabularyDescription
 from ml.files.store import Store
 from ml.training.checkpoint import ModelCard
 from ml.training.distributed import Ranks
-from ml.training.loop import TrainingJob
+from ml.training.loop import ATTRIBUTES, TrainingJob
 from schemas.tokens import FIRST_ITEM
 
 N_ROWS, N_ITEMS, WIDTH = 48, 12, 8
@@ -85,3 +89,24 @@ def test_a_training_goes_on_on_another_host_with_what_the_store_has(
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     assert {line["epoch"] for line in read_metrics(fetched.folder / "metrics.jsonl")} == {1, 2}
     assert not driver.exists()
+
+
+def test_items_of_a_merged_stream_are_in_the_store_before_ranks_of_other_hosts_start(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = WorkingCopy(Store(f"s3://{BUCKET}/merged"), tmp_path / "copy")
+    copy.start()
+    workspace = Workspace(copy.folder, working_copy=copy)
+    attributes = workspace.checkpoints("mixed") / ATTRIBUTES
+
+    def write_attributes(*_: object) -> list[PlannedModel]:
+        attributes.parent.mkdir(parents=True)
+        attributes.write_bytes(b"items")
+        return [replace(plan(copy.folder, "no file"), attributes=attributes)]
+
+    seen: list[str] = []
+    monkeypatch.setattr(train, "require_task_slots", lambda *_: None)
+    monkeypatch.setattr(train, "plan_training", write_attributes)
+    monkeypatch.setattr(train, "launch", lambda *_: seen.extend(copy.store.list_all("checkpoints")) or [])
+    train.run(NoWork(), load_config("demo", ["training.n_ranks=1"]), workspace)  # type: ignore[arg-type]
+    assert seen == [f"checkpoints/mixed/{ATTRIBUTES}"]
