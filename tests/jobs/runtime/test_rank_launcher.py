@@ -290,8 +290,6 @@ def test_ranks_of_one_host_exchange_where_no_other_host_reaches_them() -> None:
 
 
 def test_one_rank_works_here_with_the_threads_that_it_may_take(workspace: Workspace) -> None:
-    import torch
-
     before = torch.get_num_threads()
     place: Any = (FolderNotes(workspace.logs), workspace.logs / "x", "train")
     settings = TrainingSettings(n_ranks=1, threads_per_rank=before + 2)
