@@ -7,7 +7,8 @@ BIN    := .venv/bin
 STAMP  := .venv/.installed
 # nothing that the set-up runs comes without a hash: first the tools, then the rest, whose source packages they build
 TOOLS  := -m pip install --quiet --require-hashes --only-binary :all: -r requirements-tools.lock
-LOCKED := --quiet --require-hashes --no-build-isolation
+# compiled at once: a process that may not write bytecode would compile torch and pandas at each start, for seconds
+LOCKED := --quiet --require-hashes --no-build-isolation --compile-bytecode
 # of the test suite; each starts a JVM and needs 4 GiB
 PROCESSES ?= 2
 
@@ -44,7 +45,7 @@ test-stores: setup-s3
 	$(BIN)/python -m pytest -m stores tests
 
 # a cluster of network namespaces: root on Linux only
-test-hosts: setup
+test-hosts: setup-s3
 	$(BIN)/python -m pytest -m hosts tests/cluster
 
 # the versions of Databricks Runtime 15.4 LTS ML, in an environment of their own

@@ -2,8 +2,9 @@
 
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
 from io import StringIO
@@ -25,6 +26,8 @@ MAPPINGS = FOLDER / "inputs"
 DEFAULT = "default"
 
 S = TypeVar("S")
+
+_checker: Callable[[type], TypeAdapter[Any]] = cache(TypeAdapter)  # to make one takes longer than to check by it
 
 _MOVED = {
     "inference.append_activity": "ensemble.activity",
@@ -105,7 +108,7 @@ def checked(kind: type[S], values: Mapping[str, Any], owner: str) -> S:
         If a key is unknown, or a value is of another type or out of range.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return cast(S, _checker(kind).validate_python(values))
     except ValidationError as error:
         problems = [_describe(kind, each["loc"], each["type"], each["msg"]) for each in error.errors()]
         raise ConfigError(f"{owner}: {'; '.join(problems)}") from error

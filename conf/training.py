@@ -22,8 +22,9 @@ WITHOUT_EFFECT_ON_WEIGHTS = (
 class TrainingSettings(Settings):
     """The data-parallel run and its optimiser (*paper*: AdamW 1e-4, step decay, clip 1)."""
 
-    n_ranks: PositiveInt = 2
-    """Processes that train together, one Spark task each; 1 trains in the driver, without a launcher."""
+    n_ranks: PositiveInt | Literal["auto"] = "auto"
+    """Processes that train together, one Spark task each; 1 trains in the driver, without a launcher. ``auto``: 1 where
+    the driver has a GPU and Spark gives its tasks none, or where the local master has one core; else 2."""
     launcher: Literal["auto", "horovod", "torch"] = "auto"
     """What starts the ranks and exchanges their gradients: Horovod on Spark, or Spark's TorchDistributor with
     torch.distributed (gloo on a CPU, nccl on a GPU). Both give the same weights. ``auto``: Horovod where it is
@@ -39,8 +40,9 @@ class TrainingSettings(Settings):
     """Torch's CPU threads in each rank."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: a GPU where torch, and the launcher if there is one, can use one."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16``: matrix products by autocast; weights, sums, norms and losses stay float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``bfloat16``: matrix products by autocast; weights, sums, norms and losses stay float32. ``auto``: that on a GPU
+    that computes it itself (compute capability 8.0 or more)."""
     compile: bool | Literal["auto"] = "auto"
     """Compile a step's loss by ``torch.compile``: a minute or so at the start, needs a C++ compiler. ``auto``: on a
     GPU and packed rows, where steps are recorded as CUDA graphs too."""

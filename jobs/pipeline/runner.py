@@ -26,7 +26,7 @@ def run_stages(
     """Run the stages from ``first`` to ``last``.
 
     Without ``first``, the first is the one whose output is missing or out of date, for this configuration, data and
-    ingest; where none is, the run begins anew. With ``workspace.as_of`` ingest is left out.
+    ingest; where none is, there is nothing to do. With ``workspace.as_of`` ingest is left out.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def run_stages(
         first = INGEST
     plan = plan_run(config, workspace, first, last)
     if not plan:
-        log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last)
+        log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last or STAGE_NAMES[-1])
     elif not first:
         begins, reason = plan[0]
         if start := STAGES.index(begins):
@@ -77,7 +77,7 @@ def plan_run(
 
 
 def find_start(config: PipelineConfig, workspace: Workspace) -> int:
-    """Index of the first stage whose output is not up to date; 0 where each is."""
+    """Index of the first stage whose output is not up to date; the number of stages where each is."""
     records = read_records(workspace)
     call = describe_call(config, workspace, reads_ingested=True, records=records)
     for index, stage in enumerate(STAGES):
@@ -86,7 +86,7 @@ def find_start(config: PipelineConfig, workspace: Workspace) -> int:
         # a stage that this run leaves out is no reason to start there, whatever its records say
         if not is_made and not _reason_to_leave_out(stage, config, workspace):
             return index
-    return 0
+    return len(STAGES)
 
 
 def _changed_tables(spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> list[str]:

@@ -66,7 +66,7 @@ def run_ranks(
     stage: str,
     checkpoints: Path | None = None,
 ) -> Any:
-    """What ``work`` returns on rank 0 of ``settings.n_ranks`` processes, each of them started by a Spark task.
+    """What ``work`` returns on rank 0 of ``count_ranks`` processes, each of them started by a Spark task.
 
     One rank alone works in this process, without a watch.
 
@@ -87,7 +87,7 @@ def run_ranks(
     TrainingError
         If the ranks failed once more than they may.
     """
-    if settings.n_ranks == 1:
+    if count_ranks(spark, settings) == 1:
         return _work_here(Ranks(), None, settings, work, arguments)
     launcher = choose_launcher(settings, spark.sparkContext.getConf().get(GPUS_PER_TASK, "0"))
     starter = _start_horovod if launcher == "horovod" else _start_torch
@@ -150,22 +150,36 @@ def choose_launcher(settings: TrainingSettings, gpus_per_task: str) -> str:
     if lends_whole and settings.launcher != "horovod":
         return "torch"
     log.warning(
-        "  there is a GPU, and %d ranks train on CPUs: set training.n_ranks=1, or give each Spark task a GPU of "
-        "its own (docs/running.md)",
-        settings.n_ranks,
+        "  there is a GPU, and the ranks train on CPUs: set training.n_ranks=1, or give each Spark task a GPU of its "
+        "own (docs/running.md)"
     )
     return launcher
 
 
-def require_task_slots(spark: SparkSession, n_ranks: int) -> None:
-    """Raise ConfigError where local mode has fewer cores than ranks: a launcher would wait for them in vain."""
+def count_ranks(spark: SparkSession, settings: TrainingSettings) -> int:
+    """How many processes train: ``settings.n_ranks``, or what its ``auto`` is here.
+
+    Raises
+    ------
+    ConfigError
+        If local mode has fewer cores than that: a launcher would wait for them in vain.
+    """
+    n_ranks = settings.n_ranks
+    if n_ranks == 1:  # asks nothing of Spark
+        return 1
     context = spark.sparkContext
-    n_slots = context.defaultParallelism
-    if str(context.master).startswith("local") and n_ranks > n_slots:
+    is_local, n_slots = str(context.master).startswith("local"), context.defaultParallelism
+    if n_ranks == "auto":
+        lends_gpus = float(context.getConf().get(GPUS_PER_TASK, "0")) > 0
+        has_own_gpu = settings.device != "cpu" and torch.cuda.is_available() and not lends_gpus
+        has_one_core = is_local and n_slots == 1
+        return 1 if has_own_gpu or has_one_core else 2
+    if is_local and n_ranks > n_slots:
         raise ConfigError(
             f"training.n_ranks={n_ranks} needs as many cores at once, found {n_slots} in {context.master}; "
             f"give --set training.n_ranks={n_slots} or a spark.master with more"
         )
+    return n_ranks
 
 
 @contextlib.contextmanager
@@ -221,7 +235,7 @@ def _start_horovod(
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
-            num_proc=settings.n_ranks,
+            num_proc=count_ranks(spark, settings),
             use_gloo=True,
             nics=set(interfaces) or None,
             verbose=0,
@@ -269,7 +283,8 @@ def _start_torch(
     servers.enter_context(bound_log_server())
     with contextlib.redirect_stderr(ranks_log):
         try:
-            distributor = TorchDistributor(num_processes=settings.n_ranks, local_mode=False, use_gpu=use_gpu)
+            n_ranks = count_ranks(spark, settings)
+            distributor = TorchDistributor(num_processes=n_ranks, local_mode=False, use_gpu=use_gpu)
             interfaces = exchange_interfaces(settings.network_interfaces, str(context.master))
             return distributor.run(_on_torch_rank, interfaces, *call)
         except BaseException:  # RanksLostError and Ctrl-C too: the distributor leaves its tasks running

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from conf.pipeline import PipelineConfig
 from jobs.blocks.graph import RELATIONS, link_clients, number_edges, plan_job, train_share
 from jobs.blocks.table import Block, remove_block, write_block
-from jobs.runtime.rank_launcher import require_task_slots, run_ranks
+from jobs.runtime.rank_launcher import count_ranks, run_ranks
 from jobs.storage.delta_tables import list_files, read_as_files, read_ingested, read_table, write_table
 from jobs.storage.locations import plain_location
 from jobs.storage.workspace import Workspace
@@ -28,7 +28,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     if GRAPH not in config.ensemble.named_blocks:
         log.info("  %s: left out: ensemble.blocks does not name it", GRAPH)
         return
-    require_task_slots(spark, config.training.n_ranks)
+    n_ranks = count_ranks(spark, config.training)
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     clients = read_table(spark, workspace, CLIENTS)
     related = [name for name in RELATIONS if name in config.behaviours and config.behaviours[name].item == SKU]
@@ -38,7 +38,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     events = {name: read_ingested(spark, workspace, config.events_table(name)) for name in related}
     with ExitStack() as cached:
         edges = link_clients(spark, events, cutoff)
-        numbered = number_edges(edges, clients, config.graph, config.training.n_ranks, cached)
+        numbered = number_edges(edges, clients, config.graph, n_ranks, cached)
         n_edges = write_table(numbered, workspace, EDGES).n_rows
     found = f"{n_edges:,} edges of a client and a sku in {', '.join(related)} before {cutoff}"
     if n_edges < config.graph.dimensions:

@@ -18,7 +18,7 @@ from jobs.blocks.counters import Shop, known_counters
 from jobs.blocks.interactions import N_VIEWS, client_vectors, earlier_cutoffs, training_rows, write_rows
 from jobs.blocks.table import Block, remove_block, write_block
 from jobs.evaluation.labels import collect_top_labels, count_values
-from jobs.runtime.rank_launcher import require_task_slots, run_ranks
+from jobs.runtime.rank_launcher import count_ranks, run_ranks
 from jobs.storage.delta_tables import list_files, read_ingested, read_table
 from jobs.storage.locations import file_url
 from jobs.storage.stored_rows import timestamp_literal
@@ -45,7 +45,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     if INTERACTIONS not in config.ensemble.named_blocks:
         log.info("  %s: left out: ensemble.blocks does not name it", INTERACTIONS)
         return
-    require_task_slots(spark, config.training.n_ranks)
+    count_ranks(spark, config.training)  # refuses more than this machine has cores for, before anything is made
     cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)

@@ -13,7 +13,7 @@ from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
 from jobs.blocks.encoders import TRAINED, Place, PlannedModel, train_all
 from jobs.runtime.progress import training_progress
-from jobs.runtime.rank_launcher import require_task_slots, run_ranks
+from jobs.runtime.rank_launcher import count_ranks, run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
 from jobs.storage.entry_files import snapshot_files, stream_batches
 from jobs.storage.files import remove_empty_folder
@@ -45,7 +45,7 @@ def run(
     only : the encoders to train, whose names the configuration has; all where none is named
     prune : remove the models of earlier runs that the configuration does not name
     """
-    require_task_slots(spark, config.training.n_ranks)
+    count_ranks(spark, config.training)  # refuses more than this machine has cores for, before anything is made
     chosen = {name: encoder for name, encoder in config.encoders.items() if name in only or not only}
     plans = plan_training(spark, replace(config, encoders=chosen), workspace)
     for name in chosen.keys() - {plan.job.card.encoder for plan in plans}:

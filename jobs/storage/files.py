@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from ml.files.atomic import replace_text
 from ml.files.regular import require_regular
 from schemas.errors import TableError
+
+_checker = cache(TypeAdapter)  # made once per type
 
 
 def digest(values: object) -> str:
@@ -39,7 +42,7 @@ def read_json(path: Path, shape: Any, fix: str) -> Any:
     try:
         require_regular(path)
         text = path.read_bytes()
-        TypeAdapter(shape).validate_json(text, strict=True)
+        _checker(shape).validate_json(text, strict=True)
     except FileNotFoundError as error:
         raise TableError(f"expected {path}, found none; {fix}") from error
     except OSError as error:

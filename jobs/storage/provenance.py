@@ -71,6 +71,7 @@ class Record:
 
 Records = dict[str, Record]
 """Output -> its last making."""
+_RECORDS = TypeAdapter(Records)
 
 
 def read_records(workspace: Workspace) -> Records:
@@ -79,7 +80,7 @@ def read_records(workspace: Workspace) -> Records:
     if not path.exists():
         return {}
     fix = "remove it; `ubp run` then begins anew, `ubp run --from STAGE` with a stage"
-    return TypeAdapter(Records).validate_python(read_json(path, Records, fix))
+    return _RECORDS.validate_python(read_json(path, Records, fix))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from ml.data.batching import like_length_batches
 from ml.data.segments import positions_from_newest
 from ml.data.sequence_batch import SequenceBatch, Sequences, required_column
 from ml.models.last_states import by_packed_rows, encode_last, uses_packed_rows
+from ml.models.precision import uses_bfloat16
 from ml.models.protocol import SequenceEncoder, evaluating
 from schemas.tokens import MASK, PAD, UNK
 
@@ -52,7 +53,8 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
     vectors = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
     # without cuDNN's attention, which plans anew for each number of rows: each call has another
     attention = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
-    half = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
+    is_bfloat16 = uses_bfloat16(settings.precision, model.device)
+    half = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=is_bfloat16)
     with evaluating(model), half, attention, _compiled(model, settings.compile):
         if uses_packed_rows(model):
             pool = partial(_pool_packed, model, settings)

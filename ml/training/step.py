@@ -14,6 +14,7 @@ from conf.encoders import EncoderSettings
 from ml.data.packing import PIECES, ROW_WIDTH, WINDOW, PackedFeed
 from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
 from ml.data.vocabulary import VocabularyDescription
+from ml.models.precision import uses_bfloat16
 from ml.models.registry import ENCODERS, build_encoder
 from ml.objectives.protocol import TrainingBatch, moved_to
 from ml.objectives.registry import OBJECTIVES, build_objective
@@ -58,6 +59,7 @@ class Learner:
         self.settings, self.seed, self.ranks = settings, seed, ranks or Ranks()
         self.steps_per_epoch = steps_per_epoch
         self.device = self.ranks.device(settings.training.device)
+        self.is_bfloat16 = uses_bfloat16(settings.training.precision, self.device)
         self.objective = build_objective(settings, vocabulary)
         torch.manual_seed(seed)
         self.encoder = build_encoder(settings, vocabulary, self.objective.is_sampled)
@@ -168,8 +170,8 @@ class Learner:
 
     def loss(self, batch: TrainingBatch, candidates: Tensor | None) -> Tensor:
         """The loss summed over a batch's targets."""
-        encoder, is_half = self.encoder, self.settings.training.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_half):
+        encoder = self.encoder
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bfloat16):
             hidden = encoder.encode_at(batch.inputs, batch.positions)  # [M, D]
 
             # quoted: the compiler knows no union of types that it would have to make

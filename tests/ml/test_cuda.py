@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 N_TOKENS, WIDTH = FIRST_ITEM + 500, 16
 VOCABULARY = VocabularyDescription(N_TOKENS)
-TRAINING = TrainingSettings(n_ranks=1, learning_rate=1e-3)
+TRAINING = TrainingSettings(n_ranks=1, learning_rate=1e-3, precision="float32")
 SETTINGS = without_dropout(hidden_size=64, max_length=WIDTH, n_layers=2, training=TRAINING)
 OBJECTIVES = {"bidirectional": "cloze", "causal": "next_item"}
 
@@ -175,7 +175,7 @@ def test_vectors_and_ranks_are_those_of_a_cpu(pooling: Any) -> None:
     model = transformer(SETTINGS, N_TOKENS)
     of_gpu = copy.deepcopy(model).to("cuda")
     sequences = Sequences.from_rows([row[row != PAD] for row in rows()])
-    settings = InferenceSettings(pooling=pooling)
+    settings = InferenceSettings(pooling=pooling, precision="float32")
     np.testing.assert_allclose(
         embed_sequences(of_gpu, sequences, settings), embed_sequences(model, sequences, settings), atol=1e-4
     )

@@ -21,6 +21,7 @@ from jobs.runtime.horovod_servers import loopback_interfaces
 from jobs.runtime.rank_launcher import (
     RanksLostError,
     choose_launcher,
+    count_ranks,
     exchange_interfaces,
     run_ranks,
     sign_watched,
@@ -32,8 +33,15 @@ from schemas.errors import ConfigError, ModelError, TrainingError
 
 N_STEPS, STALL_SECONDS, GRACE_SECONDS = 20, 4, 4
 Call = Callable[..., tuple[int, int]]
-WITHOUT_GPUS: Any = SimpleNamespace(sparkContext=SimpleNamespace(getConf=dict))
-"""A session of which only the configuration is asked."""
+
+
+def session(master: str = "yarn", n_slots: int = 2, **options: str) -> Any:
+    """A session of which only its configuration and its cores are asked."""
+    context = SimpleNamespace(master=master, defaultParallelism=n_slots, getConf=lambda: options)
+    return SimpleNamespace(sparkContext=context)
+
+
+WITHOUT_GPUS = session()
 
 
 def listening_teller(driver_id: int) -> Callable[[Path], None]:
@@ -211,8 +219,40 @@ def test_the_launcher_is_one_that_can_use_the_gpus_that_there_are(
     monkeypatch.setattr(rank_launcher, "horovod_has_cuda", lambda: horovod == "with CUDA")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
     found = choose_launcher(TrainingSettings(**settings), gpus_per_task)
-    idle = ", GPU idle" if "there is a GPU, and 2 ranks train on CPUs: set training.n_ranks=1" in caplog.text else ""
+    idle = ", GPU idle" if "there is a GPU, and the ranks train on CPUs: set training.n_ranks=1" in caplog.text else ""
     assert found + idle == expected
+
+
+@pytest.mark.parametrize(
+    ("master", "n_slots", "sees_gpu", "settings", "gpus_per_task", "expected"),
+    [
+        ("local[2]", 2, False, {}, "0", 2),
+        ("local[1]", 1, False, {}, "0", 1),
+        ("local[8]", 8, True, {}, "0", 1),
+        ("local[8]", 8, True, {"device": "cpu"}, "0", 2),
+        ("yarn", 1, False, {}, "0", 2),  # executors come when tasks wait for them
+        ("yarn", 8, True, {}, "0", 1),
+        ("yarn", 8, True, {}, "1", 2),
+        ("yarn", 8, True, {"n_ranks": 4}, "0", 4),
+        ("local[1]", 1, True, {"n_ranks": 2}, "0", "n_ranks=2 needs as many cores at once, found 1 in local"),
+    ],
+)
+def test_as_many_ranks_train_as_have_a_processor(
+    monkeypatch: pytest.MonkeyPatch,
+    master: str,
+    n_slots: int,
+    sees_gpu: bool,
+    settings: dict[str, Any],
+    gpus_per_task: str,
+    expected: int | str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
+    spark = session(master, n_slots, **{"spark.task.resource.gpu.amount": gpus_per_task})
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            count_ranks(spark, TrainingSettings(**settings))
+    else:
+        assert count_ranks(spark, TrainingSettings(**settings)) == expected
 
 
 def test_horovod_is_refused_by_name_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

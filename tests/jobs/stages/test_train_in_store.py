@@ -105,7 +105,6 @@ def test_items_of_a_merged_stream_are_in_the_store_before_ranks_of_other_hosts_s
         return [replace(plan(copy.folder, "no file"), attributes=attributes)]
 
     seen: list[str] = []
-    monkeypatch.setattr(train, "require_task_slots", lambda *_: None)
     monkeypatch.setattr(train, "plan_training", write_attributes)
     monkeypatch.setattr(train, "launch", lambda *_: seen.extend(copy.store.list_all("checkpoints")) or [])
     train.run(NoWork(), load_config("demo", ["training.n_ranks=1"]), workspace)  # type: ignore[arg-type]
