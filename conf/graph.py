@@ -19,7 +19,7 @@ class GraphSettings(Settings):
     learning_rate: PositiveFloat = 0.01
     scale: PositiveFloat = 10.0
     """A cosine's weight in the logit of an edge, before training: without one, no probability leaves .27 to .73."""
-    bias: float = -5.0
+    bias: Annotated[float, Range()] = -5.0
     """Of the logit, before training; it is learnt, as the scale is."""
     max_other_clients: NonNegativeInt = 100_000
     """Clients beside those to profile that are in the graph: the most active ones."""

@@ -1,6 +1,7 @@
 """Reads a configuration: the file, the file it is based on, then ``--set key=value``, into typed settings."""
 
 import re
+import reprlib
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -39,6 +40,29 @@ _REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")  # to another setting; re
 MAX_FILE_BYTES = 2**18
 """Of a configuration or mapping: PyYAML takes seconds for so much."""
 _LOCAL_MASTER = re.compile(r"local(-cluster)?(\[[^\]]*\])?")
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "literal_error": "{expected}",
+    "tuple_type": "a list",
+    "dict_type": "keys and values",
+    "dataclass_type": "keys and values",
+    "missing": "a value",
+}
+"""pydantic's type of an error -> what was expected, with the names of its context."""
+_OF_UNION = re.compile(r"(function-before|literal|constrained|tuple|dict)\b.*|int|float|str|bool|none")
+"""What pydantic puts after the place of a setting that may be of several types."""
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError)
 """What reading and merging a user's YAML may raise."""
 
@@ -110,8 +134,7 @@ def checked(kind: type[S], values: Mapping[str, Any], owner: str) -> S:
     try:
         return cast(S, _checker(kind).validate_python(values))
     except ValidationError as error:
-        problems = [_describe(kind, each["loc"], each["type"], each["msg"]) for each in error.errors()]
-        raise ConfigError(f"{owner}: {'; '.join(problems)}") from error
+        raise ConfigError(f"{owner}: {'; '.join(_describe(kind, error))}") from error
 
 
 def to_yaml(config: PipelineConfig) -> str:
@@ -368,10 +391,35 @@ def _refuse_references_to_sections(merged: DictConfig) -> None:
                 )
 
 
-def _describe(settings: type, location: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(str(part) for part in location)
-    if kind != "unexpected_keyword_argument":
-        return f"{key}: {message}"
+def _describe(settings: type, error: ValidationError) -> list[str]:
+    """What was expected and found at each setting that is refused."""
+    unknown: list[str] = []
+    expected: dict[str, list[str]] = {}
+    found: dict[str, Any] = {}
+    for problem in error.errors():
+        location = problem["loc"]
+        if problem["type"] == "unexpected_keyword_argument":
+            unknown.append(_describe_unknown(settings, location))
+            continue
+        if _OF_UNION.fullmatch(str(location[-1])):
+            location = location[:-1]
+        key = ".".join(map(str, location))
+        words = _EXPECTED.get(problem["type"], problem["msg"]).format(**problem.get("ctx", {}))
+        expected.setdefault(key, []).append(words)
+        found[key] = problem["input"]
+    return unknown + [
+        f"{key}: expected {' or '.join(words)}, found {_shown(found[key])}" for key, words in expected.items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 1_000:  # Python writes no number of more than 4,300 digits
+        return f"a number of {value.bit_length():,} bits"
+    return reprlib.repr(value)
+
+
+def _describe_unknown(settings: type, location: tuple[int | str, ...]) -> str:
+    key = ".".join(map(str, location))
     hint: Any = settings
     for name in location[:-1]:  # a step through a mapping leads to the class of its values
         hint = get_type_hints(hint)[str(name)] if is_dataclass(hint) else get_args(hint)[1]

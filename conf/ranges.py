@@ -26,7 +26,19 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         """The schema of the field's type, with these bounds: what pydantic asks of an annotation."""
-        return {**handler(source), **{name: bound for name, bound in vars(self).items() if bound is not None}}
+        from pydantic_core import core_schema
+
+        bounds = {name: bound for name, bound in vars(self).items() if bound is not None}
+        return core_schema.no_info_before_validator_function(_refuse_truth, {**handler(source), **bounds})
+
+
+def _refuse_truth(value: Any) -> Any:
+    """The value itself; ``true`` is no 1: pydantic would take it for one."""
+    if isinstance(value, bool):
+        from pydantic_core import PydanticCustomError
+
+        raise PydanticCustomError("float_type", "a number")
+    return value
 
 
 PositiveInt = Annotated[int, Range(gt=0)]

@@ -47,11 +47,12 @@ def test_a_stage_lets_its_own_frames_go_and_no_others(
         cached.append(frame)
         return keep(frame, *level)
 
-    keep, cached = DataFrame.persist, list[DataFrame]()
+    kind = type(spark.range(1))  # Spark 4's DataFrame is the base of it
+    keep, cached = kind.persist, list[DataFrame]()
     spark.catalog.clearCache()
     of_another_stage = spark.range(7).persist()
     monkeypatch.setattr(stage, "write_table", write)
-    monkeypatch.setattr(DataFrame, "persist", persist)
+    monkeypatch.setattr(kind, "persist", persist)
     monkeypatch.setattr(ranks, "ROWS_PER_TASK", 1)  # else the few items are numbered without a cache
     with contextlib.nullcontext() if is_writable else pytest.raises(OutputError, match="no room"):
         stage.run(spark, SMALL, shop)

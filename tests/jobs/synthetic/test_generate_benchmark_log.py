@@ -135,7 +135,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(spark: SparkSes
             ["--events", "20e3", "--days", "60"],
             "expected --events, which makes a benchmark log, or --clients and --days",
         ),
-        (["--events", "5"], "n_events: Input should be greater than or equal to 10000"),
+        (["--events", "5"], "n_events: expected 10000 or more, found 5"),
     ],
 )
 def test_wrong_flags_are_refused(
