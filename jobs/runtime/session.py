@@ -183,7 +183,7 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
         "spark.ui.retainedTasks": "2000",  # of each stage
         "spark.sql.ui.retainedExecutions": "20",
         "spark.python.daemon.module": "jobs.runtime.python_workers",
-        # with the default, 200, a task of a shuffle into 200 parts opens as many files, for each task anew
+        # with the default, 200, each task of a shuffle into 200 parts opens 200 files
         "spark.shuffle.sort.bypassMergeThreshold": "8",
     }
     packages = {delta_package(): jars_folder(), **({S3_PACKAGE: s3_jars_folder()} if has_s3 else {})}
