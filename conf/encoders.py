@@ -196,7 +196,8 @@ class InferenceSettings(Settings):
     """Positions, padding included, in one forward pass; packed rows, on a GPU, have a number of their own."""
     clients_per_partition: PositiveInt = 20_000
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``bfloat16``: matrix products by autocast; what is summed and written stays float32. ``auto``: as of training."""
+    """``bfloat16``: matrix products by autocast; what is summed and written stays float32. ``auto``: by the rule
+    of ``training.precision``."""
     compile: bool = False
     """Compile the encoder in each Spark task's process: half a minute or so before the first vector, for runs of
     millions of clients on a GPU."""

@@ -59,9 +59,10 @@ _EXPECTED = {
     "dict_type": "keys and values",
     "dataclass_type": "keys and values",
     "missing": "a value",
+    "value_error": "{error}",  # of conf/ranges.py
 }
 """pydantic's type of an error -> what was expected, with the names of its context."""
-_OF_UNION = re.compile(r"(function-before|literal|constrained|tuple|dict)\b.*|int|float|str|bool|none")
+_OF_UNION = re.compile(r"(function-before|literal|constrained)\b.*|bool")
 """What pydantic puts after the place of a setting that may be of several types."""
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError)
 """What reading and merging a user's YAML may raise."""
@@ -401,10 +402,12 @@ def _describe(settings: type, error: ValidationError) -> list[str]:
         if problem["type"] == "unexpected_keyword_argument":
             unknown.append(_describe_unknown(settings, location))
             continue
-        if _OF_UNION.fullmatch(str(location[-1])):
+        if location and _OF_UNION.fullmatch(str(location[-1])):
             location = location[:-1]
         key = ".".join(map(str, location))
-        words = _EXPECTED.get(problem["type"], problem["msg"]).format(**problem.get("ctx", {}))
+        words = problem["msg"]
+        if problem["type"] in _EXPECTED:
+            words = _EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
         expected.setdefault(key, []).append(words)
         found[key] = problem["input"]
     return unknown + [

@@ -26,18 +26,17 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         """The schema of the field's type, with these bounds: what pydantic asks of an annotation."""
-        from pydantic_core import core_schema
+        from pydantic import BeforeValidator
 
         bounds = {name: bound for name, bound in vars(self).items() if bound is not None}
-        return core_schema.no_info_before_validator_function(_refuse_truth, {**handler(source), **bounds})
+        bounded = {**handler(source), **bounds}
+        return BeforeValidator(_refuse_truth).__get_pydantic_core_schema__(source, lambda _: bounded)  # type: ignore[arg-type]
 
 
 def _refuse_truth(value: Any) -> Any:
     """The value itself; ``true`` is no 1: pydantic would take it for one."""
     if isinstance(value, bool):
-        from pydantic_core import PydanticCustomError
-
-        raise PydanticCustomError("float_type", "a number")
+        raise ValueError("a number")  # not a TypeError, which pydantic would let through
     return value
 
 
