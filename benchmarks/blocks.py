@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from measure import measure
+from sequences import make_log
 
 STAGES = ("baseline", "counters", "factorisation")
 
@@ -27,10 +28,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration")
     arguments = parser.parse_args()
     n_events = int(arguments.events)
-    data, out = (arguments.folder / f"{name}-{n_events}" for name in ("log", "blocks"))
+    data, out = make_log(arguments.folder, n_events), arguments.folder / f"blocks-{n_events}"
     ubp = [sys.executable, "-m", "jobs.cli"]
-    if not data.exists():
-        subprocess.run([*ubp, "generate", "--out", str(data), "--events", str(n_events)], check=True)
     flags = ["--data", str(data), "--out", str(out), "--config", "default"]
     if arguments.set:
         flags += ["--set", *arguments.set]

@@ -107,10 +107,7 @@ def merged_config() -> PipelineConfig:
 
 def compare_merged(folder: Path, n_events: int) -> None:
     """Print the CPU seconds of the merged stream beside those of the five, on so many events."""
-    data, out = folder / f"log-{n_events}", folder / f"merged-{n_events}"
-    if not data.exists():
-        made = [sys.executable, "-m", "jobs.cli", "generate", "--out", str(data), "--events", str(n_events)]
-        subprocess.run(made, check=True)
+    data, out = make_log(folder, n_events), folder / f"merged-{n_events}"
     if not (out / "config.yaml").exists():
         out.mkdir(parents=True)
         (folder / "merged.yaml").write_text(to_yaml(merged_config()))
@@ -150,6 +147,15 @@ def find_n_events(behaviour: str, n_rows: int) -> int:
         for n_events in range(max(0, around - margin), around + margin)
         if scale_sizes(n_events).n_rows[behaviour] == n_rows
     )
+
+
+def make_log(folder: Path, n_events: int) -> Path:
+    """The challenge directory with so many simulated events of all behaviours, written once."""
+    data = folder / f"log-{n_events}"
+    if not data.exists():
+        made = [sys.executable, "-m", "jobs.cli", "generate", "--out", str(data), "--events", str(n_events)]
+        subprocess.run(made, check=True)
+    return data
 
 
 def make_visits(folder: Path, n_visits: int) -> Path:

@@ -49,7 +49,6 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "greater_than": "more than {gt}",
     "greater_than_equal": "{ge} or more",
-    "less_than": "less than {lt}",
     "less_than_equal": "{le} or less",
     "bool_type": "true or false",
     "bool_parsing": "true or false",

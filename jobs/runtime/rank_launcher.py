@@ -87,9 +87,10 @@ def run_ranks(
     TrainingError
         If the ranks failed once more than they may.
     """
-    if count_ranks(spark, settings) == 1:
+    n_ranks = count_ranks(spark, settings)
+    if n_ranks == 1:
         return _work_here(Ranks(), None, settings, work, arguments)
-    launcher = choose_launcher(settings, spark.sparkContext.getConf().get(GPUS_PER_TASK, "0"))
+    launcher = choose_launcher(settings, _gpus_per_task(spark))
     starter = _start_horovod if launcher == "horovod" else _start_torch
     log_file.write_text("")
     for n_failures in range(1, settings.max_restarts + 2):
@@ -98,7 +99,7 @@ def run_ranks(
             call = (work, arguments, notes, settings)
             # what closes servers is not interrupted by the watch
             with ExitStack() as servers, log_file.open("a") as ranks_log, sign_watched(notes, settings.stall_seconds):
-                value = starter(spark, settings, stage, call, ranks_log, servers)
+                value = starter(spark, n_ranks, settings, stage, call, ranks_log, servers)
             _remove_messages(notes)
             return value
         except PipelineError:  # of the driver itself: it would be raised again
@@ -170,7 +171,7 @@ def count_ranks(spark: SparkSession, settings: TrainingSettings) -> int:
     context = spark.sparkContext
     is_local, n_slots = str(context.master).startswith("local"), context.defaultParallelism
     if n_ranks == "auto":
-        lends_gpus = float(context.getConf().get(GPUS_PER_TASK, "0")) > 0
+        lends_gpus = float(_gpus_per_task(spark)) > 0
         has_own_gpu = settings.device != "cpu" and torch.cuda.is_available() and not lends_gpus
         has_one_core = is_local and n_slots == 1
         return 1 if has_own_gpu or has_one_core else 2
@@ -180,6 +181,11 @@ def count_ranks(spark: SparkSession, settings: TrainingSettings) -> int:
             f"give --set training.n_ranks={n_slots} or a spark.master with more"
         )
     return n_ranks
+
+
+def _gpus_per_task(spark: SparkSession) -> str:
+    """What Spark is configured to give each task, such as ``0.5``."""
+    return spark.sparkContext.getConf().get(GPUS_PER_TASK, "0")
 
 
 @contextlib.contextmanager
@@ -220,8 +226,8 @@ def exchange_interfaces(named: tuple[str, ...], master: str) -> tuple[str, ...]:
 
 
 def _start_horovod(
-    spark: SparkSession, settings: TrainingSettings, stage: str, call: tuple[Any, ...], ranks_log: IO[str],
-    servers: ExitStack,
+    spark: SparkSession, n_ranks: int, settings: TrainingSettings, stage: str, call: tuple[Any, ...],
+    ranks_log: IO[str], servers: ExitStack,
 ) -> Any:  # fmt: skip
     import horovod.runner.gloo_run
     import horovod.spark
@@ -235,7 +241,7 @@ def _start_horovod(
         values = horovod.spark.run(
             _on_horovod_rank,
             args=call,
-            num_proc=count_ranks(spark, settings),
+            num_proc=n_ranks,
             use_gloo=True,
             nics=set(interfaces) or None,
             verbose=0,
@@ -271,19 +277,18 @@ def _thread_errors_to(stream: IO[str]) -> Iterator[None]:
 
 
 def _start_torch(
-    spark: SparkSession, settings: TrainingSettings, stage: str, call: tuple[Any, ...], ranks_log: IO[str],
-    servers: ExitStack,
+    spark: SparkSession, n_ranks: int, settings: TrainingSettings, stage: str, call: tuple[Any, ...],
+    ranks_log: IO[str], servers: ExitStack,
 ) -> Any:  # fmt: skip
     from pyspark.ml.torch.distributor import TorchDistributor
 
     context = spark.sparkContext
-    use_gpu = takes_gpus(settings.device, context.getConf().get(GPUS_PER_TASK, "0"))
+    use_gpu = takes_gpus(settings.device, _gpus_per_task(spark))
     group = f"ubp {stage}"
     context.setJobGroup(group, stage, interruptOnCancel=True)
     servers.enter_context(bound_log_server())
     with contextlib.redirect_stderr(ranks_log):
         try:
-            n_ranks = count_ranks(spark, settings)
             distributor = TorchDistributor(num_processes=n_ranks, local_mode=False, use_gpu=use_gpu)
             interfaces = exchange_interfaces(settings.network_interfaces, str(context.master))
             return distributor.run(_on_torch_rank, interfaces, *call)

@@ -18,7 +18,7 @@ from ml.files.atomic import replace_text
 from ml.files.regular import require_regular
 from schemas.errors import TableError
 
-_checker = cache(TypeAdapter)  # made once per type
+checker = cache(TypeAdapter)  # made once per type
 
 
 def digest(values: object) -> str:
@@ -42,7 +42,7 @@ def read_json(path: Path, shape: Any, fix: str) -> Any:
     try:
         require_regular(path)
         text = path.read_bytes()
-        _checker(shape).validate_json(text, strict=True)
+        checker(shape).validate_json(text, strict=True)
     except FileNotFoundError as error:
         raise TableError(f"expected {path}, found none; {fix}") from error
     except OSError as error:

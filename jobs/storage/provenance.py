@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from pydantic import TypeAdapter
-
 from jobs.runtime.locks import lost_turn, taking_turns
-from jobs.storage.files import read_json, write_json
+from jobs.storage.files import checker, read_json, write_json
 from jobs.storage.workspace import Workspace
 from ml.files.atomic import remove_drafts
 
@@ -71,7 +69,6 @@ class Record:
 
 Records = dict[str, Record]
 """Output -> its last making."""
-_RECORDS = TypeAdapter(Records)
 
 
 def read_records(workspace: Workspace) -> Records:
@@ -80,7 +77,8 @@ def read_records(workspace: Workspace) -> Records:
     if not path.exists():
         return {}
     fix = "remove it; `ubp run` then begins anew, `ubp run --from STAGE` with a stage"
-    return _RECORDS.validate_python(read_json(path, Records, fix))
+    records: Records = checker(Records).validate_python(read_json(path, Records, fix))
+    return records
 
 
 @contextlib.contextmanager
