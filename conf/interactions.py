@@ -9,7 +9,8 @@ from conf.ranges import Days, NonNegativeFloat, PositiveFloat, PositiveInt, Sett
 class InteractionSettings(Settings):
     """A network of crosses of counters (DCN-v2, Wang et al. 2021), as the challenge's fourth place built one.
 
-    Its sizes are that team's; what has no mark is our own.
+    Marked sizes are that team's; ``conf/fourth_place.yaml`` has all of theirs. Bins and training are those that did
+    best on simulated shops of ten thousand clients (docs/profiles.md).
     """
 
     days_before: tuple[Days, ...] = (14, 28, 42)
@@ -19,10 +20,10 @@ class InteractionSettings(Settings):
     """Clients that give training rows, chosen by a hash; each gives one per earlier cutoff."""
     min_buyers: PositiveInt = 100
     """Training rows with a purchase; with fewer the block is left out."""
-    n_bins: PositiveInt = 65
-    """Bins of a counter, between its quantiles (*fourth place*)."""
-    n_sub_bins: PositiveInt = 32
-    """Parts of equal width of each bin (*fourth place*)."""
+    n_bins: PositiveInt = 17
+    """Bins of a counter, between its quantiles."""
+    n_sub_bins: PositiveInt = 8
+    """Parts of equal width of each bin."""
     bin_width: PositiveInt = 2
     """Numbers of a sub-bin's vector (*fourth place*)."""
     ranks: tuple[PositiveInt, ...] = (64, 32, 32)
@@ -33,16 +34,16 @@ class InteractionSettings(Settings):
     """Of layers that each read all before them (*fourth place*)."""
     mask_share: Share = 0.3
     """Of the events that each of two views of a client lacks (*fourth place*)."""
-    view_weight: NonNegativeFloat = 0.5
-    """Of telling a client's two views from those of others, beside the labels."""
+    view_weight: NonNegativeFloat = 0.0
+    """Of telling a client's two views from those of others, beside the labels; 0 leaves the views out."""
     temperature: PositiveFloat = 0.1
-    dropout: Share = 0.1
+    dropout: Share = 0.5
     """Of the crosses' input."""
-    epochs: PositiveInt = 3
+    epochs: PositiveInt = 6
     batch_size: PositiveInt = 512
     """Rows of a step on one rank."""
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.01
+    learning_rate: PositiveFloat = 5e-4
+    weight_decay: NonNegativeFloat = 0.1
     """On matrices; never on the vectors of sub-bins."""
 
     def __post_init__(self) -> None:
@@ -52,3 +53,8 @@ class InteractionSettings(Settings):
             len(set(self.days_before)) == len(self.days_before),
             f"interactions.days_before: expected each cutoff once, found {list(self.days_before)}",
         )
+
+    @property
+    def n_views(self) -> int:
+        """By all events of a client, and by two parts of them where ``view_weight`` asks for these."""
+        return 3 if self.view_weight else 1

@@ -149,8 +149,19 @@ def to_yaml(config: PipelineConfig) -> str:
         sections = {section: _differing(item[section], values[section]) for section in SECTIONS}
         own = {key: value for key, value in _differing(item, values["model"]).items() if key not in SECTIONS}
         encoders[name] = own | {section: changed for section, changed in sections.items() if changed}
-    mapping = _spell_as(values["mapping"], "as_", "as")
-    return OmegaConf.to_yaml(OmegaConf.create(values | {"encoders": encoders, "mapping": mapping}))
+    values |= {"encoders": encoders, "mapping": _spell_as(values["mapping"], "as_", "as")}
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Quotes texts that begin with no letter: OmegaConf takes those such as 1e3 for numbers, which PyYAML does not."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """A node of the text."""
+        return self.represent_scalar("tag:yaml.org,2002:str", str(text), None if text[:1].isalpha() else "'")
+
+
+_Dumper.add_multi_representer(str, _Dumper.represent_text)
 
 
 def known_configs(folder: Traversable = FOLDER) -> list[str]:

@@ -28,8 +28,6 @@ from ml.training.step import mix_seed
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 
-N_VIEWS = 3
-"""All events of a client, and two parts of them."""
 ROWS_PER_FILE = 20_000
 ROW_GROUP_BYTES = 16 * 2**20
 ROWS_PER_PASS = 1024
@@ -56,8 +54,9 @@ def training_rows(
 ) -> DataFrame:
     """One row per chosen client and earlier cutoff that it has events before.
 
-    Its columns: ``client_id``, ``days_before``, ``numbers`` (by all events, then by two parts of them), ``is_active``
-    (it has bought before the cutoff), ``labels`` (array<int>, what it buys after it, null where it buys nothing).
+    Its columns: ``client_id``, ``days_before``, ``numbers`` (by all events, then by two parts of them if
+    ``view_weight`` asks for these), ``is_active`` (it has bought before the cutoff), ``labels`` (array<int>, what it
+    buys after it, null where it buys nothing).
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ def training_rows(
     bought = cache_rows(purchases_with_properties(purchases, shop.products), cached)
     parts = []
     for days, cutoff in cutoffs.items():
-        seeds = [mix_seed(seed, days, view) for view in range(1, N_VIEWS)]
+        seeds = [mix_seed(seed, days, view) for view in range(1, settings.n_views)]
         counted = shop.count(chosen, cutoff, cached, settings.mask_share, seeds)
         active = events_before(bought, cutoff).select(c.CLIENT_ID, F.lit(True).alias(c.IS_ACTIVE)).distinct()
         labels = labels_after(bought, label_ids, cutoff, label_days)

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.counters import Shop, known_counters
-from jobs.blocks.interactions import N_VIEWS, client_vectors, earlier_cutoffs, training_rows, write_rows
+from jobs.blocks.interactions import client_vectors, earlier_cutoffs, training_rows, write_rows
 from jobs.blocks.table import Block, remove_block, write_block
 from jobs.evaluation.labels import collect_top_labels, count_values
 from jobs.runtime.rank_launcher import count_ranks, run_ranks
@@ -112,7 +112,7 @@ def prepare_training(
             "interactions.min_buyers=%d", INTERACTIONS, n_buyers, label_days, settings.min_buyers,
         )  # fmt: skip
         return None
-    layout = RowLayout(N_VIEWS, len(known_counters(shop.behaviours)), (1, *map(len, asked.values())))
+    layout = RowLayout(settings.n_views, len(known_counters(shop.behaviours)), (1, *map(len, asked.values())))
     files = tuple(FeedFile(file_url(file.url), file.n_rows, width=1) for file in list_files(written, ()))
     return InteractionJob(settings, files, layout, config.feed.reader, config.training.device, config.seed)
 

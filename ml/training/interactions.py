@@ -87,14 +87,16 @@ def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJ
 def batch_loss(
     model: InteractionNetwork, rows: CounterRows, settings: InteractionSettings, sizes: tuple[int, ...]
 ) -> Tensor:
-    """Of the labels, by all events of each client, and of its two views."""
+    """Of the labels, by all events of each client, and of its two views where there are some."""
     device = model.counters.knots.device
     numbers, labels, is_counted = (
         torch.from_numpy(part).to(device) for part in (rows.numbers, rows.labels, rows.is_counted)
     )
-    whole, one, other = model(numbers.transpose(0, 1).flatten(0, 1)).chunk(3)
-    loss = label_loss(model.logits(whole), labels, is_counted, sizes)
-    return loss + settings.view_weight * view_loss(one, other, settings.temperature)
+    vectors = model(numbers.transpose(0, 1).flatten(0, 1)).chunk(settings.n_views)
+    loss = label_loss(model.logits(vectors[0]), labels, is_counted, sizes)
+    if settings.n_views > 1:
+        loss = loss + settings.view_weight * view_loss(vectors[1], vectors[2], settings.temperature)
+    return loss
 
 
 def load_network(trained: bytes, settings: InteractionSettings) -> InteractionNetwork:

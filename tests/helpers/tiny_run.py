@@ -21,6 +21,8 @@ from schemas.tables import TableSchema
 
 BEHAVIOURS = {"product_buy": "sku", "page_visit": "url", "search_query": "query"}
 ENCODERS = ("product_buy", "mixed")
+EARLY = ("quarantine", "product_buy", "windows", "clients", "vocabularies", "item_attributes", "sequences")
+"""Tables that are there before a model is trained."""
 CONFIG = """
 behaviours:
   product_buy: {item: sku}
@@ -91,14 +93,15 @@ def read_tables(spark: SparkSession, workspace: Workspace, only: Collection[str]
 
 
 def read_numbers(out: Path) -> dict[str, np.ndarray]:
-    """Weights of each model, vectors of each entry and the scores, by name."""
+    """Weights of each model, vectors of each entry and the scores, by name; of a run to the probe, or of less."""
     numbers: dict[str, np.ndarray] = {}
     for name in ENCODERS:
         weights = load_file(out / "models" / name / "weights.safetensors")
         numbers |= {f"{name}/{key}": value for key, value in weights.items()}
     for path in sorted((out / "entries").glob("*/*.npy")):
         numbers[f"{path.parent.name}/{path.name}"] = np.load(path, allow_pickle=False).astype(np.float64)
-    for entry, by_task in json.loads((out / "scores.json").read_text()).items():
+    scores = out / "scores.json"
+    for entry, by_task in json.loads(scores.read_text()).items() if scores.exists() else ():
         numbers |= {f"{entry}/{task}": np.array(result["score"]) for task, result in by_task.items()}
     return numbers
 

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from conf.interactions import InteractionSettings
 from jobs.blocks.counters import Shop, known_counters
-from jobs.blocks.interactions import N_VIEWS, earlier_cutoffs, training_rows, write_rows
+from jobs.blocks.interactions import earlier_cutoffs, training_rows, write_rows
 from ml.data.counter_rows import NUMBERS
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 
@@ -54,10 +54,11 @@ def rows_of(spark: SparkSession, buys: Sequence[Row], visits: Sequence[Row], url
         cutoffs = earlier_cutoffs(CUTOFF, FIRST, (14, 28, 99))
         assert cutoffs == {14: datetime(2022, 7, 18), 28: datetime(2022, 7, 4)}
         shop = shop.with_names_before(datetime(2022, 7, 4), cached)
-        rows = training_rows(shop, cutoffs, labels, 14, InteractionSettings(), 5, cached)
+        settings = InteractionSettings(view_weight=0.5)
+        rows = training_rows(shop, cutoffs, labels, 14, settings, 5, cached)
         found = {}
         for row in write_rows(rows, 24, url).collect():
-            numbers = np.frombuffer(row[NUMBERS], np.float32).reshape(N_VIEWS, len(COUNTERS))
+            numbers = np.frombuffer(row[NUMBERS], np.float32).reshape(settings.n_views, len(COUNTERS))
             found[row["client_id"], row["days_before"]] = (row["is_active"], row["labels"], numbers)
     return found
 

@@ -84,18 +84,20 @@ def test_an_encoder_of_a_further_behaviour_and_others_has_a_name_of_its_own(sett
 
 def test_the_widths_of_the_examples_profile_are_those_of_the_page(settings: Path) -> None:
     config = load_config(str(settings))
-    narrow = load_config(str(settings), ["encoders.wishlist.hidden_size=32"])
+    blocks = ["counters", "als_category", "als_url"]
+    narrow = load_config(str(settings), ["encoders.wishlist.hidden_size=32", f"ensemble.blocks=[{','.join(blocks)}]"])
     widths, least = widths_of_blocks(config), widths_of_blocks(narrow)
-    whole, most = sum(widths.values()), config.ensemble.max_width
-    # flags and the constant are the composition's
-    n_further = width_of_profile(narrow, least) - sum(least.values())
-    assert width_of_profile(config, widths) == most < whole + n_further
+    whole, most = sum(widths.values()) + len(widths) + 1, config.ensemble.max_width  # a flag each, and the constant
+    assert width_of_profile(config, widths) == most < whole
+    assert width_of_profile(narrow, least) == sum(least.values()) + len(least) + 1
     factors = widths["als_category"] + widths["als_url"]
     parts = f"six encoders of {widths['wishlist']}, {widths['activity']} of activity, {widths['counters']} counters"
-    text = f"{whole + n_further:,} ({parts}, {factors} factors, {n_further - 1} flags, a constant)"
+    parts += f", {factors} factors, {widths['interactions']} interactions, {len(widths)} flags, a constant"
     found = " ".join(section("A behaviour").split())
     assert f"A profile has at most {most:,} columns (`ensemble.max_width`): a wider one is projected" in found
-    assert f"up to {text}; `hidden_size: 32` for `wishlist` makes them {width_of_profile(narrow, least):,}." in found
+    named = ", ".join(f"`{name}`" for name in blocks)
+    narrower = f"`hidden_size: 32` for `wishlist` and no further blocks than {named} make them"
+    assert f"up to {whole:,} ({parts}); {narrower} {width_of_profile(narrow, least):,}." in found
 
 
 def widths_of_blocks(config: PipelineConfig) -> dict[str, int]:
@@ -106,6 +108,7 @@ def widths_of_blocks(config: PipelineConfig) -> dict[str, int]:
         "activity": len(config.behaviours) * (1 + len(config.ensemble.activity_days)),
         "counters": len([*list_counters(config.behaviours)]),
         **dict.fromkeys(("als_category", "als_url"), config.factorisation.factors),
+        **({"interactions": sum(config.interactions.ranks)} if "interactions" in config.ensemble.blocks else {}),
     }
 
 

@@ -11,7 +11,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from tiny_run import TinyRun, differences, read_numbers, read_tables
+from tiny_run import EARLY, TinyRun, differences, read_numbers, read_tables
 
 from jobs.cli import main
 from jobs.storage.delta_tables import (
@@ -180,18 +180,12 @@ def rows(frame: DataFrame) -> list[tuple[object, ...]]:
     return sorted(tuple(row) for row in frame.collect())
 
 
-EARLY = ("quarantine", "product_buy", "windows", "clients", "vocabularies", "item_attributes", "sequences")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["catalog", "store"])
-def test_sequences_in_a_catalog_and_in_a_store_are_those_of_folders(
-    spark: SparkSession, tiny_run: TinyRun, schema: str, store: str, tmp_path: Path, place: str
+def test_sequences_in_a_store_are_those_of_folders(
+    spark: SparkSession, tiny_run: TinyRun, store: str, tmp_path: Path
 ) -> None:
-    named = dict(catalog=CATALOG, schema=schema) if place == "catalog" else dict(tables_url=store)
-    workspace = Workspace(tmp_path / "out", **named)
-    where = ["--catalog", CATALOG, "--schema", schema] if place == "catalog" else ["--tables", store]
-    assert main(["run", *tiny_run.flags(workspace.out), *where, "--to", "sequences"]) == 0
+    workspace = Workspace(tmp_path / "out", tables_url=store)
+    assert main(["run", *tiny_run.flags(workspace.out), "--tables", store, "--to", "sequences"]) == 0
     found, expected = (read_tables(spark, each, EARLY) for each in (workspace, tiny_run.workspace))
     assert len(found) == len(EARLY)
     assert differences(found, expected) == []

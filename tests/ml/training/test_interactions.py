@@ -21,15 +21,28 @@ from ml.training.interactions import InteractionJob, load_network, train_interac
 from schemas.errors import TrainingError
 
 SETTINGS = InteractionSettings(
-    n_bins=4, n_sub_bins=2, ranks=(4, 4), dense_widths=(8,), batch_size=64, epochs=10, learning_rate=0.02
+    n_bins=4,
+    n_sub_bins=2,
+    ranks=(4, 4),
+    dense_widths=(8,),
+    batch_size=64,
+    epochs=10,
+    learning_rate=0.02,
+    weight_decay=0.01,
+    dropout=0.1,
+    view_weight=0.5,
 )
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> InteractionJob:
+LABELS_ALONE = replace(SETTINGS, view_weight=0.0)
+
+
+@pytest.fixture(params=[SETTINGS], ids=["views"])
+def job(request: pytest.FixtureRequest, tmp_path: Path) -> InteractionJob:
     """Clients who come back where one of two counters is high and the other is not: neither tells it alone."""
     rng = np.random.default_rng(1)
-    numbers = rng.uniform(-1, 1, (640, 3, 2)).astype(np.float32)
+    settings: InteractionSettings = request.param
+    numbers = rng.uniform(-1, 1, (640, settings.n_views, 2)).astype(np.float32)
     numbers[:, 1:] = numbers[:, :1]
     comes_back = numbers[:, 0, 0] * numbers[:, 0, 1] < 0
     columns = {
@@ -39,9 +52,10 @@ def job(tmp_path: Path) -> InteractionJob:
     }
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     files = (FeedFile((tmp_path / "rows.parquet").as_uri(), 640, 1),)
-    return InteractionJob(SETTINGS, files, RowLayout(3, 2, (1, 1)), "arrow", "cpu", seed=5)
+    return InteractionJob(settings, files, RowLayout(settings.n_views, 2, (1, 1)), "arrow", "cpu", seed=5)
 
 
+@pytest.mark.parametrize("job", [SETTINGS, LABELS_ALONE], ids=["views", "labels alone"], indirect=True)
 def test_it_learns_what_no_counter_tells_alone_and_a_seed_gives_its_weights(job: InteractionJob) -> None:
     losses, network = train_interactions(Ranks(), None, job)
     assert len(losses) == 10
@@ -52,7 +66,7 @@ def test_it_learns_what_no_counter_tells_alone_and_a_seed_gives_its_weights(job:
 
     made = []
     for seed in (5, 5, 6):
-        short = replace(job, settings=replace(SETTINGS, epochs=1), seed=seed)
+        short = replace(job, settings=replace(job.settings, epochs=1), seed=seed)
         made.append(train_interactions(Ranks(), None, short))
     assert made[0] == made[1] != made[2]
 
