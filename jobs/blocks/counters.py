@@ -49,7 +49,7 @@ from schemas.errors import InputError
 
 EVENTS_AT_ONCE = 200_000
 """Events whose counters are computed together: the parts of a log that counters share take some 650 bytes of each."""
-NAMES_FITTED = 100_000
+NAMES_FITTED = 20_000
 """Names that the clusters are fitted to, chosen by a hash of the sku."""
 CLUSTERS_SEED = 2025
 CLIP = 10.0
