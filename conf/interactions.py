@@ -1,8 +1,9 @@
 """Settings of the block ``interactions``."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from conf.ranges import Days, NonNegativeFloat, PositiveFloat, PositiveInt, Settings, Share, require
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Settings, Share, require
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,9 @@ class InteractionSettings(Settings):
     best on simulated shops of ten thousand clients (docs/profiles.md).
     """
 
-    days_before: tuple[Days, ...] = (14, 28, 42)
-    """Earlier cutoffs: days before the profile's own. Training rows count events before each of them; their labels are
-    of the ``windows.target_days`` after it, and may not reach beyond the profile's cutoff."""
+    windows_before: tuple[Annotated[int, Range(gt=0, le=100)], ...] = (1, 2, 3)
+    """Earlier cutoffs: so many times ``windows.target_days`` before the profile's own. Training rows count events
+    before each of them; their labels are of the ``windows.target_days`` after it, which end by the profile's cutoff."""
     max_clients: PositiveInt = 200_000
     """Clients that give training rows, chosen by a hash; each gives one per earlier cutoff."""
     min_buyers: PositiveInt = 100
@@ -47,11 +48,11 @@ class InteractionSettings(Settings):
     """On matrices; never on the vectors of sub-bins."""
 
     def __post_init__(self) -> None:
-        for name in ("days_before", "ranks", "dense_widths"):
+        for name in ("windows_before", "ranks", "dense_widths"):
             require(len(getattr(self, name)) > 0, f"interactions.{name}: expected at least one number, found none")
         require(
-            len(set(self.days_before)) == len(self.days_before),
-            f"interactions.days_before: expected each cutoff once, found {list(self.days_before)}",
+            len(set(self.windows_before)) == len(self.windows_before),
+            f"interactions.windows_before: expected each cutoff once, found {list(self.windows_before)}",
         )
 
     @property

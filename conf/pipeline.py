@@ -18,7 +18,7 @@ from conf.spark import SparkSettings
 from conf.training import FeedSettings
 from schemas import tables
 from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, INTERACTIONS, ON_REQUEST, RESERVED
+from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, ON_REQUEST, RESERVED
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
@@ -53,13 +53,6 @@ class PipelineConfig(SectionSettings):
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
         self._check_mapping()
-        soonest, target = min(self.interactions.days_before), self.windows.target_days
-        require(
-            soonest >= target or INTERACTIONS not in self.ensemble.named_blocks,
-            f"interactions.days_before: expected windows.target_days={target} or more, for the labels of training rows "
-            f"must end before the profile's cutoff; found {soonest}; name earlier cutoffs, such as "
-            f"interactions.days_before=[{target}, {2 * target}], or leave the block {INTERACTIONS} out",
-        )
         taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
         for name, folder in self.ensemble.named_blocks.items():
             require(

@@ -77,12 +77,12 @@ def find_cutoffs(events: Mapping[str, DataFrame], cutoff: datetime, config: Pipe
         return {}
     times = reduce(DataFrame.unionAll, (frame.select(c.TIMESTAMP) for frame in events.values()))
     first = times.agg(F.min(c.TIMESTAMP)).collect()[0][0]
-    asked = config.interactions.days_before
+    asked = [number * config.windows.target_days for number in config.interactions.windows_before]
     cutoffs = earlier_cutoffs(cutoff, first, asked) if first else {}
     for days in (days for days in asked if days not in cutoffs):
         log.info("  %s: no training rows of %d days before %s: no event is so early", INTERACTIONS, days, cutoff)
     if not cutoffs:
-        log.info("  %s: left out: no event before any of interactions.days_before=%s", INTERACTIONS, list(asked))
+        log.info("  %s: left out: no event so early", INTERACTIONS)
     return cutoffs
 
 

@@ -290,7 +290,7 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         (f"seed={2**63}", f"seed: expected {2**63 - 1} or less, found {2**63}"),
         pytest.param("seed=0x" + "f" * 20_000, "or less, found a number of 80,000 bits", id="a_seed_of_20,000_digits"),
         ("windows.target_days=1000000", r"windows\.target_days: expected 3650 or less, found 1000000"),
-        ("interactions.days_before=[1000000]", r"interactions\.days_before\.0: expected 3650 or less, found 10"),
+        ("interactions.windows_before=[101]", r"interactions\.windows_before\.0: expected 100 or less, found 101"),
         ("behaviours.wish={item: Reason}", "item must be another column than client_id, .*'Reason'"),
         ("encoders=3", "encoders: expected names and their settings, found 3"),
         ("encoders.x={behaviours: [page_visit], training: 3}", r"encoders\.x\.training: expected keys and values"),
@@ -299,14 +299,6 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
 def test_a_wrong_setting_is_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("demo", [override])
-
-
-def test_labels_bound_earlier_cutoffs_where_the_block_is_asked_for() -> None:
-    assert load_config("demo", ["windows.target_days=20"]).windows.target_days == 20
-    with pytest.raises(
-        ConfigError, match=r"found 14; name earlier cutoffs, such as interactions\.days_before=\[20, 40"
-    ):
-        load_config("demo", ["windows.target_days=20", "ensemble.blocks=[interactions]"])
 
 
 def test_a_shop_of_more_days_than_calendars_have_is_refused() -> None:

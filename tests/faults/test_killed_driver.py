@@ -69,7 +69,7 @@ WRITTEN_ON_REQUEST = {
 """The same of the stages that make the blocks asked for."""
 ASKED_FOR = [
     "--to", "profile", "--set", "ensemble.blocks=[counters,als_category,graph,interactions]", "factorisation.factors=4",
-    "factorisation.iterations=2", "graph.dimensions=4", "graph.epochs=4", "interactions.days_before=[14]",
+    "factorisation.iterations=2", "graph.dimensions=4", "graph.epochs=4", "interactions.windows_before=[1]",
     "interactions.min_buyers=1", "interactions.n_bins=9", "interactions.ranks=[4]", "interactions.dense_widths=[4]",
 ]  # fmt: skip
 ABOUT = {stage.name: stage.about for stage in STAGES}

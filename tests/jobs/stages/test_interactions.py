@@ -14,14 +14,13 @@ from jobs.blocks.table import collect_blocks
 from jobs.stages import interactions, split
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from schemas.errors import ConfigError
 from schemas.tables import BLOCKS
 
 SIZES = ("ranks=[3,2]", "n_bins=4", "n_sub_bins=2", "dense_widths=[4]", "head_width=4", "batch_size=8", "epochs=2")
 
 
 def configured(*told: str, blocks: str = "interactions") -> PipelineConfig:
-    own = [f"interactions.{one}" for one in (*SIZES, "days_before=[14,140]", *told)]
+    own = [f"interactions.{one}" for one in (*SIZES, "windows_before=[1,10]", *told)]
     config = load_config("report", [f"ensemble.blocks=[{blocks}]", "training.n_ranks=1", *own])
     return config.restricted_to("product_buy", "page_visit")
 
@@ -74,8 +73,3 @@ def test_the_block_is_written_twice_the_same_and_goes_where_too_few_clients_buy(
     assert collect_blocks(spark, shop).keys() == {"product_buy"}
     interactions.run(spark, config.restricted_to("page_visit"), shop)
     assert "interactions: left out: the configuration has no behaviour product_buy" in caplog.text
-
-
-def test_a_cutoff_whose_labels_would_be_scored_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"interactions.days_before: expected windows.target_days=14 or more"):
-        load_config("report", ["interactions.days_before=[13]", "ensemble.blocks=[interactions]"])
