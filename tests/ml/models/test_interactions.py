@@ -53,7 +53,8 @@ def test_crosses_project_what_they_make_of_their_input() -> None:
 
 
 def test_sizes_are_the_published_ones() -> None:
-    model = InteractionNetwork(torch.zeros(346, 66), 201, InteractionSettings()).eval()
+    settings = InteractionSettings(n_bins=65, n_sub_bins=32)  # as conf/fourth_place.yaml has them
+    model = InteractionNetwork(torch.zeros(346, 66), 201, settings).eval()
     assert model.counters.vectors.shape == (346 * (65 * 32 + 1), 2)
     vectors = model(torch.zeros(3, 346))
     assert vectors.shape == (3, 128)
