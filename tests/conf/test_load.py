@@ -172,11 +172,8 @@ def test_the_fourth_places_stack_has_its_published_sizes() -> None:
     assert not config.ensemble.activity
     widths = {"mixed": 1024, "graph": config.graph.dimensions, "interactions": sum(config.interactions.ranks)}
     assert widths == {"mixed": 1024, "graph": 256, "interactions": 128}
-    assert (config.interactions.n_bins, config.interactions.n_sub_bins, config.interactions.view_weight) == (
-        65,
-        32,
-        0.5,
-    )
+    crosses = config.interactions
+    assert (crosses.n_bins, crosses.n_sub_bins, crosses.view_weight) == (65, 32, 0.5)
 
 
 def test_an_encoder_is_left_out_by_null() -> None:
