@@ -161,7 +161,8 @@ class _Dumper(yaml.CSafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", str(text), None if text[:1].isalpha() else "'")
 
 
-_Dumper.add_multi_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_multi_representer(str, _Dumper.represent_text)  # enumerations of texts
 
 
 def known_configs(folder: Traversable = FOLDER) -> list[str]:

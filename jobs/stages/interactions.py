@@ -82,7 +82,8 @@ def find_cutoffs(events: Mapping[str, DataFrame], cutoff: datetime, config: Pipe
     for days in (days for days in asked if days not in cutoffs):
         log.info("  %s: no training rows of %d days before %s: no event is so early", INTERACTIONS, days, cutoff)
     if not cutoffs:
-        log.info("  %s: left out: no event so early", INTERACTIONS)
+        windows = list(config.interactions.windows_before)
+        log.info("  %s: left out: no event before any of interactions.windows_before=%s", INTERACTIONS, windows)
     return cutoffs
 
 

@@ -153,6 +153,15 @@ def test_settings_of_profiles_that_could_not_be_composed_are_refused_before_anyt
         load_config("demo", ["ensemble.stacking.counters.reduction=dense"])
 
 
+@pytest.mark.parametrize("text", ["1e3", "'1'", "yes", "null", "é: #", ".5", ""])
+def test_a_text_that_looks_like_something_else_is_saved_as_a_text(text: str, tmp_path: Path) -> None:
+    entry = text.replace("'", "''")
+    config = load_config("demo", [f"probe.entries=['{entry}']"])
+    assert config.probe.entries == (text,)
+    (tmp_path / "saved.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(str(tmp_path / "saved.yaml")) == config
+
+
 @pytest.mark.parametrize("end", ["2022-09-28", "2022-09-28 10:00:00"])
 def test_the_end_of_the_windows_is_a_time(end: str, tmp_path: Path) -> None:
     config = load_config("demo", [f"windows.end={end}"])
