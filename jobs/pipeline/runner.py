@@ -1,19 +1,36 @@
-"""A run of all stages, which goes on after the last one that is up to date."""
+"""A run of all stages that are not up to date."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from conf.pipeline import PipelineConfig
-from jobs.pipeline.out_of_date import INGEST, find_outdated, require_up_to_date
+from jobs.pipeline.out_of_date import INGEST, Call, find_outdated, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, STAGES, Stage, describe_call
-from jobs.storage.provenance import read_records
+from jobs.storage.provenance import MODELS, Records, read_records
 from jobs.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """One stage of a run.
+
+    Attributes
+    ----------
+    outputs : what it makes
+    why_not : what the log says of a stage that does not run, None of one that does
+    why_again : what the log says before it runs
+    """
+
+    stage: Stage
+    outputs: Sequence[str]
+    why_not: str | None = None
+    why_again: Sequence[str] = ()
 
 
 def run_stages(
@@ -23,10 +40,9 @@ def run_stages(
     first: str | None = None,
     last: str | None = None,
 ) -> None:
-    """Run the stages from ``first`` to ``last``.
+    """Run the stages from ``first`` to ``last``, or those of them that ``plan_run`` finds out of date.
 
-    Without ``first``, the first is the one whose output is missing or out of date, for this configuration, data and
-    ingest; where none is, there is nothing to do. With ``workspace.as_of`` ingest is left out.
+    With ``workspace.as_of`` ingest is left out.
 
     Raises
     ------
@@ -39,54 +55,65 @@ def run_stages(
     plan = plan_run(config, workspace, first, last)
     if not plan:
         log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last or STAGE_NAMES[-1])
-    elif not first:
-        begins, reason = plan[0]
-        if start := STAGES.index(begins):
-            log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
-        if not reason:
-            _log_why_again(begins, config, workspace)
-    planned = [output for stage, reason in plan if not reason for output in stage.outputs(config)]
-    for stage, reason in plan:
-        if reason:
-            log.info("%s: left out: %s", stage.name, reason)
+    elif not first and (start := STAGES.index(plan[0].stage)):
+        log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
+    planned = [output for step in plan if not step.why_not for output in step.outputs]
+    for stage, outputs, why_not, why_again in plan:
+        for text in why_again:
+            log.info("%s runs again: %s", stage.name, text)
+        if why_not:
+            log.info("%s: %s", stage.name, why_not)
+        elif len(outputs) < len(stage.outputs(config)):  # some of the models
+            only = [output.removeprefix(MODELS) for output in outputs]
+            stage.run(spark, config, workspace, planned=planned, only=only)
         else:
             stage.run(spark, config, workspace, planned=planned)
 
 
 def plan_run(
     config: PipelineConfig, workspace: Workspace, first: str | None = None, last: str | None = None
-) -> list[tuple[Stage, str | None]]:
-    """The stages that ``run_stages`` comes to, each with the reason to leave it out, None where it runs.
+) -> list[Step]:
+    """The stages that ``run_stages`` comes to.
+
+    Without ``first`` those run whose output is missing or out of date, for this configuration, data and ingest, and
+    those that read what this run makes; the plan begins with the first of them, and is empty where there is none.
 
     Raises
     ------
     OutdatedError
         If a stage reads what no stage of this run makes and what is out of date.
     """
-    start = STAGE_NAMES.index(first) if first else find_start(config, workspace)
     stop = STAGE_NAMES.index(last) + 1 if last else len(STAGES)
-    plan = [(stage, _reason_to_leave_out(stage, config, workspace)) for stage in STAGES[start:stop]]
-    running = [stage for stage, reason in plan if not reason]
-    fresh = [output for stage in running for output in stage.outputs(config)]
     records = read_records(workspace)
     call = describe_call(config, workspace, reads_ingested=True, records=records)  # once: it looks at each source file
-    for stage in running:  # all of them before the first begins: a run that cannot end should not replace anything
+    plan: list[Step] = []
+    fresh: list[str] = []  # what this run makes
+    for stage in STAGES[STAGE_NAMES.index(first) if first else 0 : stop]:
+        outputs = stage.outputs(config)
+        reads_fresh = not {*fresh}.isdisjoint(stage.inputs(config))
+        if not first and not reads_fresh:
+            outputs = [each for each in outputs if each not in records or find_outdated([each], records, call)]
+        if why_not := _reason_to_leave_out(stage, config, workspace):
+            step = Step(stage, [], f"left out: {why_not}")
+        elif not outputs:
+            step = Step(stage, [], "up to date")
+        else:
+            again = [] if first or reads_fresh else _list_reasons(outputs, records, call)
+            step = Step(stage, outputs, why_again=again)
+            fresh += outputs
+        if fresh or first:
+            plan.append(step)
+    for stage in (step.stage for step in plan if not step.why_not):
+        # all of them before the first begins: a run that cannot end should not replace anything
         own_call = replace(call, reads_ingested=stage.reads_ingested)
         require_up_to_date(stage.name, stage.inputs(config), records, own_call, fresh)
     return plan
 
 
-def find_start(config: PipelineConfig, workspace: Workspace) -> int:
-    """Index of the first stage whose output is not up to date; the number of stages where each is."""
-    records = read_records(workspace)
-    call = describe_call(config, workspace, reads_ingested=True, records=records)
-    for index, stage in enumerate(STAGES):
-        outputs = stage.outputs(config)
-        is_made = records.keys() >= set(outputs) and not find_outdated(outputs, records, call)
-        # a stage that this run leaves out is no reason to start there, whatever its records say
-        if not is_made and not _reason_to_leave_out(stage, config, workspace):
-            return index
-    return len(STAGES)
+def _list_reasons(outputs: Sequence[str], records: Records, call: Call) -> list[str]:
+    """Why outputs are made again that were made before, each reason once."""
+    reasons = [reason for found in find_outdated(outputs, records, call).values() for reason in found]
+    return list(dict.fromkeys(reason.text for reason in reasons if reason.kind != "not made"))
 
 
 def _changed_tables(spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> list[str]:
@@ -108,14 +135,6 @@ def _changed_tables(spark: "SparkSession", config: PipelineConfig, workspace: Wo
         elif now != read:
             changed.append(f"{location} at version {now}, not {read}")
     return changed
-
-
-def _log_why_again(stage: Stage, config: PipelineConfig, workspace: Workspace) -> None:
-    records = read_records(workspace)
-    call = describe_call(config, workspace, reads_ingested=True, records=records)
-    for reasons in find_outdated(stage.outputs(config), records, call).values():
-        for reason in (reason for reason in reasons if reason.kind != "not made"):
-            log.info("%s runs again: %s", stage.name, reason.text)
 
 
 def _reason_to_leave_out(stage: Stage, config: PipelineConfig, workspace: Workspace) -> str | None:

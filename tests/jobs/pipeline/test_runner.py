@@ -9,13 +9,14 @@ from no_work import NoWork, leave_out_work
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from jobs.pipeline.registry import STAGE_NAMES, find_stage
-from jobs.pipeline.runner import find_start, run_stages
+from jobs.pipeline.runner import plan_run, run_stages
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
 from schemas.errors import OutdatedError, TrainingError
 
 CONFIG = load_config("demo")
+AFTER_BLOCKS = ["profile", "probe", "report"]
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def run_alone(stage: str, workspace: Workspace, config: PipelineConfig = CONFIG)
 
 
 def next_stage(workspace: Workspace, config: PipelineConfig = CONFIG) -> str:
-    return [*STAGE_NAMES, "none"][find_start(config, workspace)]
+    return [*(step.stage.name for step in plan_run(config, workspace) if not step.why_not), "none"][0]
 
 
 def test_a_run_that_died_goes_on_after_the_last_finished_stage(workspace: Workspace, ran: list[str]) -> None:
@@ -50,36 +51,56 @@ def test_a_run_that_died_goes_on_after_the_last_finished_stage(workspace: Worksp
 
 
 @pytest.mark.parametrize(
-    ("change", "begins_with"),
+    ("change", "expected"),
     [
-        ("ingest.unknown_sku=quarantine", "ingest"),
-        ("windows.target_days=7", "split"),
-        ("behaviours.page_visit.min_count=2", "vocabulary"),
-        ("seed=1", "sequences"),
-        ("training.epochs=3", "train"),
-        ("feed.shuffle_buffer_mib=1", "train"),
-        ("encoders.page_visit.loss.n_negatives=3", "train"),
-        ("inference.pooling=last", "embed"),
-        ("ensemble.activity=false", "counters"),
-        ("ensemble.blocks=[baseline,counters]", "counters"),
-        ("ensemble.blocks=[baseline,als_url]", "factorisation"),
-        ("ensemble.blocks=[baseline,als_url,counters]", "counters"),  # settings of two stages, neither after the other
-        ("ensemble.blocks=[baseline,graph]", "graph"),
-        ("ensemble.blocks=[baseline,interactions]", "interactions"),
-        ("ensemble.blocks=[]", "profile"),
-        ("ensemble.blocks_weight=2", "profile"),
-        ("probe.epochs=1", "probe"),
-        ("spark.driver_memory=3g", None),  # nothing is out of date
+        ("ingest.unknown_sku=quarantine", STAGE_NAMES),
+        ("windows.target_days=7", STAGE_NAMES[1:]),
+        ("behaviours.page_visit.min_count=2", ["vocabulary", "sequences", "train", "embed", *AFTER_BLOCKS]),
+        ("seed=1", ["sequences", "train", "embed", *AFTER_BLOCKS]),
+        ("training.epochs=3", ["train", "embed", *AFTER_BLOCKS]),
+        ("feed.shuffle_buffer_mib=1", ["train", "embed", *AFTER_BLOCKS]),
+        ("encoders.page_visit.loss.n_negatives=3", ["train", "embed", *AFTER_BLOCKS]),
+        ("inference.pooling=last", ["embed", *AFTER_BLOCKS]),
+        ("ensemble.activity=false", ["counters", *AFTER_BLOCKS]),
+        ("ensemble.blocks=[baseline,counters]", ["counters", *AFTER_BLOCKS]),
+        ("ensemble.blocks=[baseline,als_url]", ["factorisation", *AFTER_BLOCKS]),
+        ("ensemble.blocks=[baseline,als_url,counters]", ["counters", "factorisation", *AFTER_BLOCKS]),
+        ("ensemble.blocks=[baseline,graph]", ["graph", *AFTER_BLOCKS]),
+        ("ensemble.blocks=[baseline,interactions]", ["interactions", *AFTER_BLOCKS]),
+        ("ensemble.blocks=[]", AFTER_BLOCKS),
+        ("ensemble.blocks_weight=2", AFTER_BLOCKS),
+        ("probe.epochs=1", ["probe", "report"]),
+        ("spark.driver_memory=3g", []),  # nothing is out of date
     ],
 )
-def test_another_configuration_goes_on_where_it_differs(
-    workspace: Workspace, ran: list[str], change: str, begins_with: str | None
+def test_with_another_configuration_what_depends_on_it_runs_and_nothing_else(
+    workspace: Workspace, ran: list[str], caplog: pytest.LogCaptureFixture, change: str, expected: list[str]
 ) -> None:
+    caplog.set_level("INFO")
     blocks = "ensemble.blocks=[baseline]"
     run(workspace, load_config("demo", [blocks]))
     ran.clear()
     run(workspace, load_config("demo", [blocks, change]))
-    assert ran == (STAGE_NAMES[STAGE_NAMES.index(begins_with) :] if begins_with else [])
+    assert ran == expected
+    if ran:
+        later = STAGE_NAMES[STAGE_NAMES.index(ran[0]) :]
+        assert [name for name in STAGE_NAMES if f"{name}: up to date" in caplog.text] == [
+            name for name in later if name not in ran
+        ]
+
+
+def test_an_encoder_that_is_new_or_other_is_trained_and_the_others_are_not(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[object] = []
+    leave_out_work(monkeypatch, lambda *_, only=None: trained.append(only))
+    run(workspace)
+    assert set(trained) == {None}
+    second = "encoders.visits_gru={behaviours: [page_visit], architecture: gru, objective: next_item}"
+    for changes, name in (([second], "visits_gru"), ([second, "encoders.mixed.training.epochs=2"], "mixed")):
+        trained.clear()
+        run(workspace, load_config("demo", changes))
+        assert [only for only in trained if only] == [[name]]
 
 
 @pytest.mark.parametrize(
@@ -93,12 +114,12 @@ def test_another_configuration_goes_on_where_it_differs(
 def test_the_settings_of_a_block_decide_only_where_it_is_asked_for(
     workspace: Workspace, ran: list[str], change: str, stage: str
 ) -> None:
-    for blocks, begins_with in (("als_category,graph,interactions", stage), ("", None)):
+    for blocks, expected in (("als_category,graph,interactions", [stage, *AFTER_BLOCKS]), ("", [])):
         asked = f"ensemble.blocks=[{blocks}]"
         run(workspace, load_config("demo", [asked]))
         ran.clear()
         run(workspace, load_config("demo", [asked, change]))
-        assert ran == (STAGE_NAMES[STAGE_NAMES.index(begins_with) :] if begins_with else [])
+        assert ran == expected
 
 
 def test_another_data_directory_starts_over(workspace: Workspace, ran: list[str], tmp_path: Path) -> None:
@@ -153,12 +174,12 @@ def test_a_run_begins_again_where_an_entry_from_elsewhere_was_written_anew(
         for file in ("client_ids.npy", "embeddings.npy"):
             write_file(entry / file)
     run(workspace, config)
-    for entry, begins_with in ((block, "profile"), (oracle, "probe")):
+    for entry, expected in ((block, AFTER_BLOCKS), (oracle, ["probe", "report"])):
         write_file(entry / "embeddings.npy")
         ran.clear()
         run(workspace, config)
-        assert ran == STAGE_NAMES[STAGE_NAMES.index(begins_with) :]
-        found = f"{begins_with} runs again: expected the files that {begins_with} was made from, found {entry}/"
+        assert ran == expected
+        found = f"{ran[0]} runs again: expected the files that {ran[0]} was made from, found {entry}/"
         assert found in caplog.text
     (block / "embeddings.npy").unlink()  # an entry that is gone, or on another machine, says nothing
     find_stage("report").check_inputs(config, workspace)

@@ -18,7 +18,7 @@ from conf.load import load_config
 from jobs.cli import main
 from jobs.commands.upkeep import Retention, compact, vacuum
 from jobs.pipeline.registry import STAGE_NAMES, STAGES, find_stage
-from jobs.pipeline.runner import find_start, run_stages
+from jobs.pipeline.runner import plan_run, run_stages
 from jobs.stages import ingest as ingest_events
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.metrics_log import read_metrics
@@ -160,11 +160,11 @@ def test_a_run_as_of_leaves_ingest_out_and_is_a_run_of_its_own(tmp_path: Path, m
     earlier = replace(newest, as_of=0)
     run_stages(NoWork(), CONFIG, earlier, last="vocabulary")  # type: ignore[arg-type]
     assert names == ["split", "vocabulary"]
-    assert STAGE_NAMES[find_start(CONFIG, earlier)] == "sequences"
-    assert STAGE_NAMES[find_start(CONFIG, newest)] == "ingest"
+    assert plan_run(CONFIG, earlier)[0].stage.name == "sequences"
+    assert plan_run(CONFIG, newest)[0].stage.name == "ingest"
     find_stage("ingest").run(NoWork(), CONFIG, newest)  # type: ignore[arg-type]
-    assert STAGE_NAMES[find_start(CONFIG, newest)] == "split", "it was asked to read an earlier ingest"
-    assert STAGE_NAMES[find_start(CONFIG, earlier)] == "sequences"
+    assert plan_run(CONFIG, newest)[0].stage.name == "split", "it was asked to read an earlier ingest"
+    assert plan_run(CONFIG, earlier)[0].stage.name == "sequences"
 
 
 def test_only_the_stages_that_read_what_ingest_wrote_take_the_flag(
