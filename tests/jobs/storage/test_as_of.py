@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from conf.load import load_config
 from jobs.cli import main
 from jobs.commands.upkeep import Retention, compact, vacuum
-from jobs.pipeline.registry import STAGE_NAMES, STAGES, find_stage
+from jobs.pipeline.registry import STAGES, find_stage
 from jobs.pipeline.runner import plan_run, run_stages
 from jobs.stages import ingest as ingest_events
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
