@@ -10,6 +10,8 @@ from conf.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed,
 class GraphSettings(Settings):
     """TwHIN (El-Kishky et al. 2022, arXiv:2202.05387) of clients and the skus that they bought and added."""
 
+    item_encoder: str | None = None
+    """Encoder whose vectors the skus have, frozen (*fourth place*: of its mixed sequence); None has them learnt."""
     dimensions: PositiveInt = 64
     """Columns of the block (the 4th place of the challenge: 256)."""
     seed: Seed = 2025

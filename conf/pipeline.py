@@ -18,7 +18,7 @@ from conf.spark import SparkSettings
 from conf.training import FeedSettings
 from schemas import tables
 from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, ON_REQUEST, RESERVED
+from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, GRAPH, ON_REQUEST, RESERVED
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
@@ -62,6 +62,7 @@ class PipelineConfig(SectionSettings):
                 "of its own",
             )
         self._check_mean()
+        self._check_graph()
         # all that there may be: who leaves a block out need not take out what the configuration says of it
         blocks = dict.fromkeys([*self.encoders, ACTIVITY, BASELINE, *ON_REQUEST, *self.ensemble.named_blocks])
         unknown = [name for name in self.ensemble.stacking if name not in blocks]
@@ -129,6 +130,23 @@ class PipelineConfig(SectionSettings):
             has_queries or (has_names and SKU in columns),
             f"encoders.{name}.table=semantic: expected queries or names of skus, whose codes the table is made of, "
             f"found {found}; {fix}, or set table=hashed",
+        )
+
+    def _check_graph(self) -> None:
+        """Refuse an encoder of the graph's items that is none, or knows no sku."""
+        name = self.graph.item_encoder
+        # while a file is read, encoders come last
+        if name is None or not self.encoders or GRAPH not in self.ensemble.named_blocks:
+            return
+        of_skus = [
+            each
+            for each, encoder in self.encoders.items()
+            if any(self.behaviours[behaviour].item == SKU for behaviour in encoder.behaviours)
+        ]
+        require(
+            name in of_skus,
+            f"graph.item_encoder: expected an encoder that reads skus, one of {', '.join(of_skus) or 'none'}; found "
+            f"{name}; name one of them, or set it to null for vectors that are learnt",
         )
 
     def _check_mapping(self) -> None:
@@ -203,16 +221,23 @@ class PipelineConfig(SectionSettings):
             name: tuple(behaviour for behaviour in of.behaviours if behaviour in behaviours)
             for name, of in self.encoders.items()
         }
+        encoders = {
+            name: of.reading(left[name], {self.behaviours[behaviour].item for behaviour in left[name]})
+            for name, of in self.encoders.items()
+            # a merged encoder needs two behaviours, any other one
+            if len(left[name]) > of.is_merged
+        }
+        gone = self.encoders.keys() - encoders.keys()
+        # what was said of an encoder that is left out goes with it
+        stacking = {name: of for name, of in self.ensemble.stacking.items() if name not in gone}
+        item_encoder = None if self.graph.item_encoder in gone else self.graph.item_encoder
         return replace(
             self,
             mapping=replace(self.mapping, inputs=inputs if PRODUCT_BUY in behaviours else {}),
             behaviours={name: of for name, of in self.behaviours.items() if name in behaviours},
-            encoders={
-                name: of.reading(left[name], {self.behaviours[behaviour].item for behaviour in left[name]})
-                for name, of in self.encoders.items()
-                # a merged encoder needs two behaviours, any other one
-                if len(left[name]) > of.is_merged
-            },
+            encoders=encoders,
+            ensemble=replace(self.ensemble, stacking=stacking),
+            graph=replace(self.graph, item_encoder=item_encoder),
         )
 
     def behaviour(self, name: str) -> BehaviourSettings:

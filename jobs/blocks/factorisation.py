@@ -17,7 +17,7 @@ from conf.factorisation import FactorisationSettings
 from conf.inputs import BehaviourSettings
 from jobs.blocks.table import Block
 from jobs.runtime.caching import cache_rows
-from jobs.transforms.pairs import CLIENT_NUMBER, ITEM_NUMBER, WEIGHT, number_clients, number_items
+from jobs.transforms.pairs import CLIENT_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
 from schemas import columns as c
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY
@@ -109,10 +109,10 @@ def collect_factors(
         numItemBlocks=n_blocks,
         seed=settings.seed,
         userCol=CLIENT_NUMBER,
-        itemCol=ITEM_NUMBER,
+        itemCol=c.ITEM_NUMBER,
         ratingCol=WEIGHT,
     )
-    factors = als.fit(numbered.select(CLIENT_NUMBER, ITEM_NUMBER, F.col(WEIGHT).cast("float"))).userFactors
+    factors = als.fit(numbered.select(CLIENT_NUMBER, c.ITEM_NUMBER, F.col(WEIGHT).cast("float"))).userFactors
     own = numbered.select(c.CLIENT_ID, F.col(CLIENT_NUMBER).alias("id")).distinct()
     vectors = own.join(factors, on="id").select(c.CLIENT_ID, F.col("features").alias(c.VECTOR))
     made_from = f"implicit ALS of {n_pairs} pairs of a client and an item in {of}"
@@ -123,4 +123,4 @@ def number_pairs(pairs: DataFrame, clients: DataFrame, settings: FactorisationSe
     """The pairs to factorise: ``client_id``, ``client_number``, ``item_number``, ``weight``; ALS takes ints."""
     kept = pairs.join(number_clients(pairs, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
     kept = kept.join(number_items(pairs, settings.max_items, cached, settings.min_clients), on=c.ITEM)
-    return kept.select(c.CLIENT_ID, CLIENT_NUMBER, ITEM_NUMBER, WEIGHT)
+    return kept.select(c.CLIENT_ID, CLIENT_NUMBER, c.ITEM_NUMBER, WEIGHT)

@@ -1,27 +1,30 @@
 """Events -> the graph of clients and skus, and vectors of its clients, learnt by the ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.graph import GraphSettings
 from conf.training import FeedSettings, TrainingSettings
 from jobs.blocks.table import vector_lists
+from jobs.blocks.vectors import ModelSource
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import DataFile
 from jobs.storage.locations import file_url
-from jobs.transforms.pairs import ITEM_NUMBER, WEIGHT, number_clients, number_items
+from jobs.transforms.pairs import WEIGHT, number_clients, number_items
+from jobs.transforms.vocabulary import split_keys
 from jobs.transforms.windows import events_before
-from ml.data.edge_files import read_edges
+from ml.data.edge_files import read_edges, read_item_vectors
 from ml.data.row_groups import Reader
 from ml.files.store import arrow_system
 from ml.training.distributed import Ranks
@@ -53,8 +56,10 @@ def link_clients(spark: SparkSession, events: Mapping[str, DataFrame], cutoff: d
 
 def number_edges(
     edges: DataFrame, clients: DataFrame, settings: GraphSettings, n_ranks: int, cached: ExitStack
-) -> DataFrame:
+) -> tuple[DataFrame, DataFrame]:
     """The edges that are learnt, ``EDGES``: those of the skus with the most, of the clients and the busiest others.
+
+    And these skus: ``item``, ``item_number``.
 
     Parameters
     ----------
@@ -64,12 +69,49 @@ def number_edges(
     edges = cache_rows(edges.withColumn(WEIGHT, F.lit(1)), cached)
     n_parts = n_ranks * max(1, ceil(edges.count() / (n_ranks * EDGES_PER_PART)))
     kept = edges.join(number_clients(edges, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
-    kept = kept.join(number_items(edges, settings.max_items, cached), on=c.ITEM)
-    return kept.select(
+    items = number_items(edges, settings.max_items, cached)
+    numbered = kept.join(items, on=c.ITEM).select(
         F.pmod(F.xxhash64(c.CLIENT_ID), F.lit(n_parts)).cast("int").alias(c.PART),
         c.CLIENT_ID,
-        (F.col(ITEM_NUMBER) * len(RELATIONS) + F.col(RELATION)).alias(c.TARGET_NUMBER),
+        (F.col(c.ITEM_NUMBER) * len(RELATIONS) + F.col(RELATION)).alias(c.TARGET_NUMBER),
     )
+    return numbered, items
+
+
+def tokens_of_skus(vocabulary: DataFrame, is_merged: bool) -> DataFrame:
+    """The skus of one stream's vocabulary: ``item``, ``token_id``."""
+    own = split_keys(vocabulary).filter(F.col(c.ITEM) == c.SKU) if is_merged else vocabulary
+    return own.select(F.col(c.KEY).cast("bigint").alias(c.ITEM), c.TOKEN_ID)
+
+
+def item_vectors(items: DataFrame, tokens: DataFrame, source: ModelSource) -> DataFrame:
+    """What an encoder knows of items without a sequence: ``item_number``, ``vector``; none of those without a token.
+
+    Parameters
+    ----------
+    items : ``item``, ``item_number``
+    tokens : ``item``, ``token_id``
+    """
+
+    def make(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        torch.set_num_threads(1)  # one Spark task, one core
+        model = source.load()
+        for batch in batches:
+            token_ids = torch.tensor(batch.column(c.TOKEN_ID).to_numpy(), dtype=torch.int64)
+            with torch.inference_mode():
+                vectors = model.item_vectors(token_ids).numpy()
+            columns = [batch.column(c.ITEM_NUMBER), vector_lists(vectors)]
+            yield pa.RecordBatch.from_arrays(columns, names=[c.ITEM_NUMBER, c.VECTOR])
+
+    known = items.join(tokens, on=c.ITEM).select(c.ITEM_NUMBER, c.TOKEN_ID)
+    return known.mapInArrow(make, f"{c.ITEM_NUMBER} int, {c.VECTOR} array<float>")
+
+
+class ItemFiles(NamedTuple):
+    """URLs of the files of an encoder's vectors of the graph's items, and how many columns these have."""
+
+    urls: tuple[str, ...]
+    width: int
 
 
 @dataclass(frozen=True)
@@ -80,11 +122,13 @@ class GraphJob:
     ----------
     files : URL, part and number of edges of each file of ``EDGES``
     n_items : skus in the graph
+    given : the skus' vectors, where they are not learnt
     folder : path, or URL of a store, that takes a Parquet file of vectors from each rank
     """
 
     files: tuple[tuple[str, int, int], ...]
     n_items: int
+    given: ItemFiles | None
     settings: GraphSettings
     reader: Reader
     device: Literal["auto", "cpu", "cuda"]
@@ -92,23 +136,24 @@ class GraphJob:
 
 
 def plan_job(
-    edges: DataFrame, files: list[DataFile], settings: GraphSettings, training: TrainingSettings, feed: FeedSettings,
-    folder: str,
+    edges: DataFrame, files: list[DataFile], given: ItemFiles | None, settings: GraphSettings,
+    training: TrainingSettings, feed: FeedSettings, folder: str,
 ) -> GraphJob:  # fmt: skip
     """The job that learns the graph of these edges, which lie in these files."""
     last_target = edges.agg(F.max(c.TARGET_NUMBER)).collect()[0][0]
     described = tuple((file_url(file.url), int(str(file.partition[c.PART])), file.n_rows) for file in files)
     n_items = last_target // len(RELATIONS) + 1
-    return GraphJob(described, n_items, settings, feed.reader, training.device, folder)
+    return GraphJob(described, n_items, given, settings, feed.reader, training.device, folder)
 
 
 def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[float]:
     """Learn the graph with the other ranks and write the vectors of this rank's clients; the mean loss by epoch."""
     own = [file for file in job.files if file[1] % ranks.world_size == ranks.rank]
     share = read_edges([url for url, _, _ in own], sum(n_edges for _, _, n_edges in own), job.reader)
+    given = read_item_vectors(job.given.urls, job.n_items, job.given.width, job.reader) if job.given else None
     vectors, losses = train_clients(
         share, job.n_items, len(RELATIONS), job.settings, ranks, ranks.device(job.device),
-        watch.note_progress if watch else lambda: None,
+        watch.note_progress if watch else lambda: None, given,
     )  # fmt: skip
     system, folder = arrow_system(job.folder)
     system.create_dir(folder)

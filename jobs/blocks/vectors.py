@@ -78,11 +78,15 @@ class ModelSource:
         return Block.numbered(self.name, width, f"weights {digest}, vocabulary {self.vocabulary_fingerprint}")
 
 
-def find_models(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[ModelSource]:
-    """The trained models in the configuration's order."""
+def find_models(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, only: Sequence[str] = ()
+) -> list[ModelSource]:
+    """The trained models in the configuration's order; those of all encoders where ``only`` names none."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     sources = []
     for name, encoder in config.encoders.items():
+        if only and name not in only:
+            continue
         stream, folder = config.stream(name), workspace.model(name).resolve()
         if stream in vocabularies and folder.is_dir():
             fingerprint, settings, copy = vocabularies[stream].fingerprint, encoder.inference, workspace.working_copy

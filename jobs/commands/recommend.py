@@ -5,7 +5,6 @@ lies after ``windows.input_end`` is not looked at: for the items of tomorrow the
 """
 
 import logging
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -49,7 +48,7 @@ def require_recommender(config: PipelineConfig, name: str) -> None:
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace, name: str, n_items: int) -> None:
     """Write the encoder's rows of the table; those of other encoders stay. Clients without a sequence have none."""
     encoder = config.encoders[name]
-    (source,) = find_models(spark, replace(config, encoders={name: encoder}), workspace)
+    (source,) = find_models(spark, config, workspace, [name])
     clients = read_table(spark, workspace, CLIENTS)
     ids = read_own_ids(spark, config, workspace)
     rows = join_sequences(clients, read_table(spark, workspace, SEQUENCES), [source.stream])

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from conf.load import flat_settings, to_yaml
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+VOCABULARY = "vocabulary"
 SHUFFLE_BUFFER = "feed.shuffle_buffer_mib"
 SETTINGS = {
     "ingest": ("ingest.*", "behaviours.*.item", "behaviours.*.kind", "mapping.*"),
@@ -80,6 +82,8 @@ class Stage:
     """Its settings become ``config.yaml``; not where it works beside the run that ``--out`` holds."""
     opens: tuple[str, ...] = ()
     """Folders of plain files that it opens: they are fetched first where ``--out`` is a store."""
+    encoder: str = ""
+    """A setting that may name an encoder, whose model and vocabulary it then reads where its block is asked for."""
     file: str = ""
     """Name of its file in ``jobs/stages``, where that is not its own."""
 
@@ -104,7 +108,11 @@ class Stage:
     def inputs(self, config: PipelineConfig) -> list[str]:
         """The outputs that it reads."""
         needed = [stage for stage in STAGES if stage.name in self.needs and not stage.is_left_out(config)]
-        return [output for stage in needed for output in stage.outputs(config)]
+        outputs = [output for stage in needed for output in stage.outputs(config)]
+        if not self.encoder or self.name not in config.ensemble.named_blocks:
+            return outputs
+        encoder = attrgetter(self.encoder)(config)
+        return [*outputs, VOCABULARY, MODELS + encoder] if encoder else outputs
 
     def check_inputs(self, config: PipelineConfig, workspace: Workspace) -> None:
         """Stop, before anything is written, where what the stage reads disagrees with itself or with the call.
@@ -223,7 +231,7 @@ EVENTS = ("ingest", "split")
 STAGES = (
     Stage("ingest", "source files -> typed events, quarantine"),
     Stage("split", "window boundaries and the clients to profile", needs=("ingest",), reads_ingested=True),
-    Stage("vocabulary", "items -> token ids", needs=EVENTS, reads_ingested=True),
+    Stage(VOCABULARY, "items -> token ids", needs=EVENTS, reads_ingested=True),
     Stage(
         "sequences",
         "each client's last token ids, in event order",
@@ -236,7 +244,14 @@ STAGES = (
     Stage("baseline", "the organisers' aggregated features as a block", needs=EVENTS, reads_ingested=True),
     Stage("counters", "what each client did, how often and when, as blocks", needs=EVENTS, reads_ingested=True),
     Stage("factorisation", "factors of clients by categories and pages, as blocks", needs=EVENTS, reads_ingested=True),
-    Stage("graph", "vectors of clients by what they bought and added, as a block", needs=EVENTS, reads_ingested=True),
+    Stage(
+        "graph",
+        "vectors of clients by what they bought and added, as a block",
+        needs=EVENTS,
+        reads_ingested=True,
+        opens=("models",),
+        encoder="graph.item_encoder",
+    ),
     Stage("interactions", "crosses of each client's counters, as a block", needs=EVENTS, reads_ingested=True),
     Stage(
         "embed",

@@ -46,9 +46,8 @@ def run(
     prune : remove the models of earlier runs that the configuration does not name
     """
     count_ranks(spark, config.training)  # refuses more than this machine has cores for, before anything is made
-    chosen = {name: encoder for name, encoder in config.encoders.items() if name in only or not only}
-    plans = plan_training(spark, replace(config, encoders=chosen), workspace)
-    for name in chosen.keys() - {plan.job.card.encoder for plan in plans}:
+    plans = plan_training(spark, config, workspace, only)
+    for name in {*(only or config.encoders)} - {plan.job.card.encoder for plan in plans}:
         if workspace.model(name).is_dir():  # later stages would read it
             raise TrainingError(
                 f"encoder {name}: expected clients with two items or more, found none, but a model of an earlier run "
@@ -65,8 +64,10 @@ def run(
         log.info("  %s: %d steps, best epoch %d%s", result.encoder, result.n_steps, result.best_epoch, score)
 
 
-def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> list[PlannedModel]:
-    """One model per encoder, on exactly the files of the newest version of ``sequences``."""
+def plan_training(
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, only: Sequence[str] = ()
+) -> list[PlannedModel]:
+    """One model per encoder, or per one of ``only``, on exactly the files of the newest version of ``sequences``."""
     vocabularies = collect_summaries(read_table(spark, workspace, VOCABULARIES))
     # pinned: the table's folder holds files of other versions too, which Petastorm would read
     version = latest_commit(spark, workspace, SEQUENCES).version
@@ -75,6 +76,8 @@ def plan_training(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     files = list_files(snapshot.filter(F.col(WIDTH) > 1), SEQUENCES.partition_by)
     plans = []
     for name, encoder in config.encoders.items():
+        if only and name not in only:
+            continue
         own = [file for file in files if file.partition[BEHAVIOUR] == config.stream(name)]
         training = tuple(_feed_file(file, encoder) for file in own if not file.partition[IS_HELD_OUT])
         if not training:

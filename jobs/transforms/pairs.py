@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from jobs.transforms.ranks import with_global_rank
 from schemas import columns as c
 
-WEIGHT, CLIENT_NUMBER, ITEM_NUMBER = "weight", "client_number", "item_number"
+WEIGHT, CLIENT_NUMBER = "weight", "client_number"
 
 
 def number_clients(pairs: DataFrame, clients: DataFrame, max_others: int, cached: ExitStack) -> DataFrame:
@@ -33,5 +33,5 @@ def number_items(pairs: DataFrame, max_items: int, cached: ExitStack, min_pairs:
     """The ``max_items`` items of the largest weight, then id: ``item``, ``item_number`` int; none of fewer pairs."""
     totals = pairs.groupBy(c.ITEM).agg(F.sum(WEIGHT).alias("total"), F.count("*").alias("n"))
     totals = totals.filter(F.col("n") >= min_pairs).drop("n")
-    numbered = with_global_rank(totals, [F.col("total").desc(), F.col(c.ITEM)], ITEM_NUMBER, cached)
-    return numbered.filter(F.col(ITEM_NUMBER) < max_items).select(c.ITEM, F.col(ITEM_NUMBER).cast("int"))
+    numbered = with_global_rank(totals, [F.col("total").desc(), F.col(c.ITEM)], c.ITEM_NUMBER, cached)
+    return numbered.filter(F.col(c.ITEM_NUMBER) < max_items).select(c.ITEM, F.col(c.ITEM_NUMBER).cast("int"))

@@ -11,16 +11,43 @@ from conf.graph import GraphSettings
 from ml.models.item_embeddings import INIT_STD
 
 
+class GivenVectors(nn.Module):
+    """Items by vectors of an encoder, which stay as they are, and a projection of these, which is learnt.
+
+    Parameters
+    ----------
+    vectors : float32 [V, E]; zeros of an item that the encoder does not know
+    """
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor, width: int) -> None:
+        super().__init__()
+        # not persistent: all ranks read them, and none needs those of rank 0
+        self.register_buffer("vectors", F.normalize(vectors, dim=1), persistent=False)
+        self.projection = nn.Linear(vectors.shape[1], width, bias=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Float [B, D] of int64 [B]."""
+        projected: Tensor = self.projection(self.vectors[numbers])
+        return projected
+
+
 class EdgeModel(nn.Module):
     """What tells edges from others, but for the clients: a vector per item and relation, and how logits are scaled.
 
-    Its gradients of items are sparse.
+    Its gradients of learnt items are sparse.
+
+    Parameters
+    ----------
+    given : float32 [V, E], see ``GivenVectors``; None has the items' vectors learnt
     """
 
-    def __init__(self, n_items: int, n_relations: int, settings: GraphSettings) -> None:
+    def __init__(self, n_items: int, n_relations: int, settings: GraphSettings, given: Tensor | None = None) -> None:
         super().__init__()
-        self.items = vector_table(n_items, settings)
-        self.relations = nn.Parameter(torch.randn(n_relations, settings.dimensions) * INIT_STD)
+        width = settings.dimensions
+        self.items = vector_table(n_items, settings) if given is None else GivenVectors(given, width)
+        self.relations = nn.Parameter(torch.randn(n_relations, width) * INIT_STD)
         self.scale = nn.Parameter(torch.tensor(settings.scale))
         self.bias = nn.Parameter(torch.tensor(settings.bias))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.optim import Adam, Optimizer
 
 from conf.graph import GraphSettings
@@ -24,11 +25,16 @@ def train_clients(
     ranks: Ranks,
     device: torch.device,
     note_step: Callable[[], None] = lambda: None,
+    given: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], list[float]]:
     """The unit vectors of the share's clients, float32 [N, D], and the mean loss of each epoch, of all ranks.
 
     A step exchanges the rows of its items, and relations, scale and bias; a client's row is met by its own rank alone.
     Ranks take equal numbers of steps.
+
+    Parameters
+    ----------
+    given : float32 [V, E], vectors of the items, where they are not learnt; the same on every rank
 
     Raises
     ------
@@ -39,12 +45,14 @@ def train_clients(
     n_steps = int(np.ceil(n_edges.max() / settings.edges_per_batch))
     # each rank draws its own clients; of items and relations the broadcast leaves rank 0's draws
     torch.manual_seed(mix_seed(settings.seed, ranks.rank))
-    model = EdgeModel(n_items, n_relations, settings).to(device)
+    of_items = None if given is None else torch.from_numpy(given)
+    model = EdgeModel(n_items, n_relations, settings, of_items).to(device)
     clients = vector_table(len(share.client_ids), settings).to(device)
     ranks.broadcast(model)
-    dense = [model.relations, model.scale, model.bias]
+    rows = [table.weight for table in (model.items, clients) if isinstance(table, nn.Embedding)]
+    dense = [own for own in model.parameters() if all(own is not of_rows for of_rows in rows)]
     optimizers: list[Optimizer] = [Adam(dense, settings.learning_rate)]
-    optimizers += [RowAdam([table.weight], settings.learning_rate) for table in (model.items, clients)]
+    optimizers += [RowAdam([of_rows], settings.learning_rate) for of_rows in rows]
     losses = []
     for epoch in range(settings.epochs):
         total = torch.zeros((), device=device)

@@ -198,6 +198,10 @@ def test_a_merged_encoder_reads_the_behaviours_that_are_left_and_goes_with_all_b
     bought = load_config("demo").restricted_to("add_to_cart", "product_buy").encoders["mixed"]
     assert (bought.next_event.url, bought.next_event.item) == (False, True)
     assert [*config.restricted_to("product_buy").encoders] == ["product_buy"]
+    told = ["ensemble.stacking.mixed={weight: 2}", "ensemble.blocks=[graph]", "graph.item_encoder=mixed"]
+    one = load_config("demo", told).restricted_to("product_buy")
+    assert "mixed" not in one.ensemble.stacking, "what was said of an encoder goes with it"
+    assert one.graph.item_encoder is None
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,19 @@ def test_the_settings_of_a_block_decide_only_where_it_is_asked_for(
         assert ran == expected
 
 
+def test_a_graph_of_an_encoders_items_is_made_again_with_its_model(workspace: Workspace, ran: list[str]) -> None:
+    blocks, mixed = "ensemble.blocks=[graph]", "graph.item_encoder=mixed"
+    run(workspace, load_config("demo", [blocks]))
+    ran.clear()
+    run(workspace, load_config("demo", [blocks, mixed]))
+    assert ran == ["graph", *AFTER_BLOCKS]
+    for encoder, expected in (("mixed", ["train", "graph", "embed"]), ("product_buy", ["train", "embed"])):
+        run(workspace, load_config("demo", [blocks, mixed]))
+        ran.clear()
+        run(workspace, load_config("demo", [blocks, mixed, f"encoders.{encoder}.training.epochs=2"]))
+        assert ran == [*expected, *AFTER_BLOCKS]
+
+
 def test_another_data_directory_starts_over(workspace: Workspace, ran: list[str], tmp_path: Path) -> None:
     run(workspace, last="split")
     run(Workspace(workspace.out, tmp_path / "other"), last="split")

@@ -1,20 +1,29 @@
-"""The stage ``graph``: which edges it learns, whom it gives a vector, and when there is no block."""
+"""The stage ``graph``: which edges it learns, by which vectors of skus, whom it gives a vector, when there is none."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from eval_tables import save_ids, write_shop
 from pyspark.sql import SparkSession
 
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
+from jobs.blocks.graph import tokens_of_skus
 from jobs.blocks.table import collect_blocks
+from jobs.runtime.rank_launcher import run_ranks
 from jobs.stages import graph, split
-from jobs.storage.delta_tables import read_table
+from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.workspace import Workspace
-from schemas.tables import BLOCKS, EDGES
+from jobs.transforms.vocabulary import collect_summaries
+from ml.data.edge_files import read_item_vectors
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.transformer import Transformer
+from ml.training.checkpoint import ModelCard, save_model
+from schemas.errors import ModelError
+from schemas.tables import BLOCKS, EDGES, VOCABULARIES
 
 BEFORE, AFTER = "2022-08-01", "2022-09-01"  # the cutoff itself is no input
 
@@ -75,6 +84,57 @@ def test_edges_are_what_was_done_before_the_cutoff_by_the_given_clients_and_the_
     graph.run(spark, load_config("report", ["ensemble.blocks=[graph]"]).restricted_to("product_buy"), shop)
     assert "graph: no edges of add_to_cart: the configuration has no such behaviour of skus" in caplog.text
     assert "graph: left out: 7 edges of a client and a sku in product_buy before" in caplog.text
+
+
+def test_skus_have_the_vectors_of_an_encoder_where_one_is_named_and_there_is_a_model_of_it(
+    spark: SparkSession, shop: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    config = settings("graph.item_encoder=product_buy", "model.hidden_size=8", "model.n_layers=1")
+    graph.run(spark, config, shop)
+    assert "graph: skus have learnt vectors: there is no model of graph.item_encoder=product_buy" in caplog.text
+    learnt = read_vectors(spark, shop)
+
+    words = [("product_buy", "71", 3, 5), ("product_buy", "70", 4, 2), ("add_to_cart", "72", 3, 9)]
+    write_table(spark.createDataFrame(words, VOCABULARIES.ddl), shop, VOCABULARIES)
+    vocabulary, encoder = VocabularyDescription(5), config.encoders["product_buy"]
+    fingerprint = collect_summaries(read_table(spark, shop, VOCABULARIES))["product_buy"].fingerprint
+    model = Transformer(encoder, vocabulary)
+    model.initialise()
+    save_model(shop.model("product_buy"), model, ModelCard("product_buy", encoder, vocabulary, fingerprint, 0), {})
+    read = []
+
+    def note(*arguments: object) -> object:
+        (job,) = arguments[3]  # type: ignore[misc]
+        read.append(read_item_vectors(job.given.urls, job.n_items, job.given.width, job.reader))
+        return run_ranks(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(graph, "run_ranks", note)
+    graph.run(spark, config, shop)
+    assert "graph: 2 of 3 skus have vectors of product_buy, the others zeros" in caplog.text
+    with torch.inference_mode():  # skus by edges: 70, 71, 72
+        expected = [*model.item_vectors(torch.tensor([4, 3])).numpy(), np.zeros(8)]
+    np.testing.assert_allclose(read[0], expected, atol=1e-6)
+    given = read_vectors(spark, shop)
+    assert given.keys() == learnt.keys()
+    assert given[1] != learnt[1]
+    assert "skus by the vectors of product_buy" in collect_blocks(spark, shop)["graph"].made_from
+
+    unknown = [("product_buy", "99", 3, 5), ("product_buy", "98", 4, 2)]
+    write_table(spark.createDataFrame(unknown, VOCABULARIES.ddl), shop, VOCABULARIES)
+    with pytest.raises(ModelError, match="belongs to another vocabulary"):
+        graph.run(spark, config, shop)
+
+
+def test_a_merged_stream_knows_skus_by_their_column(spark: SparkSession) -> None:
+    words = [
+        ("mixed", "sku 7", 3, 5),
+        ("mixed", "url 8", 4, 2),
+        ("mixed", "sku 9", 5, 1),
+        ("mixed", "query [1 2]", 6, 1),
+    ]
+    tokens = tokens_of_skus(spark.createDataFrame(words, VOCABULARIES.ddl), is_merged=True)
+    assert sorted(map(tuple, tokens.collect())) == [(7, 3), (9, 5)]
 
 
 @pytest.mark.slow

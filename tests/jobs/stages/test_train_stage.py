@@ -72,7 +72,8 @@ def test_some_encoders_are_trained_and_other_models_stay_until_they_are_pruned(
     with changed_records(workspace) as records:
         records |= {f"models/{name}": Record("train") for name in ("former", "recorded")}
 
-    train.run(spark, config(), workspace, only=["page_visit"])
+    stacking = "ensemble.stacking.product_buy={weight: 2}"  # of an encoder that is left alone
+    train.run(spark, config(stacking), workspace, only=["page_visit"])
     train.clean_up(config(), workspace, only=["page_visit"])
     assert {path.name for path in models.iterdir()} == {
         "page_visit", "former", "recorded", "foreign", "of_another_tool",

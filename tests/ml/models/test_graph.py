@@ -51,6 +51,23 @@ def test_a_target_stands_for_an_item_moved_by_its_relation() -> None:
     assert all(float(part.grad.abs().sum()) > 0 for part in (model.relations, model.scale, model.bias))  # type: ignore[union-attr]
 
 
+def test_given_vectors_of_items_are_projected_and_stay_as_they_are() -> None:
+    given = torch.tensor([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]])
+    model = EdgeModel(3, 1, replace(SETTINGS, scale=1.0, bias=0.0), given)
+    with torch.no_grad():
+        model.relations.zero_()
+        model.items.projection.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [0, 0], [0, 0]]))  # type: ignore[union-attr]
+    clients = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
+    # items of length 1: (.6, .8) and (0, 1); the third is none
+    cosines = torch.tensor([[0.6, 0, 0], [0.8, 1, 0], [0, 0, 0]])
+    loss = model.loss(clients, torch.arange(3), eye(3))
+    assert loss.item() == pytest.approx(edge_loss(cosines, eye(3)).item(), rel=1e-5)
+    loss.backward()
+    assert {name for name, _ in model.named_parameters()} == {"relations", "scale", "bias", "items.projection.weight"}
+    assert model.items.projection.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    assert "items.vectors" not in model.state_dict(), "ranks would exchange what all of them have"
+
+
 def best_loss(settings: GraphSettings) -> float:
     """Per edge, of clients that are as like their items, and as unlike the others, as unit vectors can be."""
     model = EdgeModel(2, 1, settings)

@@ -43,6 +43,17 @@ def test_clients_of_one_taste_become_alike_and_the_seed_decides_the_rest() -> No
     assert not np.allclose(vectors, other, atol=0.1)
 
 
+def test_clients_learn_from_given_vectors_of_items_too() -> None:
+    given = np.random.default_rng(1).normal(size=(N_ITEMS, 6)).astype(np.float32)
+    given[::2, 0] += 4  # items of one taste are alike
+    given[1::2, 0] -= 4
+    vectors, losses = train_clients(two_tastes(), N_ITEMS, 2, SETTINGS, Ranks(), CPU, given=given)
+    is_same = np.arange(N_CLIENTS)[:, None] % 2 == np.arange(N_CLIENTS) % 2
+    alike = vectors @ vectors.T
+    assert alike[is_same].mean() > alike[~is_same].mean() + 0.5
+    assert losses[-1] < losses[0] / 2
+
+
 class OneOfTwo(Ranks):
     """A rank whose other one has 100 edges; it notes what is exchanged."""
 
