@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{flag}", **_FLAGS[flag])
         return command
 
-    about = "all stages; a run that died goes on after its last finished stage"
+    about = "all stages but those that are up to date; a run that died goes on"
     add("run", about, *_RUN, "as-of", "block", "from", "to", "restart")
     about = "what each output was made from, and whether it is up to date; with --config or --set, settings too"
     add("status", about, "out", "inputs", *_CONFIG).set_defaults(config=None)

@@ -56,7 +56,7 @@ def run_stages(
     if not plan:
         log.info("nothing to do: %s to %s are up to date (--restart begins anew)", INGEST, last or STAGE_NAMES[-1])
     elif not first and (start := STAGES.index(plan[0].stage)):
-        log.info("going on after %s, the last finished stage (--restart begins anew)", STAGE_NAMES[start - 1])
+        log.info("going on after %s, up to which all is up to date (--restart begins anew)", STAGE_NAMES[start - 1])
     planned = [output for step in plan if not step.why_not for output in step.outputs]
     for stage, outputs, why_not, why_again in plan:
         for text in why_again:
