@@ -1,6 +1,6 @@
 """Events -> the graph of clients and skus, and vectors of its clients, learnt by the ranks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from conf.graph import GraphSettings
 from conf.training import FeedSettings, TrainingSettings
 from jobs.blocks.table import vector_lists
-from jobs.blocks.vectors import ModelSource
+from jobs.blocks.vectors import ModelSource, map_chunks
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import DataFile
 from jobs.storage.locations import file_url
@@ -27,6 +27,7 @@ from jobs.transforms.windows import events_before
 from ml.data.edge_files import read_edges, read_item_vectors
 from ml.data.row_groups import Reader
 from ml.files.store import arrow_system
+from ml.models.protocol import SequenceEncoder
 from ml.training.distributed import Ranks
 from ml.training.graph import train_clients
 from ml.training.stall_watch import StallWatch
@@ -93,18 +94,15 @@ def item_vectors(items: DataFrame, tokens: DataFrame, source: ModelSource) -> Da
     tokens : ``item``, ``token_id``
     """
 
-    def make(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        torch.set_num_threads(1)  # one Spark task, one core
-        model = source.load()
-        for batch in batches:
-            token_ids = torch.tensor(batch.column(c.TOKEN_ID).to_numpy(), dtype=torch.int64)
-            with torch.inference_mode():
-                vectors = model.item_vectors(token_ids).numpy()
-            columns = [batch.column(c.ITEM_NUMBER), vector_lists(vectors)]
-            yield pa.RecordBatch.from_arrays(columns, names=[c.ITEM_NUMBER, c.VECTOR])
+    def of_chunk(chunk: pa.RecordBatch, _: ModelSource, model: SequenceEncoder) -> pa.RecordBatch:
+        token_ids = torch.tensor(chunk.column(c.TOKEN_ID).to_numpy(), dtype=torch.int64, device=model.device)
+        with torch.inference_mode():
+            vectors = model.item_vectors(token_ids).cpu().numpy()
+        columns = [chunk.column(c.ITEM_NUMBER), vector_lists(vectors)]
+        return pa.RecordBatch.from_arrays(columns, names=[c.ITEM_NUMBER, c.VECTOR])
 
     known = items.join(tokens, on=c.ITEM).select(c.ITEM_NUMBER, c.TOKEN_ID)
-    return known.mapInArrow(make, f"{c.ITEM_NUMBER} int, {c.VECTOR} array<float>")
+    return known.mapInArrow(map_chunks([source], of_chunk), f"{c.ITEM_NUMBER} int, {c.VECTOR} array<float>")
 
 
 class ItemFiles(NamedTuple):

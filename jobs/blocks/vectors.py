@@ -113,7 +113,7 @@ def join_sequences(clients: DataFrame, sequences: DataFrame, streams: Sequence[s
 def map_chunks(
     sources: Sequence[ModelSource], of_chunk: Callable[[pa.RecordBatch, ModelSource, SequenceEncoder], pa.RecordBatch]
 ) -> Callable[[Batches], Batches]:
-    """A ``mapInArrow`` function: some thousand rows of ``join_sequences`` at a time, by each model in turn.
+    """A ``mapInArrow`` function: some thousand rows at a time, by each model in turn.
 
     Each Python worker loads each model once, onto the GPU of its task where there is one.
     """

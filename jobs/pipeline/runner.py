@@ -87,10 +87,10 @@ def plan_run(
     records = read_records(workspace)
     call = describe_call(config, workspace, reads_ingested=True, records=records)  # once: it looks at each source file
     plan: list[Step] = []
-    fresh: list[str] = []  # what this run makes
+    fresh: set[str] = set()  # what this run makes
     for stage in STAGES[STAGE_NAMES.index(first) if first else 0 : stop]:
         outputs = stage.outputs(config)
-        reads_fresh = not {*fresh}.isdisjoint(stage.inputs(config))
+        reads_fresh = not fresh.isdisjoint(stage.inputs(config))
         if not first and not reads_fresh:
             outputs = [each for each in outputs if each not in records or find_outdated([each], records, call)]
         if why_not := _reason_to_leave_out(stage, config, workspace):
@@ -100,7 +100,7 @@ def plan_run(
         else:
             again = [] if first or reads_fresh else _list_reasons(outputs, records, call)
             step = Step(stage, outputs, why_again=again)
-            fresh += outputs
+            fresh.update(outputs)
         if fresh or first:
             plan.append(step)
     for stage in (step.stage for step in plan if not step.why_not):

@@ -87,14 +87,13 @@ def write_item_vectors(
     vocabulary = read_table(spark, workspace, VOCABULARIES).filter(F.col(BEHAVIOUR) == config.stream(name))
     tokens = tokens_of_skus(vocabulary, config.encoders[name].is_merged)
     item_vectors(items, tokens, source).write.parquet(url)
-    written = spark.read.parquet(url)
-    n_known, n_items = written.count(), items.count()
+    files = list_files(spark.read.parquet(url), ())
+    n_known, n_items = sum(file.n_rows for file in files), items.count()
     if not n_known:
         log.info("  %s: skus have learnt vectors: graph.item_encoder=%s knows none of %d", GRAPH, name, n_items)
         return None
     log.info("  %s: %d of %d skus have vectors of %s, the others zeros", GRAPH, n_known, n_items, name)
-    files = tuple(file_url(file.url) for file in list_files(written, ()))
-    return ItemFiles(files, width)
+    return ItemFiles(tuple(file_url(file.url) for file in files), width)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,11 @@ def train_clients(
     model = EdgeModel(n_items, n_relations, settings, of_items).to(device)
     clients = vector_table(len(share.client_ids), settings).to(device)
     ranks.broadcast(model)
-    rows = [table.weight for table in (model.items, clients) if isinstance(table, nn.Embedding)]
-    dense = [own for own in model.parameters() if all(own is not of_rows for of_rows in rows)]
+    tables = [table for table in (model.items, clients) if isinstance(table, nn.Embedding)]
+    rows = {id(table.weight) for table in tables}
+    dense = [parameter for parameter in model.parameters() if id(parameter) not in rows]
     optimizers: list[Optimizer] = [Adam(dense, settings.learning_rate)]
-    optimizers += [RowAdam([of_rows], settings.learning_rate) for of_rows in rows]
+    optimizers += [RowAdam([table.weight], settings.learning_rate) for table in tables]
     losses = []
     for epoch in range(settings.epochs):
         total = torch.zeros((), device=device)

@@ -149,6 +149,10 @@ def test_settings_of_profiles_that_could_not_be_composed_are_refused_before_anyt
     with pytest.raises(ConfigError, match=r"composition=mean: expected encoders of one hidden_size, found \[32, 64\]"):
         load_config("demo", unequal)
     assert load_config("demo", [*unequal, "encoders.page_visit=null"]).ensemble.composition == "mean"
+    graph = ["ensemble.blocks=[graph]", "graph.item_encoder=search_query"]
+    with pytest.raises(ConfigError, match=r"item_encoder: expected an encoder that reads skus, .* found search_query"):
+        load_config("demo", graph)
+    assert load_config("demo", [graph[1]]).graph.item_encoder == "search_query", "nothing makes the block"
     with pytest.raises(ConfigError, match=r"reduction=dense expected max_columns, .* found none"):
         load_config("demo", ["ensemble.stacking.counters.reduction=dense"])
 
