@@ -51,6 +51,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     log_file = tmp_path_factory.mktemp("spark") / "spark.log"
     settings = SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=SHUFFLE_PARTITIONS)
     session = build_session(settings, log_file, is_small=True)
+    # of a few rows: Spark interprets its expressions in less time than it compiles them; runs that tests start compile
+    session.conf.set("spark.sql.codegen.wholeStage", "false")
+    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
     yield session
     session.stop()
 

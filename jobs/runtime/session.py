@@ -164,7 +164,8 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
             raise ConfigError(
                 f"SPARK_HOME: expected a folder with bin/spark-submit, found {home_of_spark}; correct it or unset it"
             )
-    compiler = "-XX:TieredStopAtLevel=1" if is_small else ""
+    # of 48 MiB for compiled code, the default with one compiler, a long run sweeps what it soon compiles anew
+    compiler = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m" if is_small else ""
     # what is a lower case letter, or a digit, is the same whatever the machine's language
     of_each_jvm = f"{compiler} -Duser.language=en -Duser.country=US"
     # batch work: throughput, not pauses

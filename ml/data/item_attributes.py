@@ -5,10 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ml.files.tensor_file import write_tensors
 from schemas.behaviours import CODES_PER_QUERY
 from schemas.errors import TrainingError
 from schemas.tables import MAX_PRICE
@@ -61,6 +59,10 @@ class ItemAttributes:
 
     def save(self, path: Path) -> None:
         """Write the arrays as a safetensors file."""
+        import torch  # here: torch takes seconds to import, and the stage ``vocabulary`` writes no arrays
+
+        from ml.files.tensor_file import write_tensors
+
         write_tensors(path, {field.name: torch.from_numpy(getattr(self, field.name)) for field in fields(self)})
 
     @classmethod

@@ -16,8 +16,9 @@ from jobs.cli import main
 from jobs.storage import locations
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms.windows import collect_windows
 from schemas.errors import ConfigError, EntryError, TableError
-from schemas.tables import BLOCKS, CLIENTS
+from schemas.tables import BLOCKS, CLIENTS, WINDOWS
 
 IDS = np.array([50, 10, 40, 20, 30])
 ROWS = np.array([[1, 2], [0, 0], [5, 6], [7, 8], [9, 10]])
@@ -30,8 +31,14 @@ def save_entry(folder: Path, rows: np.ndarray = ROWS, ids: np.ndarray = IDS) -> 
     return folder
 
 
+@pytest.fixture
+def workspace(spark: SparkSession, workspace: Workspace) -> Workspace:
+    write_clients(spark, workspace, IDS)
+    return workspace
+
+
 def import_entry(spark: SparkSession, workspace: Workspace, folder: str) -> dict[int, list[float]]:
-    cutoff = write_clients(spark, workspace, IDS)
+    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
     clients = read_table(spark, workspace, CLIENTS)
     imported.import_blocks(EnsembleSettings(blocks=("baseline", f"clip={folder}")), clients, cutoff, workspace)
     rows = read_table(spark, workspace, BLOCKS).collect()

@@ -3,7 +3,6 @@ from datetime import datetime
 import numpy as np
 import pytest
 from eval_tables import CONFIG, SMALL, golden_events, golden_products, golden_shop, purchases, save_ids, write_shop
-from pyspark.sql import functions as F
 
 from jobs.blocks.organiser_features import collect_organiser_features
 from jobs.blocks.table import collect_blocks
@@ -13,7 +12,6 @@ from jobs.stages.baseline import run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import clients_in_order, rows_of_clients
-from jobs.transforms.purchases import purchases_with_properties
 from schemas.errors import InputError
 from schemas.tables import BLOCKS, CLIENTS
 
@@ -44,24 +42,6 @@ def test_the_entry_equals_the_golden_features_by_name_on_shuffled_events(spark, 
     ids, features = np.load(folder / "client_ids.npy"), np.load(folder / "embeddings.npy")
     assert features.dtype == np.float16
     assert_golden(spark, golden, ids, features, list(block.columns))
-
-
-def test_features_equal_the_golden_ones_by_name_in_another_order_and_partitioning(spark, golden):
-    clients = clients_in_order(spark, np.load(golden / "challenge/input/relevant_clients.npy"))
-    events = {
-        name: rows.repartition(7, F.rand(3)).sortWithinPartitions(F.rand(4)).localCheckpoint()
-        for name, rows in golden_inputs(spark, golden).items()
-    }
-    products = golden_products(spark, golden)
-    with_columns = {
-        name: purchases_with_properties(rows, products) if CONFIG.behaviours[name].item == "sku" else rows
-        for name, rows in events.items()
-    }
-    block, vectors = collect_organiser_features(with_columns, clients, CUTOFF, CONFIG.behaviours)
-    rows = clients.join(vectors, "client_id", "left").orderBy("position").collect()
-    nothing = [0.0] * len(block.columns)
-    features = np.array([row["vector"] or nothing for row in rows], dtype=np.float16)
-    assert_golden(spark, golden, np.array([row["client_id"] for row in rows]), features, list(block.columns))
 
 
 def golden_inputs(spark, golden):

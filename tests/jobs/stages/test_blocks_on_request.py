@@ -19,7 +19,7 @@ from schemas.tables import BLOCKS, WINDOWS
 
 
 def asking_for(*blocks: str) -> PipelineConfig:
-    told = [f"ensemble.blocks=[{','.join(blocks)}]", "factorisation.factors=2"]
+    told = [f"ensemble.blocks=[{','.join(blocks)}]", "factorisation.factors=2", "factorisation.iterations=1"]
     return load_config("report", told).restricted_to("product_buy", "page_visit")
 
 
@@ -46,15 +46,14 @@ def test_blocks_are_made_when_asked_for_and_one_that_cannot_be_made_any_more_goe
     assert collect_blocks(spark, workspace).keys() == {"product_buy", "als_url", "als_category"}
 
     config = asking_for("counters", "als_category", "als_url")
-    for _ in range(2):
-        counters.run(spark, config, workspace)
-        factorisation.run(spark, config, workspace)
-        made = collect_blocks(spark, workspace)
-        assert made.keys() == {"product_buy", "counters", "als_category", "als_url"}
-        rows = read_table(spark, workspace, BLOCKS).filter("block != 'product_buy'").collect()
-        present = {(row["block"], row["client_id"]) for row in rows if row["is_present"]}
-        assert present == {(name, client) for name in ("counters", "als_category", "als_url") for client in (1, 2)}
-        assert all(len(row["vector"]) == len(made[row["block"]].columns) for row in rows if row["is_present"])
+    counters.run(spark, config, workspace)
+    factorisation.run(spark, config, workspace)
+    made = collect_blocks(spark, workspace)
+    assert made.keys() == {"product_buy", "counters", "als_category", "als_url"}
+    rows = read_table(spark, workspace, BLOCKS).filter("block != 'product_buy'").collect()
+    present = {(row["block"], row["client_id"]) for row in rows if row["is_present"]}
+    assert present == {(name, client) for name in ("counters", "als_category", "als_url") for client in (1, 2)}
+    assert all(len(row["vector"]) == len(made[row["block"]].columns) for row in rows if row["is_present"])
 
     factorisation.run(spark, asking_for("als_url", "als_category").restricted_to("product_buy"), workspace)
     assert "als_url: left out: the configuration has none of page_visit" in caplog.text
