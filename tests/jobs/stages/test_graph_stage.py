@@ -86,11 +86,14 @@ def test_edges_are_what_was_done_before_the_cutoff_by_the_given_clients_and_the_
     assert "graph: left out: 7 edges of a client and a sku in product_buy before" in caplog.text
 
 
+@pytest.mark.slow
 def test_skus_have_the_vectors_of_an_encoder_where_one_is_named_and_there_is_a_model_of_it(
     spark: SparkSession, shop: Workspace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the model two ranks train, and read parts of their own."""
     caplog.set_level("INFO")
-    config = settings("graph.item_encoder=product_buy", "model.hidden_size=8", "model.n_layers=1")
+    told = ["graph.item_encoder=product_buy", "model.hidden_size=8", "model.n_layers=1"]
+    config = settings(*told)
     graph.run(spark, config, shop)
     assert "graph: skus have learnt vectors: there is no model of graph.item_encoder=product_buy" in caplog.text
     learnt = read_vectors(spark, shop)
@@ -110,13 +113,16 @@ def test_skus_have_the_vectors_of_an_encoder_where_one_is_named_and_there_is_a_m
         return run_ranks(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(graph, "run_ranks", note)
-    graph.run(spark, config, shop)
+    graph.run(spark, settings(*told, n_ranks=2), shop)
     assert "graph: 2 of 3 skus have vectors of product_buy, the others zeros" in caplog.text
     with torch.inference_mode():  # skus by edges: 70, 71, 72
         expected = [*model.item_vectors(torch.tensor([4, 3])).numpy(), np.zeros(8)]
     np.testing.assert_allclose(read[0], expected, atol=1e-6)
+    assert {row["part"] for row in read_table(spark, shop, EDGES).collect()} == {0, 1}
     given = read_vectors(spark, shop)
-    assert given.keys() == learnt.keys()
+    assert given.keys() == learnt.keys() == {1, 2, 3, 4}
+    assert given[4] is None
+    np.testing.assert_allclose([np.linalg.norm(given[client]) for client in (1, 2, 3)], 1, rtol=1e-5)  # type: ignore[arg-type]
     assert given[1] != learnt[1]
     assert "skus by the vectors of product_buy" in collect_blocks(spark, shop)["graph"].made_from
 
@@ -135,13 +141,3 @@ def test_a_merged_stream_knows_skus_by_their_column(spark: SparkSession) -> None
     ]
     tokens = tokens_of_skus(spark.createDataFrame(words, VOCABULARIES.ddl), is_merged=True)
     assert sorted(map(tuple, tokens.collect())) == [(7, 3), (9, 5)]
-
-
-@pytest.mark.slow
-def test_two_ranks_read_parts_of_their_own_and_give_each_client_a_vector(spark: SparkSession, shop: Workspace) -> None:
-    graph.run(spark, settings(n_ranks=2), shop)
-    assert {row["part"] for row in read_table(spark, shop, EDGES).collect()} == {0, 1}
-    vectors = read_vectors(spark, shop)
-    assert vectors.keys() == {1, 2, 3, 4}
-    assert vectors[4] is None
-    np.testing.assert_allclose([np.linalg.norm(vectors[client]) for client in (1, 2, 3)], 1, rtol=1e-5)  # type: ignore[arg-type]
