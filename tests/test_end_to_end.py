@@ -78,7 +78,7 @@ def test_real_purchases_run_end_to_end_without_the_other_behaviours(
     flags = ["--data", str(completejourney), "--out", str(out), "--config", "demo"]
     told = [*TINY, "training.n_ranks=1", "training.epochs=1", "loss.name=sampled", "loss.n_negatives=256"]
     told += ["ensemble.blocks=[]", "encoders.mixed=null"]  # for the time that they take
-    assert main(["run", *flags, "--to", "probe", "--set", *told]) == 0
+    assert main(["run", *flags, "--set", *told]) == 0
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores) == ["baseline", "activity", "product_buy", "ensemble"]
     for entry, by_task in scores.items():

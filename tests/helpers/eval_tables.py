@@ -55,7 +55,7 @@ def golden_products(spark: SparkSession, golden: Path) -> DataFrame:
 
 
 def golden_shop(spark: SparkSession, golden: Path, out: Path) -> Workspace:
-    """The golden challenge after ingest and split, its events in random order; made once, then copied."""
+    """The golden challenge after ingest and split, events shuffled into seven files a table; made once, then copied."""
     shutil.copytree(_make_golden_shop(spark, golden), out / "tables")
     return Workspace(out, golden / "challenge")
 
@@ -65,7 +65,8 @@ def _make_golden_shop(spark: SparkSession, golden: Path) -> Path:
     workspace = Workspace(Path(tempfile.mkdtemp(prefix="golden-shop-")), golden / "challenge")
     workspace.prepare()
     for name, rows in golden_events(spark, golden).items():
-        write_table(rows.orderBy(F.rand(3)), workspace, CONFIG.events_table(name))
+        shuffled = rows.repartition(7, F.rand(3)).sortWithinPartitions(F.rand(4))
+        write_table(shuffled, workspace, CONFIG.events_table(name), keep_partitions=True)
     write_table(golden_products(spark, golden), workspace, PRODUCT_PROPERTIES)
     split_windows.run(spark, CONFIG, workspace)
     return workspace.out / "tables"

@@ -76,7 +76,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("loss", "attention", "objective"),
-    [("full", "bidirectional", "cloze"), ("sampled", "causal", "next_item")],
+    [("full", "bidirectional", "cloze"), ("sampled", "bidirectional", "cloze"), ("sampled", "causal", "next_item")],
 )
 def test_the_loss_falls_from_a_uniform_guess_and_the_next_item_is_learned(
     job: TrainingJob, loss: Any, attention: Any, objective: str
