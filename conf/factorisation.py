@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed, Settings
+from conf.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Settings
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class FactorisationSettings(Settings):
     regularisation: NonNegativeFloat = 0.1
     alpha: PositiveFloat = 1.0
     """A pair of weight w is preferred with confidence 1 + alpha w."""
-    max_other_clients: NonNegativeInt = 100_000
-    """Clients beside those to profile that are factorised with them: the most active ones."""
+    max_clients: PositiveInt = 100_000
+    """Clients that are factorised: the most active of those to profile, then the most active others. Every other client
+    to profile is solved once against the items' factors."""
     max_items: PositiveInt = 100_000
     """The most frequent items; the others are left out."""
     min_clients: PositiveInt = 2

@@ -1,21 +1,26 @@
 """Events -> factors of clients: implicit ALS of who did how much with which category or page.
 
-The weights and the 64 factors are those of the 2nd place of RecSys Challenge 2025.
+The weights and the 64 factors are those of the 2nd place of RecSys Challenge 2025. Implicit ALS: Hu, Koren and Volinsky
+2008, doi:10.1109/ICDM.2008.22.
 """
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from functools import reduce
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.factorisation import FactorisationSettings
 from conf.inputs import BehaviourSettings
-from jobs.blocks.table import Block
+from jobs.blocks.table import Block, vector_lists
 from jobs.runtime.caching import cache_rows
 from jobs.transforms.pairs import CLIENT_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
@@ -28,6 +33,11 @@ WEIGHTS = {ALS_CATEGORY: {PRODUCT_BUY: 3.0, ADD_TO_CART: 1.0}, ALS_URL: {PAGE_VI
 
 PAIRS_PER_BLOCK = 250_000
 """About how many pairs a task adds up in half an iteration."""
+
+CLIENTS_PER_SOLUTION = 512
+"""Clients that a task solves at once: of 64 factors they take 17 MiB."""
+
+_ITEMS = "items"
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +87,15 @@ def collect_factors(
     Parameters
     ----------
     pairs : as ``weigh_pairs`` gives them, of all clients
-    clients : who gets a vector; the most active others take part too
+    clients : who gets a vector; they and the most active others are factorised, ``max_clients`` of them
     checkpoints : URL of a folder that all executors reach: each iteration adds to the lineage, and a task whose lineage
         has ten of them overflows the JVM's stack
     cached : keeps what is numbered cached; close it after the write
+
+    Notes
+    -----
+    Every vector is the solution of one client against the items' factors, as in the last half of ALS's last iteration.
+    So a client's own pairs suffice, and only the items' factors need all iterations.
     """
     of = ", ".join(WEIGHTS[name])
     if pairs is None:
@@ -88,7 +103,8 @@ def collect_factors(
         return None
     pairs.sparkSession.sparkContext.setCheckpointDir(checkpoints)
     pairs = cache_rows(pairs, cached)
-    numbered = number_pairs(pairs, clients, settings, cached).checkpoint()
+    items = number_items(pairs, settings.max_items, cached, settings.min_clients)
+    numbered = number_pairs(pairs, items, clients, settings, cached).checkpoint()
     n_pairs = numbered.count()
     log.info("  %s: %d of %d pairs of a client and an item are factorised", name, n_pairs, pairs.count())
     if n_pairs < settings.factors:
@@ -112,15 +128,64 @@ def collect_factors(
         itemCol=c.ITEM_NUMBER,
         ratingCol=WEIGHT,
     )
-    factors = als.fit(numbered.select(CLIENT_NUMBER, c.ITEM_NUMBER, F.col(WEIGHT).cast("float"))).userFactors
-    own = numbered.select(c.CLIENT_ID, F.col(CLIENT_NUMBER).alias("id")).distinct()
-    vectors = own.join(factors, on="id").select(c.CLIENT_ID, F.col("features").alias(c.VECTOR))
+    factors = als.fit(numbered).itemFactors
+    own = pairs.join(clients.select(c.CLIENT_ID), on=c.CLIENT_ID).join(items, on=c.ITEM)
     made_from = f"implicit ALS of {n_pairs} pairs of a client and an item in {of}"
-    return Block.numbered(name, settings.factors, made_from), vectors
+    return Block.numbered(name, settings.factors, made_from), solve_clients(own, factors, settings)
 
 
-def number_pairs(pairs: DataFrame, clients: DataFrame, settings: FactorisationSettings, cached: ExitStack) -> DataFrame:
-    """The pairs to factorise: ``client_id``, ``client_number``, ``item_number``, ``weight``; ALS takes ints."""
-    kept = pairs.join(number_clients(pairs, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
-    kept = kept.join(number_items(pairs, settings.max_items, cached, settings.min_clients), on=c.ITEM)
-    return kept.select(c.CLIENT_ID, CLIENT_NUMBER, c.ITEM_NUMBER, WEIGHT)
+def number_pairs(
+    pairs: DataFrame, items: DataFrame, clients: DataFrame, settings: FactorisationSettings, cached: ExitStack
+) -> DataFrame:
+    """The pairs to factorise, as ALS takes them: ``client_number`` int, ``item_number`` int, ``weight`` float."""
+    numbered = number_clients(pairs, clients, cached).filter(F.col(CLIENT_NUMBER) < settings.max_clients)
+    return (
+        pairs.join(numbered, on=c.CLIENT_ID)
+        .join(items, on=c.ITEM)
+        .select(F.col(CLIENT_NUMBER).cast("int"), c.ITEM_NUMBER, F.col(WEIGHT).cast("float"))
+    )
+
+
+def solve_clients(pairs: DataFrame, factors: DataFrame, settings: FactorisationSettings) -> DataFrame:
+    """Each client's vector against the items' factors: ``client_id``, ``vector``; none of a client without such items.
+
+    A client's preference p of an item is 1 where it has a pair, else 0, with confidence 1 + alpha w. Its vector x
+    minimises the sum over all items of (1 + alpha w) (p - x y)^2 + regularisation n x^2, where y are the item's factors
+    and n the client's items: MLlib weighs the regularisation by n too.
+
+    Parameters
+    ----------
+    pairs : ``client_id``, ``item_number``, ``weight``
+    factors : ``id``, the item number, and ``features``; the driver and each Python worker hold them
+    """
+    of_items: pd.DataFrame = factors.sort("id").toPandas()
+    ids = of_items["id"].to_numpy()
+    vectors = np.stack(of_items["features"].to_list()).astype(np.float64)  # [items, factors]
+
+    def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        of_all = vectors.T @ vectors  # of the items with weight 0, and what those with more add to
+        for batch in batches:
+            for start in range(0, batch.num_rows, CLIENTS_PER_SOLUTION):
+                chunk = batch.slice(start, CLIENTS_PER_SOLUTION)
+                own = chunk.column(_ITEMS)
+                bounds = own.offsets.to_numpy() - own.offsets[0].as_py()
+                flat = own.flatten()
+                rows = np.searchsorted(ids, flat.field(c.ITEM_NUMBER).to_numpy())
+                extra = settings.alpha * flat.field(WEIGHT).to_numpy()
+                left = np.empty((chunk.num_rows, *of_all.shape))
+                right = np.empty((chunk.num_rows, len(of_all), 1))
+                for n, (first, end) in enumerate(itertools.pairwise(bounds)):
+                    liked, weights = vectors[rows[first:end]], extra[first:end]
+                    left[n] = of_all + (liked.T * weights) @ liked
+                    left[n][np.diag_indices_from(of_all)] += settings.regularisation * (end - first)
+                    right[n, :, 0] = (1 + weights) @ liked
+                solved = np.linalg.solve(left, right)[..., 0].astype(np.float32)
+                yield pa.RecordBatch.from_arrays(
+                    [chunk.column(c.CLIENT_ID), vector_lists(solved)], names=[c.CLIENT_ID, c.VECTOR]
+                )
+
+    known = pairs.join(factors.select(F.col("id").alias(c.ITEM_NUMBER)), on=c.ITEM_NUMBER)
+    # sorted: the order of a sum changes its last bits
+    by_item = F.sort_array(F.collect_list(F.struct(c.ITEM_NUMBER, WEIGHT)))
+    by_client = known.groupBy(c.CLIENT_ID).agg(by_item.alias(_ITEMS))
+    return by_client.mapInArrow(solve, f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>")

@@ -21,7 +21,7 @@ from jobs.blocks.vectors import ModelSource, map_chunks
 from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import DataFile
 from jobs.storage.locations import file_url
-from jobs.transforms.pairs import WEIGHT, number_clients, number_items
+from jobs.transforms.pairs import CLIENT_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.vocabulary import split_keys
 from jobs.transforms.windows import events_before
 from ml.data.edge_files import read_edges, read_item_vectors
@@ -69,7 +69,9 @@ def number_edges(
     """
     edges = cache_rows(edges.withColumn(WEIGHT, F.lit(1)), cached)
     n_parts = n_ranks * max(1, ceil(edges.count() / (n_ranks * EDGES_PER_PART)))
-    kept = edges.join(number_clients(edges, clients, settings.max_other_clients, cached), on=c.CLIENT_ID)
+    busiest = number_clients(edges, clients, cached)
+    n_clients = busiest.filter("is_given").count() + settings.max_other_clients
+    kept = edges.join(busiest.filter(F.col(CLIENT_NUMBER) < n_clients), on=c.CLIENT_ID)
     items = number_items(edges, settings.max_items, cached)
     numbered = kept.join(items, on=c.ITEM).select(
         F.pmod(F.xxhash64(c.CLIENT_ID), F.lit(n_parts)).cast("int").alias(c.PART),

