@@ -14,6 +14,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -163,29 +164,36 @@ def solve_clients(pairs: DataFrame, factors: DataFrame, settings: FactorisationS
     vectors = np.stack(of_items["features"].to_list()).astype(np.float64)  # [items, factors]
 
     def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        of_all = vectors.T @ vectors  # of the items with weight 0, and what those with more add to
+        of_all = vectors.T @ vectors  # what all clients share: every item with weight 0
         for batch in batches:
             for start in range(0, batch.num_rows, CLIENTS_PER_SOLUTION):
-                chunk = batch.slice(start, CLIENTS_PER_SOLUTION)
-                own = chunk.column(_ITEMS)
-                bounds = own.offsets.to_numpy() - own.offsets[0].as_py()
-                flat = own.flatten()
-                rows = np.searchsorted(ids, flat.field(c.ITEM_NUMBER).to_numpy())
-                extra = settings.alpha * flat.field(WEIGHT).to_numpy()
-                left = np.empty((chunk.num_rows, *of_all.shape))
-                right = np.empty((chunk.num_rows, len(of_all), 1))
-                for n, (first, end) in enumerate(itertools.pairwise(bounds)):
-                    liked, weights = vectors[rows[first:end]], extra[first:end]
-                    left[n] = of_all + (liked.T * weights) @ liked
-                    left[n][np.diag_indices_from(of_all)] += settings.regularisation * (end - first)
-                    right[n, :, 0] = (1 + weights) @ liked
-                solved = np.linalg.solve(left, right)[..., 0].astype(np.float32)
-                yield pa.RecordBatch.from_arrays(
-                    [chunk.column(c.CLIENT_ID), vector_lists(solved)], names=[c.CLIENT_ID, c.VECTOR]
-                )
+                yield _solve_chunk(batch.slice(start, CLIENTS_PER_SOLUTION), ids, vectors, of_all, settings)
 
     known = pairs.join(factors.select(F.col("id").alias(c.ITEM_NUMBER)), on=c.ITEM_NUMBER)
     # sorted: the order of a sum changes its last bits
     by_item = F.sort_array(F.collect_list(F.struct(c.ITEM_NUMBER, WEIGHT)))
     by_client = known.groupBy(c.CLIENT_ID).agg(by_item.alias(_ITEMS))
     return by_client.mapInArrow(solve, f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>")
+
+
+def _solve_chunk(
+    chunk: pa.RecordBatch,
+    ids: NDArray[np.int32],
+    vectors: NDArray[np.float64],
+    of_all: NDArray[np.float64],
+    settings: FactorisationSettings,
+) -> pa.RecordBatch:
+    own = chunk.column(_ITEMS)
+    bounds = own.offsets.to_numpy() - own.offsets[0].as_py()
+    pairs = own.flatten()
+    rows = np.searchsorted(ids, pairs.field(c.ITEM_NUMBER).to_numpy())
+    extra = settings.alpha * pairs.field(WEIGHT).to_numpy()
+    ridge = settings.regularisation * np.eye(len(of_all))
+    left = np.empty((chunk.num_rows, *of_all.shape))
+    right = np.empty((chunk.num_rows, len(of_all), 1))
+    for client, (first, end) in enumerate(itertools.pairwise(bounds)):
+        liked, weights = vectors[rows[first:end]], extra[first:end]
+        left[client] = of_all + (liked.T * weights) @ liked + (end - first) * ridge
+        right[client, :, 0] = (1 + weights) @ liked
+    solved = np.linalg.solve(left, right)[..., 0].astype(np.float32)
+    return pa.RecordBatch.from_arrays([chunk.column(c.CLIENT_ID), vector_lists(solved)], names=[c.CLIENT_ID, c.VECTOR])

@@ -363,10 +363,8 @@ def keep_classes() -> None:
         spark.stop()
 
 
-if (
-    __name__ == "__main__"
-):  # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home, and
-    # what makes each start quick
+if __name__ == "__main__":
+    # the set-up's last step: keeps Delta's jars, so that no start needs the network or a home, and Spark's classes
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
     if "s3" in sys.argv[1:]:

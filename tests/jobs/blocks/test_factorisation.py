@@ -52,7 +52,10 @@ def test_the_given_clients_come_first_and_only_the_most_active_take_part(
             assert sorted(map(tuple, kept)) == [row for row in expected if row[0] < max_clients]
 
 
-def test_a_client_is_solved_as_in_the_last_half_iteration_of_mllib(spark: SparkSession) -> None:
+def test_a_client_is_solved_as_in_the_last_half_iteration_of_mllib(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.blocks.factorisation.CLIENTS_PER_SOLUTION", 2)
     rng = np.random.default_rng(1)
     drawn = rng.integers(1, 9, (30, 3)).tolist()
     rows = sorted({(client, item): (client, item, float(weight)) for client, item, weight in drawn}.values())
