@@ -68,6 +68,7 @@ class ModelSettings(Settings):
             self.table != "product" or self.hidden_size % self.table_splits == 0,
             f"{size} must be divisible by table_splits ({self.table_splits})",
         )
+        # each special token has a row of a hashed table to itself; items share the others
         require(self.table_rows > FIRST_ITEM, f"model.table_rows must exceed {FIRST_ITEM}; found {self.table_rows}")
 
 
@@ -232,8 +233,10 @@ class EncoderSettings(SectionSettings, ModelSettings):
     ``encoders`` says only what differs from these.
     """
 
+    # by keyword: it has no default, and the fields of the bases before it have
     behaviours: tuple[str, ...] = field(kw_only=True)
     """Whose events it reads; several are merged in time order."""
+    # no Literal: the registries say which there are, and conf may not import ml
     architecture: str = "transformer"
     """A name of ``ml.models.registry``."""
     objective: str = "cloze"
@@ -281,6 +284,7 @@ class EncoderSettings(SectionSettings, ModelSettings):
         if behaviours == self.behaviours:
             return self
         heads = self.next_event
+        # a head without an item of its own is refused (conf/pipeline.py)
         heads = replace(heads, url=heads.url and URL in items, item=heads.item and SKU in items)
         return replace(self, behaviours=behaviours, next_event=heads)
 

@@ -6,6 +6,8 @@ import re
 from conf.ranges import require
 from schemas.errors import ConfigError
 
+# what is allowed, not what is forbidden: a mapping may be somebody else's, and Spark has functions that call Java or
+# give another value in each run; platforms and users add more
 FUNCTIONS = frozenset(
     re.findall(
         r"\w+",
@@ -65,6 +67,7 @@ def check_expression(owner: str, text: str) -> None:
     _check_parentheses(owner, text, [token for kind, token in tokens if kind == "sign"])
     before = ["", *(token for _, token in tokens)]
     after = [*before[2:], ""]
+    # not strict: before has one more, the last token, which comes before none
     for (kind, token), previous, following in zip(tokens, before, after, strict=False):
         if kind not in ("word", "quoted"):
             continue
@@ -75,6 +78,7 @@ def check_expression(owner: str, text: str) -> None:
             "this name is written in backquotes, and a query is none",
         )
         # ``a.b(`` would call a function b of a catalog, whatever it is named
+        # in backquotes a word of SQL would be the name of a function
         is_known = name in FUNCTIONS or (kind == "word" and name in _BEFORE_PARENTHESES)
         require(
             following != "(" or (is_known and previous != "."),

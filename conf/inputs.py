@@ -16,6 +16,7 @@ def is_identifier(text: str) -> bool:
 
 def is_time(text: str) -> bool:
     """Whether a text is ``yyyy-MM-dd`` or ``yyyy-MM-dd HH:mm:ss`` and names a time."""
+    # fromisoformat alone takes the other forms of ISO 8601 too, and zones
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}( \d{2}:\d{2}:\d{2})?", text):
         return False
     try:

@@ -99,11 +99,13 @@ def load_config(
         _require_local_master(name_or_path, values)
     if inputs:
         for override in overrides:
+            # the mapping's file takes the place of all that the layers say of one: the setting would be lost
             if re.match(r"mapping\b", override):
                 raise ConfigError(
                     f"--set {override}: expected no part of a mapping beside --inputs {inputs}; change it there"
                 )
         values["mapping"] = {"name": Path(inputs).stem} | _merge(_read_layers(inputs, MAPPINGS))
+    # without --inputs too: the config.yaml of a run holds its mapping
     if mapping := values.get("mapping"):
         owner = f"mapping {inputs!r}" if inputs else f"configuration {name_or_path!r}"
         values["mapping"] = _full_columns(owner, mapping)
@@ -150,6 +152,7 @@ def to_yaml(config: PipelineConfig) -> str:
         own = {key: value for key, value in _differing(item, values["model"]).items() if key not in SECTIONS}
         encoders[name] = own | {section: changed for section, changed in sections.items() if changed}
     values |= {"encoders": encoders, "mapping": _spell_as(values["mapping"], "as_", "as")}
+    # not by OmegaConf.to_yaml, which takes ten times as long
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -190,6 +193,7 @@ def _check_mapping(owner: str, values: Mapping[str, Any]) -> None:
         checked(MappingSettings, values, owner)
     except ConfigError as error:
         message = str(error)
+        # pydantic lets the ConfigErrors of __post_init__ through, and these do not know the file
         raise ConfigError(message if message.startswith(owner) else f"{owner}: {message}") from error
 
 
@@ -243,6 +247,7 @@ def _complete_encoder(name: str, item: Any, values: Mapping[str, Any]) -> Any:
             f"encoders.{name}: expected keys and values such as behaviours: [{name}], found {item!r}; see "
             "conf/report.yaml"
         )
+    # a section without a value, as in `training:` alone, is None in YAML
     own = {section: item.get(section) or {} for section in SECTIONS}
     for section, changed in own.items():
         if not isinstance(changed, Mapping):
@@ -297,6 +302,7 @@ def _read_layers(
     path = Path(name_or_path) if _is_path(name_or_path) else folder / f"{name_or_path}.yaml"
     try:
         if isinstance(path, Path):
+            # packaged files are ours, and may lie in a zip, which has no stat
             _require_small_file(path)
         name = str(path.resolve()) if isinstance(path, Path) else str(path)
         text = path.read_text(encoding="utf-8")
@@ -316,6 +322,7 @@ def _read_layers(
     if not isinstance(base, str | None) or base == "" or "${" in (base or ""):
         raise ConfigError(f"{path}: base: expected the name or path of one configuration, found {base!r}; correct it")
     if base and _is_path(base):
+        # from the folder of the file that names it, not from the working directory
         base = str(Path(str(path)).parent / base)
     return [*(_read_layers(base, folder, (*seen, name)) if base else []), (str(path), layer)]
 
@@ -384,6 +391,7 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
         _refuse_references_to_sections(merged)
         return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except _UNREADABLE as error:
+        # OmegaConf's further lines name its own types
         reason, key = str(error).partition("\n")[0], getattr(error, "full_key", None)
         raise ConfigError(f"{owner}: {f'{key}: ' if key else ''}{reason}; correct it") from error
 
@@ -419,6 +427,7 @@ def _describe(settings: type, error: ValidationError) -> list[str]:
         words = problem["msg"]
         if problem["type"] in _EXPECTED:
             words = _EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
+        # of a union pydantic reports each type that it is not: one setting, one line
         expected.setdefault(key, []).append(words)
         found[key] = problem["input"]
     return unknown + [
@@ -439,4 +448,5 @@ def _describe_unknown(settings: type, location: tuple[int | str, ...]) -> str:
         hint = get_type_hints(hint)[str(name)] if is_dataclass(hint) else get_args(hint)[1]
         if type(None) in get_args(hint):
             hint = get_args(hint)[0]
+    # the field `as_` is the key `as`
     return f"unknown key {key!r}, known here are {[field.name.rstrip('_') for field in fields(hint)]}"

@@ -74,6 +74,7 @@ class ColumnSettings(Settings):
         """Whether the format names a zone."""
         return _ZONES.search(_unquoted(self.format or "")) is not None
 
+    # not in __post_init__, which knows neither the column's role nor the input that messages name
     def check(self, owner: str, name: str) -> None:
         """Raise ConfigError where the settings do not go together for what the column is to be."""
         one = (self.column is None) != (self.expression is None)
@@ -266,6 +267,7 @@ def _check_pattern(owner: str, pattern: str) -> None:
     letters = _unquoted(pattern)
     wrong = [
         run[0]
+        # a quotation mark is left where it has no partner; Java's patterns reserve the other signs
         for run in re.finditer(r"([A-Za-z])\1*|['{}#]", letters)
         if len(run[0]) > _PATTERN_LETTERS.get(run[0][0], 0)
         or (run[0][0] in _LENGTHS and len(run[0]) not in _LENGTHS[run[0][0]])
@@ -273,6 +275,7 @@ def _check_pattern(owner: str, pattern: str) -> None:
     require(
         not wrong, f"{owner}: expected a pattern such as dd.MM.yyyy HH:mm:ss, found {', '.join(wrong)} in {pattern!r}"
     )
+    # L is the month by itself, as M is in a date; D is the day of the year, which needs no month
     lacking = [letter for letter in ("y", "M", "d") if letter not in letters.replace("L", "M")]
     has_day = not lacking or ("D" in letters and "y" in letters)
     require(has_day, f"{owner}: expected a pattern with year, month and day (yyyy, MM, dd), found {pattern!r}")

@@ -22,6 +22,7 @@ from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, GRAPH, ON_REQUEST, RESE
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
+# a behaviour's events are a table of its name, in the same folder or schema as these
 OUR_TABLES = [table.name for table in vars(tables).values() if isinstance(table, TableSchema)]
 
 
@@ -233,6 +234,7 @@ class PipelineConfig(SectionSettings):
         item_encoder = None if self.graph.item_encoder in gone else self.graph.item_encoder
         return replace(
             self,
+            # a mapping without purchases would be refused
             mapping=replace(self.mapping, inputs=inputs if PRODUCT_BUY in behaviours else {}),
             behaviours={name: of for name, of in self.behaviours.items() if name in behaviours},
             encoders=encoders,

@@ -85,6 +85,7 @@ class EnsembleSettings(Settings):
     def __post_init__(self) -> None:
         named = [re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None for name in self.named_blocks]
         require(
+            # a name that is given twice stands in named_blocks once
             all(named) and len(named) == len(self.blocks),
             "ensemble.blocks must be NAME or NAME=DIR, each name once, of letters, digits, _, . and -; "
             f"found {list(self.blocks)}",

@@ -26,8 +26,10 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         """The schema of the field's type, with these bounds: what pydantic asks of an annotation."""
+        # here: ml reads its settings with torch and numpy alone
         from pydantic import BeforeValidator
 
+        # in the schema of the type itself, so that pydantic reports a number out of range by the bound that it breaks
         bounds = {name: bound for name, bound in vars(self).items() if bound is not None}
         bounded = {**handler(source), **bounds}
         return BeforeValidator(_refuse_truth).__get_pydantic_core_schema__(source, lambda _: bounded)  # type: ignore[arg-type]

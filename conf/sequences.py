@@ -23,6 +23,7 @@ class SequenceSettings(Settings):
     """Vocabularies up to this size in memory go to every executor; events are shuffled by item to larger ones."""
 
     def __post_init__(self) -> None:
+        # 1, for rows of one token: with files of their own they are never read, for they have no context to learn from
         rising = list(self.widths) == sorted(set(self.widths)) and self.widths[:1] == (1,)
         require(rising, f"sequences.widths must start with 1 and rise; found {list(self.widths)}")
 
@@ -55,6 +56,7 @@ class Stream:
 
     def own_settings(self) -> dict[str, object]:
         """What is not as in the plain sequences of one behaviour, by the names of the attributes."""
+        # recorded with the table: what is as in plain sequences is left out, so that no older table is outdated by it
         if not self.is_merged:
             return {"has_events": True} if self.has_events else {}
         return {name: getattr(self, name) for name in ("behaviours", "chunk_length", "has_events", "drops_repeats")}
@@ -73,4 +75,5 @@ class Stream:
             return settings
         chunks = range(self.chunk_length, self.max_length + 1, self.chunk_length)
         within = (width for width in settings.widths if width < self.chunk_length)
+        # a set in order: 1 comes twice where a chunk is one event
         return replace(settings, widths=tuple(dict.fromkeys((1, *within, *chunks))))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from conf.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 
+# n_ranks is none of them: a step sums the gradients of a batch from each rank
 WITHOUT_EFFECT_ON_WEIGHTS = (
     "launcher",
     "network_interfaces",

@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, is_terminated: threading.Event) -> int:
     try:
+        # ``_prepare`` enters the lock, then the copy; they end in reverse: files are copied back under the lock
         with contextlib.ExitStack() as arguments.locks:
             _COMMANDS.get(arguments.command, _run_stage)(arguments)
     except KeyboardInterrupt:
@@ -93,6 +94,7 @@ def _terminable() -> Iterator[threading.Event]:
     try:
         yield is_terminated
     finally:
+        # None: what handled it before was not set from Python
         signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
 
@@ -125,11 +127,13 @@ def main_task() -> None:
 
 
 def _run_pipeline(arguments: argparse.Namespace) -> None:
+    # here, as in the other commands: `ubp --help` and a refused flag load neither Spark nor numpy
     from jobs.pipeline.runner import plan_run, run_stages
 
     first = INGEST if arguments.restart else arguments.first
     if first and arguments.last and STAGE_NAMES.index(first) > STAGE_NAMES.index(arguments.last):
         raise PipelineError(f"--from {first} comes after --to {arguments.last}; the order is {STAGE_NAMES}")
+    # --as-of leaves ingest out: what that reads need not be there
     config, workspace = _prepare(arguments, reads_data=first in (None, INGEST) and arguments.as_of is None)
     plan_run(config, workspace, first, arguments.last)  # for its refusals only: Spark has not started
     run_stages(_session(arguments, config, workspace), config, workspace, first, arguments.last)
@@ -138,6 +142,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
 def _run_stage(arguments: argparse.Namespace) -> None:
     config, workspace = _prepare(arguments, reads_data=arguments.command == INGEST)
     arguments.stage.check_inputs(config, workspace)
+    # flags of `train` alone
     options = {name: getattr(arguments, name) for name in ("only", "prune") if hasattr(arguments, name)}
     arguments.stage.run(_session(arguments, config, workspace), config, workspace, **options)
 
@@ -145,7 +150,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 def _run_probe(arguments: argparse.Namespace) -> None:
     entries, stage = [entry.resolve() for entry in arguments.entry], arguments.stage
     config, workspace = _prepare(arguments, reads_data=False)
-    if not entries:
+    if not entries:  # those from elsewhere need tables alone, and what is missing of these is made below
         stage.check_inputs(config, workspace)
     from jobs.commands.probe import beside_run, prepare_tables, purchases_only
     from jobs.evaluation.scores import read_scores
@@ -190,6 +195,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
     compares_settings = arguments.config or arguments.set or arguments.inputs
     config = load_config(arguments.config or DEFAULT, arguments.set, arguments.inputs) if compares_settings else None
+    # no lock: it only reads
     workspace = _open_workspace(arguments)
     if workspace.working_copy:
         workspace.working_copy.start()
@@ -212,6 +218,7 @@ def _validate(arguments: argparse.Namespace) -> None:
 def _vacuum(arguments: argparse.Namespace) -> None:
     from jobs.commands.upkeep import Retention, vacuum
 
+    # first: it refuses flags before Spark starts
     retention = Retention(arguments.keep_hours, arguments.idle, arguments.force, arguments.dry_run)
     vacuum(*_prepare_upkeep(arguments), retention)
 
@@ -276,7 +283,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]  # the flag is short for the setting
     config = load_config(arguments.config, [*arguments.set, *repeats], arguments.inputs)
-    if arguments.inputs:
+    if arguments.inputs:  # the configuration once more, without the mapping: what it has beyond this one is left out
         log_left_out(load_config(arguments.config, arguments.set), config)
     blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
     config = replace(config, ensemble=replace(config.ensemble, blocks=blocks))
@@ -292,7 +299,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     require_entries(config.probe.entries)
     workspace = _open_workspace(arguments, config)
     if reads_data:
-        config.behaviour(PRODUCT_BUY)
+        config.behaviour(PRODUCT_BUY)  # a ConfigError without purchases: they date the windows
         check_data(config, workspace)
     workspace.prepare()
     is_ours = _lock(arguments, workspace)
@@ -315,6 +322,7 @@ def _open_workspace(arguments: argparse.Namespace, config: PipelineConfig | None
     if takes_whole_files(out):
         working_copy = WorkingCopy(Store(str(out)), scratch_folder() / f"out-{uuid.uuid4().hex[:8]}")
         out = working_copy.folder
+        # messages have the URL that the user gave, not the copy's folder
         SHOWN[str(out)] = working_copy.store.url
     if isinstance(data, str):
         data_url, data = data, None
@@ -356,7 +364,7 @@ def _copied_back(workspace: Workspace, is_ours: Callable[[], bool]) -> Iterator[
 
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         try:
             with patience(FAILED_SECONDS):
                 push()
@@ -378,6 +386,7 @@ def _require_mounted(arguments: argparse.Namespace) -> None:
 def _reaches_training(arguments: argparse.Namespace) -> bool:
     """Whether the last stage of a call is ``train`` or a later one."""
     last = getattr(arguments, "last", None) if arguments.command == "run" else arguments.command
+    # no stage: a run without --to, or a command such as `recommend`, for which encoders matter too
     return last not in STAGE_NAMES or STAGE_NAMES.index(last) >= STAGE_NAMES.index(TRAIN)
 
 
@@ -392,7 +401,7 @@ def locked_stages(arguments: argparse.Namespace) -> list[str]:
     """The stages that nobody else may run meanwhile: a scheduler may run two that do not read each other's output."""
     if getattr(arguments, "dry_run", False):
         return []
-    if not hasattr(arguments, "stage"):
+    if not hasattr(arguments, "stage"):  # what is no stage may read or write what any of them makes
         return STAGE_NAMES
     if not getattr(arguments, "entry", []):
         return [arguments.command]
@@ -408,6 +417,7 @@ def _session(arguments: argparse.Namespace, config: PipelineConfig, workspace: W
     from jobs.storage.delta_tables import require_schema
 
     log_file = None if arguments.verbose else workspace.logs / "spark.log"
+    # any name of a table tells where all of them lie
     urls = [workspace.table("x"), workspace.shown, *(str(each.path) for each in config.mapping.inputs.values())]
     spark = build_session(config.spark, log_file, is_small=is_small(workspace, config), has_s3=any(map(is_s3, urls)))
     require_schema(spark, workspace)

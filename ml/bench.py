@@ -108,6 +108,7 @@ def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str,
     forget_gpu_peak(learner.device)
     cpu_started = time.process_time()
     seconds = timed(learner.device, lambda: [learner.step([batch]) for batch in batches])
+    # beside other work on the machine, seconds of CPU time compare where those of the clock do not
     cpu_seconds, memory = time.process_time() - cpu_started, peak_memory(learner.device)
     n_positions = sum(batch.token_ids.size for batch in batches)
     n_tokens = sum(batch.n_tokens for batch in batches)
@@ -195,6 +196,7 @@ def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU; 0 for its own choice")
     parser.add_argument("--steps", type=int, default=40)
+    # by way of float: 1.3e6 is a whole number here
     parser.add_argument("--items", type=lambda text: int(float(text)), default=100_000)
     parser.add_argument("--loss", choices=["auto", "full", "sampled", "gbce", "bce", "bpr_max"], default="auto")
     parser.add_argument("--negatives", type=int, default=2048)

@@ -161,6 +161,7 @@ def events_table(behaviour: str, item_column: str, kind: ItemKind) -> TableSchem
 
     An item of kind ``CODES`` is kept as its canonical string ``[a b ...]``, single spaces, no leading zeros.
     """
+    # timestamp_ntz: a timestamp would read as another wall time in a Spark session of another time zone
     item_type = "bigint" if kind is ItemKind.ID else "string"
     return TableSchema(behaviour, "one event", f"client_id bigint, timestamp timestamp_ntz, {item_column} {item_type}")
 
@@ -184,6 +185,7 @@ IDS = TableSchema(
 )
 WINDOWS = TableSchema(
     "windows",
+    # the last window is closed: its end is the time of the last purchase, which is a target too
     "the one row of boundaries: inputs are events < input_end; targets are [train_start, valid_start) and "
     "[valid_start, end]",
     "mode string, input_end timestamp_ntz, train_start timestamp_ntz, valid_start timestamp_ntz, end timestamp_ntz",
@@ -197,6 +199,7 @@ VOCABULARIES = TableSchema(
     "vocabularies",
     "one item of one behaviour, or of one stream of merged behaviours, whose keys are `<item column> <item>`; "
     "token ids by falling n_events, then key",
+    # key is text, whatever the item is: queries are, and all streams share the table
     "behaviour string, key string, token_id int, n_events bigint",
     ("behaviour",),
 )
@@ -215,12 +218,14 @@ SEQUENCES = TableSchema(
     "1970) are aligned with token_ids, and null where no encoder of the stream reads them",
     "behaviour string, is_held_out boolean, width int, client_id bigint, token_ids array<int>, n_events bigint, "
     "event_types array<tinyint>, timestamps array<bigint>",
+    # train picks files, not rows: an encoder's stream, for training or validation, and all rows of a batch's width
     ("behaviour", "is_held_out", "width"),
 )
 EDGES = TableSchema(
     "edges",
     "one edge of the graph of clients and skus; target_number: 2 x the sku's rank by falling edges, plus 0 where the "
     "client bought it, 1 where it was added; part: of the client, read by rank part modulo training.n_ranks",
+    # EdgeModel takes a target apart: the item is target_number // 2, the relation the rest
     "part int, client_id bigint, target_number int",
     ("part",),
 )
@@ -228,6 +233,7 @@ BLOCKS = TableSchema(
     "blocks",
     "one relevant client of one block, as it was before cutoff; vector is null where the client is not present: it has "
     "nothing there that a vector could be made of",
+    # an array, not a column per number: blocks of all widths share the table
     "block string, cutoff timestamp_ntz, client_id bigint, is_present boolean, vector array<float>",
     ("block", "cutoff"),
 )

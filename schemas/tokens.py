@@ -1,5 +1,7 @@
 """Token ids with a fixed meaning; items follow them."""
 
+# the order is part of the contract: `<= MASK` asks for what is no event, `>= FIRST_ITEM` for items
+# PAD is 0 because it fills every column of a batch: no event type, no time and no segment are 0 too
 PAD = 0
 """Fills a sequence up to the width of its batch; never an input event, never a label."""
 MASK = 1

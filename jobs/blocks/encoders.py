@@ -95,7 +95,7 @@ class Place:
         push()  # what a start of the ranks before this one could not
         # a sum ends when all ranks take part: none looks at the store before rank 0 has copied
         ranks.sum([0.0])
-        if here is copy:
+        if here is copy:  # the driver's own host
             return plans, self.metrics, push
         here.pull(*TRAINED)
         moved = partial(copy.moved, other=here)
@@ -131,6 +131,7 @@ def train_all(
         if boards:
             boards.close()
         push(CHECKPOINT_SECONDS)  # what failed has left its figures
+    # not in the block above: there, what it raises would hide the error of the training
     push()
     return [asdict(result) for result in results]
 

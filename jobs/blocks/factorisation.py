@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from conf.factorisation import FactorisationSettings
 from conf.inputs import BehaviourSettings
 from jobs.blocks.table import Block, vector_lists
-from jobs.runtime.caching import cache_rows
+from jobs.runtime.caching import broadcast_value, cache_rows
 from jobs.transforms.pairs import CLIENT_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
 from schemas import columns as c
@@ -70,7 +70,9 @@ def weigh_pairs(
     if not parts:
         return None
     known = reduce(DataFrame.unionAll, parts).filter(F.col(c.ITEM).isNotNull())
-    return known.groupBy(c.CLIENT_ID, c.ITEM).agg(F.sum(WEIGHT).alias(WEIGHT))
+    # by client alone: sums over a client's pairs and joins by client then need no second shuffle, of all pairs
+    by_client = known.repartition(c.CLIENT_ID)
+    return by_client.groupBy(c.CLIENT_ID, c.ITEM).agg(F.sum(WEIGHT).alias(WEIGHT))
 
 
 def collect_factors(
@@ -132,7 +134,7 @@ def collect_factors(
     factors = als.fit(numbered).itemFactors
     own = pairs.join(clients.select(c.CLIENT_ID), on=c.CLIENT_ID).join(items, on=c.ITEM)
     made_from = f"implicit ALS of {n_pairs} pairs of a client and an item in {of}"
-    return Block.numbered(name, settings.factors, made_from), solve_clients(own, factors, settings)
+    return Block.numbered(name, settings.factors, made_from), solve_clients(own, factors, settings, cached)
 
 
 def number_pairs(
@@ -147,7 +149,9 @@ def number_pairs(
     )
 
 
-def solve_clients(pairs: DataFrame, factors: DataFrame, settings: FactorisationSettings) -> DataFrame:
+def solve_clients(
+    pairs: DataFrame, factors: DataFrame, settings: FactorisationSettings, cached: ExitStack
+) -> DataFrame:
     """Each client's vector against the items' factors: ``client_id``, ``vector``; none of a client without such items.
 
     A client's preference p of an item is 1 where it has a pair, else 0, with confidence 1 + alpha w. Its vector x
@@ -158,16 +162,21 @@ def solve_clients(pairs: DataFrame, factors: DataFrame, settings: FactorisationS
     ----------
     pairs : ``client_id``, ``item_number``, ``weight``
     factors : ``id``, the item number, and ``features``; the driver and each Python worker hold them
+    cached : keeps the items' factors on the executors; close it after the write
     """
+    # sorted: a chunk finds its items by bisection
     of_items: pd.DataFrame = factors.sort("id").toPandas()
     ids = of_items["id"].to_numpy()
-    vectors = np.stack(of_items["features"].to_list()).astype(np.float64)  # [items, factors]
+    vectors = np.stack(of_items["features"].to_list()).astype(np.float64)  # [items, factors], doubles as in MLlib
+    # what all clients share: every item with weight 0
+    of_all = vectors.T @ vectors
+    # a worker reads a broadcast once, and what a function holds with each of its tasks
+    sent = broadcast_value(pairs, (ids, vectors, of_all), cached)
 
     def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        of_all = vectors.T @ vectors  # what all clients share: every item with weight 0
         for batch in batches:
             for start in range(0, batch.num_rows, CLIENTS_PER_SOLUTION):
-                yield _solve_chunk(batch.slice(start, CLIENTS_PER_SOLUTION), ids, vectors, of_all, settings)
+                yield _solve_chunk(batch.slice(start, CLIENTS_PER_SOLUTION), *sent.value, settings)
 
     known = pairs.join(factors.select(F.col("id").alias(c.ITEM_NUMBER)), on=c.ITEM_NUMBER)
     # sorted: the order of a sum changes its last bits
@@ -184,6 +193,7 @@ def _solve_chunk(
     settings: FactorisationSettings,
 ) -> pa.RecordBatch:
     own = chunk.column(_ITEMS)
+    # a slice keeps the offsets of the whole batch, while flatten gives its own values alone
     bounds = own.offsets.to_numpy() - own.offsets[0].as_py()
     pairs = own.flatten()
     rows = np.searchsorted(ids, pairs.field(c.ITEM_NUMBER).to_numpy())

@@ -48,6 +48,7 @@ def link_clients(spark: SparkSession, events: Mapping[str, DataFrame], cutoff: d
     ----------
     events : of behaviours of ``RELATIONS`` whose items are skus
     """
+    # begins with no rows: a configuration may have none of these behaviours
     parts = [spark.createDataFrame([], f"{c.CLIENT_ID} bigint, {c.ITEM} bigint, {RELATION} int")]
     for behaviour, rows in events.items():
         relation = F.lit(RELATIONS.index(behaviour)).alias(RELATION)
@@ -158,6 +159,7 @@ def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[f
     system, folder = arrow_system(job.folder)
     system.create_dir(folder)
     schema = pa.schema({c.CLIENT_ID: pa.int64(), c.VECTOR: pa.list_(pa.float32())})
+    # named by the rank: ranks that are started again replace the files of those that failed
     with pq.ParquetWriter(f"{folder}/{ranks.rank}.parquet", schema, filesystem=system) as writer:
         for start in range(0, len(vectors), CLIENTS_PER_ROW_GROUP):
             rows = slice(start, start + CLIENTS_PER_ROW_GROUP)

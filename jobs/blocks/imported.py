@@ -92,5 +92,6 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
             own = pa.array(np.asarray(ids[start : start + ROWS_PER_BATCH], dtype=np.int64))
             yield pa.RecordBatch.from_arrays([own, vector_lists(rows)], names=[CLIENT_ID, VECTOR])
 
+    # a row per batch: tasks open the files themselves, and no vector passes through the driver
     starts = clients.sparkSession.range(0, n_rows, ROWS_PER_BATCH)
     return starts.mapInArrow(read, f"{CLIENT_ID} bigint, {VECTOR} array<float>")

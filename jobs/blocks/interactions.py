@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import reduce
+from math import ceil
 
 import pyarrow as pa
 import torch
@@ -94,7 +95,8 @@ def labels_after(bought: DataFrame, label_ids: DataFrame, cutoff: datetime, n_da
     moment = F.col(c.TIMESTAMP)
     ids = [F.struct(F.lit(name).alias(c.COLUMN), F.col(name).alias(c.ID)) for name in (c.CATEGORY, c.SKU)]
     values = bought.filter((moment >= start) & (moment < end)).select(c.CLIENT_ID, F.explode(F.array(*ids)).alias("of"))
-    # labels are at most a few hundred rows: purchases need not move for this join
+    # labels are at most a few hundred rows: purchases need not move for this join. Left: a client that buys other
+    # things has a row too, without labels, for it does buy
     known = values.select(c.CLIENT_ID, "of.*").join(F.broadcast(label_ids), on=[c.COLUMN, c.ID], how="left")
     return known.groupBy(c.CLIENT_ID).agg(F.array_sort(F.collect_set("label")).alias(c.LABELS))
 
@@ -109,7 +111,7 @@ def write_rows(rows: DataFrame, n_most: int, url: str) -> DataFrame:
     """
     order = [F.xxhash64(c.CLIENT_ID, DAYS_BEFORE), F.col(c.CLIENT_ID), F.col(DAYS_BEFORE)]
     # by a bound: to count the rows would compute all counters once more
-    parted = rows.repartition(max(1, -(-n_most // ROWS_PER_FILE)), order[0]).sortWithinPartitions(*order)
+    parted = rows.repartition(max(1, ceil(n_most / ROWS_PER_FILE)), order[0]).sortWithinPartitions(*order)
     parted.write.mode("overwrite").option("parquet.block.size", ROW_GROUP_BYTES).parquet(url)
     return rows.sparkSession.read.parquet(url)
 

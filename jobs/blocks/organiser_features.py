@@ -86,6 +86,7 @@ def collect_count_features(events: DataFrame, behaviour: str, columns: Sequence[
     top = {column: collect_top_values(events, column) for column in columns}
     counts = {f"{behaviour}/count": F.count("*")}
     for days in WINDOW_DAYS:
+        # before the last event, not before the cutoff: so the organisers count
         is_recent = F.col(c.TIMESTAMP) >= timestamp_literal(last - timedelta(days=days))
         for column, values in top.items():
             for value in values:
@@ -118,6 +119,7 @@ def join_features(parts: Sequence[Features]) -> DataFrame:
     """
     named = [frame.withColumnRenamed(c.VECTOR, f"part_{number}") for number, (_, frame) in enumerate(parts)]
     joined = reduce(lambda one, other: one.join(other, on=c.CLIENT_ID, how="outer"), named)
+    # float as the vectors are: beside doubles Spark would make them doubles
     columns = [
         F.coalesce(F.col(f"part_{number}"), F.array_repeat(F.lit(0.0).cast("float"), len(names)))
         for number, (names, _) in enumerate(parts)

@@ -79,6 +79,7 @@ def write_blocks(
         c.BLOCK, c.CUTOFF, c.CLIENT_ID, c.IS_PRESENT, c.VECTOR
     )
     write_table(dated, workspace, BLOCKS, keep_partitions=True, is_log=True, where=where)
+    # after the rows: a block that is named there has some. In one partition, for each makes files of its own
     write_table(spark.createDataFrame(columns, BLOCK_COLUMNS.ddl).coalesce(1), workspace, BLOCK_COLUMNS, where=where)
     append_blocks(workspace.metrics, [block.name for block in blocks])
 

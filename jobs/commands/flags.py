@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     about = "all stages but those that are up to date; a run that died goes on"
     add("run", about, *_RUN, "as-of", "block", "from", "to", "restart")
     about = "what each output was made from, and whether it is up to date; with --config or --set, settings too"
+    # None, not the default configuration: settings are compared only where they are given
     add("status", about, "out", "inputs", *_CONFIG).set_defaults(config=None)
     add("generate", "data in the challenge's file format", "out", "clients", "days", "events", "seed", *_LOGS)
     own = {"train": ["only", "prune"], "profile": ["block"], "probe": ["entry", "tasks", "repeats"]}
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     about = "the items that an encoder expects next of each client, by your own ids: tables/recommendations"
     add("recommend", about, *_RUN, "encoder", "top")
     validate = add("validate", "check an entry against the competition's rules", *_CONFIG)
-    for flag in ("entry", "data"):
+    for flag in ("entry", "data"):  # needed here, and once each, unlike in other commands
         validate.add_argument(f"--{flag}", type=_folder, required=True, metavar="DIR", help=_FLAGS[flag]["help"])
     about = "remove the files of old table versions; models keep theirs"
     add("vacuum", about, "out", "keep-hours", "dry-run", "force", "idle", *_LOGS)
@@ -65,7 +66,7 @@ def _folder_or_url(text: str) -> Path | str:
 def _refused_by_argparse(read: Callable[[str], T], text: str) -> T:
     try:
         return read(text)
-    except ConfigError as error:
+    except ConfigError as error:  # argparse shows the message of its own error alone
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -81,9 +82,11 @@ def _count(text: str) -> int:
 
 
 def _flag(about: str, metavar: str | None = None, **more: Any) -> dict[str, Any]:
+    # without a key for None: "store_true" takes no metavar at all
     return {"help": about, **({"metavar": metavar} if metavar else {}), **more}
 
 
+# --set a=1 --set b=2 adds up; argparse extends a copy, so a default of [] stays empty
 _SEVERAL = {"nargs": "+", "action": "extend"}
 _FLAGS: dict[str, dict[str, Any]] = {
     "data": _flag("the challenge directory; with --inputs, the folder that its relative paths are under", "DIR",

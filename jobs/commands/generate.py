@@ -86,6 +86,7 @@ def _unfinished(directory: Path, content: str) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         yield unfinished
+        # replaces an empty folder; one that was filled meanwhile is an OSError
         unfinished.rename(finished)
     except OSError as error:
         raise OutputError(f"--out {directory}: cannot write here ({error}); choose another folder") from error
@@ -156,6 +157,7 @@ def _write_targets(spark: SparkSession, directory: Path, seed: int, relevant_sha
     started = time.monotonic()
     with spark_progress(spark.sparkContext, "generate: clients and labels"):
         sources = _read_sources(spark, directory)
+        # the files have times as text, as the challenge's do
         buys = sources[PRODUCT_BUY].withColumn(c.TIMESTAMP, F.to_timestamp_ntz(c.TIMESTAMP))
         last_purchase = collect_last_timestamp(buys)
         if last_purchase is None:

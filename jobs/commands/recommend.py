@@ -64,6 +64,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace, name:
         named.select(F.lit(name).alias(c.ENCODER), c.CLIENT_ID, c.CLIENT_KEY, c.POSITION, c.ITEM, c.SCORE),
         workspace,
         RECOMMENDATIONS,
+        # the settings see to it that a name is an identifier, without a quote
         where=f"{c.ENCODER} = '{name}'",
     )
 
@@ -87,4 +88,5 @@ def rank_items(
     client_ids = np.repeat(chunk.column(c.CLIENT_ID).to_numpy(), tokens.shape[1])
     arrays = [client_ids, position.ravel(), tokens.astype(np.int32).ravel(), scores.ravel()]
     made = pa.RecordBatch.from_arrays([*map(pa.array, arrays)], names=[c.CLIENT_ID, c.POSITION, c.TOKEN_ID, c.SCORE])
+    # -1 stands where a client has seen all other items
     return made.filter(pc.greater_equal(made.column(c.TOKEN_ID), 0))

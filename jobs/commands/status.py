@@ -11,7 +11,7 @@ from jobs.storage.workspace import Workspace
 from schemas.errors import OutputError
 
 
-def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None) -> str:
+def describe_outputs(workspace: Workspace, config: PipelineConfig | None) -> str:
     """The table of all outputs, as the records tell.
 
     Parameters
@@ -31,6 +31,7 @@ def describe_outputs(workspace: Workspace, config: PipelineConfig | None = None)
     # no location is compared: this command has no --tables, and the records name theirs
     call = replace(describe_call(config, workspace, reads_ingested=False), tables=None) if config else Call()
     call = replace(call, files=_files_now(records))
+    # the stage train has no output of its own name: its models have theirs
     outputs = {**call.needs, **dict.fromkeys(STAGE_NAMES), **records}.keys() - {TRAIN}
     in_order = sorted(outputs, key=lambda output: (STAGE_NAMES.index(stage_of(output)), output))
     titles = ("output", "made (UTC)", "rows", "state", "made from")
@@ -76,6 +77,6 @@ def _sources(output: str, record: Record, records: Records) -> list[str]:
     for name in record.inputs:
         tables = records[name].written if name in records else {}
         versions = [f"{table} {record.read[table]}" for table in tables if table in record.read]
-        if name != INGEST or record.ingest is None:
+        if name != INGEST or record.ingest is None:  # else the ingest stands there by its number
             sources.append(f"{name} ({', '.join(versions)})" if versions and name != INGEST else name)
     return sources

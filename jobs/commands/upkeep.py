@@ -88,6 +88,7 @@ def vacuum(spark: SparkSession, workspace: Workspace, retention: Retention) -> l
     """
     names = list_tables(workspace)
     trained_on = {} if retention.is_forced or SEQUENCES.name not in names else recorded_versions(workspace)
+    # before anything is removed: a version that cannot be kept ends the command
     kept = _files_trained_on(spark, workspace, trained_on)
     done = []
     for name in names:
@@ -171,7 +172,9 @@ def _vacuum_table(spark: SparkSession, path: str, kept: set[Path], retention: Re
             needed |= _files_of_version(spark, path, version)
         except AnalysisException:
             log.warning("  %s: version %d cannot be read any more: its log is gone", folder.name, version)
+    # as Spark does, what begins with . or _ is taken for no data
     data_files = {file for file in folder.rglob("[!._]*") if file.is_file() and "_delta_log" not in file.parts}
+    # a younger file may be one of a write that runs
     sizes = {file: file.stat().st_size for file in data_files - needed if file.stat().st_mtime < start}
     # a vacuum of nothing would still make two commits
     gone = _run_vacuum(spark, folder, set(sizes), retention) if sizes else set()

@@ -13,7 +13,7 @@ from jobs.storage.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool = False) -> np.ndarray:
+def find_relevant_clients(data: Path, config: PipelineConfig, verbose: bool) -> np.ndarray:
     """The relevant clients, int64 [N], each once.
 
     Read from ``input/relevant_clients.npy``, without Spark, where it is there. Else the stages ingest and split run

@@ -68,6 +68,7 @@ def describe_sources(
     """
     windows = read_table(spark, workspace, WINDOWS)
     found = collect_digests(spark, workspace, blocks, collect_windows(windows).input_end)
+    # without its blocks: each of those that are given has a digest of its own
     ensemble = {name: value for name, value in asdict(config.ensemble).items() if name != "blocks"}
     labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()
     return {
@@ -115,6 +116,7 @@ def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         return None
     ablation: Ablation = read_json(path, AblationFile, RUN_ABLATE)
     own = list_own_blocks(config, collect_blocks(spark, workspace))
+    # the run's own too: a block that it has got since is one that the ablation lacks
     blocks = dict.fromkeys([*own, *ablation["blocks"]])
     now = describe_sources(spark, config, workspace, list(blocks))
     made_of = ablation.get("made_of", {})

@@ -74,6 +74,7 @@ def result_of(results: Mapping[str, Result], column: str) -> Result:
     The sum has mean, std and ``repeats`` where all tasks have as many repeats, two or more. None of its numbers is
     rounded.
     """
+    # without a score there is no sum either, and not one of 0
     if column != SUM or not results:
         return results.get(column, {})
     total: dict[str, Any] = {"score": sum(results[task]["score"] for task in TASKS if task in results)}
@@ -100,6 +101,7 @@ def compare_entries(scores: Scores, pairs: Iterable[tuple[str, str]] | None = No
         for column in columns:
             own, others = (result_of(scores[name], column).get("repeats", ()) for name in (entry, other))
             if len(own) == len(others) > 1:
+                # the variances of the tasks' rounding errors add up in the sum
                 n_tasks = len(columns) - 1 if column == SUM else 1
                 p_values[column, entry, other] = paired_p_value(own, others, ROUNDING * math.sqrt(n_tasks))
     return Comparisons(reject_by_holm(p_values))
@@ -122,6 +124,7 @@ def paired_p_value(first: Sequence[float], second: Sequence[float], least_std: f
 
 def t_tail(t: float, n_freedom: int) -> float:
     """Probability that Student's t is as far from zero as ``t``, or farther (Abramowitz and Stegun, 26.7.3 and 4)."""
+    # in closed form: no Python package that ubp requires has the distribution
     angle = math.atan(abs(t) / math.sqrt(n_freedom))
     is_odd = n_freedom % 2
     # the sum's terms: cos, 2/3 cos^3, 2/3 4/5 cos^5, ... where n is odd; 1, 1/2 cos^2, 1/2 3/4 cos^4, ... where even

@@ -27,7 +27,8 @@ def count_values(purchases: DataFrame, earlier: DataFrame) -> DataFrame:
     of_skus = [task for task, column in tasks.PROPENSITY.items() if column == c.SKU]
     others = purchases.select(_values([task for task in tasks.PROPENSITY if task not in of_skus])).select("value.*")
     counts = others.filter(F.col(_ID).isNotNull()).groupBy(c.TASK, _ID).agg(F.count("*").alias(_N))
-    # an aggregate tells which skus are new: a distinct and an anti-join would move the earlier purchases twice
+    # an aggregate tells which skus are new: a distinct and an anti-join would move the earlier purchases twice. An
+    # earlier purchase has no n: it adds nothing to the sum, and makes count(n) less than count(*)
     sold = purchases.select(c.SKU, F.lit(1).alias(_N)).unionByName(earlier.select(c.SKU, F.lit(None).alias(_N)))
     skus = sold.groupBy(c.SKU).agg(F.sum(_N).alias(_N), (F.count(_N) == F.count("*")).alias("is_new"))
     counted_for = F.explode(F.array(*map(F.lit, of_skus))).alias(c.TASK)
@@ -108,14 +109,15 @@ def build_targets(purchases: DataFrame, labels: DataFrame, clients: DataFrame, n
         is_propensity = task in tasks.PROPENSITY
         if is_propensity and task not in n_labels:
             continue
-        # most clients buy nothing: their labels are a constant of the task, which costs nothing a row
+        # most clients buy nothing: their labels are a constant of the task, which costs nothing a row. It is 1 for
+        # conversion too: the challenge gives it churn's label, asked of all clients
         of_nothing = F.array_repeat(F.lit(0 if is_propensity else 1).cast("tinyint"), n_labels.get(task, 1))
         asked += [
             F.struct(F.lit(task).alias(c.TASK), F.lit(window).alias(c.WINDOW), of_nothing.alias("of_nothing"))
             for window in tasks.WINDOWS
         ]
     return (
-        clients.join(_collect_bought(purchases, labels, clients), on=c.POSITION, how="left")
+        clients.join(_bought_by_client(purchases, labels, clients), on=c.POSITION, how="left")
         .repartition(n_parts, c.POSITION)  # before clients become many wide rows
         .withColumn("asked", F.explode(F.array(*asked)))
         .select("asked.*", c.POSITION, c.CLIENT_ID, c.IS_ACTIVE, "windows", "bought")
@@ -124,17 +126,18 @@ def build_targets(purchases: DataFrame, labels: DataFrame, clients: DataFrame, n
     )
 
 
-def _collect_bought(purchases: DataFrame, labels: DataFrame, clients: DataFrame) -> DataFrame:
+def _bought_by_client(purchases: DataFrame, labels: DataFrame, clients: DataFrame) -> DataFrame:
     """One row per client with a purchase: position, ``windows``, and the set ``bought`` of (task, window, label)."""
     label = F.struct(c.TASK, c.WINDOW, _LABEL)
     return (
         purchases.join(clients.select(c.CLIENT_ID, c.POSITION), on=c.CLIENT_ID, how="inner")
         .select(c.POSITION, c.WINDOW, _values(list(tasks.PROPENSITY)))
         .select(c.POSITION, c.WINDOW, "value.*")
-        # at most tasks.MAX_LABELS rows a task
+        # at most tasks.MAX_LABELS rows a task; left, for a purchase of no label is one for churn and conversion
         .join(F.broadcast(labels.select(c.TASK, _ID, _LABEL)), on=[c.TASK, _ID], how="left")
         .groupBy(c.POSITION)
         .agg(
+            # sets hold each label once a window, however often a client bought it
             F.collect_set(c.WINDOW).alias("windows"),
             F.collect_set(F.when(F.col(_LABEL).isNotNull(), label)).alias("bought"),
         )

@@ -195,6 +195,7 @@ def score_units(
         futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
+                # popped first: what is left for _stop was neither given to the caller, nor has it failed here
                 unit, (result, seconds) = futures.pop(future), future.result()
                 if isinstance(result, PipelineError):
                     raise result
@@ -231,6 +232,7 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
     torch.set_num_threads(unit.n_threads)
     if unit.working_copy:
         unit = replace(unit, entry=unit.working_copy.fetch(unit.entry))
+    # mapped: the units of a host share an entry's pages in memory
     embeddings = np.load(unit.entry / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
     positions = _entry_positions(unit)
     n_labels = len(unit.popularity) or 1
@@ -256,6 +258,7 @@ def score_unit(unit: ProbeUnit) -> TaskScore | PipelineError:
             unit.task,
             np.array(unit.popularity) if unit.popularity else None,
             unit.settings,
+            # where all clients are asked, batches are slices of the map, and no copies of chosen rows
             rows=None if len(rows) == len(embeddings) else rows,
             device=task_device(),
             repeat=unit.repeat,

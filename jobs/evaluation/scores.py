@@ -145,6 +145,7 @@ def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TAS
                 "  %s: %d of %d labels are the same for all clients in validation; each counts 0 in AUROC",
                 *(task, n_empty, len(ones)),
             )
+    # all tasks are a run's default, and a small data set still gets its page; whoever names tasks expects a score
     if not scorable and set(wanted) != set(tasks.TASKS):
         raise InputError(f"expected a task to score, found none: {'; '.join(reasons)}; ask for other --tasks")
     return scorable
@@ -152,7 +153,7 @@ def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TAS
 
 def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[tuple[str, str], tuple[int, list[int]]]:
     """(task, window) -> its clients, and how many of them have a 1 at each label."""
-    # of the many labels the few ones alone become rows
+    # of the many labels the few ones alone become rows, which are counted in one job for all tasks
     number_of_one = F.transform(c.LABELS, lambda label, number: F.when(label == 1, number))
     numbers = F.concat(F.array(F.lit(-1)), F.array_compact(number_of_one))  # -1 counts the clients themselves
     rows = (
@@ -163,6 +164,7 @@ def _collect_ones(targets: DataFrame, wanted: Sequence[str]) -> dict[tuple[str, 
         .collect()
     )
     counts: dict[tuple[str, str], tuple[int, list[int]]] = {}
+    # by number: the row of -1, which makes the list, comes before those that fill it
     for row in sorted(rows, key=lambda row: row["number"]):
         key = row[c.TASK], row[c.WINDOW]
         if row["number"] < 0:
@@ -188,6 +190,7 @@ def collect_results(
     """
     fix = "remove it; all units are then scored again"
     known: dict[str, dict[str, Any]] = read_json(path, dict[str, TaskScore], fix) if path.exists() else {}
+    # by contents: an entry of the same name that was made anew is scored again, and one that was moved is not
     digests = {entry: digest_entry(entry) for entry in {unit.entry for unit in units}}
     fingerprints = {unit.key: unit.fingerprint(digests[unit.entry]) for unit in units}
     results = {key: TaskScore(**known[found]) for key, found in fingerprints.items() if found in known}

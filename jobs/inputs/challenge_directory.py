@@ -89,6 +89,7 @@ def check_challenge(data: Path, config: PipelineConfig) -> None:
     if count_rows(source_path(data, PRODUCT_BUY)) == 0:
         raise InputError(f"{source_path(data, PRODUCT_BUY)} holds no purchase; windows and labels come from purchases")
     _require_merged_events(data, config)
+    # read for their checks alone: the stages that need these files read them again
     for name in (RELEVANT_CLIENTS, ACTIVE_CLIENTS):
         read_id_array(data / name)
     for task in PROPENSITY:
@@ -172,7 +173,7 @@ def read_id_array(path: Path) -> np.ndarray | None:
     elif len(np.unique(ids)) < len(ids):
         found = f"{len(ids) - len(np.unique(ids)):,} repeated ids"
     else:
-        return np.array(ids, dtype=np.int64)
+        return np.array(ids, dtype=np.int64)  # a copy: no map of the file stays open
     raise InputError(
         f"{path}: expected a non-empty one-dimensional array of distinct integers, found {found}; "
         "write the file anew, or remove it to have the list derived from the events"
@@ -224,9 +225,11 @@ def _stored_as(footer: Footer, column: ColumnContract) -> StoredColumn | None:
         return None
     # Parquet's own schema says how a time is stored; the Arrow schema beside it may tell another unit or zone
     schema = footer.metadata.schema
+    # pyarrow finds a column of this schema by its number alone
     (stored,) = (schema.column(index) for index in range(len(schema)) if schema.column(index).path == name)
     if stored.physical_type == "INT96":
         return StoredColumn(name, "timestamp", "instant")
+    # pyarrow tells the unit and zone of a logical type as JSON alone
     logical = json.loads(stored.logical_type.to_json())
     if logical["timeUnit"] == "nanoseconds":
         return StoredColumn(name, "long", "nanoseconds")  # Spark has no type for it

@@ -42,6 +42,7 @@ def text_codes(text: Column) -> Column:
 def vector_codes(vector: Column, size: int) -> Column:
     """``[a b ...]`` of an array of numbers; null where it has another size, or a number that is null or not finite."""
 
+    # in numpy: the hyperplanes as an expression of Spark's would be 128 sums over the whole vector
     def encode(vectors: pd.Series) -> pd.Series:
         codes = pd.Series([None] * len(vectors), dtype=object)
         is_good = vectors.map(lambda each: each is not None and len(each) == size and bool(np.isfinite(each).all()))
@@ -70,6 +71,7 @@ def _minima(words: Column) -> list[Column]:
 
 
 def _hashes(words: Column, number: int) -> Column:
+    # the seed is hashed before the word, so that each number has a hash function of its own
     return F.transform(words, lambda word: F.xxhash64(F.lit(SEED + number), word))
 
 

@@ -64,6 +64,7 @@ def describe_files(data: Path | None, sources: Iterable[str]) -> DataFiles:
     for source in sources:
         path = input_path(source, data)
         described = describe_path(path) if path else {}
+        # the path of a mapping's input may also be a URL such as file:/x, which leads elsewhere
         if data and not source.startswith("/") and path == data / source:
             found[source] = {str(file.relative_to(data)): numbers for file, numbers in described.items()}
         elif described:

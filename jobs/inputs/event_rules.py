@@ -1,7 +1,8 @@
 """Source rows -> typed rows, and the reason why a row breaks the contract (``schemas/tables.py``).
 
-Each source has two functions over the same typed values: ``type_*`` gives the good rows and does nothing else, for
-it runs over every row; ``reject_*`` gives the bad ones with their reasons, and runs only where there are any.
+Events: ``type_events`` gives the good rows and does nothing else, for it runs over every row; ``reject_events`` gives
+the bad ones with their reasons, and runs only where there are any. Products: ``judge_products`` does both at once;
+``keep_one_per_sku`` and ``reject_others_of_sku`` take those of a mapping too.
 """
 
 from collections.abc import Sequence
@@ -84,6 +85,7 @@ def reject_events(
     if known_skus is not None:
         known = known_skus.select(F.col(SKU).alias("known_sku"))
         source = source.join(known, on=F.col(item) == F.col("known_sku"), how="left")
+        # last: a row that is bad by itself is rejected for that, whatever its sku
         rules.append((F.col("known_sku").isNull(), UNKNOWN_SKU))
     judged = source.select(first_broken(rules).alias(REASON), F.to_json(F.struct(*values)).alias(ROW))
     return rejected(judged, name)
@@ -91,28 +93,37 @@ def reject_events(
 
 def keep_known_skus(events: DataFrame, products: DataFrame) -> DataFrame:
     """The events whose sku has a row in the product table."""
+    # a join by name puts that column first: the select restores the order
     return events.join(products.select(SKU), on=SKU, how="left_semi").select(*events.columns)
 
 
-def type_products(source: DataFrame) -> DataFrame:
-    """One row per sku of the product source: the first by category, price and name, nulls last, of the good rows."""
-    return keep_one_per_sku(_judge_products(source))
-
-
-def reject_products(source: DataFrame, name: str) -> DataFrame:
-    """One row per product row that breaks the contract or is not the one kept for its sku; as ``reject_events``."""
-    return reject_others_of_sku(_judge_products(source), name)
+def judge_products(source: DataFrame) -> DataFrame:
+    """The product rows, typed, with the columns ``reason``, null where the rules are kept, and ``row`` as JSON."""
+    ids = {column: _integer(column) for column in (SKU, CATEGORY, PRICE)}
+    name = canonical_codes(F.col(NAME))
+    rules = [
+        (F.col(SKU).isNull(), is_null(SKU)),
+        *((F.col(column).isNotNull() & ids[column].isNull(), is_beyond_int64(column)) for column in ids),
+        (F.col(PRICE).isNotNull() & ~ids[PRICE].between(0, MAX_PRICE), NO_SUCH_PRICE),
+        (F.col(NAME).isNotNull() & name.isNull(), is_no_codes(NAME)),
+    ]
+    return source.select(
+        *(ids[column].alias(column) for column in ids),
+        name.alias(NAME),
+        first_broken(rules).alias(REASON),
+        F.to_json(F.struct(*PRODUCT_COLUMNS)).alias(ROW),
+    )
 
 
 def keep_one_per_sku(judged: DataFrame) -> DataFrame:
-    """As ``type_products``, of typed rows with their ``reason``, null where there is none, and ``row``."""
+    """One row per sku of judged products: the first by category, price and name, nulls last, of the good rows."""
     good = judged.filter(F.col(REASON).isNull())
     ranked = good.withColumn("rank", F.row_number().over(_rows_of_sku()))
     return ranked.filter(F.col("rank") == 1).select(*PRODUCT_COLUMNS)
 
 
 def reject_others_of_sku(judged: DataFrame, name: str) -> DataFrame:
-    """As ``reject_products``, of typed rows with their ``reason`` and ``row``."""
+    """One row per judged product that is bad or is not the one kept for its sku; as ``reject_events``."""
     content = F.struct(CATEGORY, PRICE, NAME)
     compared = judged.filter(F.col(REASON).isNull()).select(
         F.row_number().over(_rows_of_sku()).alias("rank"),
@@ -154,25 +165,8 @@ def _event_values(source: DataFrame, item: str, kind: ItemKind) -> dict[str, Col
     }
 
 
-def _judge_products(source: DataFrame) -> DataFrame:
-    """The product rows, typed, with the columns ``reason``, null where the rules are kept, and ``row`` as JSON."""
-    ids = {column: _integer(column) for column in (SKU, CATEGORY, PRICE)}
-    name = canonical_codes(F.col(NAME))
-    rules = [
-        (F.col(SKU).isNull(), is_null(SKU)),
-        *((F.col(column).isNotNull() & ids[column].isNull(), is_beyond_int64(column)) for column in ids),
-        (F.col(PRICE).isNotNull() & ~ids[PRICE].between(0, MAX_PRICE), NO_SUCH_PRICE),
-        (F.col(NAME).isNotNull() & name.isNull(), is_no_codes(NAME)),
-    ]
-    return source.select(
-        *(ids[column].alias(column) for column in ids),
-        name.alias(NAME),
-        first_broken(rules).alias(REASON),
-        F.to_json(F.struct(*PRODUCT_COLUMNS)).alias(ROW),
-    )
-
-
 def _rows_of_sku() -> WindowSpec:
+    # rows that tie are equal in every column, so that whichever is first, the row that is kept is the same
     order = [F.col(column).asc_nulls_last() for column in (CATEGORY, PRICE, NAME)]
     return Window.partitionBy(SKU).orderBy(*order)
 

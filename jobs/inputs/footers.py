@@ -93,6 +93,7 @@ def _check_depth(path: Path, content: bytes) -> None:
         n_elements = reader.read_varint() if size_and_kind >> 4 == 15 else size_and_kind >> 4
         if n_elements <= MAX_DEPTH:  # nearly all files: no walk
             return
+        # the elements are the tree of groups, depth first
         left: list[int] = []  # children to come, of each group around an element
         for _ in range(n_elements):
             n_children = reader.read_numbers().get(_N_CHILDREN, 0)

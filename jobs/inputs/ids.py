@@ -42,6 +42,7 @@ def with_ids(rows: DataFrame, keyed: Sequence[str], ids: DataFrame) -> DataFrame
     """
     names = rows.columns
     for name in keyed:
+        # with a space, as the name of no typed column has
         number = F.col(ID).alias(f"{name} {ID}")
         own = ids.filter(F.col(KIND) == name).select(F.col(KEY).alias(name), number)
         joined = rows.join(own, on=name, how="left" if name == CATEGORY else "inner")
@@ -52,6 +53,7 @@ def with_ids(rows: DataFrame, keyed: Sequence[str], ids: DataFrame) -> DataFrame
 def refuse_alike(ids: DataFrame) -> None:
     """Raise InputError where two ids of a kind differ by nothing but white space around them."""
     stripped = ids.select(KIND, KEY, F.regexp_replace(KEY, r"^\s+|\s+$", "").alias("stripped"))
+    # one of two such ids has white space around it: few groups are left to compare
     padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()
     groups = stripped.join(padded, on=[KIND, "stripped"], how="left_semi").groupBy(KIND, "stripped")
     alike = groups.agg(F.min(KEY).alias("one"), F.max(KEY).alias("other")).filter("one <> other")

@@ -104,6 +104,7 @@ def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
         if settings.expand:
             wanted.append(ColumnSettings(column=settings.expand))
         for column in wanted:
+            # a dot is part of a name or leads into a struct, whose fields Spark looks up
             if column.column and column.column not in columns and column.column.split(".")[0] not in columns:
                 raise no_such_column(owner, column.column, columns, settings.location)
 
@@ -157,7 +158,8 @@ def input_path(text: str, data: Path | None) -> Path | None:
 def _files_of_one_format(
     owner: str, settings: InputSettings, path: Path, roots: Sequence[Path]
 ) -> tuple[str, list[Path]]:
-    files = [file for root in roots for file in _list_files(root)]
+    listings = [list_source(root) for root in roots]
+    files = [file for each in listings for file in sorted([*each.files, *each.skipped])]
     kinds = {settings.format} if settings.format else {format_of(file) for file in files} - {None}
     if not kinds:
         names = ", ".join(file.name for file in files[:20]) or "no file"
@@ -173,8 +175,9 @@ def _files_of_one_format(
         )
     kind = str(*kinds)
     if kind == "parquet":
-        own = [file for root in roots for file in list_source(root).files]
+        own = [file for each in listings for file in each.files]
     else:
+        # a file that is named itself is read whatever its suffix says
         has_format = settings.format is not None
         named = [f for f in files if format_of(f) == kind or f == path or (has_format and _IS_PART.fullmatch(f.name))]
         own = [file for file in named if file.stat().st_size]
@@ -276,21 +279,12 @@ def _check_lines(owner: str, file: Path) -> None:
 def nanosecond_columns(found: InputFiles) -> dict[str, bool]:
     """Columns of Parquet files whose times Spark reads as numbers -> whether they are instants."""
     schema = read_footer(found.files[0]).schema if found.format == "parquet" else ()
-    return {field.name: field.type.tz is not None for field in schema if _is_nanoseconds(field.type)}
-
-
-def _is_nanoseconds(kind: pa.DataType) -> bool:
-    return pa.types.is_timestamp(kind) and kind.unit == "ns"
+    times = [field for field in schema if pa.types.is_timestamp(field.type)]
+    return {field.name: field.type.tz is not None for field in times if field.type.unit == "ns"}
 
 
 def _open_text(file: Path) -> Any:
     return _OPENERS[file.suffix](file) if file.suffix in _OPENERS else file.open("rb")
-
-
-def _list_files(root: Path) -> list[Path]:
-    """A file, or all files below a folder, without those that start with a dot or underscore."""
-    listing = list_source(root)
-    return sorted([*listing.files, *listing.skipped])
 
 
 def _delta_columns(table: Path) -> list[str] | None:

@@ -78,6 +78,7 @@ def type_id(column: MappedColumn, is_keyed: bool) -> Typed:
         # what a reader puts in place of bytes that are not UTF-8: ids that differ in them alone would be one
         rules.append((value.contains("\ufffd"), t.is_no_utf8(column.name)))
     elif is_text:
+        # the cast alone would take 1.9 for 1
         value = F.when(column.value.rlike(_WHOLE), F.trim(column.value)).cast("bigint")
     else:
         # a decimal beyond int64 would be cast to another number, its text is cast to null
@@ -95,6 +96,7 @@ def type_price(column: MappedColumn) -> Typed:
         # below infinity keeps NaN out too: to Spark it is the largest number
         amount = F.when((number >= 0) & (number < float("inf")), number)
         return amount, [(~column.is_missing & amount.isNull(), t.NO_AMOUNT)]
+    # as a category: of all ids it alone may be missing, as a bucket may
     bucket, rules = type_id(replace(column, role=CATEGORY), is_keyed=False)
     return bucket, [*rules, (bucket.isNotNull() & ~bucket.between(0, t.MAX_PRICE), t.NO_SUCH_PRICE)]
 

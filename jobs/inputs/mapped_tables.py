@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -12,6 +12,7 @@ from pyspark.sql.types import IntegralType, TimestampNTZType, TimestampType
 
 from conf.mappings import ITEM, LATEST_BY, PRODUCTS, ColumnSettings, InputSettings
 from conf.pipeline import PipelineConfig
+from jobs.inputs.data_files import name_source
 from jobs.inputs.event_rules import (
     first_broken,
     keep_known_skus,
@@ -64,6 +65,7 @@ class MappedInputs:
         self.ids: DataFrame | None = None
         for name, settings in config.mapping.inputs.items():
             self._open(name, settings)
+        # once all inputs are open: a kind of id is text everywhere if one column of it is
         self.keyed = find_keyed([column for columns in self.columns.values() for column in columns if column.holds_ids])
         if PRODUCTS not in self.rows:
             log.info("  %s: the mapping has none: no categories, prices and names", PRODUCTS)
@@ -119,6 +121,7 @@ class MappedInputs:
         is_judged = item == SKU and self.config.ingest.unknown_sku == "quarantine"
 
         def known_skus() -> DataFrame | None:
+            # before ``begin`` the table is not there, or holds the products of an earlier ingest
             has_begun = self.ids is not None
             return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged and has_begun else None
 
@@ -140,13 +143,8 @@ class MappedInputs:
     def _source(
         self, name: str, table: TableSchema, good: Callable[[], DataFrame], bad: Callable[[], DataFrame]
     ) -> Source:
-        where = f"inputs.{name} ({self.config.mapping.inputs[name].location})"
-        rows, column = self.rows[name], self.columns[name][0].value
-
-        def count() -> int:
-            # a column of data too: the filter reads that of malformed lines, and Spark refuses a query of it alone
-            return int(rows.agg(F.count("*"), F.count(column)).collect()[0][0])
-
+        where = name_source(self.config, self.workspace, name)
+        count = partial(_count_rows, self.rows[name], self.columns[name][0].value)
         return Source(where, table, count, good, bad, self.files[name], count_lines=self.lines.get(name))
 
     def _open(self, name: str, settings: InputSettings) -> None:
@@ -165,8 +163,7 @@ class MappedInputs:
             self._find_column(name, role, column, nanoseconds) for role, column in settings.columns.items()
         ]
         if is_first and MALFORMED in whole.columns:
-            # Spark refuses a query of malformed lines alone
-            self.lines[name] = lambda: int(whole.agg(F.count("*"), F.count(whole.columns[0])).collect()[0][0])
+            self.lines[name] = partial(_count_rows, whole, whole.columns[0])
 
     def _find_column(
         self, name: str, role: str, settings: ColumnSettings, nanoseconds: Mapping[str, bool]
@@ -236,3 +233,8 @@ class MappedInputs:
     def _with_ids(self, name: str, rows: DataFrame) -> DataFrame:
         """Unchanged before ``begin``."""
         return rows if self.ids is None else with_ids(rows, self._keyed_columns(name), self.ids)
+
+
+def _count_rows(rows: DataFrame, column: Column | str) -> int:
+    # a column of data too: where malformed lines are filtered, Spark refuses a query of them alone
+    return int(rows.agg(F.count("*"), F.count(column)).collect()[0][0])

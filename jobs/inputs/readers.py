@@ -98,6 +98,7 @@ def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malfor
         if not isinstance(frame.schema[name].dataType, ArrayType):
             kind = frame.schema[name].dataType.simpleString()
             raise InputError(f"{owner}.expand: expected an array in {name!r}, found {kind}; leave expand out")
+        # outer: a malformed line has no array, and must stay to be quarantined
         return frame.withColumn(name, F.explode_outer(_quoted(name)))
 
 
@@ -108,7 +109,7 @@ def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: s
             column = _parse(frame, owner, settings.expression, where)
         elif settings.column in frame.columns:
             column = F.col(_quoted(str(settings.column)))
-        else:
+        else:  # no column has the dots in its name: they lead into structs
             parts = str(settings.column).split(".")
             if parts[0] not in frame.columns:
                 raise no_such_column(owner, str(settings.column), frame.columns, where)
@@ -141,6 +142,7 @@ def _casts_text_to_integer(spark: SparkSession, expression: Any) -> bool:
     expression : of Spark's catalyst, analyzed
     """
     if expression.getClass().getSimpleName() == "Cast":
+        # the parser tags the casts that somebody wrote
         written = spark._jvm.org.apache.spark.sql.catalyst.expressions.Cast.USER_SPECIFIED_CAST()  # type: ignore[union-attr]
         kinds = [each.dataType().simpleString() for each in (expression.child(), expression)]
         is_constant, is_written = expression.child().foldable(), expression.getTagValue(written).isDefined()
@@ -156,6 +158,7 @@ def naming_input(owner: str, where: str) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
+        # py4j puts a colon before what the JVM says
         lines = [line.strip(": ") for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("An error occurred while calling")), "no reason")
         raise InputError(
@@ -187,6 +190,7 @@ def _read(
     paths = [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
     reader = spark.read.option("basePath", spark_url(found.root)) if found else spark.read
     if kind == "parquet":
+        # without mergeSchema, the columns would be those of one file
         return reader.options(mergeSchema=True, **PARQUET_OPTIONS).parquet(*paths)
     if kind == "json":
         # all values as text, as in CSV: of numbers Spark would infer a type by all of the files, double for some ids
@@ -201,7 +205,7 @@ def _read(
     }
     if found:
         names = read_header(found.files[0], settings.delimiter) if not settings.header else settings.header
-    else:
+    else:  # of files that no mount reaches, Spark reads the first line
         names = settings.header or spark.read.options(**options).csv(paths).columns
     # all as text: of a line with one value that is no number, Spark would say that it is malformed as a whole
     schema = StructType([StructField(name, StringType()) for name in (*names, MALFORMED)])

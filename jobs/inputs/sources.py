@@ -13,11 +13,12 @@ from conf.pipeline import PipelineConfig
 from jobs.inputs.challenge_directory import check_challenge, count_rows, group_files, source_path
 from jobs.inputs.data_files import log_unread_files
 from jobs.inputs.event_rules import (
+    judge_products,
     keep_known_skus,
+    keep_one_per_sku,
     reject_events,
-    reject_products,
+    reject_others_of_sku,
     type_events,
-    type_products,
 )
 from jobs.inputs.source_files import read_group
 from jobs.inputs.typed_files import TypedFiles, typed_files
@@ -98,8 +99,8 @@ class ChallengeInputs:
         """As ``Inputs`` has it."""
         path = source_path(self.workspace.data, PRODUCT_PROPERTIES.name)
         groups = group_files(path, PRODUCT_CONTRACT)
-        rows = _union([read_group(self.spark, group) for group in groups])
-        good, bad = partial(type_products, rows), partial(reject_products, rows, PRODUCT_PROPERTIES.name)
+        judged = judge_products(_union([read_group(self.spark, group) for group in groups]))
+        good, bad = partial(keep_one_per_sku, judged), partial(reject_others_of_sku, judged, PRODUCT_PROPERTIES.name)
         return Source(str(path), PRODUCT_PROPERTIES, partial(count_rows, path), good, bad, [path])
 
     def events(self, name: str) -> Source | None:
@@ -113,6 +114,7 @@ class ChallengeInputs:
         is_judged = item == SKU and ingest.unknown_sku == "quarantine"
 
         def known_skus() -> DataFrame | None:
+            # before ``begin`` the table is not there, or holds the products of an earlier ingest
             is_judged_now = is_judged and self.has_begun
             return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged_now else None
 
@@ -126,6 +128,7 @@ class ChallengeInputs:
             known, rows = known_skus(), (read_group(self.spark, group) for group in groups)
             return _union([reject_events(of_group, name, item, kind, ingest, known) for of_group in rows])
 
+        # Python tasks join nothing: where the products judge events, the JVM types them
         typed = None if is_judged else typed_files(groups, item, kind, ingest)
         count = partial(count_rows, path)
         return Source(str(path), self.config.events_table(name), count, good, bad, [path], typed)

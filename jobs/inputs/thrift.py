@@ -26,6 +26,7 @@ class StructReader:
         field = 0
         while (head := self.read_byte()) != 0:
             kind = head & 0x0F
+            # the distance from the last field's id, or, where that is too large for 4 bits, the id itself
             field = field + (head >> 4) if head >> 4 else self.read_number()
             if kind == _I32:
                 numbers[field] = self.read_number()
@@ -38,7 +39,7 @@ class StructReader:
                 self.position += n_bytes
             elif kind == STRUCT:
                 numbers[field] = self.read_numbers(depth + 1)
-            elif kind not in (_TRUE, _FALSE):
+            elif kind not in (_TRUE, _FALSE):  # whose kind is their value
                 raise ValueError(kind)
         return numbers
 

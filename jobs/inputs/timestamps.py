@@ -98,6 +98,7 @@ def _since_1970(seconds: Column) -> Column:
     ----------
     seconds : decimal
     """
+    # as an interval after 1970: a cast of a timestamp would use the session's zone
     zero = F.lit(0)
     is_sane = F.abs(seconds) < 10**11
     interval = F.make_dt_interval(zero, zero, zero, F.when(is_sane, seconds).cast("decimal(18,6)"))
@@ -127,6 +128,7 @@ def parse_times(texts: pa.Array) -> pa.TimestampArray:
     ----------
     texts : string, large_string or a dictionary of them; may hold nulls
     """
+    # also from large_string and dictionaries: _have_shape reads string's 32-bit offsets
     texts = texts.cast(pa.string())
     if _have_shape(texts):
         with contextlib.suppress(pa.ArrowInvalid):  # some name no time, such as February 30

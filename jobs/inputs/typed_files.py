@@ -30,6 +30,7 @@ from schemas.columns import CLIENT_ID, TIMESTAMP
 
 MAX_BATCH_BYTES = 2**26
 """Of a column, as it is decoded: fewer rows are read at once where their texts are longer than any time."""
+# without decimal(20,0), of uint64: one id beyond int64 would fail the cast of its whole batch
 _IDS = ("byte", "short", "integer", "long")
 
 
@@ -77,6 +78,7 @@ class TypedFiles:
         path = folder / f"part-{number:05d}-{uuid.uuid4()}.snappy.parquet"
         batches = self.type_part(number)
         first = next(batches, None)
+        # no row group starts in some parts, and in others no row is good
         if first is None:
             return None
         n_rows = 0

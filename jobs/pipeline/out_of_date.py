@@ -62,6 +62,7 @@ def find_reasons(output: str, records: Records, call: Call) -> list[Reason]:
         text = f"expected {output}, found that {record.stage} began to make it at {record.began} and did not end"
         return [Reason("not made", "not finished", text)]
     reasons = [
+        # of another --data or location all files differ: one reason says it
         _compare_locations(output, record, call) or _compare_files(output, record, call),
         _compare_inputs(output, record, records, call),
         _compare_ingest(output, record, records, call),
@@ -152,6 +153,7 @@ def _compare_ingest(output: str, record: Record, records: Records, call: Call) -
 
 def _compare_locations(output: str, record: Record, call: Call) -> Reason | None:
     if call.tables is not None and record.tables != call.tables:
+        # a location ends in a newline, that of --out is empty (``Workspace.named_tables``)
         wanted, found = (f"tables in {location.strip() or '--out'}" for location in (call.tables, record.tables))
         text = f"expected {output} made with {wanted}, found {found}"
         return Reason("tables", "another location of tables", text, "give the same --tables, or --catalog and --schema")

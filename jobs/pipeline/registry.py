@@ -35,6 +35,7 @@ SETTINGS = {
     "train": ("encoders.{encoder}.*", SHUFFLE_BUFFER),
     "counters": ("ensemble.activity", "ensemble.activity_days", f"ensemble.blocks.{COUNTERS}"),
     "factorisation": ("factorisation.*", *(f"ensemble.blocks.{name}" for name in (ALS_CATEGORY, ALS_URL))),
+    # each rank draws the first vectors of its own clients
     "graph": ("graph.*", "training.n_ranks", f"ensemble.blocks.{GRAPH}"),
     "interactions": (
         "seed",
@@ -156,7 +157,7 @@ class Stage:
         own = [line for line in read_metrics(workspace.metrics, n_bytes) if line.get("stage") == self.name]
         workspace.push()  # before it counts as made
         _end(workspace, begun, own)
-        if hasattr(module, "clean_up"):
+        if hasattr(module, "clean_up"):  # only now: what is not recorded is made again, from its checkpoints
             module.clean_up(config, workspace, **options)
         n_rows = sum(line.get("table/rows", 0) for line in own)
         append_metrics(workspace.metrics, {"stage": self.name, "stage/seconds": seconds, "stage/rows": n_rows})
@@ -177,6 +178,7 @@ class Stage:
             rule.require_up_to_date(self.name, self.inputs(config), records, call)
             if self.saves_config:
                 made = [*outputs, *planned]
+                # what was made --as-of another ingest is up to date too: its settings must stay to be seen
                 self._save_config(config, workspace, records, made, replace(call, reads_ingested=False))
             inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
             as_of = ingest = None
@@ -220,7 +222,7 @@ class Stage:
             # stages that start at once find the file that an earlier one wrote, and need not all write the same
             if not path.exists() or path.read_bytes() != text.encode():
                 write_text(path, text)
-        elif self.name in SETTINGS:
+        elif self.name in SETTINGS:  # its own settings would not be shown
             raise rule.refusal(self.name, differing)
         else:
             log.info("config.yaml stays as it is, with the settings of %s", ", ".join(differing))

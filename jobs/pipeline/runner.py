@@ -92,6 +92,7 @@ def plan_run(
         outputs = stage.outputs(config)
         reads_fresh = not fresh.isdisjoint(stage.inputs(config))
         if not first and not reads_fresh:
+            # without a record too, as an earlier version left it, which ``find_outdated`` may take as it is
             outputs = [each for each in outputs if each not in records or find_outdated([each], records, call)]
         if why_not := _reason_to_leave_out(stage, config, workspace):
             step = Step(stage, [], f"left out: {why_not}")

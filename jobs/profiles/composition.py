@@ -36,14 +36,13 @@ log = logging.getLogger(__name__)
 
 CLIENTS_PER_PARTITION = 20_000
 """Of profiles with 2,048 columns: 160 MB of float32 in a file."""
-
-Batches = Iterable[pa.RecordBatch]
 CLIENTS_FITTED = 20_000
 """Whose vectors quantiles and networks are fitted on, chosen by a hash of the id: 160 MB on the driver, of a block of
 2,048 columns. The share of clients below a quantile then has a standard error of .0035 at most."""
 N_QUANTILES = 101
 """Values of a column between which its shares are interpolated."""
 
+Batches = Iterable[pa.RecordBatch]
 Quantiles = dict[str, NDArray[np.float64]]
 """Block -> quantiles of its columns, [width, ``N_QUANTILES``]."""
 BlockMoments = dict[str, Moments]
@@ -139,6 +138,7 @@ def compose_profiles(
         log.info("  profile %s: %d columns of %s", name, composition.width, parts)
     clients = with_keys(read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID), ids)
     n_parts = max(spark.sparkContext.defaultParallelism, -(-clients.count() // CLIENTS_PER_PARTITION))
+    # a client's rows are sorted by the order of the blocks in ``widths``, not by their names
     order = F.create_map(*(F.lit(each) for number, name in enumerate(widths) for each in (name, number)))
     # by range of position, and not by hash: a file then holds neighbours, and an export writes each array in order
     ordered = (
@@ -163,7 +163,8 @@ def compose_profiles(
 
 def read_own_ids(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> DataFrame | None:
     """``tables/ids``; None where a run has none."""
-    # of a mapping whose ids are integers, no text is a client's; the challenge directory's clients are in none
+    # beside a challenge directory the table is of an earlier run by a mapping: its integers are of other clients. Of a
+    # mapping with integer ids it holds no client's text
     has_ids = config.mapping.inputs and exists(spark, workspace.table(IDS.name))
     return read_table(spark, workspace, IDS) if has_ids else None
 
@@ -232,6 +233,7 @@ def collect_moments(
                 vectors = dense_vectors(own, np.ones(len(own), dtype=bool), widths[name])
                 sums = _merge(sums, {name: Moments.of(prepare_vectors(name, vectors, settings, quantiles))})
         for name, of in sums.items():
+            # as bytes: of an array the RDD would make a Python object for each number
             numbers = [[of.n_rows], [of.mean.tobytes()], [of.products.tobytes()]]
             yield pa.RecordBatch.from_arrays(
                 [pa.array([name]), *map(pa.array, numbers)], names=[c.BLOCK, "n_rows", "mean", "products"]
@@ -283,7 +285,10 @@ def _merge(first: BlockMoments, second: BlockMoments) -> BlockMoments:
 
 
 def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches that end with a client's last row, of ``n_rows`` that each client has."""
+    """The same rows in batches that end with a client's last row, of ``n_rows`` that each client has.
+
+    Spark cuts its batches after a number of rows, wherever that is.
+    """
     rest: list[pa.RecordBatch] = []
     for batch in batches:
         # a table without rows has no batch. Nothing is left in the end: a range of positions holds its clients whole
@@ -319,6 +324,7 @@ def _compose(
     own = [block for block in blocks if block.name in composition.transforms]
     vectors = composition.compose(own)
     is_present = np.stack([block.is_present for block in own], axis=1)  # [n, blocks]
+    # nonzero goes row by row: the names of a client's blocks follow each other, in the profile's order
     names = pa.array([block.name for block in own]).take(pa.array(np.nonzero(is_present)[1]))
     n_present = np.concatenate([[0], is_present.sum(axis=1).cumsum()])
     return pa.RecordBatch.from_arrays(

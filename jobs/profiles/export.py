@@ -62,7 +62,7 @@ def export_profiles(profiles: DataFrame, folders: Mapping[str, Path], n_clients:
             yield batch.column(c.POSITION).to_numpy(), batch.column(c.CLIENT_ID).to_numpy(), vectors
 
     return {
-        name: _export(partial(read, name), folder, n_clients, write_more=partial(write_keys, files[name,]))
+        name: _export(partial(read, name), folder, n_clients, partial(write_keys, files[name,]))
         for name, folder in folders.items()
     }
 
@@ -76,6 +76,7 @@ def write_keys(files: Sequence[str], folder: Path) -> None:
     """
     batches = stream_batches(files, [c.POSITION, c.CLIENT_ID, c.CLIENT_KEY])
     first = next(batches, None)
+    # all clients have a text, or none has: their ids are texts, or integers
     if first is None or first.column(c.CLIENT_KEY).null_count == first.num_rows:
         return
     with pq.ParquetWriter(folder / CLIENT_KEYS, first.schema) as writer:
@@ -112,9 +113,12 @@ def export_blocks(
             vectors = dense_vectors(batch.column(c.VECTOR), is_present, len(block.columns))
             yield find_positions(own), own, vectors
 
+    def write_more(block: Block, folder: Path) -> None:
+        (folder / FEATURE_NAMES).write_text(json.dumps(block.columns, indent=1))
+        write_keys(keys, folder)
+
     for folder, block in blocks.items():
-        names = json.dumps(block.columns, indent=1)
-        _export(partial(read, block), folder, len(client_ids), {FEATURE_NAMES: names}, partial(write_keys, keys))
+        _export(partial(read, block), folder, len(client_ids), partial(write_more, block))
 
 
 def column_exponents(peaks: NDArray[np.floating]) -> NDArray[np.int32]:
@@ -144,29 +148,22 @@ def to_float16(vectors: NDArray[np.floating]) -> NDArray[np.float16]:
 
 
 def _export(
-    read: Callable[[], Iterator[Rows]],
-    folder: Path,
-    n_clients: int,
-    extra_files: Mapping[str, str] | None = None,
-    write_more: Callable[[Path], None] = lambda _: None,
+    read: Callable[[], Iterator[Rows]], folder: Path, n_clients: int, write_more: Callable[[Path], None]
 ) -> int:
     """Write an entry of the rows that ``read`` gives, the same ones each time; its width.
 
     Parameters
     ----------
-    extra_files : name -> text, written beside the arrays
     write_more : writes other files into a folder, which become part of the entry
     """
     peaks = reduce(np.maximum, (np.abs(vectors).max(axis=0) for _, _, vectors in read()))
     exponents = column_exponents(peaks)
-    files = dict(extra_files or {})
-    if exponents.any():
-        files[COLUMN_EXPONENTS] = json.dumps(exponents.tolist())
     with EntryWriter(folder, n_clients, len(peaks)) as writer:
-        for name, text in files.items():
-            (writer.staging / name).write_text(text)
         write_more(writer.staging)
+        if exponents.any():
+            (writer.staging / COLUMN_EXPONENTS).write_text(json.dumps(exponents.tolist()))
         for positions, client_ids, vectors in read():
+            # ldexp changes no digit of a number
             writer.write(positions, client_ids, to_float16(np.ldexp(vectors, -exponents)))
     log.info("  entry %s: %s clients x %d", folder.name, f"{n_clients:,}", len(peaks))
     if n_divided := int((exponents > 0).sum()):

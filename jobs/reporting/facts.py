@@ -17,7 +17,7 @@ MAX_REASONS = 100
 MAX_MAPPED_CLIENTS = 2_000
 
 # 20 ranks for each power of ten: a curve of a million items needs no more
-_RANKS = sorted({round(10 ** (tenth / 20)) for tenth in range(20 * 9)})
+_RANKS = sorted({round(10 ** (number / 20)) for number in range(20 * 9)})
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def collect_vocabulary_facts(vocabularies: DataFrame, names: Sequence[str]) -> d
     items = vocabularies.where(F.col(TOKEN_ID) >= FIRST_ITEM)
     sizes = _collect_counts(items.groupBy(BEHAVIOUR).agg(F.count("*").alias("n_items")))
     rank = (F.col(TOKEN_ID) - FIRST_ITEM + 1).alias("rank")
-    shown = items.where(F.col(TOKEN_ID).isin([FIRST_ITEM + rank - 1 for rank in _RANKS]))
-    points = shown.select(BEHAVIOUR, rank, N_EVENTS).collect()
+    points = items.where(rank.isin(_RANKS)).select(BEHAVIOUR, rank, N_EVENTS).collect()
     curves = {name: sorted((row["rank"], row[N_EVENTS]) for row in points if row[BEHAVIOUR] == name) for name in sizes}
     return {name: VocabularyFacts(**sizes[name], curve=curves[name]) for name in names if name in sizes}
 
@@ -124,12 +123,13 @@ def collect_profile_map(profiles: DataFrame, sequences: DataFrame, n_clients: in
     sampled = profiles.where(F.col(POSITION) % step == 0)
     rows = sampled.select(POSITION, VECTOR).orderBy(POSITION).collect()
     vectors = np.array([row[VECTOR] for row in rows], dtype=np.float64)
+    # of no rows the array has one axis
     if vectors.ndim != 2 or min(vectors.shape) < 3:
         return None
-    n_events = F.coalesce(F.sum(N_EVENTS), F.lit(0)).alias(N_EVENTS)
     # the sample is MAX_MAPPED_CLIENTS rows at most: the sequences need not move
     of_client = F.broadcast(sampled.select(POSITION, CLIENT_ID)).join(sequences, CLIENT_ID)
-    events_at = {row[POSITION]: row[N_EVENTS] for row in of_client.groupBy(POSITION).agg(n_events).collect()}
+    totals = of_client.groupBy(POSITION).agg(F.sum(N_EVENTS).alias(N_EVENTS))
+    events_at = {row[POSITION]: row[N_EVENTS] for row in totals.collect()}
     points, explained = principal_plane(vectors)
     counts = np.array([events_at.get(row[POSITION], 0) for row in rows], dtype=np.int64)
     return ProfileMap(points, explained, counts)
@@ -144,6 +144,7 @@ def principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
     _, spread, axes = np.linalg.svd(centred, full_matrices=False)
     largest = np.abs(axes[:2]).argmax(axis=1)
     turn = np.where(axes[[0, 1], largest] < 0, -1.0, 1.0)
+    # equal profiles have no variance to share
     shares = spread**2 / max(float((spread**2).sum()), 1e-12)
     return centred @ (axes[:2] * turn[:, None]).T, (float(shares[0]), float(shares[1]))
 

@@ -135,6 +135,7 @@ def draw_task_scores(title: str, scores: Scores, task: str) -> Figure:
     values = {entry: result["score"] for entry, result in results.items()}
     start = values.get(BASELINE, min(values.values()))
     shifts = {entry: value - start for entry, value in values.items()}
+    # 0 is the start of the bars. Equal scores have no span, and an axis needs one
     span = max(*shifts.values(), 0.0) - min(*shifts.values(), 0.0) or 1e-3
     figure, axes = _axes(title, THIRD, 0.6 + 0.2 * len(entries))
     for line, entry in enumerate(entries):
@@ -148,6 +149,7 @@ def draw_task_scores(title: str, scores: Scores, task: str) -> Figure:
             ends = [result["mean"] - result["std"], result["mean"] + result["std"]]
             axes.plot(ends, [line + 0.36] * 2, color=INK, linewidth=0.9)
     axes.axvline(start, color=REFERENCE, linewidth=1)
+    # beyond the bars there is room for their numbers
     axes.set_xlim(start + min(*shifts.values(), 0.0) - 0.42 * span, start + max(*shifts.values(), 0.0) + 0.42 * span)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_yticks(range(len(entries)), entries)
@@ -177,6 +179,7 @@ def draw_curves(
     figure, axes = _axes(title, width, 2.6 if width > THIRD else 1.9)
     for name, points in curves.items():
         xs, ys = zip(*points, strict=True) if points else ((), ())
+        # one point makes no line: it is a dot
         axes.plot(xs, ys, color=colours[name], marker="o" if len(points) == 1 else None, markersize=3.5)
     for name, mark in (marks or {}).items():
         axes.plot(*mark, "o", markersize=5.5, color=colours[name])
@@ -195,6 +198,7 @@ def draw_sequence_lengths(title: str, facts: SequenceFacts, kept: int, colour: s
     figure, axes = _axes(title, THIRD, 1.8)
     powers, clients = zip(*facts.histogram, strict=True)
     axes.bar(powers, [n / facts.n_clients for n in clients], width=0.88, align="edge", color=colour)
+    # a bar begins at its power of two; the line stands at the first length that is truncated
     axes.axvline(np.log2(kept + 1), color=INK, linewidth=1, linestyle=(0, (3, 2)))
     axes.set_xticks(range(0, 40, 3), [_short(2**power) for power in range(0, 40, 3)])
     axes.set_xlim(0, max(longest.bit_length(), 7))  # after the ticks, which widen it
@@ -227,7 +231,7 @@ def draw_absent_shares(title: str, shares: Mapping[str, float], colours: Mapping
     axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=3, fontsize=8)
     axes.set_yticks(lines, list(shares))
     axes.set_ylim(len(shares) - 0.4, -0.6)
-    axes.set(xlabel="share of relevant clients", xlim=(0, 1.15))
+    axes.set(xlabel="share of relevant clients", xlim=(0, 1.15))  # beyond a full bar there is room for its number
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(visible=False, axis="y")

@@ -85,7 +85,7 @@ class StageRun:
 
 
 def newest_by(lines: Lines, key: str) -> dict[str, dict[str, Any]]:
-    """The last line of each value of ``key`` (``stage``, ``table``), in the order of those last lines."""
+    """The last line of each value of ``key`` (``table``, ``source``), in the order of those last lines."""
     found: dict[str, dict[str, Any]] = {}
     for line in lines:
         if key in line:
@@ -162,6 +162,7 @@ class _Run:
                 numbers.extend((line["step"], line[key]))
 
     def history(self) -> TrainingHistory:
+        # in the order of CURVES
         loss, rates, waits, peaks = (_newest_of_each_step(numbers) for numbers in self._curves.values())
         return TrainingHistory(loss, rates, waits, peaks, [self._epochs[epoch] for epoch in sorted(self._epochs)])
 

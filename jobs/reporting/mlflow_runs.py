@@ -67,6 +67,7 @@ def list_figures(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, 
         owner = next((str(line[key]) for key in OWNERS if key in line), None)
         milliseconds = int(datetime.fromisoformat(line["time"]).timestamp() * 1000)
         for key, value in line.items():
+            # the keys of figures have a slash, those of a line's step and epoch have none
             if "/" in key and isinstance(value, int | float) and not isinstance(value, bool):
                 name = f"{key}/{owner}" if owner else key
                 allowed = re.sub(r"[^/\w.\- ]", "_", name.replace("@", "_at_"), flags=re.ASCII)

@@ -65,6 +65,7 @@ def sku_categories(spark: SparkSession, workspace: Workspace) -> "pd.Series[floa
 
 def frequent_items(spark: SparkSession, workspace: Workspace, behaviour: str, n: int = 5) -> list[str]:
     """Keys of a behaviour's ``n`` most frequent items."""
+    # token ids count up by falling frequency
     rows = _vocabulary(spark, workspace, behaviour).where(F.col(TOKEN_ID) < FIRST_ITEM + n).orderBy(TOKEN_ID)
     return [row[KEY] for row in rows.collect()]
 

@@ -72,6 +72,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
     ----------
     stage_names : the stages whose times are shown, in that order
     """
+    # an encoder of merged behaviours is no behaviour, and not every behaviour has an encoder
     names = list(dict.fromkeys((*config.behaviours, *config.encoders)))
     histories = {name: facts.histories[name] for name in names if name in facts.histories}
     colours = figures.palette(names)
@@ -118,6 +119,7 @@ def tell_verdict(scores: Scores) -> Verdict:
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
     judged = tables.judged(scores)
     return {
+        # left out and not None: the template asks whether it is defined
         **({"verdict": tell_verdict(judged)} if any(judged.values()) else {}),
         "score_columns": tables.score_columns(),
         "score_rows": tables.build_score_rows(scores),

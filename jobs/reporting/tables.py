@@ -75,6 +75,7 @@ def score_columns() -> list[str]:
 
 def judged(scores: Scores) -> Scores:
     """The scores without those of ``oracle``, which shows how far profiles could come and is no rival of theirs."""
+    # alone it is judged as any other: a table needs a row
     return {entry: of_entry for entry, of_entry in scores.items() if entry != ORACLE} or scores
 
 
@@ -90,6 +91,7 @@ def build_score_rows(scores: Scores) -> Rows:
     rows = {entry: tuple(column[entry] for column in columns) for entry in others}
     for entry, of_entry in scores.items():
         if entry not in rows:
+            # as the only entry of a table it would be the best of each column
             alone = [_score_cells({entry: of_entry}, column, Comparisons({}))[entry] for column in (*TASKS, SUM)]
             rows[entry] = (*(replace(cell, is_best=False) for cell in alone), Cell(MISSING))
     return rows
@@ -130,6 +132,7 @@ def rank_entries(scores: Scores) -> list[Ranked]:
 
 def stand_to(scores: Scores, entry: str, other: str) -> Standing:
     """How an entry stands to another on the tasks that both have a score on."""
+    # all entries are compared, so that Holm's correction is that of the table
     comparisons, above, below, level = compare_entries(scores), 0, 0, 0
     for task in scores[entry].keys() & scores[other].keys():
         own, others = mean_score(scores[entry][task]), mean_score(scores[other][task])
@@ -212,6 +215,7 @@ def format_score_table(scores: Scores, note: str | None = None) -> str:
     With repeats, a tilde marks what they do not tell from the highest mean, and a second table shows the spreads.
     """
     rows, noise, way = build_score_rows(scores), noise_note(judged(scores)), build_way_rows(scores)
+    # room for the marks: the star, and with repeats the tilde
     blank = "  " if noise else " "
     heads = ["entry", *(title + blank for title in score_columns())]
     text = _align_table([heads, *([entry, *(_marked(cell, blank) for cell in cells)] for entry, cells in rows.items())])
@@ -244,6 +248,7 @@ def _align_table(lines: list[list[str]]) -> list[str]:
 
 
 def _borda_points(scores: Scores) -> dict[str, int]:
+    # of the first repeat alone, which is the organisers' run
     return borda({entry: {task: result["score"] for task, result in own.items()} for entry, own in scores.items()})
 
 
@@ -254,6 +259,7 @@ def _score_cells(scores: Scores, column: str, comparisons: Comparisons) -> dict[
     means = {entry: result["mean"] for entry, result in results.items() if "std" in result}
     highest = max(means, key=lambda entry: means[entry], default="")
     close = {entry for entry in means if comparisons.tell_apart(column, entry, highest) is False}
+    # no entry is compared with itself: the highest is marked where another is
     if close:
         close.add(highest)
     for entry, mean in means.items():

@@ -22,5 +22,6 @@ def cache_rows(frame: DataFrame, cached: ExitStack) -> DataFrame:
 def broadcast_value(frame: DataFrame, value: T, cached: ExitStack) -> Broadcast[T]:
     """The value on every executor of the frame's session until ``cached`` is closed."""
     sent = frame.sparkSession.sparkContext.broadcast(value)
+    # not unpersist: the driver's own copy would stay
     cached.callback(sent.destroy)
     return sent

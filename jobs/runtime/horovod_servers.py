@@ -70,7 +70,8 @@ def bound_servers(interfaces: Collection[str]) -> Iterator[None]:
         gloo_run.RendezvousServer, spark_runner._make_mapper = make_server, make_mapper
         spark_runner.gloo_run = start_ranks
         for server in servers:
-            if server._httpd:
+            if server._httpd:  # none where no port was free
+                # Horovod's stop ends the thread and leaves the socket open
                 server.stop()
                 server._httpd.server_close()
 
@@ -88,6 +89,7 @@ def listening_on(interfaces: Collection[str]) -> Iterator[None]:
         # Horovod asks for ("", port): all interfaces
         return find_port(lambda address: make((addresses[0], address[1])))
 
+    # each of the two modules has imported the function under a name of its own
     network.find_port = http_server.find_port = find_bound if addresses else find_port
     try:
         yield

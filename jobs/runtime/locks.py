@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,7 +164,10 @@ def taking_turns(notes: Notes, name: str) -> Iterator[Callable[[], bool]]:
         with patience(TURN_PATIENCE_SECONDS):
             yield lambda: notes.identity(name) == mine
     finally:
-        _end_turn(notes, name, mine)
+        # a turn that lasted too long is another process' by now
+        with contextlib.suppress(OSError):
+            if notes.identity(name) == mine:
+                notes.remove(name)
 
 
 def lost_turn(notes: Notes, name: str) -> OutputError:
@@ -181,12 +184,6 @@ def _is_lost(notes: Notes, name: str) -> bool:
         holder = _read(notes, name)
         return holder is not None and holder.is_gone()
     return False
-
-
-def _end_turn(notes: Notes, name: str, mine: Hashable) -> None:
-    with contextlib.suppress(OSError):
-        if notes.identity(name) == mine:  # else it lasted too long
-            notes.remove(name)
 
 
 def _renew(notes: Notes, mine: str, text: str, is_done: threading.Event) -> None:

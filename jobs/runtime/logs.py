@@ -6,11 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 _USUAL = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
-
-
+"""What every record has: the rest came as ``extra``."""
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """Of control characters: a terminal takes some for commands."""
-
 
 SHOWN: dict[str, str] = {}
 """Folder on this machine -> the URL that it is a copy of: what the user named."""

@@ -34,6 +34,7 @@ def require_mounts(context: SparkContext, out: Path | Store, data: Path | None) 
     OutputError, InputError
         Which hosts do not see which folder.
     """
+    # not local-cluster: its executors are processes of their own
     if str(context.master).split("[")[0] == "local":
         return
     name = f".mount-{uuid.uuid4().hex[:12]}"

@@ -92,7 +92,7 @@ def run_ranks(
         return _work_here(Ranks(), None, settings, work, arguments)
     launcher = choose_launcher(settings, _gpus_per_task(spark))
     starter = _start_horovod if launcher == "horovod" else _start_torch
-    log_file.write_text("")
+    log_file.write_text("")  # emptied once: each start of the ranks adds to it
     for n_failures in range(1, settings.max_restarts + 2):
         _remove_messages(notes)  # of an earlier start
         try:
@@ -107,7 +107,7 @@ def run_ranks(
         except Exception as error:
             _raise_noted(notes)  # the launchers pass on that a rank failed, but not how
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-            failure = error
+            failure = error  # Python forgets that name when the clause ends
         if n_failures <= settings.max_restarts:
             log.warning(
                 "  the ranks failed (%s): starting them again from %s, %d of %d",
@@ -242,7 +242,7 @@ def _start_horovod(
             _on_horovod_rank,
             args=call,
             num_proc=n_ranks,
-            use_gloo=True,
+            use_gloo=True,  # ours is built without MPI
             nics=set(interfaces) or None,
             verbose=0,
             stdout=ranks_log,
@@ -287,6 +287,7 @@ def _start_torch(
     group = f"ubp {stage}"
     context.setJobGroup(group, stage, interruptOnCancel=True)
     servers.enter_context(bound_log_server())
+    # PySpark's server prints there what the ranks send
     with contextlib.redirect_stderr(ranks_log):
         try:
             distributor = TorchDistributor(num_processes=n_ranks, local_mode=False, use_gpu=use_gpu)

@@ -341,6 +341,7 @@ def keep_classes() -> None:
     """
     archive = class_archive()
     archive.unlink(missing_ok=True)  # it may be of other jars, and a JVM adds to none
+    # jcmd writes an archive only of a JVM that was started with it
     os.environ["SPARK_SUBMIT_OPTS"] = "-XX:+RecordDynamicDumpInfo"
     with tempfile.TemporaryDirectory() as folder:
         spark = build_session(SparkSettings(shuffle_partitions=2), Path(folder) / "spark.log", is_small=True)

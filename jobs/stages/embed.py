@@ -35,6 +35,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     # ranges of positions, sorted: a file then holds clients in the order of the entries
     rows = join_sequences(clients, sequences, streams).repartitionByRange(n_parts, POSITION)
     vectors = rows.sortWithinPartitions(POSITION).mapInArrow(map_chunks(sources, embed_chunk), ROWS_DDL)
+    # of encoders alone: the other blocks of the table are not this stage's to remove
     former = sorted(collect_blocks(spark, workspace).keys() & config.encoders.keys() - {block.name for block in blocks})
     write_blocks(blocks, vectors, cutoff, workspace, former)
     for name in former:

@@ -32,7 +32,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     read = {of for name in asked for of in WEIGHTS[name]}
     events = {of: read_ingested(spark, workspace, table) for of, table in config.events_tables().items() if of in read}
     for name in asked:
-        with ExitStack() as cached:
+        with ExitStack() as cached:  # one for each block: the first one's pairs are released before the second's
             folder = cached.enter_context(workspace.spark_folder(".factorisation"))
             pairs = weigh_pairs(name, events, products, cutoff, config.behaviours)
             made = collect_factors(name, pairs, clients, config.factorisation, folder, cached)

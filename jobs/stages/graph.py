@@ -49,6 +49,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
             log.info("  %s: no edges of %s: the configuration has no such behaviour of skus", GRAPH, name)
     events = {name: read_ingested(spark, workspace, config.events_table(name)) for name in related}
     with workspace.spark_folder(".graph") as url:
+        # what is cached serves these two writes, and is released before the ranks start
         with ExitStack() as cached:
             edges = link_clients(spark, events, cutoff)
             numbered, items = number_edges(edges, clients, config.graph, n_ranks, cached)

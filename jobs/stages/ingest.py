@@ -70,11 +70,12 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     inputs.begin(write_ids(spark, inputs, workspace, number))
     # a task per part of a source file writes one file: as large as its part, nothing to gather
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True, ingest=number)
+    # products first, see ``n_first``
     found = [inputs.products(), *(inputs.events(name) for name in config.behaviours)]
     sources = [source for source in found if source]
     given = [source.table.name for source in sources]
     for name, table in tables.items():
-        if name not in given:
+        if name not in given:  # no row of an earlier ingest may stay
             write(spark.createDataFrame([], table.ddl), table=table, write_files=write_no_files)
     write_good = partial(write_source, settings=config.ingest, write=write)
     # where products judge the skus of events, their table must be there first
@@ -111,7 +112,8 @@ def write_ids(spark: SparkSession, inputs: Inputs, workspace: Workspace, ingest:
     with ExitStack() as cached:
         new = number_new(texts, ids, ingest, cached)
         refuse_alike(ids.unionByName(new))
-        if not has_ids or not new.isEmpty():
+        if not has_ids or not new.isEmpty():  # a first table even without rows: it is read below
+            # no row has this number yet: the write replaces none
             write_table(new, workspace, IDS, ingest=ingest, where=f"ingest = {ingest:d}")
     return read_table(spark, workspace, IDS)
 

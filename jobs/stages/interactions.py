@@ -51,10 +51,11 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     shop = Shop(events, products, clients, config.behaviours)
     with workspace.spark_folder(".interactions") as url, ExitStack() as cached:
-        cutoffs = find_cutoffs(events, cutoff, config)
-        if cutoffs:
+        job = None
+        if cutoffs := find_cutoffs(events, cutoff, config):
+            # clusters of names as they were at the earliest cutoff: the same at each, and none has seen what came later
             shop = shop.with_names_before(min(cutoffs.values()), cached)
-        job = prepare_training(shop, cutoffs, cutoff, config, f"{url}/rows", cached) if cutoffs else None
+            job = prepare_training(shop, cutoffs, cutoff, config, f"{url}/rows", cached)
         if not job:
             remove_block(spark, INTERACTIONS, cutoff, workspace)
             return
@@ -113,7 +114,9 @@ def prepare_training(
             "interactions.min_buyers=%d", INTERACTIONS, n_buyers, label_days, settings.min_buyers,
         )  # fmt: skip
         return None
+    # churn's head is the first, and has one label
     layout = RowLayout(settings.n_views, len(known_counters(shop.behaviours)), (1, *map(len, asked.values())))
+    # the width is that of sequences: rows of counters have none
     files = tuple(FeedFile(file_url(file.url), file.n_rows, width=1) for file in list_files(written, ()))
     return InteractionJob(settings, files, layout, config.feed.reader, config.training.device, config.seed)
 

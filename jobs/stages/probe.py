@@ -44,6 +44,7 @@ def run(
     for entry, of_entry in scores.items():
         as_json[entry] = {task: figures(result) for task, result in of_entry.items()}
         for task, result in of_entry.items():
+            # a result's fields follow the columns of the table
             rows.append((entry, task, *asdict(result).values()))
             # a line of metrics holds numbers alone
             named = {f"probe/{task}/{name}": value for name, value in as_json[entry][task].items() if name != "repeats"}

@@ -48,7 +48,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     export_profiles(composed, {name: workspace.entry(name) for name in profiles}, clients.count())
     made = collect_blocks(spark, workspace)
     exported = {block.name: block for block in own + further}
-    if BASELINE in made:
+    if BASELINE in made:  # to compare with, though no profile needs it
         exported[BASELINE] = made[BASELINE]
     export_blocks(
         read_as_files(spark, workspace, BLOCKS),

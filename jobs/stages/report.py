@@ -69,7 +69,7 @@ def stages_before(workspace: Workspace, metrics: Sequence[Mapping[str, Any]]) ->
 def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Workspace, scores: Scores) -> RunFacts:
     """The small aggregates that the page shows."""
     sequences, streams = read_table(spark, workspace, SEQUENCES), config.streams()
-    # an event counts once: those of merged streams are those of behaviours again
+    # an event counts once: those of merged streams are those of behaviours again, unless all encoders are merged
     counted = streams.keys() - config.merged_streams().keys() or streams.keys()
     windows = collect_windows(read_table(spark, workspace, WINDOWS))
     blocks = read_table(spark, workspace, BLOCKS).where(F.col(CUTOFF) == timestamp_literal(windows.input_end))

@@ -49,6 +49,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         "  input < %s, train from %s, validation from %s", windows.input_end, windows.train_start, windows.valid_start
     )
     inputs = {name: events_before(frame, windows.input_end) for name, frame in events.items()}
+    # one row: in one task, not one per core, and with nothing to gather
     write_table(windows_frame(spark, windows).coalesce(1), workspace, WINDOWS, keep_partitions=True)
     with ExitStack() as cached:
         write_table(relevant_clients(spark, inputs, lists_folder(config, workspace), cached), workspace, CLIENTS)
@@ -101,7 +102,7 @@ def _refuse_stray_days(source: str, days: list[Day]) -> None:
     if position is None:
         return
     first, before, last = days[position].first, days[position - 1].last, days[-1].last
-    if first == last:
+    if first == last:  # of a single moment: this raises, for the pause before it is the same
         _refuse_long_pause(source, "purchase", last, before)
     earlier, start, later = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (before, first, last))
     n_stray, n_all = (sum(day.n_events for day in some) for some in (days[position:], days))

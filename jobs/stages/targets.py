@@ -57,7 +57,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         write_table(labels, workspace, LABELS)
         # the parts make the files: gathering rows by task and window would move the arrays once more, and sort them
         targets = t.build_targets(bought, labels, clients, count_parts(clients))
-        write_table(targets, workspace, TARGETS, rows_per_file=10 * CLIENTS_PER_PART)
+        write_table(targets, workspace, TARGETS, keep_partitions=True)
 
 
 def count_parts(clients: DataFrame) -> int:

@@ -78,7 +78,8 @@ def plan_training(
     for name, encoder in config.encoders.items():
         if only and name not in only:
             continue
-        own = [file for file in files if file.partition[BEHAVIOUR] == config.stream(name)]
+        stream = config.stream(name)
+        own = [file for file in files if file.partition[BEHAVIOUR] == stream]
         training = tuple(_feed_file(file, encoder) for file in own if not file.partition[IS_HELD_OUT])
         if not training:
             log.info("  %s: no sequence of two items or more, left out", name)
@@ -86,16 +87,17 @@ def plan_training(
         # of a held-out client the last events are read, whole or in chunks
         uncut = replace(encoder, history_chunks=1)
         validation = tuple(_feed_file(file, uncut) for file in own if file.partition[IS_HELD_OUT])
-        vocabulary = vocabularies[config.stream(name)]
+        vocabulary = vocabularies[stream]
         description, attributes = VocabularyDescription(vocabulary.n_tokens), None
         if encoder.is_merged:
             attributes = workspace.checkpoints(name).resolve() / ATTRIBUTES
-            description = save_item_attributes(spark, config, workspace, name, vocabulary.n_tokens, attributes)
+            description = save_item_attributes(spark, config, workspace, stream, vocabulary.n_tokens, attributes)
         job = TrainingJob(
             card=ModelCard(name, encoder, description, vocabulary.fingerprint, version),
             folder=workspace.model(name).resolve(),
             checkpoints=workspace.checkpoints(name).resolve(),
             seed=config.seed,
+            # a checkpoint counts only for the same files and the same buffer
             data=repr((training, validation, config.feed.shuffle_buffer_mib)),
         )
         plans.append(PlannedModel(job, training, validation, config.feed, attributes))
@@ -161,6 +163,7 @@ def clean_up(config: PipelineConfig, workspace: Workspace, only: Sequence[str] =
     """Remove what the trainings of ``run`` with these options went on from; nothing of others'."""
     folder = workspace.checkpoints("")
     for path in folder.glob("[!.]*/"):
+        # also of encoders that the configuration no longer names; by its files, for another folder is somebody's own
         is_ours = {file.name for file in path.iterdir()} <= CHECKPOINT_FILES
         if path.name in (only or config.encoders) or (not only and is_ours):
             workspace.remove(path)

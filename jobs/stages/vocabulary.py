@@ -49,6 +49,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
             events = stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end)
             behaviour = config.behaviours[name]
             counts = count_items(events, behaviour.item, 1 if name in counted_whole else behaviour.min_count)
+            # read once more, for the counts of the merged streams
             is_shared = any(name in stream.behaviours for stream in merged.values())
             max_rows = events.max_rows if isinstance(events, StoredRows) else None
             return Counts(cache_rows(counts, cached) if is_shared else counts, max_rows)

@@ -42,6 +42,7 @@ from schemas.tables import TableSchema, check_columns
 
 log = logging.getLogger(__name__)
 
+# the settings are those of all threads; reentrant, for a write within a block of the same thread
 _SETTINGS_LOCK = threading.RLock()
 _OWN_COMMIT = {
     "spark.databricks.delta.autoCompact.enabled": "false",  # merging files would be a further commit
@@ -162,6 +163,7 @@ def read_ingested(spark: SparkSession, workspace: Workspace, table: TableSchema)
     """
     if workspace.as_of is None:
         read_table(spark, workspace, table)  # refuses one that is not there
+        # by its number: a write since would give other rows than those of the version that is noted
         version = latest_commit(spark, workspace, table).version
         frame = read_table(spark, workspace, table, version)
     else:
@@ -307,6 +309,7 @@ def list_files(snapshot: DataFrame, partition_by: tuple[str, ...]) -> list[DataF
     """
     url = F.input_file_name().alias("url")
     counts = snapshot.groupBy(*partition_by, url).agg(F.count("*").alias("n_rows")).collect()
+    # by the name and not the URL: the order is the same wherever the table lies
     files = [DataFile(row["url"], {name: row[name] for name in partition_by}, row["n_rows"]) for row in counts]
     return sorted(files, key=lambda file: (str(sorted(file.partition.items())), file.url.rsplit("/", 1)[-1]))
 

@@ -136,6 +136,7 @@ def rectangle(lists: pa.ListArray, dtype: np.dtype) -> np.ndarray:
     lengths = pc.min_max(pc.list_value_length(lists)).as_py()
     if lengths["min"] != lengths["max"] or lists.null_count:
         raise EntryError(f"expected vectors of one width, found {lengths['min']} to {lengths['max']}, or nulls")
+    # not lists.values, which are those of the whole array where this is a slice of one
     return lists.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False).reshape(len(lists), -1)
 
 

@@ -77,6 +77,7 @@ def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[n
         problems.append(f"{path.name} is {array.dtype}, expected {dtype}")
     if array.ndim != n_axes:
         problems.append(f"{path.name} has {array.ndim} axes, expected {n_axes}")
+    # of another width: a broken rule, but the values are compared all the same
     is_readable = array.ndim == n_axes and array.dtype.kind in kinds
     return (array if is_readable else None), problems
 

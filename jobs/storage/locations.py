@@ -75,7 +75,7 @@ def readable_path(url: str) -> str:
 
     Of a file in an object store, its URL as Python knows it.
     """
-    return python_scheme(unquote(url)) if urlsplit(url).scheme in _STORES else plain_path(unquote(url))
+    return plain_location(unquote(url))
 
 
 def plain_path(name: str) -> str:

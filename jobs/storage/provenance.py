@@ -77,6 +77,7 @@ def read_records(workspace: Workspace) -> Records:
     if not path.exists():
         return {}
     fix = "remove it; `ubp run` then begins anew, `ubp run --from STAGE` with a stage"
+    # read_json checks and gives plain values; here they become records
     records: Records = checker(Records).validate_python(read_json(path, Records, fix))
     return records
 

@@ -93,7 +93,8 @@ class Parts:
             n_rows = BATCH_ROWS if max_rows is None else max(1, min(BATCH_ROWS, max_rows))
             for rows in file.iter_batches(n_rows, groups, columns):
                 yield self._keep_early(rows).select(self.columns)
-        except (pa.ArrowException, OSError) as error:  # pyarrow's own names no file
+        except (pa.ArrowException, OSError) as error:
+            # pyarrow's own names no file; in Spark's words, which jobs/runtime/user_errors.py explains
             raise OSError(f"Encountered error while reading file {self.starts[number][0]}: {error}") from error
 
     def _keep_early(self, rows: pa.RecordBatch) -> pa.RecordBatch:

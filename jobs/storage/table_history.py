@@ -110,6 +110,7 @@ def newest_commits(
                 return newest, commit
             newest = None  # of another write
     assert latest is not None, f"{location} has a commit"
+    # where the log no longer holds the write that is meant, the newest one counts
     return (latest, latest) if note is None else newest_commits(spark, location)
 
 

@@ -67,6 +67,7 @@ class WorkingCopy:
         other = WorkingCopy(self.store, scratch / self.folder.name)
         other.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with other._turn():
+            # another task of the executor may have been first
             if not other.is_here:
                 (other.folder / STATE).write_text("{}")
         return other
@@ -121,6 +122,7 @@ class WorkingCopy:
         """Remove a folder here and in the store; whether there was one."""
         stored = self.store.list_all(folder)
         with self._turn() as state:
+            # the marks first: a reader takes what is left without one for unfinished
             self.store.remove([name for name in stored if name.endswith(COMPLETE)])
             self.store.remove([name for name in stored if not name.endswith(COMPLETE)])
             for name in stored:
@@ -157,6 +159,7 @@ class WorkingCopy:
             raise
 
     def _put(self, names: list[str], local: dict[str, tuple[int, int]], state: State) -> None:
+        # before the transfer: one that fails leaves them to be copied again
         for name in names:
             state.pop(name, None)
         self.store.put(names, self.folder)
@@ -213,6 +216,7 @@ class WorkingCopy:
             fcntl.flock(turn, fcntl.LOCK_EX)
             path = self.folder / STATE
             state: State = json.loads(path.read_text()) if path.exists() else {}
+            # JSON makes lists of tuples, and a list equals no tuple
             state = {name: (known[0], known[1], known[2]) for name, known in state.items()}
             try:
                 yield state
@@ -238,7 +242,7 @@ def unit_of(name: str) -> str | None:
 
 
 def _is_hidden(name: str) -> bool:
-    """Drafts, and what is ours."""
+    """Drafts, our own state, and notes, which ``StoreNotes`` keeps in the store itself."""
     return any(part.startswith(".") for part in name.split("/")) or bool(re.fullmatch(r"logs/(lock-|.*\.turn).*", name))
 
 

@@ -55,13 +55,14 @@ def order_histories(rows: pa.Table, drops_repeats: bool = False) -> Histories:
     # few bits, so that client and time fit into one number below
     tick -= tick.min()
     if MICROSECOND in rows.column_names:
+        # null in rows of blocks that had no fractions
         tick = tick * MICROSECONDS + rows.column(MICROSECOND).fill_null(0).to_numpy()
     if EVENT_TYPE in rows.column_names:
         event_type = rows.column(EVENT_TYPE).to_numpy()
         tick = tick * (1 + int(event_type.max())) + event_type
     tick_bits = int(tick.max()).bit_length()
     first = int(client.min())
-    if (int(client.max()) - first).bit_length() + tick_bits > 63:
+    if (int(client.max()) - first).bit_length() + tick_bits > 63:  # an int64 has so many beside its sign
         order = np.lexsort((tick, client))
         ordered = client[order]
         is_tied = (np.diff(ordered) == 0) & (np.diff(tick[order]) == 0)
@@ -79,7 +80,7 @@ def order_histories(rows: pa.Table, drops_repeats: bool = False) -> Histories:
     client_ids = ordered[ends - 1]
     lengths = np.diff(ends, prepend=0)
     n_events = lengths
-    if N_FORGOTTEN in rows.column_names:
+    if N_FORGOTTEN in rows.column_names:  # null in rows that were never shrunk
         forgotten = rows.column(N_FORGOTTEN).fill_null(0).to_numpy()
         n_events = lengths + np.add.reduceat(forgotten[order], ends - lengths)
     if drops_repeats:
@@ -93,11 +94,13 @@ def _break_ties(
     order: NDArray[np.int64], is_tied: NDArray[np.bool_], rows: pa.Table
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """``order`` with each run of rows that tie sorted by item, and whether each row is the first of its item there."""
+    # whether each row ties with the one before it: where it does not, a run begins
     follows = np.concatenate([[False], is_tied])
     in_run = np.flatnonzero(follows | np.concatenate([is_tied, [False]]))
     run = np.cumsum(~follows)[in_run]
     tied = order[in_run]
     item_rank = _item_ranks(rows, tied)
+    # run by run: runs keep their places, only the rows within one change theirs
     by_item = np.lexsort((item_rank, run))
     order[in_run] = tied[by_item]
     item_rank = item_rank[by_item]

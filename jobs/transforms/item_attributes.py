@@ -30,6 +30,7 @@ def build_item_attributes(vocabulary: DataFrame, products: DataFrame, columns_of
     known = products.select(F.col(SKU).cast("string").alias(KEY), CATEGORY, PRICE, _codes(NAME))
     skus = items.filter(F.col(ITEM) == SKU).join(known, on=KEY, how="left")
     own_codes = F.when(F.col(ITEM).isin(*columns_of_codes), F.col(KEY))
+    # nulls without a type: the union gives them that of the skus' columns
     others = items.filter(F.col(ITEM) != SKU).select(
         "*", F.lit(None).alias(CATEGORY), F.lit(None).alias(PRICE), own_codes.alias(NAME)
     )
@@ -60,6 +61,7 @@ def read_item_attributes(
     category, has_category = np.zeros(n_tokens, np.int64), np.zeros(n_tokens, np.bool_)
     for batch in batches:
         token_ids = batch.column(TOKEN_ID).to_numpy()
+        # 0 stands for unknown, hence the ones that are added
         found.item_kind[token_ids] = 1 + pc.index_in(batch.column(ITEM), value_set=kinds).to_numpy(zero_copy_only=False)
         found.n_events[token_ids] = batch.column(N_EVENTS).to_numpy()
         found.price[token_ids] = 1 + batch.column(PRICE).fill_null(-1).to_numpy()
@@ -71,6 +73,7 @@ def read_item_attributes(
         found.codes[has_codes] = 1 + codes.flatten().to_numpy().reshape(-1, CODES_PER_QUERY)
     categories, number = np.unique(category[has_category], return_inverse=True)
     n_events = np.bincount(number, weights=found.n_events[has_category], minlength=len(categories))
+    # numbers by falling events, then category: so they depend on no order of the rows
     rank = np.empty(len(categories), np.int32)
     rank[np.lexsort((categories, -n_events))] = np.arange(1, len(categories) + 1)
     found.category[has_category] = rank[number]
@@ -79,4 +82,5 @@ def read_item_attributes(
 
 def _codes(column: str) -> Column:
     """The numbers of a query or name in its canonical form ``[a b ...]``; null where that is null."""
+    # with commas for spaces it is JSON
     return F.from_json(F.translate(column, " ", ","), "array<smallint>").alias(CODES)

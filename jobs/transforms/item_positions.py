@@ -67,4 +67,5 @@ def collect_item_positions(vocabulary: DataFrame) -> ItemPositions:
     """The vocabulary of a behaviour whose items are ids, whole, in the driver."""
     items = np.asarray(vocabulary.select(F.col(KEY).cast("bigint"), TOKEN_ID).toPandas(), dtype=np.int64)
     items = items[rising_order(items[:, 0].copy())]
+    # a copy, for a view would keep both columns
     return ItemPositions(items[:, 0].copy(), items[:, 1].astype(np.int32))

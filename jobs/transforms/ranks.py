@@ -57,5 +57,6 @@ def with_global_rank(
     n_rows = {row["partition"]: row["count"] for row in counts}
     # the rank of the first row of each range; a range may be empty
     firsts = accumulate((n_rows.get(number, 0) for number in range(n_ranges - 1)), initial=start)
+    # element_at counts from 1
     rank = F.element_at(F.array(*map(F.lit, firsts)), partition.cast("int") + 1) + row_in_partition
     return numbered.withColumn(rank_column, rank).drop(position)

@@ -151,6 +151,7 @@ class LastTokens:
     def pack(self, rows: pa.Table) -> pa.Table:
         """Source rows in packed form; events of unknown items are left out unless they are kept."""
         client, time = rows.column(CLIENT_ID).to_numpy(), rows.column(TIMESTAMP).to_numpy().view(np.int64)
+        # by position: each behaviour has another name for its item
         if self.positions is None:
             items = {ITEM: rows.column(2), TOKEN_ID: rows.column(3)}
         else:
@@ -164,7 +165,8 @@ class LastTokens:
     def shrink(self, rows: pa.Table) -> pa.Table:
         """The rows without the early events of clients that have more than ``max_length`` here."""
         n_slots = 1 + SLOTS_PER_LONG_CLIENT * rows.num_rows // self.max_length
-        # several clients may share a slot: a slot of few rows has no long client, one of many may have
+        # several clients may share a slot: a slot of few rows has no long client, one of many may have. By the hash of
+        # the buckets, which has no salt, the clients of one bucket would share few slots
         slots = spread_keys(rows.column(CLIENT_ID), n_slots, salt=1)
         n_in_slot = np.bincount(slots, minlength=n_slots)
         may_be_long = (n_in_slot > self.max_length)[slots]
@@ -179,7 +181,7 @@ class LastTokens:
         histories = order_histories(rows, self.drops_repeats)
         n_kept = np.minimum(histories.lengths, self.max_length)
         kept = rows.take(histories.order[flat_positions(histories.ends - n_kept, n_kept)])
-        if N_FORGOTTEN in kept.column_names:
+        if N_FORGOTTEN in kept.column_names:  # of an earlier shrinking: ``n_events`` has them already
             kept = kept.drop_columns([N_FORGOTTEN])
         # on the first row of each client, so that the sum over its rows counts each event once
         forgotten = np.zeros(kept.num_rows, np.int64)
@@ -201,10 +203,8 @@ class LastTokens:
         else:
             tokens = self.positions.value.token_ids_at(rows.column(ITEM).to_numpy()[chosen])
         offsets = pa.array(np.append(0, np.cumsum(n_kept)).astype(np.int32))
-        event_types, timestamps = (
-            pa.nulls(len(n_kept), pa.list_(pa.int8())),
-            pa.nulls(len(n_kept), pa.list_(pa.int64())),
-        )
+        event_types = pa.nulls(len(n_kept), pa.list_(pa.int8()))
+        timestamps = pa.nulls(len(n_kept), pa.list_(pa.int64()))
         if self.has_events:
             # events of one behaviour alone are all of the stream's first type
             types = rows.column(EVENT_TYPE).to_numpy()[chosen] if EVENT_TYPE in rows.column_names else 1
@@ -227,6 +227,7 @@ class LastTokens:
 
 def is_held_out(client_ids: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
     """Whether each client's last item is kept for validation: by a hash, the same in every behaviour."""
+    # hashed once more below: with the xor alone, two seeds would differ by the same bits for every client
     salted = pd.util.hash_array(client_ids) ^ pd.util.hash_array(np.array([seed]))
     # the upper 53 bits, which a double holds exactly
     return (pd.util.hash_array(salted) >> np.uint64(11)) / 2.0**53 < share

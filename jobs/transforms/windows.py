@@ -67,6 +67,7 @@ def derive_windows(end: datetime, settings: WindowSettings, last_event: datetime
 
 def windows_frame(spark: SparkSession, windows: Windows) -> DataFrame:
     """The windows as the one row of their table."""
+    # the fields of ``Windows`` follow the columns of the table
     return spark.createDataFrame([tuple(asdict(windows).values())], WINDOWS.ddl)
 
 

@@ -15,6 +15,7 @@ def wait_until_all_is_handed_out(ventilator: Any) -> None:
     out between the two questions, both answers are yes and the pool reports its end before they are read. Only the
     numbers of row groups are handed out; nothing is read ahead by it.
     """
+    # a private attribute: the reader sets the limit itself and takes no other
     ventilator._max_ventilation_queue_size = float("inf")
     while not ventilator.completed():
         time.sleep(0.001)

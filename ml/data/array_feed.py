@@ -56,6 +56,7 @@ class ArrayFeed:
         self.length_counts = np.zeros(widths[-1] + 1)
         for width, rows in self._training_rows.items():
             counts = np.bincount(np.minimum(training.lengths[rows], width), minlength=len(self.length_counts))
+            # each epoch deals the rows out anew, so that of a rank's own only the mean is known
             self.length_counts += counts * (ceil(len(rows) / world_size) / len(rows))
 
     def training(self, epoch: int, skip: int = 0) -> Batches:

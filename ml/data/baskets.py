@@ -27,6 +27,7 @@ def basket_numbers(batch: SequenceBatch[Tensor]) -> Tensor:
 def baskets_from_newest(batch: SequenceBatch[Tensor]) -> Tensor:
     """Int64 [B, L], how many baskets of its sequence come after a position's own; 0 at PAD."""
     numbers = basket_numbers(batch)
+    # the greatest of a sequence is the least of the negatives
     from_newest = -sequence_least(-numbers, batch.segments) - numbers
     # a row that sequences share may hold more PAD than a table of positions has rows
     return from_newest.masked_fill(batch.token_ids == PAD, 0)

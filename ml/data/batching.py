@@ -53,6 +53,7 @@ def read_ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator
     if not n_ahead:
         yield from batches
         return
+    # one thread: a generator that runs in one cannot be asked by another
     thread = ThreadPoolExecutor(1, "feed")
     with contextlib.closing(batches):
         try:

@@ -66,6 +66,7 @@ class RowLayout:
         is_active = table.column(IS_ACTIVE).to_numpy().astype(bool)
         labels = np.zeros((len(table), sum(self.sizes)), np.float32)
         labels[:, 0] = lists.is_null().to_numpy(zero_copy_only=False)
+        # each entry of a list with the number of its row; lists that are null have none
         labels[lists.value_parent_indices().to_numpy(), lists.flatten().to_numpy() + self.sizes[0]] = 1
         bounds = np.cumsum(self.sizes)
         asked = [labels[:, start:end].any(axis=1) for start, end in pairwise(bounds)]
@@ -112,6 +113,7 @@ class CounterFeed:
         generator = np.random.default_rng((self._seed, epoch, turn))
         # from 1: Petastorm takes 0 for no seed
         order = int(generator.integers(1, 2**31))  # ranks that share files must agree on it
+        # no buffer beyond a row group, unlike ParquetFeed's: rows are stored in an order that says nothing
         left: list[CounterRows] = []
         for rows in self._chunks(order):
             mixed = _concatenate([*left, rows[generator.permutation(len(rows))]])

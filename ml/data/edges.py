@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.data.sequence_batch import flat_positions
+
 
 class EdgeBatch(NamedTuple):
     """Edges of a step.
@@ -62,7 +64,7 @@ class EdgeShare:
         wanted, column = np.unique(targets, return_inverse=True)
         starts, n_edges = self.offsets[own], self.offsets[own + 1] - self.offsets[own]
         # all edges of the batch's clients, one client after the other
-        edges = np.arange(n_edges.sum()) + np.repeat(starts - n_edges.cumsum() + n_edges, n_edges)
+        edges = flat_positions(starts, n_edges)
         found = np.searchsorted(wanted, self.targets[edges])
         # searchsorted gives len(wanted) for a target above all of them, where -1 equals none
         is_wanted = np.append(wanted, -1)[found] == self.targets[edges]

@@ -24,6 +24,8 @@ WINDOW = 65_536
 """Positions packed at a time, a batch or several: the more there are, the less a token costs (docs/benchmarks.md)."""
 PIECES = 16
 """Batches of the feed below that make about one packed batch, so that lengths of many widths meet in it."""
+BATCHES_AHEAD = 16
+"""Made by a thread while the step computes; they come by windows, of 16 batches of 4,096 positions."""
 FILL = 0.995
 """Share of a batch's positions that sequences are taken for; best fit nearly always finds a row for each of them."""
 
@@ -53,7 +55,6 @@ class PackedFeed:
     feed : gives batches of about 1 / ``PIECES`` of ``tokens_per_batch`` positions
     width : W, as wide as the longest sequence or wider
     tokens_per_batch : R x W, rounded to whole rows
-    batches_ahead : made by a thread while the step computes; they come by windows, of 16 batches of 4,096 positions
     is_pinned : whether the thread puts them into memory that a GPU copies from by itself
 
     Attributes
@@ -61,17 +62,15 @@ class PackedFeed:
     n_batches : of the rank with the most, to a few percent (``count_batches``), the same number on every rank
     """
 
-    def __init__(
-        self, feed: Feed, width: int, tokens_per_batch: int, batches_ahead: int = 16, is_pinned: bool = False
-    ) -> None:
-        self._feed, self._batches_ahead, self._is_pinned = feed, batches_ahead, is_pinned
+    def __init__(self, feed: Feed, width: int, tokens_per_batch: int, is_pinned: bool = False) -> None:
+        self._feed, self._is_pinned = feed, is_pinned
         self._width, self._n_rows = width, max(1, round(tokens_per_batch / width))
         self.length_counts = feed.length_counts
         self.n_batches = count_batches(self.length_counts, self._n_rows, width)
 
     def training(self, epoch: int, skip: int = 0) -> Batches:
         """The batches of an epoch, int32 [R, W], but for the first ``skip``, which are packed and dropped."""
-        return read_ahead(self._epoch(epoch, skip), self._batches_ahead)
+        return read_ahead(self._epoch(epoch, skip), BATCHES_AHEAD)
 
     def validation(self) -> Batches:
         """Those of the feed below: each row is one client."""
@@ -93,9 +92,11 @@ def count_batches(length_counts: NDArray[np.float64], n_rows: int, width: int) -
     length_counts : float64 [longest + 1], sequences of each length
     """
     n_sequences, n_tokens = length_counts.sum(), length_counts @ np.arange(len(length_counts))
+    # 16 windows, or 32 batches: a sample of constant cost, however many sequences there are
     n_drawn = ceil(n_sequences * min(1.0, max(16 * WINDOW, 32 * n_rows * width) / n_tokens))
     # as evenly as the counts themselves, so that chance has no part in it but the order
     drawn = np.searchsorted(length_counts.cumsum(), (np.arange(n_drawn) + 0.5) * n_sequences / n_drawn)
+    # a seed of its own: all ranks must come to the same number
     lengths = np.random.default_rng(0).permutation(drawn)
     sample = Sequences(np.ones(lengths.sum(), np.int32), np.append(0, lengths.cumsum()))
     n_packed = sum(1 for _ in pack(_in_windows(sample, n_rows * width), n_rows, width))
@@ -144,6 +145,7 @@ def pack(parts: Iterable[Sequences], n_rows: int, width: int) -> Iterator[Packed
             yield from batches
             waiting, numbers, n_tokens = [left], [numbers_left], left.n_tokens
     while n_tokens:
+        # the rest, in as few batches as may hold it
         n_batches = min(n_at_once, ceil(n_tokens / capacity))
         batches, left, numbers_left = _pack_window(waiting, numbers, n_batches, n_rows, width)
         yield from batches
@@ -171,6 +173,7 @@ def _pack_window(
     bounds = np.searchsorted(in_batch[order], np.arange(n_batches + 1)).tolist()
     segments = np.empty(n_first, np.int32)
     segments[order] = np.arange(1, n_first + 1)
+    # from 1 anew in each batch
     segments -= np.array(bounds, np.int32)[in_batch]
     positions = flat_positions(starts, lengths)  # [T]
 
@@ -222,6 +225,7 @@ def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.i
     for length in np.flatnonzero(counts)[::-1].tolist():
         n_waiting = int(counts[length])
         while n_waiting:
+            # best fit: the least room that is enough
             at = bisect_left(rooms, length)
             if at == len(rooms):
                 steps.append((n_waiting, -1, 0))
@@ -245,6 +249,7 @@ def place(lengths: NDArray[np.integer], n_rows: int, width: int) -> NDArray[np.i
     n_of_step, first_row, column = np.array(steps, np.int64).reshape(-1, 3).T
     rows_of = flat_positions(first_row, n_of_step)
     starts = np.empty(len(lengths), np.int64)
+    # longest first, as the steps come; of 16 bits where they are enough, which numpy sorts by counting
     order = np.argsort((width - lengths).astype(np.uint16 if width < 2**16 else np.int64), kind="stable")
     starts[order] = np.where(np.repeat(first_row < 0, n_of_step), -1, rows_of * width + np.repeat(column, n_of_step))
     return starts

@@ -85,6 +85,7 @@ class ParquetFeed:
     @cached_property
     def length_counts(self) -> NDArray[np.float64]:
         """As far as one row group of each width tells, and one of the rows that are cut: these are longer."""
+        # not in __init__: packed feeds alone ask for it, and it reads row groups
         counts = np.zeros(max(self._n_rows) + 1)
         for width, files in self._training_files.items():
             total = sum(file.n_rows for file in files)
@@ -120,6 +121,7 @@ class ParquetFeed:
                 for width in self._training_files
             }
             schedule = width_schedule(self._steps, self._seed, epoch)
+            # an epoch that is over gives nothing: none of its rows is read
             for number, width in enumerate(schedule.tolist() if skip < self.n_batches else ()):
                 batch = next(streams[width])
                 if number >= skip:
@@ -135,7 +137,8 @@ class ParquetFeed:
         turn = 0
         while True:
             generator = np.random.default_rng((self._seed, epoch, width, turn))
-            # where ranks read the same files, they must agree on the order to keep different rows of it
+            # where ranks read the same files, they must agree on the order to keep different rows of it; from 1, for
+            # Petastorm takes 0 for no seed
             with contextlib.closing(self._read(shard, int(generator.integers(1, 2**31)))) as chunks:
                 batches = shuffled_batches(chunks, n_rows, buffer_rows, generator)
                 first = next(batches, None)
@@ -157,6 +160,7 @@ class ParquetFeed:
 
     def _cut(self, files: list[FeedFile]) -> list[FeedFile]:
         """The files with what their row groups hold, where all ranks would read all of them."""
+        # footers cost a request to a store each: they are read where each rank would read all files anyway
         if self._world_size == 1 or len(shard_files(files, 0, self._world_size).files) < len(files):
             return files
         with _reading_sequences():
@@ -206,6 +210,7 @@ def read_shard(
             rows = rows.cut(width)
         # row r of the shard's files is this rank's if r % stride == offset; n_seen of them came before this row group
         mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
+        # before rows without anything to learn are left out: the file counts them
         n_seen += len(rows)
         yield rows.batch(mine[rows.is_learnable[mine]], width)
     # a reader that loses row groups, and files that were replaced, go unnoticed but for this count
@@ -239,6 +244,7 @@ def shuffled_batches(
 
 def _sequences(shard: Shard, seed: int | None, columns: Sequence[str], reader: Reader) -> Iterator[Sequences]:
     """The rows of each row group as Arrow holds them."""
+    # row groups that are dealt out are files of one url
     positions = {url: number for number, url in enumerate(dict.fromkeys(file.url for file in shard.files))}
     is_cut = any(file.row_group is not None for file in shard.files)
     only = [(positions[file.url], file.row_group) for file in shard.files] if is_cut else []

@@ -103,6 +103,7 @@ def _by_petastorm(urls: list[str], columns: list[str], seed: int | None, only: s
     """By Petastorm's reader, but not as its own arrays, which would need rows of one length."""
     from petastorm.workers_pool import EmptyResultError  # here: the other reader is for where there is none
 
+    # the pool says by EmptyResultError that it has come to its end
     with open_petastorm(urls, columns, seed) as reader, contextlib.suppress(EmptyResultError):
         # the pool below the reader gives Arrow tables
         pool = reader._workers_pool
@@ -114,12 +115,14 @@ def _by_petastorm(urls: list[str], columns: list[str], seed: int | None, only: s
                 piece = pieces[task[1]["piece_index"]]
                 return bool(only & {(files[piece.path], None), (files[piece.path], piece.row_group)})
 
+            # all row groups are in this queue by now, and none is read yet (ml/compat/petastorm_race.py)
             pool._ventilator_queue[:] = filter(is_wanted, pool._ventilator_queue)
         while True:
             yield pool.get_results()
 
 
 def _position(path: str, urls: list[str]) -> int:
+    # Petastorm keeps the path of a file without the scheme of its URL
     return next(number for number, url in enumerate(urls) if url.endswith(path))
 
 

@@ -12,7 +12,7 @@ from schemas.tokens import FIRST_ITEM, PAD
 if TYPE_CHECKING:
     import torch
 
-SECONDS_PER_DAY = 86_400
+SECONDS_PER_HOUR, SECONDS_PER_DAY = 3_600, 86_400
 """Of ``SequenceBatch.timestamps``."""
 Tokens = NDArray[np.int32]
 """Token ids, flat or [B, L] and left-padded with PAD."""
@@ -20,6 +20,7 @@ Column = TypeVar("Column")
 Other = TypeVar("Other")
 
 
+# eq=False: == of arrays is an array, and no truth
 @dataclass(frozen=True, eq=False)
 class SequenceBatch(Generic[Column]):
     """Sequences of clients as aligned columns, integers [B, L] each.
@@ -181,6 +182,7 @@ class Sequences:
     def __getitem__(self, rows: slice) -> "Sequences":
         """Some rows that follow each other; their values are not copied."""
         start, stop, _ = rows.indices(len(self))
+        # max: an empty slice may stop before it starts; no rows have one offset all the same
         return replace(self, offsets=self.offsets[start : max(start, stop) + 1])
 
     @classmethod
@@ -201,6 +203,10 @@ class Sequences:
         ]
         lengths = np.concatenate([part.lengths for part in parts])
         return cls(columns[0], np.append(0, lengths.cumsum()), *columns[1:])  # type: ignore[arg-type]
+
+    @property
+    def _columns(self) -> "SequenceBatch[NDArray[Any]]":
+        return SequenceBatch(self.tokens, self.event_types, self.timestamps)
 
     @property
     def lengths(self) -> NDArray[np.integer]:
@@ -231,8 +237,7 @@ class Sequences:
 
     def flat(self) -> "SequenceBatch[NDArray[Any]]":
         """The events of all rows, one row after the other, as columns [T]."""
-        columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
-        return columns.map(lambda column: column[self.offsets[0] : self.offsets[-1]])
+        return self._columns.map(lambda column: column[self.offsets[0] : self.offsets[-1]])
 
     def take(self, rows: NDArray[np.integer]) -> "Sequences":
         """Some rows (integers [n]), copied."""
@@ -245,8 +250,7 @@ class Sequences:
 
     def _copied(self, starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> "Sequences":
         events = flat_positions(starts, lengths)
-        columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
-        copied = columns.map(lambda column: column[events])
+        copied = self._columns.map(lambda column: column[events])
         return Sequences(copied.token_ids, np.append(0, lengths.cumsum()), copied.event_types, copied.timestamps)
 
     def padded(self, rows: NDArray[np.integer], width: int) -> Tokens:
@@ -267,8 +271,7 @@ class Sequences:
             padded[is_before_row] = PAD
             return padded
 
-        columns: SequenceBatch[NDArray[Any]] = SequenceBatch(self.tokens, self.event_types, self.timestamps)
-        return columns.map(pad)
+        return self._columns.map(pad)
 
 
 def flat_positions(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:

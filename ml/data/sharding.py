@@ -83,6 +83,7 @@ def deal_files(files: Sequence[FeedFile], world_size: int) -> list[Shard]:
         for limit in (total, total / world_size):  # rows of a rank's own files
             dealt: list[list[FeedFile]] = [[] for _ in range(world_size)]
             n_rows, shared = [0] * world_size, []
+            # equal files keep their order, and the first of equal ranks takes one: every rank deals alike
             for file in sorted(units, key=lambda file: -file.n_rows):
                 lightest = n_rows.index(min(n_rows))
                 if n_rows[lightest] + file.n_rows > limit:
@@ -106,6 +107,7 @@ def shard_files(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
 def training_shard(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
     """``shard_files``, but a rank left without a row (fewer rows than ranks) repeats another rank's."""
     shard = shard_files(files, rank, world_size)
+    # of fewer rows than ranks, the first ranks have one each
     return shard if shard.n_rows else shard_files(files, rank % max(1, sum(file.n_rows for file in files)), world_size)
 
 

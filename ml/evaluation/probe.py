@@ -55,6 +55,7 @@ class ProbeNetwork(nn.Module):
         float32 [B, n]
         """
         with torch.autocast(profiles.device.type, torch.bfloat16, enabled=self.is_bfloat16):
+            # norms and sums in float32: only the inside of a block is bfloat16
             x = self.input_norm(self.input_projection(profiles).float())  # [B, H]
             for norm, block in zip(self.block_norms, self.blocks, strict=True):
                 x = x + block(norm(x))
@@ -115,6 +116,7 @@ def score_task(
         network = build_probe(embeddings.shape[1], n_labels, settings).to(device)
         optimizer = build_optimizer(network, settings)
         for epoch in range(1, settings.epochs + 1):
+            # the losses are for those who measure it
             for _ in train_epoch(network, optimizer, profiles, train, settings.batch_size):
                 pass
             logits = predict(network, profiles, n_labels)

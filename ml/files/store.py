@@ -127,6 +127,7 @@ class Store:
     def spark_url(self) -> str:
         """What Spark calls it."""
         if self.protocol == "file":
+            # mounts that take whole files only are DBFS and Unity Catalog Volumes
             return f"dbfs://{self.url.removeprefix('/dbfs')}"
         return spark_scheme(self.url)
 
@@ -141,6 +142,7 @@ class Store:
         def find() -> dict[str, StoredFile]:
             start = len(self.full()) + 1
             try:
+                # a store knows no empty folder: one that is not there has no files
                 found = self.system.find(self.full(prefix), detail=True)
             except FileNotFoundError:
                 return {}
@@ -207,6 +209,7 @@ class Store:
                 if self.protocol == "file":  # fsspec's own of some versions replaces
                     create_file(self._made(name), content)
                 else:
+                    # the store itself refuses where it is there: a look beforehand would miss what is made meanwhile
                     self.system.pipe_file(self.full(name), content, mode="create")
             except FileExistsError:
                 if tries == 1 or self.system.cat_file(self.full(name)) != content:

@@ -47,6 +47,7 @@ def embed_sequences(model: SequenceEncoder, sequences: Sequences, settings: Infe
         If a sequence holds no token, or a token id that is no event of this model's vocabulary.
     """
     _require_known_tokens(sequences, model.vocabulary.n_tokens)
+    # one less where a MASK comes after the last
     sequences = sequences.last(model.max_length - int(settings.pooling == "mask"))
     if settings.pooling == "mask":
         sequences = with_mask(sequences)
@@ -127,6 +128,7 @@ def with_mask(sequences: Sequences) -> Sequences:
     event_types, timestamps = events.event_types, events.timestamps
     return Sequences(
         np.insert(events.token_ids, ends, MASK),
+        # an end moves by its own MASK and by those of the sequences before it
         np.append(0, ends + np.arange(1, len(sequences) + 1)),
         None if event_types is None else np.insert(event_types, ends, 0),
         None if timestamps is None else np.insert(timestamps, ends, timestamps[ends - 1]),

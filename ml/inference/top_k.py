@@ -86,6 +86,7 @@ def next_items(
     k = min(k, encoder.vocabulary.n_items)
     found = np.empty((len(sequences), k), np.int64)
     scores = np.empty((len(sequences), k), np.float32)
+    # one less, for the event that is asked for
     lengths = np.minimum(sequences.lengths, encoder.max_length - 1)
     with evaluating(encoder):
         for rows in like_length_batches(lengths + 1, ROWS_AT_ONCE * encoder.max_length):
@@ -120,6 +121,7 @@ def _best_items(
             columns = torch.where((left_out >= start) & (left_out < end), left_out - start, end - start)
             scores = F.pad(scores, (0, 1)).scatter(1, columns, -torch.inf)[:, :-1]
         own, tokens = scores.topk(min(k, end - start), dim=1)
+        # by token id before the stable sort by score: of equals the lower id comes first
         items, order = torch.cat([items, tokens + start], dim=1).sort(dim=1)
         best, order = torch.cat([best, own], dim=1).gather(1, order).sort(dim=1, descending=True, stable=True)
         items, best = items.gather(1, order)[:, :k], best[:, :k]

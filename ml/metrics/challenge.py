@@ -57,6 +57,7 @@ def novelty(logits: Tensor, popularity: Tensor) -> float:
 def diversity(logits: Tensor) -> float:
     """Mean entropy of the clients' label distributions, relative to that of n equal labels."""
     n_labels = logits.shape[1]
+    # of one label both logarithms below are 0
     if n_labels == 1:
         return 0.0
 

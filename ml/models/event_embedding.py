@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from conf.encoders import EncoderSettings
 from ml.data.item_attributes import N_CODE_VALUES, N_PRICES, ItemAttributes
 from ml.data.segments import sequence_numbers
-from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, required_column
+from ml.data.sequence_batch import SECONDS_PER_DAY, SECONDS_PER_HOUR, SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.item_embeddings import INIT_STD, ItemTable, hashed_rows, products
 from schemas.behaviours import CODES_PER_QUERY
 from schemas.columns import SKU
 from schemas.tokens import PAD
 
-SECONDS_PER_HOUR = 3600
 WEEKDAY_OF_1970 = 3
 """The first of January 1970 was a Thursday; Monday is 0."""
 UNKNOWN_ROW = 0
@@ -72,6 +71,7 @@ class EventTable(ItemTable):
             self.register_buffer(name, torch.tensor(getattr(attributes, name)))
         sku_kind = 1 + vocabulary.item_columns.index(SKU) if SKU in vocabulary.item_columns else 0
         has_id = (attributes.codes[:, 0] == 0) | (attributes.item_kind == sku_kind)
+        # no bool: our model files have none (ml/files/tensor_file.py)
         self.register_buffer("has_id", torch.from_numpy(has_id.astype(np.uint8)))
 
     def initialise(self) -> None:
@@ -92,6 +92,7 @@ class EventTable(ItemTable):
     def vectors(self, token_ids: Tensor) -> Tensor:
         """Float [..., D]."""
         tokens = token_ids.flatten()  # [N]
+        # padding_idx: UNKNOWN_ROW gets no gradient and stays zeros
         parts = [
             self._id_vectors(tokens),
             F.embedding(self.price[tokens].long(), self.price_table, padding_idx=UNKNOWN_ROW),
@@ -118,6 +119,7 @@ class EventTable(ItemTable):
         category = self.category[token_ids].long()  # [...]
         is_known = torch.stack([self.has_id[token_ids] > 0, category > 0], dim=-1)  # [..., 2]
         ids = torch.stack([2 * token_ids, 2 * category + 1], dim=-1)  # [..., 2], apart from each other
+        # hashes choose from row 1 on: row 0 is UNKNOWN_ROW
         rows = torch.stack([1 + row for row in hashed_rows(ids, len(self.weight) - 1)], dim=-1)  # [..., 2, 2]
         return rows.masked_fill(~is_known.unsqueeze(-1), UNKNOWN_ROW)
 
@@ -173,6 +175,7 @@ def event_times(batch: SequenceBatch[Tensor]) -> dict[str, Tensor]:
     sequences = sequence_numbers(batch)
     is_first = sequences != F.pad(sequences[:, :-1], (1, 0))
     index = torch.arange(seconds.shape[1], device=seconds.device)
+    # at each position, where the sequence that it belongs to began
     first = torch.where(is_first, index, 0).cummax(dim=1).values
     since_first = seconds - seconds.gather(1, first)
     since_previous = (seconds - F.pad(seconds[:, :-1], (1, 0))).masked_fill(is_first, 0)

@@ -65,6 +65,7 @@ class BinnedCounters(nn.Module):
         ----------
         numbers : float32 [B, F]
         """
+        # searchsorted would warn, and copy by itself
         values = numbers.T.contiguous()  # [F, B]
         # clamped: numbers beyond the outer knots, and what is not finite, get an outer bin here
         bins = (torch.searchsorted(self.knots, values, right=True) - 1).clamp(0, self.n_bins - 1)

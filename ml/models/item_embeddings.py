@@ -105,10 +105,11 @@ class FullTable(ItemTable):
     has_bias : False for a table without biases
     """
 
-    def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool = False, has_bias: bool = True) -> None:
+    def __init__(self, n_tokens: int, hidden_size: int, is_sparse: bool, has_bias: bool) -> None:
         super().__init__()
         self.is_sparse = is_sparse
         self.weight = nn.Parameter(torch.empty(n_tokens, hidden_size))
+        # a column: it is looked up by rows as the vectors are, with sparse gradients too
         self.bias = nn.Parameter(torch.empty(n_tokens, 1)) if has_bias else None
 
     def initialise(self) -> None:
@@ -226,7 +227,7 @@ class ProductTable(ItemTable):
 def hashed_rows(ids: Tensor, n_rows: int) -> Iterator[Tensor]:
     """Two rows, 0 to ``n_rows`` - 1, for each id (int64 [...]), one by each of ``HASH_FACTORS``."""
     for factor in HASH_FACTORS:
-        # the product overflows on purpose; its high bits depend on all bits of the id
+        # the product overflows on purpose; its high bits depend on all bits of the id, and the mask drops their sign
         yield ((ids * factor >> 32) & 0x7FFFFFFF) % n_rows
 
 

@@ -83,6 +83,7 @@ class SelfAttention(nn.Module):
         self.n_heads = settings.n_heads
         chosen = settings.attention_dropout
         self.dropout_prob = settings.encoder_dropout if chosen is None else chosen
+        # queries apart from keys and values: the last block has fewer of them (encode_at)
         self.query = nn.Linear(settings.hidden_size, settings.hidden_size)
         self.key_value = nn.Linear(settings.hidden_size, 2 * settings.hidden_size)
         self.output = nn.Linear(settings.hidden_size, settings.hidden_size)

@@ -101,6 +101,7 @@ def mask_tokens(
     is_last_only = (chance < settings.last_only_share) & ends_in_item  # [B, 1 or L]
     draws = draw(token_ids.shape)
     if baskets is not None:
+        # PAD is in no basket: above all numbers it is not the least
         of_tokens = torch.where(token_ids == PAD, width, baskets)
         first, last = sequence_least(of_tokens, segments), -sequence_least(-baskets, segments)
         # one draw for all of a basket: its number picks one of the row's draws
@@ -126,6 +127,7 @@ def _require_context_and_item(token_ids: Tensor) -> None:
 def _choose_positions(token_ids: Tensor, segments: Tensor | None, mask_prob: float, draws: Tensor) -> Tensor:
     """Bool [B, L]: items whose draw is below ``mask_prob``, the lowest in any case, yet never all of a sequence."""
     is_item = token_ids >= FIRST_ITEM
+    # 2: above every draw
     lowest = sequence_least(draws.masked_fill(~is_item, 2.0), segments)
     is_masked = is_item & ((draws < mask_prob) | (draws == lowest))
     is_all_masked = sequence_least(is_masked == (token_ids != PAD), segments)

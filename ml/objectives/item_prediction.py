@@ -42,6 +42,7 @@ class ItemPrediction(Objective):
         if self.loss_name == "bce":
             labels, negatives = targets["labels"], targets["negatives"]
             is_target = labels >= 0
+            # NO_LABEL is no token: its position is scored with the negative twice, and does not count
             own = torch.stack([torch.where(is_target, labels, negatives), negatives], dim=1)  # [M, 2]
             return bce_loss(score(own), is_target)
         if candidates is None:

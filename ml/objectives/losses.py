@@ -39,8 +39,10 @@ def sampled_softmax_loss(logits: Tensor, columns: Tensor, positives: Tensor, neg
     positives : int64 [U], the labels, rising; each counts once, however often it stands there, and PAD never
     negatives : int64 [K], uniform items, drawn with replacement
     """
+    # clamped: a negative above all labels gets their number, which is no position
     nearest = torch.searchsorted(positives, negatives).clamp(max=len(positives) - 1)
     is_hit = positives[nearest] == negatives  # [K]
+    # a logit minus infinity leaves its candidate out of the sum
     log_count = torch.where(is_hit, math.inf, math.log(len(negatives) / n_items))
     log_counts = torch.cat([torch.where(is_extra(positives), math.inf, 0.0), log_count])  # [U + K]
     return F.cross_entropy(logits - log_counts, columns, ignore_index=NO_LABEL, reduction="sum")
@@ -73,6 +75,7 @@ def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Ten
     own, others = logits[:, : len(positives)].gather(1, columns.unsqueeze(1)), logits[:, len(positives) :]
     is_hit = positives[columns].unsqueeze(1) == negatives  # [M, K]
     positive_part = -beta * (F.logsigmoid(own) * is_asked).sum()
+    # softplus of minus infinity is 0
     negative_part = F.softplus(others.masked_fill(is_hit | ~is_asked, -math.inf)).sum()
     return (positive_part + negative_part) / (len(negatives) + 1)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
-from ml.data.sequence_batch import SequenceBatch, required_column
+from ml.data.sequence_batch import SECONDS_PER_HOUR, SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
 from ml.objectives.item_prediction import predict_tokens, require_last_token
 from ml.objectives.losses import NO_LABEL, corrected_log_q_loss, in_batch_softmax_loss
@@ -26,7 +26,6 @@ from schemas.columns import SKU, URL
 from schemas.errors import ConfigError
 from schemas.tokens import PAD
 
-SECONDS_PER_HOUR = 3600
 NO_KIND = 255
 """Of a column that the stream's items do not come from; no item has it."""
 NOBODY = -1
@@ -217,6 +216,7 @@ class NextEvent(Objective):
         -------
         ``drawn`` int64 [N], PAD where the head has too few; ``drawn_of`` int64 [N], the sequence of each
         """
+        # 2: above every chance
         order = chances.masked_fill(~is_asked, 2.0).argsort()[: self.settings.in_batch_negatives]
         return {
             "drawn": torch.where(is_asked[order], labels[order], PAD),

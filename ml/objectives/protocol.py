@@ -57,7 +57,6 @@ class TrainingBatch:
         """The same on ``device``; to a GPU from pinned memory, which nobody waits for."""
         if device == self.positions.device:
             return self
-
         targets = {name: moved_to(target, device) for name, target in self.targets.items()}
         inputs = self.inputs.map(lambda column: moved_to(column, device))
         return TrainingBatch(inputs, moved_to(self.positions, device), targets, self.n_targets)

@@ -43,6 +43,7 @@ def rank_last_items(
     -------
     int64 [B], from 1 to the number of items ranked (one more for UNK)
     """
+    # before the move to the device: rows are packed on the CPU (encode_last)
     inputs = objective.without_last(batch)
     batch = batch.map(lambda column: column.to(encoder.device))
     token_ids = batch.token_ids  # [B, L]

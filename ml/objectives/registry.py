@@ -47,6 +47,7 @@ def require_encoder(name: str, settings: EncoderSettings) -> None:
     if objective.needs_causal not in (None, is_causal):
         wanted, found = _DIRECTIONS if objective.needs_causal else _DIRECTIONS[::-1]
         others = [known for known, kind in OBJECTIVES.items() if kind.needs_causal in (None, is_causal)]
+        # recurrent encoders and HSTU are causal whatever attention says: to change it would not help
         follows_attention = encoder.reads_causally(replace(settings, attention=wanted)) != is_causal
         of_it, fix = f"architecture={settings.architecture}", "set"
         if follows_attention:

@@ -125,6 +125,7 @@ class Composition:
     @property
     def width(self) -> int:
         """Numbers in one profile."""
+        # the averaged blocks take the columns of one
         widths = [transform.width for name, transform in self.transforms.items() if name not in self.averaged[1:]]
         return sum(widths) + self.n_further
 
@@ -236,7 +237,7 @@ def standardising(moments: Moments) -> BlockTransform:
     return BlockTransform(moments.mean, moments.mean, np.where(is_constant, 1.0, deviations))
 
 
-def _fit_block(moments: Moments, settings: BlockSettings, network: Network | None = None) -> BlockTransform:
+def _fit_block(moments: Moments, settings: BlockSettings, network: Network | None) -> BlockTransform:
     assert settings.weight is not None, "resolved by EnsembleSettings.of_block"
     nothing, ones = np.zeros_like(moments.mean), np.ones_like(moments.mean)
     fill = moments.mean if settings.absent == "mean" else nothing

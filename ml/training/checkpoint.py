@@ -128,6 +128,7 @@ def _rebuilt(kind: Any, values: Any) -> Any:
     """The dataclass that ``asdict`` and JSON took apart: tuples became lists there."""
     if not is_dataclass(kind):
         return tuple(values) if isinstance(values, list) else values
+    # a key that is no field is refused by the class itself: TypeError
     kinds = {field.name: field.type for field in fields(kind)}
     return kind(**{name: _rebuilt(kinds.get(name), value) for name, value in values.items()})  # type: ignore[operator]
 

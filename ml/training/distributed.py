@@ -52,6 +52,7 @@ class Ranks:
             )
         if wanted == "cpu" or not n_gpus or (wanted == "auto" and not self.exchanges_on_gpus):
             return torch.device("cpu")
+        # a process that sees its own GPU alone knows it as number 0, whatever its local rank is
         return torch.device("cuda", self.local_rank % n_gpus)
 
     def broadcast(self, model: nn.Module) -> None:
@@ -235,6 +236,7 @@ def pack_rows(gradients: Iterable[Tensor]) -> Tensor:
     parts = [gradient.coalesce() for gradient in gradients]
     counts = torch.tensor([part._nnz() for part in parts], device=parts[0].device)
     rows = [tensor for part in parts for tensor in (part.indices()[0], part.values().flatten())]
+    # the bits of int64 and float32, not their values: one allgather takes tensors of one type
     return torch.cat([tensor.contiguous().view(torch.int32) for tensor in (counts, *rows)])
 
 

@@ -41,6 +41,7 @@ def train_clients(
     TrainingError
         If the loss stops being a number.
     """
+    # each rank fills in its own number, and zeros elsewhere: the sum is all numbers
     n_edges = ranks.sum(len(share.targets) * (np.arange(ranks.world_size) == ranks.rank))
     n_steps = int(np.ceil(n_edges.max() / settings.edges_per_batch))
     # each rank draws its own clients; of items and relations the broadcast leaves rank 0's draws

@@ -69,6 +69,7 @@ def train_interactions(ranks: Ranks, watch: StallWatch | None, job: InteractionJ
                 watch.note_progress()
             torch.manual_seed(mix_seed(job.seed, step, ranks.rank))  # of dropout
             optimizer.zero_grad()
+            # a mean over the ranks: sum_gradients adds theirs up
             loss = batch_loss(model, rows, settings, job.layout.sizes) / ranks.world_size
             loss.backward()
             ranks.sum_gradients(model.parameters())

@@ -67,6 +67,7 @@ class TrainingJob:
         # how vectors are made later changes no weight
         settings = replace(self.settings, training=self.settings.training.of_weights(), inference=InferenceSettings())
         decides = (replace(self.card, settings=settings), self.seed, self.data, world_size)
+        # by the repr, a setting that is added later counts too; item attributes are there by their digest
         return hashlib.sha256(repr(decides).encode()).hexdigest()
 
 

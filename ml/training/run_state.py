@@ -52,6 +52,7 @@ def save_run(path: Path, learner: Learner, position: Position, job: str) -> None
             tensors |= {f"{OPTIMIZER}/{number}/{parameter}/{name}": value for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     # written beside the file and then renamed, so that a kill at any time leaves the run before it or this one
+    # always the same name: rank 0 alone writes, and its next write replaces what a kill left
     draft = path.with_name(f".{path.name}.partial")
     header = {"job": job, "n_steps": str(learner.n_steps), "position": json.dumps(asdict(position))}
     write_tensors(draft, tensors, header)

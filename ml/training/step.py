@@ -163,6 +163,7 @@ class Learner:
             self._loss_of = compiled
 
     def _begin_sum(self, n_targets: int | Tensor) -> Callable[[], float | Tensor]:
+        # a process alone keeps the tensor: to make a number of it is to wait for the device
         if self.ranks.world_size == 1:
             return lambda: n_targets
         wait = self.ranks.begin_sum([float(n_targets)])

@@ -8,8 +8,8 @@ from statistics import NormalDist
 import numpy as np
 
 _BISECTIONS = 60  # more than the bits of what they look for
-_STEEPEST = 20.0
-_LARGEST = 10**10
+_STEEPEST = 20.0  # slope of a tail: of the logarithm of the count over the normal quantile
+_LARGEST = 10**10  # more events than a log has
 _EVERY_COUNT_BELOW = 1024
 _RATIO = 1.01  # of neighbouring levels above that
 
@@ -42,6 +42,7 @@ class CountTable:
 
     def count_of(self, rank: np.ndarray) -> np.ndarray:
         """Events of the things of these ranks: int64, the argument's shape."""
+        # negated, for a search needs numbers that rise
         n_levels = np.searchsorted(-self.at_least, -rank, side="left")
         return np.concatenate([[0], self.level])[n_levels]
 
@@ -90,6 +91,7 @@ def _fit(
         fits = _round_shares(n_things, level, shares(middle)).n_events <= n_events
         low, high = (middle, high) if fits else (low, middle)
     table = _round_shares(n_things, level, shares(low))
+    # a thing more that has two events instead of one is one event more: the total is met exactly
     table.at_least[1] += n_events - table.n_events
     assert (np.diff(table.at_least) <= 0).all(), f"no table of {n_things} things has {n_events} events"
     used = table.at_least > 0
@@ -107,6 +109,7 @@ def _share_from(counts: np.ndarray, shares: dict[int, float], tail_slope: float 
     known = np.log(list(inner))
     quantile = np.array([NormalDist().inv_cdf(1.0 - share) for share in inner.values()])
     wanted = np.log(np.maximum(counts, 1e-9))
+    # interp is flat beyond its ends: below them the first piece goes on, above them the tail
     found = np.interp(wanted, known, quantile)
     if len(inner) > 1:
         below = quantile[0] + (wanted - known[0]) * (quantile[1] - quantile[0]) / (known[1] - known[0])

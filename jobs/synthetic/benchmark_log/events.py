@@ -57,7 +57,7 @@ class Events:
     number: np.ndarray
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # the behaviours of a log are written one after the other
 def plan_log(settings: BenchmarkLogSettings) -> LogPlan:
     """The log of the settings; counts every client's events once, about a second for 10 million clients."""
     sizes = scale_sizes(settings.n_events)
@@ -81,6 +81,7 @@ def draw_block(block: int, behaviour: str, plan: LogPlan) -> Events:
     length, first_session, session_start = _draw_sessions(shared, counts, settings)
 
     number = plan.events(plan.first_event[block] + np.arange(n_events))
+    # permuted numbers are cut into a range per behaviour: so many rows each, spread evenly over all clients
     start = sum(list(plan.sizes.n_rows.values())[:ordinal])
     mine = np.flatnonzero((number >= start) & (number < start + plan.sizes.n_rows[behaviour]))
     event = shuffled[mine]

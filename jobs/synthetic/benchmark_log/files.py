@@ -78,7 +78,7 @@ def codes_to_text(codes: np.ndarray) -> pa.Array:
     text = np.empty((len(codes), width), dtype=np.uint8)
     text[:, 0] = ord("[")
     text[:, 1:] = _CODES[codes].reshape(len(codes), -1).view(np.uint8)
-    text[:, -1] = ord("]")
+    text[:, -1] = ord("]")  # in place of the blank after the last code
     # rows of one width are Arrow strings already: nothing is copied per row
     offsets = np.arange(len(text) + 1, dtype=np.int32) * np.int32(width)
     return pa.StringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text))

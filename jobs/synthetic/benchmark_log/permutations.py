@@ -61,6 +61,7 @@ def hash_to_codes(numbers: np.ndarray, seed: int) -> np.ndarray:
     """
     n_words = CODES_PER_QUERY // 8
     state = (numbers[:, None] * n_words + np.arange(n_words) + 1).astype(np.uint64)
+    # the seed lies in the bits above those of the numbers
     state = (state + np.uint64(seed << 40 & 2**64 - 1)) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

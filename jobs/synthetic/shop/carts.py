@@ -61,6 +61,7 @@ def empty_carts(
     ----------
     adds, with_it, goes_with : as ``draw_adds`` returns them; a companion shares the fate of its product
     """
+    # 0 is bought now, 1 in the next session, 2 removed, 3 left in the cart
     fate = np.searchsorted(np.cumsum([_BUYS_NOW, _BUYS_LATER, _REMOVES]), rng.random(len(adds[0])), side="right")
     end = sessions.time_of(adds[0], sessions.end_step[adds[0]], 0.5 + rng.random(len(adds[0])))
     fate, end = (np.concatenate([values, values[goes_with]]) for values in (fate, end))

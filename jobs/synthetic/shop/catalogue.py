@@ -66,6 +66,7 @@ class Catalogue:
     def _draw_between(self, rng: Generator, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         low, high = self.popularity[start], self.popularity[stop]
         drawn = np.searchsorted(self.popularity, low + rng.random(start.shape) * (high - low), side="right") - 1
+        # a draw that is rounded up to the end of the range would be of the product after it
         return np.clip(drawn, start, stop - 1)
 
 
@@ -95,6 +96,7 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
     # categories differ in their level of prices, products within them more
     prices = rng.normal(0.0, 0.6, n_categories)[category] + rng.normal(0.0, 1.0, n_products)
     name = _to_text(_codes_near(rng, centres[category] + moves[style]))
+    # the first of each category is there from the first day: clients fall back on it (draw_near_taste)
     is_late = (rng.random(n_products) < settings.launched_share) & (rank > 0)
     launch_day = np.where(is_late, rng.integers(1, settings.n_days, n_products), 0)
     cycles = _CYCLE_DAYS * np.exp(0.5 * rng.normal(size=n_categories))
@@ -104,6 +106,7 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
     is_elsewhere = rng.random(n_products) < _COMPANION_ELSEWHERE
     return Catalogue(
         sku=sku,
+        # argsort twice ranks: bucket 0 to 99 of equal size
         price=prices.argsort().argsort() * 100 // n_products,
         name=name,
         category=category,
@@ -124,9 +127,10 @@ def build_catalogue(settings: ShopSettings) -> Catalogue:
 
 def _cycle(rng: Generator, group: np.ndarray) -> np.ndarray:
     """A random permutation of positions that is one cycle within each group (``group`` never falls)."""
-    order = np.lexsort((rng.random(len(group)), group))
+    order = np.lexsort((rng.random(len(group)), group))  # shuffled within each group
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     successor = np.roll(order, -1)
+    # the last of a group leads back to its first, and not into the next group
     successor[np.append(starts[1:], len(group)) - 1] = order[starts]
     cycle = np.empty_like(order)
     cycle[order] = successor

@@ -5,7 +5,7 @@ is its state; the next day follows from it alone, so that the same rules go on f
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -70,6 +70,7 @@ class Clients:
     def draw_homes(self, rng: Generator) -> np.ndarray:
         """A home category of each client, by its taste: int64 [N]."""
         bounds = self.taste.cumsum(axis=1)[:, :-1]
+        # a draw is above as many bounds as there are homes before its own
         return np.take_along_axis(self.homes, (rng.random((len(bounds), 1)) > bounds).sum(axis=1)[:, None], 1)[:, 0]
 
 
@@ -102,7 +103,8 @@ class Chain:
         leaves = ends & (chance[1] < clients.leave_chance)
         comes = (clients.join_day == day) | (self.has_left & (chance[1] < settings.return_chance))
         waited = np.where(self.has_intent, 0, self.waited + 1)
-        # the Weibull distribution's chance to end within the next day what has lasted ``waited`` days
+        # the Weibull distribution's chance to end within the next day what has lasted ``waited`` days; by the scale its
+        # mean is ``rest_days``
         scale = clients.rest_days / math.gamma(1 + 1 / settings.regularity)
         hazard = -np.expm1((waited / scale) ** settings.regularity - ((waited + 1) / scale) ** settings.regularity)
         begins = comes | (self.is_here & ~self.has_intent & (chance[0] < hazard))
@@ -118,7 +120,7 @@ class Chain:
 
     def take(self, rows: np.ndarray) -> "Chain":
         """The state of these rows, in this order."""
-        return replace(self, **{name: values[rows] for name, values in vars(self).items()})
+        return Chain(**{name: values[rows] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def simulate_days(rng: Generator, clients: Clients, catalogue: Catalogue, settin
 
 def session_rate(chain: Chain, day: int, clients: Clients, settings: ShopSettings) -> np.ndarray:
     """Mean sessions on a day in a state: float64 [N]."""
+    # over both phases the mean is ``sessions_per_day``, whatever part of its days a client is in intent
     intent_share = _INTENT_DAYS / (_INTENT_DAYS + clients.rest_days)
     in_intent, at_rest = (1 - _REST_SHARE) / intent_share, _REST_SHARE / (1 - intent_share)
     weekday = clients.weekday[:, (settings.first_day.weekday() + day) % 7]

@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.synthetic import ShopSettings
+from jobs.blocks.table import vector_lists
 from jobs.synthetic.blocks import ITEM_COLUMNS, map_blocks
 from jobs.synthetic.shop.catalogue import build_catalogue
 from jobs.synthetic.shop.oracle import describe_state
@@ -58,9 +59,8 @@ def _describe_rows(settings: ShopSettings, cutoff_day: int, block: int) -> Itera
     catalogue = build_catalogue(settings)
     simulation = simulate_block(block, catalogue, settings)
     states = describe_state(simulation, catalogue, settings, block, cutoff_day)
-    offsets = pa.array(np.arange(len(states) + 1) * states.shape[1], pa.int32())
-    vectors = pa.ListArray.from_arrays(offsets, pa.array(states.ravel()))
-    yield pa.RecordBatch.from_arrays([pa.array(simulation.clients.client_id), vectors], names=[c.CLIENT_ID, c.VECTOR])
+    columns = [pa.array(simulation.clients.client_id), vector_lists(states)]
+    yield pa.RecordBatch.from_arrays(columns, names=[c.CLIENT_ID, c.VECTOR])
 
 
 def _simulate_rows(settings: ShopSettings, block: int) -> Iterator[pa.RecordBatch]:

@@ -113,6 +113,7 @@ def _wishes(
         ]
     )
     is_sold = catalogue.launch_day < cutoff_day
+    # what is not sold yet has weight 0: it comes last, and is cut off
     popular = np.argsort(-np.diff(catalogue.popularity) * is_sold, kind="stable")[: min(_MOST_PRODUCTS, is_sold.sum())]
     column = np.full(n_products, -1)
     column[popular] = np.arange(len(popular))
@@ -150,6 +151,7 @@ def _used_up(
     session, second, product = (values[simulation.buys[1] < cutoff_day * SECONDS_PER_DAY] for values in simulation.buys)
     client, cycle = simulation.sessions.client[session], catalogue.cycle_days[product]
     age = cutoff_day - second / SECONDS_PER_DAY
+    # due in the four weeks after the cutoff, or at most two weeks before it
     comes = (cycle > 0) & (age < cycle + 14) & (age + 28 > cycle)
     return client[comes], product[comes], simulation.clients.loyalty[client[comes]]
 

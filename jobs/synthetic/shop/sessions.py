@@ -108,6 +108,7 @@ def draw_sessions(
         np.stack([getattr(chain, name) for chain in days.chains], axis=1)[client, day]
         for name in ("interest", "has_intent")
     )
+    # each session draws a product, and takes that of the session which began its thread
     seed = draw_near_taste(rng, interest, day, client, clients, catalogue)[start]
     return Sessions(
         client=client,
@@ -142,6 +143,7 @@ def draw_near_taste(
     nearest = np.argmin(distance, axis=1)
     rows = np.arange(len(category))
     is_launched = np.isfinite(distance[rows, nearest])
+    # where none of the few is launched yet, the category's first product, which always is
     return np.where(is_launched, candidates[rows, nearest], catalogue.first[category])
 
 
@@ -177,6 +179,7 @@ def draw_views(rng: Generator, sessions: Sessions, clients: Clients, catalogue: 
 def visit_other_pages(rng: Generator, sessions: Sessions, catalogue: Catalogue) -> list[Rows]:
     """Pages that show no product: other pages, then the category's."""
     session = np.repeat(np.arange(len(sessions.client)), sessions.n_pages)
+    # 0, 1, ... in each session
     step = np.arange(len(session)) - np.repeat(np.cumsum(sessions.n_pages) - sessions.n_pages, sessions.n_pages)
     # the cube favours the first pages; rest turns the order around, so that pages tell intent from rest
     page = (len(catalogue.other_url) * rng.random(len(session)) ** 3).astype(np.int64)

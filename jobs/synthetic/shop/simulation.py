@@ -56,7 +56,7 @@ class Simulation:
 
 def simulate_block(block: int, catalogue: Catalogue, settings: ShopSettings) -> Simulation:
     """A block of clients from its first day to the last; it depends on the settings and the block alone."""
-    rng = np.random.default_rng([settings.seed, 1, block])
+    rng = np.random.default_rng([settings.seed, 1, block])  # the catalogue draws from 0, the oracle from 2
     start = block * settings.clients_per_block
     indices = np.arange(start, min(start + settings.clients_per_block, settings.n_clients))
     # every draw is from one generator: another order of these lines is another shop

@@ -53,7 +53,7 @@ def test_the_given_clients_come_first_and_only_the_most_active_take_part(
 
 
 def test_a_client_is_solved_as_in_the_last_half_iteration_of_mllib(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, cached: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.blocks.factorisation.CLIENTS_PER_SOLUTION", 2)
     rng = np.random.default_rng(1)
@@ -70,7 +70,8 @@ def test_a_client_is_solved_as_in_the_last_half_iteration_of_mllib(
     assert len(theirs) > 5
     # nobody that was factorised has item 10: it says nothing of client 1, and client 99 has no other
     more = spark.createDataFrame([*rows, (1, 10, 5.0), (99, 10, 1.0)], ddl)
-    ours = {row["client_id"]: row["vector"] for row in solve_clients(more, model.itemFactors, settings).collect()}
+    solved = solve_clients(more, model.itemFactors, settings, cached).collect()
+    ours = {row["client_id"]: row["vector"] for row in solved}
     assert ours.keys() == theirs.keys()
     for client, vector in theirs.items():
         np.testing.assert_allclose(ours[client], vector, rtol=1e-4, atol=1e-6)

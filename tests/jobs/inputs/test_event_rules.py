@@ -13,11 +13,12 @@ from pyspark.testing import assertDataFrameEqual
 from conf.inputs import IngestSettings
 from jobs.inputs.event_rules import (
     canonical_codes,
+    judge_products,
     keep_known_skus,
+    keep_one_per_sku,
     reject_events,
-    reject_products,
+    reject_others_of_sku,
     type_events,
-    type_products,
 )
 from schemas.behaviours import ItemKind
 from schemas.tables import OUT_OF_BOUNDS, UNKNOWN_SKU, is_no_time
@@ -202,8 +203,8 @@ def test_every_reason_of_the_contract_of_products_is_given_and_nulls_are_kept(sp
         (4, 1, 1, "[1 2]"),
     ]  # fmt: skip
     good = [(5, None, None, None), (6, 1, 0, CODES), (7, 1, 99, CODES)]
-    source = unsigned(spark, [*rows, *good], PRODUCTS)
-    rejected = [row["reason"] for row in reject_products(source, "product_properties").collect()]
+    judged = judge_products(unsigned(spark, [*rows, *good], PRODUCTS))
+    rejected = [row["reason"] for row in reject_others_of_sku(judged, "product_properties").collect()]
     assert rejected == [
         "sku is null",
         "sku is beyond int64",
@@ -212,15 +213,15 @@ def test_every_reason_of_the_contract_of_products_is_given_and_nulls_are_kept(sp
         "price is outside 0-99",
         "name is not 16 numbers 0-255 in brackets",
     ]
-    assertDataFrameEqual(type_products(source), spark.createDataFrame(good, PRODUCTS))
+    assertDataFrameEqual(keep_one_per_sku(judged), spark.createDataFrame(good, PRODUCTS))
 
 
 def test_of_conflicting_products_the_first_is_kept_nulls_last_and_repeats_are_told_apart(spark: SparkSession) -> None:
     padded = CODES.replace(" ", "  ")  # another spelling of the same values
     rows = [(1, None, 5, CODES), (1, 9, None, CODES), (1, 9, 5, CODES), (1, 9, 5, padded), (1, 8, 100, CODES)]
-    for source in (spark.createDataFrame(order, PRODUCTS) for order in (rows, rows[::-1])):
-        assertDataFrameEqual(type_products(source), spark.createDataFrame([(1, 9, 5, CODES)], PRODUCTS))
-        rejected = reject_products(source, "product_properties").collect()
+    for judged in (judge_products(spark.createDataFrame(order, PRODUCTS)) for order in (rows, rows[::-1])):
+        assertDataFrameEqual(keep_one_per_sku(judged), spark.createDataFrame([(1, 9, 5, CODES)], PRODUCTS))
+        rejected = reject_others_of_sku(judged, "product_properties").collect()
         assert sorted(row["reason"] for row in rejected) == [
             "conflicts with another row of this sku",
             "conflicts with another row of this sku",
@@ -230,7 +231,7 @@ def test_of_conflicting_products_the_first_is_kept_nulls_last_and_repeats_are_to
 
 
 def test_a_product_of_nulls_that_repeats_is_a_repeat(spark: SparkSession) -> None:
-    source = spark.createDataFrame([(1, None, None, None)] * 2, PRODUCTS)
-    assert type_products(source).count() == 1
-    (row,) = reject_products(source, "product_properties").collect()
+    judged = judge_products(spark.createDataFrame([(1, None, None, None)] * 2, PRODUCTS))
+    assert keep_one_per_sku(judged).count() == 1
+    (row,) = reject_others_of_sku(judged, "product_properties").collect()
     assert row["reason"] == "repeats another row of this sku"
