@@ -22,12 +22,12 @@ $(STAMP): requirements.lock requirements-tools.lock requirements-horovod.lock to
 	$(BIN)/uv pip install $(LOCKED) --python $(BIN)/python -r requirements.lock
 	$(BIN)/python tools/install_horovod.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m jobs.runtime.session
+	$(BIN)/python -m jobs.runtime.set_up
 	touch $@
 
 # Hadoop's connector of S3, 280 MB: for --out, --tables or inputs there, where no cluster brings one
 setup-s3: setup
-	$(BIN)/python -m jobs.runtime.session s3
+	$(BIN)/python -m jobs.runtime.set_up s3
 
 demo: setup
 	$(if $(filter $(SHOP),$(DATA)),test -d $(SHOP) || $(BIN)/ubp generate --out $(SHOP))
@@ -74,7 +74,7 @@ test-next: .venv-next/.installed
 	$(NEXT)/python $(TOOLS)
 	$(NEXT)/uv pip install $(LOCKED) --python $(NEXT)/python -r requirements-next.lock
 	$(NEXT)/uv pip install --quiet --python $(NEXT)/python --no-deps --no-build-isolation --editable .
-	$(NEXT)/python -m jobs.runtime.session
+	$(NEXT)/python -m jobs.runtime.set_up
 	touch $@
 
 wheel: setup

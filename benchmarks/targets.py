@@ -48,9 +48,9 @@ from jobs.storage.locations import readable_path
 from jobs.storage.workspace import Workspace
 from jobs.synthetic.benchmark_log.files import behaviour_rows, product_rows
 from jobs.transforms.purchases import purchases_with_properties
-from jobs.transforms.windows import collect_windows, target_events
+from jobs.transforms.windows import read_windows, target_events
 from schemas.behaviours import PRODUCT_BUY
-from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS, WINDOWS
+from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS
 from schemas.tasks import CHURN, PROPENSITY, TASKS
 from schemas.tasks import WINDOWS as BOTH
 
@@ -82,7 +82,7 @@ def read_frames(spark: SparkSession, config: PipelineConfig, workspace: Workspac
     """Window -> its purchases with properties."""
     purchases = read_table(spark, workspace, config.events_table(PRODUCT_BUY))
     products = read_table(spark, workspace, PRODUCT_PROPERTIES)
-    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    windows = read_windows(spark, workspace)
     bought = purchases_with_properties(target_events(purchases, windows), products).toPandas()
     return {window: rows.drop(columns="window").reset_index(drop=True) for window, rows in bought.groupby("window")}
 
@@ -141,7 +141,7 @@ def _cpu_s() -> float:
 def compute_only(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """The targets table of the labels that are there, row by row, to nowhere."""
     purchases = read_table(spark, workspace, config.events_table(PRODUCT_BUY))
-    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    windows = read_windows(spark, workspace)
     bought = purchases_with_properties(
         target_events(purchases, windows), read_table(spark, workspace, PRODUCT_PROPERTIES)
     )

@@ -334,12 +334,12 @@ def _is_path(name_or_path: str) -> bool:
 def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
     try:
         events = yaml.parse(text.partition("=")[2] if is_setting else text)
-        has_alias = any(isinstance(event, yaml.AliasEvent) for event in events)
+        # before they are resolved: a few may stand for more values than memory holds, or for themselves
+        if any(isinstance(event, yaml.AliasEvent) for event in events):
+            raise ConfigError(f"{owner}: expected values, found a YAML alias (*name); write the value out")
         layer = OmegaConf.from_dotlist([text]) if is_setting else OmegaConf.load(StringIO(text))
     except _UNREADABLE as error:
         raise ConfigError(f"{owner} is not YAML that settings can have: {' '.join(str(error).split())}") from error
-    if has_alias:  # a few of them may stand for more values than memory holds, or for themselves
-        raise ConfigError(f"{owner}: expected values, found a YAML alias (*name); write the value out")
     if not isinstance(layer, DictConfig) or not layer:
         found = "a list" if layer else "none"
         raise ConfigError(f"{owner}: expected keys and values at the top level, found {found}")

@@ -21,9 +21,9 @@ from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_json
 from jobs.storage.metrics_log import read_block_seconds
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.columns import PROFILE
-from schemas.tables import CLIENTS, PROFILES, WINDOWS
+from schemas.tables import CLIENTS, PROFILES
 from schemas.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def run(
     spark: SparkSession, config: PipelineConfig, workspace: Workspace, wanted: Sequence[str] = TASKS
 ) -> dict[str, Any]:
     """Write ``ablation.json``, the scores of each variant on the wanted tasks, and return its content, ``describe``."""
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
     own, further = collect_profile_blocks(spark, config, workspace, cutoff)

@@ -16,7 +16,7 @@ from jobs.profiles.composition import list_own_blocks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import digest, read_json
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import ENTRY_MODE, collect_windows
+from jobs.transforms.windows import ENTRY_MODE, read_windows
 from schemas.tables import LABELS, WINDOWS
 from schemas.tasks import TaskScore
 
@@ -66,14 +66,14 @@ def describe_sources(
     A block that is missing has an empty digest. Popularities count the train window's purchases, so they stand for
     the labels, whose table is large and whose files are others after each write.
     """
-    windows = read_table(spark, workspace, WINDOWS)
-    found = collect_digests(spark, workspace, blocks, collect_windows(windows).input_end)
+    found = collect_digests(spark, workspace, blocks, read_windows(spark, workspace).input_end)
     # without its blocks: each of those that are given has a digest of its own
     ensemble = {name: value for name, value in asdict(config.ensemble).items() if name != "blocks"}
+    windows = read_table(spark, workspace, WINDOWS).collect()
     labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()
     return {
         **{f"block {name}": found.get(name, "") for name in blocks},
-        "labels": digest([windows.collect(), labels]),
+        "labels": digest([windows, labels]),
         "settings of ensemble and probe": digest([ensemble, config.probe.of_a_score()]),
     }
 

@@ -18,13 +18,13 @@ from jobs.storage.entry_files import read_client_ids, snapshot_files
 from jobs.storage.entry_rules import validate_entry
 from jobs.storage.files import read_json, write_json
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import ENTRY_MODE, collect_windows
+from jobs.transforms.windows import ENTRY_MODE, read_windows
 from ml.evaluation.probe import over_repeats
 from schemas import columns as c
 from schemas import tasks
 from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE
 from schemas.errors import ConfigError, EntryError, InputError
-from schemas.tables import CLIENTS, LABELS, TARGETS, WINDOWS
+from schemas.tables import CLIENTS, LABELS, TARGETS
 from schemas.tasks import TaskScore
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def score_entries(
     EntryError
         Naming all that is wrong with the entries.
     """
-    if collect_windows(read_table(spark, workspace, WINDOWS)).mode == ENTRY_MODE:
+    if read_windows(spark, workspace).mode == ENTRY_MODE:
         raise ConfigError(
             "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
             "stages from split with windows.mode=evaluate"

@@ -142,7 +142,9 @@ def _draw(
 ) -> dict[str, Any]:
     """The figures that there are data for; several of one kind by name."""
     drawn: dict[str, Any] = {
-        "absent": figures.draw_absent_shares("Absent clients", facts.absent, figures.palette(config.encoders)),
+        "absent": figures.draw_absent_shares(
+            "Absent clients", facts.absent, {name: colours[name] for name in config.encoders}
+        ),
         "scores": figures.draw_scores(facts.scores),
         "training": draw_training(histories, colours),
         "lengths": draw_lengths(facts.sequences, config, colours),

@@ -12,14 +12,14 @@ from jobs.blocks.table import write_block
 from jobs.storage.delta_tables import read_ingested, read_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.purchases import purchases_with_properties
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.columns import SKU
-from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
+from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the block ``baseline``; clients without an input event are not present."""
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     clients = read_table(spark, workspace, CLIENTS)
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}

@@ -15,9 +15,9 @@ from jobs.blocks.counters import Shop, collect_counters
 from jobs.blocks.table import write_block
 from jobs.storage.delta_tables import read_ingested, read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.blocks import COUNTERS
-from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
+from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         log.info("  %s: left out: ensemble.blocks does not name it", COUNTERS)
     if not (config.ensemble.activity or asks_for_counters):
         return
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients = read_table(spark, workspace, CLIENTS)
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     if config.ensemble.activity:

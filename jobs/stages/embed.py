@@ -15,9 +15,9 @@ from jobs.blocks.table import collect_blocks, write_blocks
 from jobs.blocks.vectors import ROWS_DDL, embed_chunk, find_models, join_sequences, map_chunks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.columns import BEHAVIOUR, POSITION
-from schemas.tables import CLIENTS, SEQUENCES, WINDOWS
+from schemas.tables import CLIENTS, SEQUENCES
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     blocks = [source.block() for source in sources]
     for block in blocks:
         log.info("  %s: %d columns", block.name, len(block.columns))
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients, streams = read_table(spark, workspace, CLIENTS), list(dict.fromkeys(source.stream for source in sources))
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(streams))
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(clients.count() / config.inference.clients_per_partition))

@@ -14,8 +14,8 @@ from jobs.blocks.factorisation import WEIGHTS, collect_factors, weigh_pairs
 from jobs.blocks.table import remove_block, write_block
 from jobs.storage.delta_tables import read_ingested, read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
-from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
+from jobs.transforms.windows import read_windows
+from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,12 @@ log = logging.getLogger(__name__)
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the blocks that ``ensemble.blocks`` asks for; clients without such events are not present."""
     asked = [name for name in WEIGHTS if name in config.ensemble.named_blocks]
-    for name in WEIGHTS.keys() - asked:
-        log.info("  %s: left out: ensemble.blocks does not name it", name)
+    for name in WEIGHTS:
+        if name not in asked:
+            log.info("  %s: left out: ensemble.blocks does not name it", name)
     if not asked:
         return
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     read = {of for name in asked for of in WEIGHTS[name]}
     events = {of: read_ingested(spark, workspace, table) for of, table in config.events_tables().items() if of in read}

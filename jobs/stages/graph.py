@@ -27,10 +27,10 @@ from jobs.runtime.rank_launcher import count_ranks, run_ranks
 from jobs.storage.delta_tables import list_files, read_as_files, read_ingested, read_table, write_table
 from jobs.storage.locations import file_url, plain_location
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.blocks import GRAPH
 from schemas.columns import BEHAVIOUR, CLIENT_ID, SKU, VECTOR
-from schemas.tables import CLIENTS, EDGES, VOCABULARIES, WINDOWS
+from schemas.tables import CLIENTS, EDGES, VOCABULARIES
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         log.info("  %s: left out: ensemble.blocks does not name it", GRAPH)
         return
     n_ranks = count_ranks(spark, config.training)
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients = read_table(spark, workspace, CLIENTS)
     related = [name for name in RELATIONS if name in config.behaviours and config.behaviours[name].item == SKU]
     for name in RELATIONS:

@@ -24,14 +24,14 @@ from jobs.storage.locations import file_url
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.purchases import purchases_with_properties
-from jobs.transforms.windows import collect_windows, events_before
+from jobs.transforms.windows import events_before, read_windows
 from ml.data.counter_rows import RowLayout
 from ml.data.sharding import FeedFile
 from ml.training.interactions import InteractionJob, train_interactions
 from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 from schemas.blocks import INTERACTIONS
-from schemas.tables import CLIENTS, PRODUCT_PROPERTIES, WINDOWS
+from schemas.tables import CLIENTS, PRODUCT_PROPERTIES
 from schemas.tasks import PROPENSITY
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         log.info("  %s: left out: ensemble.blocks does not name it", INTERACTIONS)
         return
     count_ranks(spark, config.training)  # refuses more than this machine has cores for, before anything is made
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     shop = Shop(events, products, clients, config.behaviours)

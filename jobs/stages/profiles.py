@@ -18,17 +18,17 @@ from jobs.profiles.composition import collect_profile_blocks, compose_profiles, 
 from jobs.profiles.export import FEATURE_NAMES, export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.blocks import BASELINE, ENSEMBLE, ON_REQUEST
 from schemas.columns import PROFILE
-from schemas.tables import BLOCKS, CLIENTS, PROFILES, WINDOWS
+from schemas.tables import BLOCKS, CLIENTS, PROFILES
 
 log = logging.getLogger(__name__)
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write the table of profiles: ``ensemble`` and, with further blocks, ``ensemble+NAME``; then the entries."""
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
     own, further = collect_profile_blocks(spark, config, workspace, cutoff)

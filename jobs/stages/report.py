@@ -33,10 +33,10 @@ from jobs.storage.metrics_log import read_metrics
 from jobs.storage.provenance import made_stages
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE
 from schemas.columns import BEHAVIOUR, CUTOFF, PROFILE
-from schemas.tables import BLOCKS, CLIENTS, PROFILES, QUARANTINE, SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.tables import BLOCKS, CLIENTS, PROFILES, QUARANTINE, SEQUENCES, VOCABULARIES
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     sequences, streams = read_table(spark, workspace, SEQUENCES), config.streams()
     # an event counts once: those of merged streams are those of behaviours again, unless all encoders are merged
     counted = streams.keys() - config.merged_streams().keys() or streams.keys()
-    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    windows = read_windows(spark, workspace)
     blocks = read_table(spark, workspace, BLOCKS).where(F.col(CUTOFF) == timestamp_literal(windows.input_end))
     profiles = read_table(spark, workspace, PROFILES).where(F.col(PROFILE) == ENSEMBLE)
     metrics, histories = split_training(read_metrics(workspace.metrics))

@@ -15,15 +15,15 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.merged_sequences import build_merged_sequences, collect_merged_vocabulary
 from jobs.transforms.sequences import build_sequences, collect_if_small
 from jobs.transforms.vocabulary import collect_n_items
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.behaviours import ItemKind
 from schemas.columns import BEHAVIOUR
-from schemas.tables import SEQUENCES, VOCABULARIES, WINDOWS
+from schemas.tables import SEQUENCES, VOCABULARIES
 
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per stream and client."""
-    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    windows = read_windows(spark, workspace)
     vocabularies = read_table(spark, workspace, VOCABULARIES)
     n_items = collect_n_items(vocabularies)
     with ExitStack() as cached:  # vocabularies stay on the executors until the table is written

@@ -21,12 +21,12 @@ from jobs.runtime.caching import cache_rows
 from jobs.storage.delta_tables import read_ingested, read_table, write_table
 from jobs.storage.workspace import Workspace
 from jobs.transforms.purchases import purchases_with_properties
-from jobs.transforms.windows import collect_windows, events_before, target_events
+from jobs.transforms.windows import events_before, read_windows, target_events
 from schemas import columns as c
 from schemas import tasks
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import InputError
-from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS, WINDOWS
+from schemas.tables import CLIENTS, LABELS, PRODUCT_PROPERTIES, TARGETS
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ CLIENTS_PER_PART = 50_000
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per label, and one per task, window and client."""
-    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    windows = read_windows(spark, workspace)
     products = read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     purchases = read_ingested(spark, workspace, config.events_table(PRODUCT_BUY))
     clients = read_table(spark, workspace, CLIENTS)

@@ -47,8 +47,9 @@ def run(
     """
     count_ranks(spark, config.training)  # refuses more than this machine has cores for, before anything is made
     plans = plan_training(spark, config, workspace, only)
-    for name in {*(only or config.encoders)} - {plan.job.card.encoder for plan in plans}:
-        if workspace.model(name).is_dir():  # later stages would read it
+    planned = [plan.job.card.encoder for plan in plans]
+    for name in only or config.encoders:
+        if name not in planned and workspace.model(name).is_dir():  # later stages would read it
             raise TrainingError(
                 f"encoder {name}: expected clients with two items or more, found none, but a model of an earlier run "
                 f"in {workspace.model(name)}; remove that folder, or leave the encoder out (--set encoders.{name}=null)"
@@ -164,7 +165,7 @@ def clean_up(config: PipelineConfig, workspace: Workspace, only: Sequence[str] =
     folder = workspace.checkpoints("")
     for path in folder.glob("[!.]*/"):
         # also of encoders that the configuration no longer names; by its files, for another folder is somebody's own
-        is_ours = {file.name for file in path.iterdir()} <= CHECKPOINT_FILES
+        is_ours = all(any(map(file.match, CHECKPOINT_FILES)) for file in path.iterdir())
         if path.name in (only or config.encoders) or (not only and is_ours):
             workspace.remove(path)
     remove_empty_folder(folder)

@@ -16,11 +16,11 @@ from jobs.storage.stored_rows import StoredRows, stored_rows
 from jobs.storage.workspace import Workspace
 from jobs.transforms.item_attributes import build_item_attributes, collect_unknown
 from jobs.transforms.vocabulary import collect_summaries, count_items, merge_counts, number_items
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.behaviours import ItemKind
 from schemas.columns import BEHAVIOUR, N_EVENTS
 from schemas.errors import InputError
-from schemas.tables import ITEM_ATTRIBUTES, PRODUCT_PROPERTIES, VOCABULARIES, WINDOWS
+from schemas.tables import ITEM_ATTRIBUTES, PRODUCT_PROPERTIES, VOCABULARIES
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Counts(NamedTuple):
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per behaviour and item, one per merged stream and item, and what is known of the latter."""
-    windows = collect_windows(read_table(spark, workspace, WINDOWS))
+    windows = read_windows(spark, workspace)
     merged = config.merged_streams()
     # an item that is rare in one of these may be kept by another one, with all of its events
     counted_whole = {

@@ -8,7 +8,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.inputs import WindowSettings
+from jobs.storage.delta_tables import read_table
 from jobs.storage.stored_rows import timestamp_literal
+from jobs.storage.workspace import Workspace
 from schemas import columns as c
 from schemas import tasks
 from schemas.tables import WINDOWS
@@ -71,9 +73,9 @@ def windows_frame(spark: SparkSession, windows: Windows) -> DataFrame:
     return spark.createDataFrame([tuple(asdict(windows).values())], WINDOWS.ddl)
 
 
-def collect_windows(frame: DataFrame) -> Windows:
-    """The windows of the one row that ``windows_frame`` made."""
-    return Windows(**frame.collect()[0].asDict())
+def read_windows(spark: SparkSession, workspace: Workspace) -> Windows:
+    """The windows that the stage ``split`` wrote."""
+    return Windows(**read_table(spark, workspace, WINDOWS).collect()[0].asDict())
 
 
 def collect_last_timestamp(events: DataFrame) -> datetime | None:

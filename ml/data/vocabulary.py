@@ -5,6 +5,9 @@ from dataclasses import dataclass, field, replace
 from ml.data.item_attributes import ItemAttributes
 from schemas.tokens import FIRST_ITEM
 
+NO_KIND = 255
+"""Of a column that no item comes from."""
+
 
 @dataclass(frozen=True)
 class VocabularyDescription:
@@ -13,8 +16,7 @@ class VocabularyDescription:
     Attributes
     ----------
     n_tokens : the special tokens and the items
-    item_columns : what its items come from, such as sku, url, query: ``ItemAttributes.item_kind`` is 1 + the position
-        here; none without attributes
+    item_columns : what its items come from, such as sku, url, query (``kind_of``); none without attributes
     n_categories : values of ``ItemAttributes.category``, 0 among them; 0 without attributes
     attributes_digest : of the attributes, empty without
     attributes : None where there are none, and when a model is rebuilt from its folder: an encoder keeps those that it
@@ -37,6 +39,16 @@ class VocabularyDescription:
     def n_items(self) -> int:
         """Tokens that are items."""
         return self.n_tokens - FIRST_ITEM
+
+    def kind_of(self, column: str) -> int:
+        """What ``ItemAttributes.item_kind`` has for the items of a column."""
+        return 1 + self.item_columns.index(column) if column in self.item_columns else NO_KIND
+
+    def attributes_for(self, objective: str) -> ItemAttributes:
+        """The attributes, which an objective needs to train; ValueError where they are not at hand."""
+        if self.attributes is None:
+            raise ValueError(f"{objective}: expected a vocabulary with its items' attributes, to train on")
+        return self.attributes
 
     def without_arrays(self) -> "VocabularyDescription":
         """What a model's card keeps of it."""

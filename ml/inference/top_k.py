@@ -121,6 +121,12 @@ def _best_items(
             columns = torch.where((left_out >= start) & (left_out < end), left_out - start, end - start)
             scores = F.pad(scores, (0, 1)).scatter(1, columns, -torch.inf)[:, :-1]
         own, tokens = scores.topk(min(k, end - start), dim=1)
+        # of items that score as the last one does, topk takes any; a sort of all scores would cost more than it
+        is_tied = (scores >= own[:, -1:]).sum(dim=1) > own.shape[1]
+        if is_tied.any():
+            own[is_tied], tokens[is_tied] = (
+                part[:, : own.shape[1]] for part in scores[is_tied].sort(dim=1, descending=True, stable=True)
+            )
         # by token id before the stable sort by score: of equals the lower id comes first
         items, order = torch.cat([items, tokens + start], dim=1).sort(dim=1)
         best, order = torch.cat([best, own], dim=1).gather(1, order).sort(dim=1, descending=True, stable=True)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SECONDS_PER_DAY, SequenceBatch, concatenate, required_column
 from ml.data.vocabulary import VocabularyDescription
-from ml.objectives.next_item import moved_right
 from ml.objectives.protocol import Objective, Score, TrainingBatch
 from schemas.errors import ConfigError
 from schemas.tokens import PAD
@@ -90,10 +89,6 @@ class Contrastive(Objective):
         matched = F.cross_entropy(logits, own, reduction="sum")
         # both terms weigh alike, however many rows have a future
         return total + matched * len(past) / max(1, len(of_future))
-
-    def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-        """The rows without their last events."""
-        return moved_right(batch)
 
 
 def _runs(batch: SequenceBatch[Tensor], last: Tensor, lengths: Tensor) -> SequenceBatch[Tensor]:

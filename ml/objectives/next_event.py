@@ -26,8 +26,6 @@ from schemas.columns import SKU, URL
 from schemas.errors import ConfigError
 from schemas.tokens import PAD
 
-NO_KIND = 255
-"""Of a column that the stream's items do not come from; no item has it."""
 NOBODY = -1
 """In place of the sequence of a label that was drawn where a head has too few."""
 
@@ -76,7 +74,7 @@ class NextEvent(Objective):
         self.kinds, self.skus = torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
         if vocabulary.attributes is not None:  # else the encoder comes from its folder, to be validated
             self.kinds = torch.from_numpy(vocabulary.attributes.item_kind)  # uint8 [V]
-            self.skus = (self.kinds == self._kind(SKU)).nonzero().squeeze(1)
+            self.skus = (self.kinds == self.vocabulary.kind_of(SKU)).nonzero().squeeze(1)
 
     @classmethod
     def require_settings(cls, name: str, settings: EncoderSettings) -> None:
@@ -101,9 +99,7 @@ class NextEvent(Objective):
         ValueError
             If the attributes of the vocabulary's items are not at hand.
         """
-        attributes = self.vocabulary.attributes
-        if attributes is None:
-            raise ValueError("next_event: expected a vocabulary with its items' attributes, to train on")
+        attributes = self.vocabulary.attributes_for("next_event")
         n_events = torch.zeros(len(attributes), dtype=torch.float64)
         # in float64: float32 counts no further than 2**24 events
         n_events[self.skus] = torch.from_numpy(attributes.n_events)[self.skus].double()
@@ -131,7 +127,7 @@ class NextEvent(Objective):
         kinds, _ = self._on(labels.device)
         for head, column in (("url", URL), ("item", SKU)):
             if getattr(self.settings, head):
-                is_asked = (kinds[labels.clamp(min=0)] == self._kind(column)) & (labels != NO_LABEL)
+                is_asked = (kinds[labels.clamp(min=0)] == self.vocabulary.kind_of(column)) & (labels != NO_LABEL)
                 # of packed rows for all positions: what is drawn must not depend on how many they are padded to
                 n_draws = batch.token_ids.numel() if is_packed else len(labels)
                 chances = torch.rand(n_draws, generator=generator, device=generator.device)
@@ -222,11 +218,6 @@ class NextEvent(Objective):
             "drawn": torch.where(is_asked[order], labels[order], PAD),
             "drawn_of": torch.where(is_asked[order], sequences[order], NOBODY),
         }
-
-    def _kind(self, column: str) -> int:
-        """How ``item_kinds`` names the items of a column."""
-        columns = self.vocabulary.item_columns
-        return 1 + columns.index(column) if column in columns else NO_KIND
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The kinds of all items and the tokens of skus where a batch is prepared: the CPU, or where the heads are."""

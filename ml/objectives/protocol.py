@@ -147,12 +147,12 @@ class Objective(Protocol):
         score : of candidates at the hidden states, by the encoder's prediction head and items
         """
 
-    @abstractmethod
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
         """How validation asks for the last item of each row: inputs whose last hidden state is to predict it.
 
         Raises
         ------
         ValueError
-            If a row ends in PAD or MASK.
+            If a row ends in PAD or MASK, or the objective does not rank items.
         """
+        raise ValueError(f"expected an objective that ranks items, found {type(self).__name__}")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from conf.encoders import EncoderSettings
 from ml.data.sequence_batch import SequenceBatch, required_column
 from ml.data.vocabulary import VocabularyDescription
-from ml.objectives.next_item import moved_right
 from ml.objectives.protocol import Objective, Score, TrainingBatch
 from schemas.columns import SKU, URL
 from schemas.errors import ConfigError
@@ -89,14 +88,11 @@ class Reconstruction(Objective):
 
     def build_heads(self, hidden_size: int) -> Decoder:
         """The decoder; ValueError if the attributes of the vocabulary's items are not at hand."""
-        attributes = self.vocabulary.attributes
-        if attributes is None:
-            raise ValueError("reconstruction: expected a vocabulary with its items' attributes, to train on")
+        attributes = self.vocabulary.attributes_for("reconstruction")
         kinds = torch.from_numpy(attributes.item_kind)
         fields = [torch.from_numpy(attributes.category).long(), torch.from_numpy(attributes.price).long()]
         for column in (SKU, URL):
-            names = self.vocabulary.item_columns
-            is_own = kinds == (1 + names.index(column) if column in names else -1)
+            is_own = kinds == self.vocabulary.kind_of(column)
             # tokens come by falling number of events: a token's rank among its kind
             rank = is_own.cumsum(0)
             fields.append(torch.where(rank <= self.settings.frequent_items, 1 + rank, RARE) * is_own)
@@ -120,7 +116,3 @@ class Reconstruction(Objective):
         """The sum over events and fields."""
         loss: Tensor = self.decoder(hidden, targets["tokens"], targets["types"])
         return loss
-
-    def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-        """The rows without their last events."""
-        return moved_right(batch)

@@ -31,9 +31,9 @@ from schemas.errors import TrainingError
 log = logging.getLogger(__name__)
 
 RUN, BEST, RESULT, ATTRIBUTES = "run.safetensors", "best", "result.json", "item_attributes.safetensors"
-DRAFTS = {*(f".{name}.partial" for name in (RUN, RESULT)), f".{BEST}.new", f".{BEST}.old"}
-CHECKPOINT_FILES = {RUN, BEST, RESULT, ATTRIBUTES} | DRAFTS
-"""What a folder of checkpoints holds, drafts of killed processes included."""
+DRAFTS = (f".{RUN}.partial", f".{RESULT}.*.partial", f".{BEST}.new", f".{BEST}.old")
+CHECKPOINT_FILES = (RUN, BEST, RESULT, ATTRIBUTES, *DRAFTS)
+"""Patterns of what a folder of checkpoints holds, drafts of killed processes included."""
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes one line of figures; only rank 0's does something."""

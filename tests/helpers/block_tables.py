@@ -11,7 +11,7 @@ from conf.inputs import WindowSettings
 from jobs.blocks.table import Block, write_blocks
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows, derive_windows, windows_frame
+from jobs.transforms.windows import derive_windows, read_windows, windows_frame
 from schemas.tables import CLIENTS, WINDOWS
 
 ROWS_DDL = "block string, client_id bigint, is_present boolean, vector array<float>"
@@ -22,14 +22,14 @@ def write_clients(spark: SparkSession, workspace: Workspace, client_ids: ArrayLi
     write_table(windows_frame(spark, derive_windows(datetime(2022, 9, 28), WindowSettings())), workspace, WINDOWS)
     rows = [(position, int(client), True) for position, client in enumerate(np.asarray(client_ids))]
     write_table(spark.createDataFrame(rows, CLIENTS.ddl), workspace, CLIENTS)
-    return collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    return read_windows(spark, workspace).input_end
 
 
 def put_blocks(
     spark: SparkSession, workspace: Workspace, vectors: Mapping[str, Mapping[int, ArrayLike]]
 ) -> dict[str, Block]:
     """Blocks of the clients of the workspace, in one write: block -> client id -> vector of those that are present."""
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     client_ids = [row["client_id"] for row in read_table(spark, workspace, CLIENTS).collect()]
     blocks, rows = {}, []
     for name, of_clients in vectors.items():

@@ -16,9 +16,9 @@ from jobs.cli import main
 from jobs.storage import locations
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.errors import ConfigError, EntryError, TableError
-from schemas.tables import BLOCKS, CLIENTS, WINDOWS
+from schemas.tables import BLOCKS, CLIENTS
 
 IDS = np.array([50, 10, 40, 20, 30])
 ROWS = np.array([[1, 2], [0, 0], [5, 6], [7, 8], [9, 10]])
@@ -38,7 +38,7 @@ def workspace(spark: SparkSession, workspace: Workspace) -> Workspace:
 
 
 def import_entry(spark: SparkSession, workspace: Workspace, folder: str) -> dict[int, list[float]]:
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     clients = read_table(spark, workspace, CLIENTS)
     imported.import_blocks(EnsembleSettings(blocks=("baseline", f"clip={folder}")), clients, cutoff, workspace)
     rows = read_table(spark, workspace, BLOCKS).collect()

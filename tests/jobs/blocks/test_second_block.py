@@ -16,8 +16,8 @@ from jobs.commands import ablate
 from jobs.stages import profiles
 from jobs.storage.delta_tables import read_table, write_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows, events_before
-from schemas.tables import CLIENTS, LABELS, PROFILES, TARGETS, WINDOWS
+from jobs.transforms.windows import events_before, read_windows
+from schemas.tables import CLIENTS, LABELS, PROFILES, TARGETS
 
 N = 12
 SETTINGS = replace(
@@ -45,7 +45,7 @@ def shop(spark: SparkSession, workspace: Workspace) -> Workspace:
 
 @pytest.mark.slow
 def test_a_block_of_one_number_is_written_composed_exported_and_ablated(spark: SparkSession, shop: Workspace) -> None:
-    cutoff = collect_windows(read_table(spark, shop, WINDOWS)).input_end
+    cutoff = read_windows(spark, shop).input_end
     events = purchases(
         spark, [(3, "2022-08-01", 70), (3, "2022-08-02", 90), (4, "2022-08-01", 0), (5, "2022-09-02", 8)]
     )

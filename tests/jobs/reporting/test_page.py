@@ -5,6 +5,7 @@ from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some
 
 from conf.load import load_config
 from jobs.reporting.ablation import Change, noise_alone, noise_of_changes, rows_alone, rows_without
+from jobs.reporting.figures import palette
 from jobs.reporting.history import StageRun, split_training, stage_runs
 from jobs.reporting.page import Verdict, render_page, tell_verdict
 from jobs.reporting.tables import Standing
@@ -45,6 +46,16 @@ def test_the_note_is_shown_only_for_a_probe_that_is_not_the_challenges():
 
 def test_a_task_on_which_no_entry_has_a_score_is_named():
     assert "No score on churn, category, sku, price, new_sku:" in page(ONE)
+
+
+def test_an_encoder_keeps_its_colour_where_another_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    of_figure: dict[str, str] = {}
+    monkeypatch.setattr(
+        "jobs.reporting.page.figures.draw_absent_shares", lambda title, shares, colours: of_figure.update(colours)
+    )
+    page(ONE, "encoders.product_buy=null")
+    of_legend = palette(load_config("demo").encoders)
+    assert of_figure == {name: colour for name, colour in of_legend.items() if name != "product_buy"}
 
 
 def test_entries_without_any_score_have_a_page():

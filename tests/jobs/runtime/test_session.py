@@ -1,12 +1,10 @@
 """What a session of our own is started with, whatever surrounds it."""
 
-import hashlib
 import os
 import pwd
 import shlex
 import socket
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -100,28 +98,6 @@ def test_what_ranks_compiled_is_kept_where_the_user_has_a_home(tmp_path: Path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(variable, "/fast/disk")
     assert session._own_jvm(settings)[f"spark.executorEnv.{variable}"] == "/fast/disk"
-
-
-@pytest.mark.parametrize("is_ours", [True, False])
-def test_jars_are_kept_if_their_checksums_are_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
-) -> None:
-    def fetch(command: list[object], **_: object) -> "subprocess.CompletedProcess[str]":
-        (place,) = (Path(str(part).partition("=")[2]) for part in command if str(part).startswith("spark.jars.ivy="))
-        (place / "jars").mkdir()
-        (place / "jars" / "delta.jar").write_text("ours" if is_ours else "others")
-        return subprocess.CompletedProcess([], 0, "", "")
-
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(subprocess, "run", fetch)
-    fetched = "a:package:1", session.jars_folder(), {"delta.jar": hashlib.sha256(b"ours").hexdigest()}
-    if is_ours:
-        session.keep_jars(*fetched)
-        assert [jar.name for jar in session.jars_folder().iterdir()] == ["delta.jar"]
-        return
-    with pytest.raises(PipelineError, match=r"delta\.jar.*found .*delta\.jar.*; they are not kept"):
-        session.keep_jars(*fetched)
-    assert list(session.jars_folder().parent.iterdir()) == []
 
 
 def test_a_space_or_a_quote_in_the_folder_of_temporary_files_is_kept(

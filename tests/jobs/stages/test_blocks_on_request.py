@@ -14,8 +14,8 @@ from jobs.profiles.composition import collect_profile_blocks
 from jobs.stages import counters, factorisation, split
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
-from schemas.tables import BLOCKS, WINDOWS
+from jobs.transforms.windows import read_windows
+from schemas.tables import BLOCKS
 
 
 def asking_for(*blocks: str) -> PipelineConfig:
@@ -58,7 +58,7 @@ def test_blocks_are_made_when_asked_for_and_one_that_cannot_be_made_any_more_goe
     factorisation.run(spark, asking_for("als_url", "als_category").restricted_to("product_buy"), workspace)
     assert "als_url: left out: the configuration has none of page_visit" in caplog.text
     assert "als_url: its rows of an earlier run are removed" in caplog.text
-    cutoff = collect_windows(read_table(spark, workspace, WINDOWS)).input_end
+    cutoff = read_windows(spark, workspace).input_end
     own, further = collect_profile_blocks(spark, config, workspace, cutoff)
     assert [block.name for block in own + further] == ["product_buy", "counters", "als_category"]
     assert "als_url: left out: its stage found too little to make it from" in caplog.text

@@ -11,9 +11,9 @@ from conf.inputs import WindowSettings
 from jobs.stages.split import collect_boundaries, relevant_clients, run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import Day, collect_windows, find_stray_days
+from jobs.transforms.windows import Day, find_stray_days, read_windows
 from schemas.errors import InputError
-from schemas.tables import CLIENTS, WINDOWS
+from schemas.tables import CLIENTS
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_split_derives_clients_and_activity_from_the_input_events(spark, workspa
     for _ in range(2):
         run(spark, SMALL, workspace)
         assert clients_of(spark, workspace) == [(0, 4, False), (1, 7, True)]
-        assert collect_windows(read_table(spark, workspace, WINDOWS)).input_end == datetime(2022, 9, 1)
+        assert read_windows(spark, workspace).input_end == datetime(2022, 9, 1)
 
 
 def test_listed_clients_keep_their_order_and_listed_activity_counts(spark, workspace, cached):

@@ -25,9 +25,9 @@ from jobs.storage.metrics_log import read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.table_history import ingest_versions
 from jobs.storage.workspace import Workspace
-from jobs.transforms.windows import collect_windows
+from jobs.transforms.windows import read_windows
 from schemas.errors import OutdatedError, TableError
-from schemas.tables import PRODUCT_PROPERTIES, WINDOWS
+from schemas.tables import PRODUCT_PROPERTIES
 
 ALL = load_config("demo")
 CONFIG = ALL.restricted_to("product_buy")
@@ -76,7 +76,7 @@ def test_a_stage_reads_the_ingest_it_is_told_whatever_the_versions_and_records_i
         assert read_ingested(spark, workspace, BUYS).count() == n_buys
         assert [row["category"] for row in read_ingested(spark, workspace, PRODUCT_PROPERTIES).collect()] == [n_buys]
         find_stage("split").run(spark, CONFIG, workspace)
-        assert collect_windows(read_table(spark, workspace, WINDOWS)).end == end
+        assert read_windows(spark, workspace).end == end
     assert read_ingested(spark, ingested, BUYS).count() == 3
 
     find_stage("ingest").run(spark, CONFIG, ingested)

@@ -2,11 +2,12 @@ from datetime import datetime
 
 import pytest
 from eval_tables import purchases
+from pyspark.sql import DataFrame
 
 from conf.inputs import WindowSettings
 from jobs.transforms.windows import (
+    Windows,
     collect_last_timestamp,
-    collect_windows,
     derive_windows,
     events_before,
     target_events,
@@ -14,6 +15,10 @@ from jobs.transforms.windows import (
 )
 
 END = datetime(2022, 9, 28, 22, 8, 49)
+
+
+def from_row(frame: DataFrame) -> Windows:
+    return Windows(**frame.collect()[0].asDict())
 
 
 def test_target_windows_are_the_last_28_calendar_days():
@@ -36,7 +41,7 @@ def test_in_mode_entry_every_event_is_input_even_after_the_last_purchase():
 
 def test_windows_come_back_from_their_table_row_as_they_were(spark):
     windows = derive_windows(END, WindowSettings())
-    assert collect_windows(windows_frame(spark, windows)) == windows
+    assert from_row(windows_frame(spark, windows)) == windows
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def test_boundaries_do_not_depend_on_the_zone_of_the_driver(spark, rows, monkeyp
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     time.tzset()
     try:
-        windows = collect_windows(windows_frame(spark, derive_windows(END, WindowSettings())))
+        windows = from_row(windows_frame(spark, derive_windows(END, WindowSettings())))
         assert windows.train_start == datetime(2022, 9, 1)
         assert events_before(rows, windows.input_end).count() == 1
     finally:

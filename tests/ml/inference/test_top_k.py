@@ -78,6 +78,15 @@ def test_next_items_come_in_the_order_that_validation_ranks_them_in(
             assert with_seen or item not in row[-4:]
 
 
+@pytest.mark.parametrize("chunk_size", [5, 2])
+def test_of_items_that_score_alike_those_of_lower_token_ids_are_next(chunk_size: int):
+    model = transformer(SETTINGS, n_tokens=200)
+    torch.nn.init.zeros_(model.item_table.weight)
+    asked, chunks = Sequences.from_rows([[9, 3], [4]]), 40 * chunk_size
+    items, _ = next_items(model, Cloze(SETTINGS, model.vocabulary), asked, k=4, with_seen=False, chunk_size=chunks)
+    assert items.tolist() == [[4, 5, 6, 7], [3, 5, 6, 7]]
+
+
 def test_where_a_sequence_holds_the_other_items_there_are_fewer(model: Transformer):
     seen = Sequences.from_rows([[3, 4, 5, 6], [7]])
     items, _ = next_items(model, Cloze(SETTINGS, model.vocabulary), seen, k=9, with_seen=False)
