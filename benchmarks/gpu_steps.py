@@ -3,7 +3,8 @@
     python -m benchmarks.gpu_steps            # on a machine with a GPU, torch and numpy
     python -m benchmarks.gpu_steps --smoke    # the same calls, tiny, on any machine
 
-Each line of the table is one process of ``python -m ml.bench``; what it prints besides goes to standard error.
+Each line of the table is one process of ``python -m ml.bench``; what it prints besides goes to standard error. It fails
+where a process does, or where losses lie farther apart than they may.
 """
 
 import argparse
@@ -36,6 +37,9 @@ SHOWN = ("ms per step", "tokens/s", "% of a large matrix product's rate", "memor
 CURVE = "--tokens-per-batch 16384 --items 200 --loss sampled --negatives 64 --learning-rate 1e-3"
 CURVE_STEPS, FIRST_STEPS = 500, 20
 SMOKE_STEPS = 12
+APART, ONE_STEP = "difference between these", "standard deviation of one step"
+LARGEST_DIFFERENCE = 1e-4
+"""Of a loss of some ten, in float32: what another order of its sums makes of it."""
 
 
 def bench(flags: str) -> dict[str, str]:
@@ -64,10 +68,12 @@ def loss_curves(flags: str, n_steps: int) -> dict[str, float]:
     """
     curves = {layout: losses(f"{flags} {more}", n_steps) for layout, more in (("own rows", OWN_ROWS), ("packed", ""))}
     last = -(n_steps // 5)
+    ends = {layout: float(curve[last:].mean()) for layout, curve in curves.items()}
     return {
         **{f"loss of {layout}, first step": float(curve[0]) for layout, curve in curves.items()},
-        **{f"loss of {layout}, last {-last} steps": float(curve[last:].mean()) for layout, curve in curves.items()},
-        "standard deviation of one step": float(curves["own rows"][last:].std()),
+        **{f"loss of {layout}, last {-last} steps": end for layout, end in ends.items()},
+        APART: abs(ends["packed"] - ends["own rows"]),
+        ONE_STEP: float(curves["own rows"][last:].std()),
     }
 
 
@@ -93,12 +99,18 @@ def main() -> None:
         figures = bench(flags + tiny)
         failed += [] if figures else [name]
         print(f"| {name} | " + " | ".join(figures.get(key, "") for key in SHOWN) + " |", flush=True)
-    for key, value in loss_curves(f"{HALF} {CURVE}{tiny}", SMOKE_STEPS if is_smoke else CURVE_STEPS).items():
+    curves = loss_curves(f"{HALF} {CURVE}{tiny}", SMOKE_STEPS if is_smoke else CURVE_STEPS)
+    for key, value in curves.items():
         print(f"{key}: {value:.4f}")
+    # of a few steps each layout has seen other sequences: they say nothing
+    if not is_smoke and not curves[APART] <= curves[ONE_STEP]:
+        failed.append(f"losses of the two layouts, at most {ONE_STEP} apart")
     difference = compiled_against_eager(f"--packed-width 128 {CURVE}{tiny}", SMOKE_STEPS if is_smoke else FIRST_STEPS)
     print(f"float32, compiled against not, largest difference of a loss: {difference:.1e}")
+    if not difference <= LARGEST_DIFFERENCE:
+        failed.append(f"losses of compiled steps, at most {LARGEST_DIFFERENCE} apart from others")
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; their messages are above")
+        sys.exit(f"failed: {', '.join(failed)}; messages and figures are above")
 
 
 if __name__ == "__main__":
