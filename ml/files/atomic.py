@@ -32,7 +32,7 @@ def replace_file(path: Path, write: Callable[[Path], object], without_renames: C
         file itself
     """
     # of this write alone: another process, perhaps on another host, may replace the same file now
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    draft = path.with_name(draft_pattern(path.name).replace("*", uuid.uuid4().hex[:8]))
     try:
         write(draft)
         try:
@@ -57,7 +57,12 @@ def create_file(path: Path, content: bytes) -> None:
         raise
 
 
+def draft_pattern(name: str) -> str:
+    """What killed calls of ``replace_text`` leave of a file of this name, as a pattern of names."""
+    return f".{name}.*.partial"
+
+
 def remove_drafts(path: Path) -> None:
     """Remove what killed calls of ``replace_text`` left of a file; only where no other process may be at it."""
-    for draft in path.parent.glob(f".{path.name}.*.partial"):
+    for draft in path.parent.glob(draft_pattern(path.name)):
         draft.unlink(missing_ok=True)

@@ -51,13 +51,7 @@ def nearest_items(
             items = torch.arange(start, min(start + chunk_size, n_tokens), device=token_ids.device)
             scores = own @ F.normalize(encoder.item_vectors(items), dim=1).T  # [N, chunk]
             scores = scores.masked_fill(items == token_ids[:, None], -torch.inf)
-            # what is kept so far comes first, so that of equals the lower token id does
-            similarity = torch.cat([similarity, scores], dim=1)
-            found = torch.cat([found, items.expand(len(token_ids), -1)], dim=1)
-            # topk would do in less time, but breaks ties as it likes
-            similarity, order = similarity.sort(dim=1, descending=True, stable=True)
-            found = found.gather(1, order)[:, : min(k, n_others)]
-            similarity = similarity[:, : min(k, n_others)]
+            found, similarity = _keep_best(found, similarity, scores, start, min(k, n_others))
     return found, similarity
 
 
@@ -120,15 +114,26 @@ def _best_items(
             # in a column more, those that are in no other
             columns = torch.where((left_out >= start) & (left_out < end), left_out - start, end - start)
             scores = F.pad(scores, (0, 1)).scatter(1, columns, -torch.inf)[:, :-1]
-        own, tokens = scores.topk(min(k, end - start), dim=1)
-        # of items that score as the last one does, topk takes any; a sort of all scores would cost more than it
-        is_tied = (scores >= own[:, -1:]).sum(dim=1) > own.shape[1]
-        if is_tied.any():
-            own[is_tied], tokens[is_tied] = (
-                part[:, : own.shape[1]] for part in scores[is_tied].sort(dim=1, descending=True, stable=True)
-            )
-        # by token id before the stable sort by score: of equals the lower id comes first
-        items, order = torch.cat([items, tokens + start], dim=1).sort(dim=1)
-        best, order = torch.cat([best, own], dim=1).gather(1, order).sort(dim=1, descending=True, stable=True)
-        items, best = items.gather(1, order)[:, :k], best[:, :k]
+        items, best = _keep_best(items, best, scores, start, k)
     return items.masked_fill(best == -torch.inf, -1), best
+
+
+def _keep_best(items: Tensor, best: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` items of highest scores, of equals the lower token id first, and these scores, [R, k] or fewer.
+
+    Parameters
+    ----------
+    items, best : what is kept so far, int64 and float [R, n]
+    scores : of the items from ``start`` on, float [R, chunk]
+    """
+    own, tokens = scores.topk(min(k, scores.shape[1]), dim=1)
+    # of items that score as the last one does, topk takes any; a sort of all scores would cost more than it
+    is_tied = (scores >= own[:, -1:]).sum(dim=1) > own.shape[1]
+    if is_tied.any():
+        own[is_tied], tokens[is_tied] = (
+            part[:, : own.shape[1]] for part in scores[is_tied].sort(dim=1, descending=True, stable=True)
+        )
+    # by token id before the stable sort by score: of equals the lower id comes first
+    items, order = torch.cat([items, tokens + start], dim=1).sort(dim=1)
+    best, order = torch.cat([best, own], dim=1).gather(1, order).sort(dim=1, descending=True, stable=True)
+    return items.gather(1, order)[:, :k], best[:, :k]

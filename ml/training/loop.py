@@ -17,7 +17,7 @@ import torch
 
 from conf.encoders import EncoderSettings, InferenceSettings
 from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
-from ml.files.atomic import replace_folder, replace_text
+from ml.files.atomic import draft_pattern, replace_folder, replace_text
 from ml.metrics.ranking import RankingMetrics, ranking_sums
 from ml.objectives.ranking import rank_last_items
 from ml.objectives.registry import require_encoder
@@ -31,7 +31,7 @@ from schemas.errors import TrainingError
 log = logging.getLogger(__name__)
 
 RUN, BEST, RESULT, ATTRIBUTES = "run.safetensors", "best", "result.json", "item_attributes.safetensors"
-DRAFTS = (f".{RUN}.partial", f".{RESULT}.*.partial", f".{BEST}.new", f".{BEST}.old")
+DRAFTS = (f".{RUN}.partial", draft_pattern(RESULT), f".{BEST}.new", f".{BEST}.old")
 CHECKPOINT_FILES = (RUN, BEST, RESULT, ATTRIBUTES, *DRAFTS)
 """Patterns of what a folder of checkpoints holds, drafts of killed processes included."""
 
