@@ -24,7 +24,7 @@ from jobs.runtime.logs import SHOWN, JsonLines, PlainLines, printable
 from jobs.runtime.temp_dirs import scratch_folder
 from jobs.runtime.user_errors import explain
 from jobs.storage.locations import is_s3, takes_whole_files
-from jobs.storage.provenance import read_records
+from jobs.storage.provenance import CONFIG, read_records
 from jobs.storage.working_copy import WorkingCopy, copy_folder
 from jobs.storage.workspace import Workspace
 from ml.files.store import Store, patience
@@ -282,6 +282,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]  # the flag is short for the setting
+    arguments.config = arguments.config or _find_settings(arguments.out)
     config = load_config(arguments.config, [*arguments.set, *repeats], arguments.inputs)
     if arguments.inputs:  # the configuration once more, without the mapping: what it has beyond this one is left out
         log_left_out(load_config(arguments.config, arguments.set), config)
@@ -308,6 +309,18 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         workspace.working_copy.start()
         arguments.locks.enter_context(_copied_back(workspace, is_ours))
     return config, workspace
+
+
+def _find_settings(out: Path | str) -> str:
+    """The file of the settings that the run in ``--out`` was made with; the default ones where there is no run."""
+    if not takes_whole_files(out):
+        return str(Path(out) / CONFIG) if (Path(out) / CONFIG).exists() else DEFAULT
+    store, copy = Store(str(out)), scratch_folder() / f"settings-{uuid.uuid4().hex[:8]}"
+    if store.describe(CONFIG) is None:
+        return DEFAULT
+    store.get([CONFIG], copy)
+    SHOWN[str(copy)] = store.url
+    return str(copy / CONFIG)
 
 
 def _open_workspace(arguments: argparse.Namespace, config: PipelineConfig | None = None) -> Workspace:

@@ -41,10 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     for stage in STAGES:
         as_of = ["as-of"] if stage.reads_ingested else []
         add(stage.name, stage.about, *_RUN, *as_of, *own.get(stage.name, [])).set_defaults(stage=stage)
+    # None, not the default configuration: without --config, these two have the settings of the run in --out
     about = "what each block of the profile is worth: alone, left out, all"
-    add("ablate", about, *_RUN, "block", "tasks", "repeats")
+    add("ablate", about, *_RUN, "block", "tasks", "repeats").set_defaults(config=None)
     about = "the items that an encoder expects next of each client, by your own ids: tables/recommendations"
-    add("recommend", about, *_RUN, "encoder", "top")
+    add("recommend", about, *_RUN, "encoder", "top").set_defaults(config=None)
     validate = add("validate", "check an entry against the competition's rules", *_CONFIG)
     for flag in ("entry", "data"):  # needed here, and once each, unlike in other commands
         validate.add_argument(f"--{flag}", type=_folder, required=True, metavar="DIR", help=_FLAGS[flag]["help"])
@@ -98,7 +99,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "tables": _flag("where Delta tables lie if not in --out, e.g. s3://BUCKET/PATH", "URL"),
     "catalog": _flag("tables are CATALOG.SCHEMA.<table>, as in Unity Catalog", "NAME"),
     "schema": _flag("goes with --catalog", "NAME"),
-    "config": _flag(f"one of {', '.join(known_configs())}, or a YAML file", "FILE", default=DEFAULT),
+    "config": _flag(f"one of {', '.join(known_configs())}, or a YAML file; ablate and recommend: by default, that of "
+                    "the run", "FILE", default=DEFAULT),
     "set": _flag("e.g. training.epochs=3", "KEY=VALUE", default=[], **_SEVERAL),
     "verbose": _flag("Spark's own log, and stack traces", action="store_true"),
     "json-logs": _flag("each log line as a JSON object", action="store_true"),

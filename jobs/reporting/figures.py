@@ -3,6 +3,7 @@
 import functools
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Concatenate, ParamSpec
@@ -37,6 +38,9 @@ BANDS = ("#b0b1b2", "#a1c9e1", "#61a9d1", "#2181b1", "#015181", "#012141")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", GAIN: "--gain", LOSS: "--loss", REFERENCE: "--reference"}
 _VARIABLES |= {colour: f"--series-{number}" for number, colour in enumerate(SERIES)}
 _VARIABLES |= {colour: f"--band-{number}" for number, colour in enumerate(BANDS)}
+
+NAME_LENGTH = 24
+"""Characters of a line of a name beside its bar: a figure has no room for the longest entries in one."""
 
 _BAND_FLOORS = (0, 1, 4, 16, 64, 256)
 _LAYERS = 8
@@ -137,8 +141,8 @@ def draw_task_scores(title: str, scores: Scores, task: str) -> Figure:
     shifts = {entry: value - start for entry, value in values.items()}
     # 0 is the start of the bars. Equal scores have no span, and an axis needs one
     span = max(*shifts.values(), 0.0) - min(*shifts.values(), 0.0) or 1e-3
-    figure, axes = _axes(title, THIRD, 0.6 + 0.2 * len(entries))
-    for line, entry in enumerate(entries):
+    figure, axes, lines = _named_bars(title, THIRD, entries)
+    for line, entry in zip(lines, entries, strict=True):
         if entry not in results:
             continue
         value, result = values[entry], results[entry]
@@ -152,9 +156,6 @@ def draw_task_scores(title: str, scores: Scores, task: str) -> Figure:
     # beyond the bars there is room for their numbers
     axes.set_xlim(start + min(*shifts.values(), 0.0) - 0.42 * span, start + max(*shifts.values(), 0.0) + 0.42 * span)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.set_yticks(range(len(entries)), entries)
-    axes.set_ylim(len(entries) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
     return figure
 
 
@@ -225,16 +226,12 @@ def draw_vocabularies(title: str, facts: Mapping[str, VocabularyFacts], colours:
 @_inline_svg
 def draw_absent_shares(title: str, shares: Mapping[str, float], colours: Mapping[str, str]) -> Figure:
     """Share of the relevant clients that are not present, per block; those of no encoder are grey."""
-    figure, axes = _axes(title, HALF, 2.7)
-    lines = range(len(shares))
+    figure, axes, lines = _named_bars(title, HALF, shares)
     bars = axes.barh(lines, list(shares.values()), height=0.62, color=[colours.get(name, MUTED) for name in shares])
     axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=3, fontsize=8)
-    axes.set_yticks(lines, list(shares))
-    axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.set(xlabel="share of relevant clients", xlim=(0, 1.15))  # beyond a full bar there is room for its number
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(visible=False, axis="y")
     return figure
 
 
@@ -279,6 +276,21 @@ def _axes(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_title(title)
     return figure, axes
+
+
+def _named_bars(title: str, width: float, names: Iterable[str]) -> tuple[Figure, Axes, list[float]]:
+    """A figure with a bar's place for each name, from the top, a long name in several lines; and where they are."""
+    # a line breaks after a plus, or wherever it must
+    labels = [textwrap.fill(name.replace("+", "+ "), NAME_LENGTH).replace("+ ", "+") for name in names]
+    # a bar has room for one line and a half
+    heights = [max(1.0, 0.75 * (1 + label.count("\n"))) for label in labels]
+    ends = np.cumsum(heights)
+    figure, axes = _axes(title, width, 0.6 + 0.2 * sum(heights))
+    lines = [float(end - height / 2) for end, height in zip(ends, heights, strict=True)]
+    axes.set_yticks(lines, labels)
+    axes.set_ylim(sum(heights) + 0.1, -0.1)
+    axes.grid(visible=False, axis="y")
+    return figure, axes, lines
 
 
 def _short(value: float, _: object = None) -> str:

@@ -14,14 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3_server import BUCKET, S3Server
 
-from conf.load import load_config
+from conf.load import load_config, to_yaml
+from conf.pipeline import PipelineConfig
 from jobs import cli
 from jobs.cli import locked_stages, main
 from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import settings_of
-from jobs.storage.provenance import Record, changed_records
+from jobs.storage.provenance import CONFIG, Record, changed_records
 from jobs.storage.workspace import Workspace
+from ml.files.store import Store
 from schemas.errors import ConfigError
 
 EVENTS = {"client_id": [1, 2], "timestamp": ["2022-06-01 00:00:00"] * 2}
@@ -277,6 +280,32 @@ def test_encoders_that_do_not_exist_are_refused_at_once(
     assert main([*call, "--out", str(tmp_path / "out"), "--config", "demo"]) == 2
     assert expected in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["ablate"], ["recommend", "--encoder", "page_visit"]])
+def test_what_reads_a_run_has_its_settings_unless_others_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    told = "ensemble.blocks=[counters]"
+    (tmp_path / CONFIG).write_text(to_yaml(load_config("demo", [told, "seed=7"])))
+    monkeypatch.setattr(cli, "_lock", lambda *_: None)
+
+    def settings(*more: str) -> PipelineConfig:
+        arguments = build_parser().parse_args([*command, "--out", str(tmp_path), *more])
+        return cli._prepare(arguments, reads_data=False)[0]
+
+    assert settings() == load_config("demo", [told, "seed=7"])
+    assert settings("--set", "probe.repeats=3") == load_config("demo", [told, "seed=7", "probe.repeats=3"])
+    assert settings("--config", "default") == load_config("default")
+    (tmp_path / CONFIG).unlink()
+    assert settings() == load_config("default")
+
+
+def test_the_settings_of_a_run_in_a_store_are_read_there(server: S3Server) -> None:
+    store = Store(f"s3://{BUCKET}/run")
+    assert cli._find_settings(store.url) == "default"
+    store.write(CONFIG, to_yaml(load_config("demo", ["seed=7"])).encode())
+    assert load_config(cli._find_settings(store.url)) == load_config("demo", ["seed=7"])
 
 
 @pytest.mark.parametrize("call", [["sequences"], ["probe"], ["ablate"], ["run", "--from", "sequences"]])

@@ -53,6 +53,13 @@ def test_a_spread_draws_a_line_below_its_bar():
     assert draw_churn(mean=0.71, std=0.01).count(ink) == draw_churn().count(ink) + 1
 
 
+@pytest.mark.parametrize("name", ["+".join(["ensemble", "counters"] * 9), "a" * 120], ids=["profile", "one word"])
+@pytest.mark.filterwarnings("error")
+def test_the_longest_name_leaves_room_for_its_bar(name):
+    for svg in draw_task_scores("churn", {name: {"churn": {"score": 0.5}}}, "churn"), draw_absent(name):
+        assert "".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)).replace(" ", "").find(name) >= 0
+
+
 def test_equal_inputs_draw_equal_figures():
     assert draw_churn() == draw_churn()
 
