@@ -54,6 +54,14 @@ def test_a_file_changes_its_base_and_set_changes_both() -> None:
     assert not config.probe.is_official
 
 
+@pytest.mark.parametrize(("name", "expected"), [(each, "auto") for each in ("default", "demo", "fourth_place")]
+                         + [("report", "float32")])  # fmt: skip
+def test_a_gpu_does_what_it_can_but_for_the_reports_settings(name: str, expected: str) -> None:
+    for encoder in load_config(name).encoders.values():
+        assert (encoder.training.precision, encoder.inference.precision) == (expected, expected)
+        assert (encoder.training.packing, encoder.training.compile) == ("auto", "auto")
+
+
 def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
     for folder, seed in ((tmp_path, 1), (tmp_path / "own", 2)):
@@ -76,7 +84,7 @@ def test_an_encoder_is_completed_by_the_sections_and_differs_where_it_says_so() 
     visits, others = config.encoders["visits"], config.encoders["page_visit"]
     assert (visits.n_layers, visits.hidden_size) == (1, 32)
     assert (visits.training.epochs, visits.training.learning_rate) == (2, 0.5)
-    assert (others.n_layers, others.hidden_size, others.training.epochs) == (2, 32, 25)
+    assert (others.n_layers, others.hidden_size, others.training.epochs) == (2, 32, 15)
     assert config.stream("visits") == "page_visit"
     assert config.streams()["page_visit"].max_length == 64
 
