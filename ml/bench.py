@@ -103,6 +103,8 @@ def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str,
     with FlopCounterMode(display=False) as counter, learner.uncompiled():  # a compiled graph's operations are not seen
         for batch in counted:
             learner.step([batch])
+    if learner.device.type == "cuda":
+        torch.cuda.empty_cache()  # what those steps took, which were not compiled
     for batch in batches[: len(batches) // 4 + 3]:
         learner.step([batch])
     forget_gpu_peak(learner.device)

@@ -226,7 +226,7 @@ class Transformer(ItemEncoder):
             x = block(x, context)
         grid, is_visible = context.grid, context.is_visible
         if grid.positions is None:
-            # of packed rows the positions past the last target are all 0
+            # of packed rows the positions past the last target may be those of targets too
             wanted = Grid(positions, *batch.shape, may_repeat=True)
             return self.final_norm(last(x, Context(grid, is_visible, grid, wanted, positions)))
         wanted = narrow_grid(positions, *batch.shape)

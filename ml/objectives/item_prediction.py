@@ -112,8 +112,10 @@ def predict_tokens(
     # one more than the bound: the last slot takes all that is no target
     positions = slot.new_zeros(most_targets + 1).scatter_(0, slot, every_position)[:most_targets]
     n_targets = number[-1].clamp(max=most_targets)
-    is_real = torch.arange(most_targets, device=slot.device) < n_targets
-    positions = torch.where(is_real, positions, 0)
+    slots = torch.arange(most_targets, device=slot.device)
+    is_real = slots < n_targets
+    # any would do, but different ones: a GPU adds up the gradients of one position one after the other
+    positions = torch.where(is_real, positions, slots)
     labels = torch.where(is_real, token_ids.flatten()[positions], PAD)
     positives = labels.sort().values
     columns = torch.searchsorted(positives, labels)

@@ -37,7 +37,7 @@ class TrainingBatch:
     """What an encoder reads, and what is to be learnt of it.
 
     Of rows that are one client each it is made on the CPU, so that no GPU waits to count targets. Of packed rows it is
-    made where the encoder is: M is a bound, and positions past the last target are 0 and have no part in the loss.
+    made where the encoder is: M is a bound, and positions past the last target are any, and have no part in the loss.
 
     Attributes
     ----------

@@ -46,6 +46,7 @@ class RowWindow:
         for table in self._tables:
             n_rows = len(table.weight)
             ids = distinct(F.pad(table.rows(tokens).flatten(), (1, 0), value=PAD), n_rows)  # PAD's row 0 is the first
+            ids = ids[:n_rows]  # no more rows than these can differ
             # past the last different row stands n_rows, which no table has
             rows = self._rows[table] = torch.where(ids < n_rows, ids, PAD)
             window = self._windows.get(table)

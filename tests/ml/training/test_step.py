@@ -180,6 +180,8 @@ def test_the_rows_of_a_step_alone_are_updated_as_by_sparse_gradients(name: Any) 
     windowed.window = RowWindow(windowed.encoder)
     for batch in packed_batches(3):
         assert float(sparse.step([batch]).loss) == pytest.approx(float(windowed.step([batch]).loss), rel=1e-5)
+    for table, window in windowed.window._windows.items():
+        assert len(window.ids) <= len(table.weight)
     for one, other in zip(sparse.encoder.parameters(), windowed.encoder.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
