@@ -43,7 +43,7 @@ def run(stage: str, workspace: Workspace, config: PipelineConfig = BEFORE, **opt
         ("embed", "behaviours.product_view.item=sku", r"ingest had behaviours\.product_view\.item=none \(now sku\)"),
         ("embed", "ingest.drop_duplicates=true", r"ingest had ingest\.drop_duplicates=False \(now True\)"),
         ("embed", "windows.mode=entry", r"split had windows\.mode=evaluate \(now entry\).*ubp run --from split"),
-        ("embed", "training.epochs=3", r"train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"),
+        ("embed", "training.epochs=3", r"train had encoders\.product_buy\.training\.epochs=15 \(now 3\)"),
         ("embed", "behaviours.page_visit.keep_rare_as_unk=true", r"sequences had .*_as_unk=False \(now True\)"),
         ("embed", "seed=1", r"sequences had seed=2025 \(now 1\)"),
         ("probe", "inference.pooling=last", r"embed had encoders\.product_buy\.inference\.pooling=mean \(now last\)"),
@@ -108,7 +108,7 @@ def test_some_models_are_trained_and_the_others_left_as_they_are(workspace: Work
 
 def test_settings_that_another_encoders_model_stays_with_are_not_overwritten(workspace: Workspace) -> None:
     epochs = {name: load_config("demo", [f"{name}epochs=3"]) for name in ("training.", "encoders.page_visit.training.")}
-    with pytest.raises(OutdatedError, match=r"train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
+    with pytest.raises(OutdatedError, match=r"train had encoders\.product_buy\.training\.epochs=15 \(now 3\)"):
         run("train", workspace, epochs["training."], only=["page_visit"])
     run("train", workspace, epochs["encoders.page_visit.training."], only=["page_visit"])
 
@@ -186,10 +186,10 @@ def test_what_a_merged_stream_is_made_of_outdates_its_tables_and_without_it_they
 def test_a_stage_is_compared_with_what_it_reads_and_nothing_else(workspace: Workspace) -> None:
     now = load_config("demo", ["training.epochs=3"])
     run("targets", workspace, now)
-    with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
+    with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=15 \(now 3\)"):
         run("probe", workspace, now)
     before = read_records(workspace)
-    with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=25 \(now 3\)"):
+    with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=15 \(now 3\)"):
         run_stages(NoWork(), now, workspace, first="targets")  # type: ignore[arg-type]
     assert read_records(workspace) == before, "a run that cannot end does not begin"
 
