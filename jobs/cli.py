@@ -282,7 +282,8 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
     n_repeats = getattr(arguments, "repeats", None)
     repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]  # the flag is short for the setting
-    arguments.config = arguments.config or _find_settings(arguments.out)
+    if arguments.config is None:
+        arguments.config = _find_settings(arguments.out)
     config = load_config(arguments.config, [*arguments.set, *repeats], arguments.inputs)
     if arguments.inputs:  # the configuration once more, without the mapping: what it has beyond this one is left out
         log_left_out(load_config(arguments.config, arguments.set), config)
@@ -314,7 +315,8 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
 def _find_settings(out: Path | str) -> str:
     """The file of the settings that the run in ``--out`` was made with; the default ones where there is no run."""
     if not takes_whole_files(out):
-        return str(Path(out) / CONFIG) if (Path(out) / CONFIG).exists() else DEFAULT
+        file = Path(out) / CONFIG
+        return str(file) if file.exists() else DEFAULT
     store, copy = Store(str(out)), scratch_folder() / f"settings-{uuid.uuid4().hex[:8]}"
     if store.describe(CONFIG) is None:
         return DEFAULT

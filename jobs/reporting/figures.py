@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from jobs.evaluation.comparison import Scores
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
@@ -278,17 +279,16 @@ def _axes(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _named_bars(title: str, width: float, names: Iterable[str]) -> tuple[Figure, Axes, list[float]]:
+def _named_bars(title: str, width: float, names: Iterable[str]) -> tuple[Figure, Axes, NDArray[np.float64]]:
     """A figure with a bar's place for each name, from the top, a long name in several lines; and where they are."""
     # a line breaks after a plus, or wherever it must
     labels = [textwrap.fill(name.replace("+", "+ "), NAME_LENGTH).replace("+ ", "+") for name in names]
-    # a bar has room for one line and a half
-    heights = [max(1.0, 0.75 * (1 + label.count("\n"))) for label in labels]
-    ends = np.cumsum(heights)
-    figure, axes = _axes(title, width, 0.6 + 0.2 * sum(heights))
-    lines = [float(end - height / 2) for end, height in zip(ends, heights, strict=True)]
+    # a bar has room for a line and a third
+    heights = np.maximum(1.0, [0.75 * (1 + label.count("\n")) for label in labels])
+    lines = heights.cumsum() - heights / 2
+    figure, axes = _axes(title, width, 0.6 + 0.2 * heights.sum())
     axes.set_yticks(lines, labels)
-    axes.set_ylim(sum(heights) + 0.1, -0.1)
+    axes.set_ylim(heights.sum() + 0.1, -0.1)
     axes.grid(visible=False, axis="y")
     return figure, axes, lines
 

@@ -39,6 +39,8 @@ class Ranks:
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         """Where this rank computes; ``auto`` is a GPU where there is one that the ranks can exchange from.
 
+        A GPU becomes CUDA's current one: with several ranks on a host, what names none would take the first.
+
         Raises
         ------
         TrainingError
@@ -53,7 +55,9 @@ class Ranks:
         if wanted == "cpu" or not n_gpus or (wanted == "auto" and not self.exchanges_on_gpus):
             return torch.device("cpu")
         # a process that sees its own GPU alone knows it as number 0, whatever its local rank is
-        return torch.device("cuda", self.local_rank % n_gpus)
+        device = torch.device("cuda", self.local_rank % n_gpus)
+        torch.cuda.set_device(device)
+        return device
 
     def broadcast(self, model: nn.Module) -> None:
         """Give every rank the parameters of rank 0."""

@@ -59,8 +59,6 @@ class Learner:
         self.settings, self.seed, self.ranks = settings, seed, ranks or Ranks()
         self.steps_per_epoch = steps_per_epoch
         self.device = self.ranks.device(settings.training.device)
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # several ranks of a host: what names no GPU would take the first
         self.is_bfloat16 = uses_bfloat16(settings.training.precision, self.device)
         self.objective = build_objective(settings, vocabulary)
         torch.manual_seed(seed)

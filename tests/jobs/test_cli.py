@@ -297,6 +297,8 @@ def test_what_reads_a_run_has_its_settings_unless_others_are_named(
     assert settings() == load_config("demo", [told, "seed=7"])
     assert settings("--set", "probe.repeats=3") == load_config("demo", [told, "seed=7", "probe.repeats=3"])
     assert settings("--config", "default") == load_config("default")
+    with pytest.raises(ConfigError):
+        settings("--config", "")
     (tmp_path / CONFIG).unlink()
     assert settings() == load_config("default")
 

@@ -100,6 +100,8 @@ def test_ranks_of_one_host_share_its_gpus(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = [torch.device("cpu")]
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     ranks = Ranks()
     ranks.local_rank, ranks.exchanges_on_gpus = 3, can_exchange
-    assert ranks.device(wanted) == torch.device(device)
+    assert ranks.device(wanted) == torch.device(device) == current[-1]
