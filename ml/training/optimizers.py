@@ -92,7 +92,7 @@ def build_optimizers(encoder: SequenceEncoder, settings: TrainingSettings) -> li
         {"params": [p for p in dense if id(p) in decaying], "weight_decay": settings.weight_decay},
         {"params": [p for p in dense if id(p) not in decaying], "weight_decay": 0.0},
     ]
-    # one kernel for all parameters; on a CPU it gains models of the demo's size a tenth, and costs the paper's more
+    # one kernel for all parameters; on a CPU it gains models of the demo's size a tenth, the paper's nothing
     optimizers: list[Optimizer] = [torch.optim.AdamW(groups, fused=True if encoder.device.type == "cuda" else None)]
     if sparse:
         optimizers.append(RowAdam(sparse))
