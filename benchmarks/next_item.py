@@ -141,11 +141,17 @@ class Popularity(SequenceEncoder):
 
 @dataclass(frozen=True)
 class Split:
-    """Token ids of each user: what is trained on, and rows whose last item is validated and tested."""
+    """Token ids of each user: what is trained on, and rows whose last item is validated and tested.
+
+    Attributes
+    ----------
+    known : of each row of ``test`` all items before its last, however many a model reads
+    """
 
     training: list[NDArray[np.int32]]
     validation: list[NDArray[np.int32]]
     test: list[NDArray[np.int32]]
+    known: list[NDArray[np.int32]]
 
 
 def split_histories(histories: Histories, plan: Plan) -> Split:
@@ -157,7 +163,7 @@ def split_histories(histories: Histories, plan: Plan) -> Split:
     training = [row[:-1] if is_held_out else row for is_held_out, row in zip(is_validated, known, strict=True)]
     validation = [row for is_held_out, row in zip(is_validated, validation, strict=True) if is_held_out]
     pieces = [piece for history in training for piece in cut(history, plan)]
-    return Split([piece for piece in pieces if len(piece) >= 2], validation, test)
+    return Split([piece for piece in pieces if len(piece) >= 2], validation, test, known)
 
 
 def cut(history: NDArray[np.int32], plan: Plan) -> Iterator[NDArray[np.int32]]:
@@ -202,17 +208,19 @@ def rank_sampled(
 def test_last_items(
     encoder: SequenceEncoder,
     objective: Objective,
-    rows: list[NDArray[np.int32]],
+    split: Split,
     negatives: NDArray[np.int64] | None,
 ) -> dict[str, dict[str, float]]:
-    """The metrics of the rows' last items, among all that the user did not have yet and among ``negatives``."""
-    device, sequences = encoder.device, Sequences.from_rows(rows)
+    """The metrics of the test's last items, among all that the user did not have yet and among ``negatives``."""
+    rows, device = split.test, encoder.device
+    sequences, known = Sequences.from_rows(rows), Sequences.from_rows(split.known)
     by_length = np.argsort([len(row) for row in rows], kind="stable")
     sums = {FULL: np.zeros(4), SAMPLED: np.zeros(4)}
     for start in range(0, len(rows), ROWS_PER_TEST_BATCH):
         numbers = by_length[start : start + ROWS_PER_TEST_BATCH]
         batch = SequenceBatch(sequences.padded(numbers, len(rows[numbers[-1]]))).tensors(device)
-        sums[FULL] += ranking_sums(rank_last_items(encoder, objective, batch, remove_seen=True))
+        left_out = SequenceBatch(known.padded(numbers, int(known.lengths[numbers].max()))).tensors(device).token_ids
+        sums[FULL] += ranking_sums(rank_last_items(encoder, objective, batch, left_out=left_out))
         if negatives is not None:
             own = torch.from_numpy(negatives[numbers]).to(device)
             sums[SAMPLED] += ranking_sums(rank_sampled(encoder, objective, batch, own))
@@ -273,7 +281,7 @@ def measure(plan: Plan, name: str, histories: Histories, negatives: Any, out: Pa
         objective = build_objective(card.settings, card.vocabulary)
         scores["epoch"] = json.loads((folder / "metrics.json").read_text())["epoch"]
         scores["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
-    scores["test"] = test_last_items(encoder.to(device), objective, split.test, negatives)
+    scores["test"] = test_last_items(encoder.to(device), objective, split, negatives)
     (out / "scores.json").write_text(json.dumps(scores | {"plan": asdict(plan)}, indent=2) + "\n")
 
 

@@ -52,6 +52,8 @@ EVENTS_AT_ONCE = 200_000
 NAMES_FITTED = 20_000
 """Names that the clusters are fitted to, chosen by a hash of the sku."""
 CLUSTERS_SEED = 2025
+ROWS_ADDED_AT_ONCE = 8192
+"""Clients whose numbers are added up together: 30 MB of float64."""
 CLIP = 10.0
 """Standard deviations."""
 NAMES_SHOWN = 3
@@ -312,8 +314,10 @@ def collect_scaling(counted: DataFrame, n_columns: int) -> Scaling:
     """
 
     def add_up(batches: Batches) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            numbers = unpack_numbers(batch.column(NUMBERS), n_columns).astype(np.float64)
+        # in parts: beside the float64 numbers of each there are their squares, and which are known
+        n_rows = ROWS_ADDED_AT_ONCE
+        for part in (batch.slice(at, n_rows) for batch in batches for at in range(0, len(batch), n_rows)):
+            numbers = unpack_numbers(part.column(NUMBERS), n_columns).astype(np.float64)
             known = np.isfinite(numbers)
             of_known: dict[str, Any] = {"where": known, "axis": 0}
             moments = np.stack([

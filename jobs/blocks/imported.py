@@ -13,12 +13,15 @@ from pyspark.sql import DataFrame
 
 from conf.profile import EnsembleSettings
 from jobs.blocks.table import Block, vector_lists, write_block
+from jobs.storage.delta_tables import read_as_files
+from jobs.storage.entry_files import read_client_ids, snapshot_files
 from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, validate_entry
 from jobs.storage.files import read_json
 from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace
 from schemas.columns import CLIENT_ID, VECTOR
 from schemas.errors import EntryError
+from schemas.tables import CLIENTS
 
 ROWS_PER_BATCH = 8192
 
@@ -60,7 +63,8 @@ def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: dateti
     if not folders:
         return
     require_blocks(settings)
-    client_ids = np.array([row[CLIENT_ID] for row in clients.select(CLIENT_ID).collect()], dtype=np.int64)
+    # from the files: an array of ids, where rows that Spark collects would take hundreds of bytes each
+    client_ids = read_client_ids(snapshot_files(read_as_files(clients.sparkSession, workspace, CLIENTS)))
     for name, folder in folders.items():
         _, width = validate_entry(folder, client_ids)
         block = Block.numbered(name, width, str(folder))

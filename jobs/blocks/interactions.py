@@ -30,7 +30,9 @@ from schemas import columns as c
 from schemas.behaviours import PRODUCT_BUY
 
 ROWS_PER_FILE = 20_000
+"""Training rows in a file, which one task of Spark sorts: 37 MB at 465 counters, three times that with views."""
 ROW_GROUP_BYTES = 16 * 2**20
+"""What a rank reads at once. It draws the order of row groups anew in each epoch: a file has several."""
 ROWS_PER_PASS = 1024
 """Clients whose vectors are computed at once."""
 DAYS_BEFORE = "days_before"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conf.pipeline import PipelineConfig
 from jobs.pipeline.out_of_date import INGEST, TRAIN, Call, find_outdated, stage_of
-from jobs.pipeline.registry import STAGE_NAMES, describe_call
+from jobs.pipeline.registry import STAGE_NAMES, describe_call, find_gone
 from jobs.storage.provenance import PROVENANCE, DataFiles, Record, Records, read_records
 from jobs.storage.workspace import Workspace
 from schemas.errors import OutputError
@@ -30,7 +30,7 @@ def describe_outputs(workspace: Workspace, config: PipelineConfig | None) -> str
         return f"{workspace.out} has no {PROVENANCE}: no stage of this version wrote into it\n"
     # no location is compared: this command has no --tables, and the records name theirs
     call = replace(describe_call(config, workspace, reads_ingested=False), tables=None) if config else Call()
-    call = replace(call, files=_files_now(records))
+    call = replace(call, files=_files_now(records), gone=find_gone(workspace, records))
     # the stage train has no output of its own name: its models have theirs
     outputs = {**call.needs, **dict.fromkeys(STAGE_NAMES), **records}.keys() - {TRAIN}
     in_order = sorted(outputs, key=lambda output: (STAGE_NAMES.index(stage_of(output)), output))

@@ -62,6 +62,7 @@ class MappedInputs:
         self.columns: dict[str, list[MappedColumn]] = {}
         self.files: dict[str, tuple[Path, ...]] = {}
         self.lines: dict[str, Callable[[], int]] = {}
+        self.versions: dict[tuple[str, int | None, str | None], int | None] = {}
         self.ids: DataFrame | None = None
         for name, settings in config.mapping.inputs.items():
             self._open(name, settings)
@@ -150,7 +151,10 @@ class MappedInputs:
     def _open(self, name: str, settings: InputSettings) -> None:
         owner = f"inputs.{name}"
         found = find_input(owner, settings, self.workspace.challenge)
-        version = find_version(self.spark, settings, found)
+        asked = (settings.location, settings.version, settings.as_of)
+        if asked not in self.versions:  # once: the inputs of a table, told apart by ``where``, read one version of it
+            self.versions[asked] = find_version(self.spark, settings, found)
+        version = self.versions[asked]
         if version is not None:
             read = {"read": settings.location, "read/version": version, "read/as_of": None}
             append_metrics(self.workspace.metrics, read)

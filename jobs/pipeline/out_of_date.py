@@ -25,6 +25,7 @@ class Call:
     tables : where the tables are, empty for in ``--out``; None compares none
     as_of : the ingest that was asked for, None for the newest
     reads_ingested : whether the command reads what ingest wrote: then it must be what the outputs were made from
+    gone : output -> folders that were written and are not there now
     """
 
     needs: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Call:
     tables: str | None = None
     as_of: int | None = None
     reads_ingested: bool = False
+    gone: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Reason:
     fix : what to do besides making the output again; empty where there is nothing
     """
 
-    kind: Literal["not made", "inputs", "settings", "data", "files", "tables", "ingest"]
+    kind: Literal["not made", "gone", "inputs", "settings", "data", "files", "tables", "ingest"]
     cause: str
     text: str
     fix: str = ""
@@ -61,6 +63,9 @@ def find_reasons(output: str, records: Records, call: Call) -> list[Reason]:
     if record.made is None:
         text = f"expected {output}, found that {record.stage} began to make it at {record.began} and did not end"
         return [Reason("not made", "not finished", text)]
+    if folders := call.gone.get(output):
+        text = f"expected {', '.join(folders)}, which {record.stage} wrote by {record.made}, found that it was removed"
+        return [Reason("gone", "removed files", text)]
     reasons = [
         # of another --data or location all files differ: one reason says it
         _compare_locations(output, record, call) or _compare_files(output, record, call),

@@ -334,7 +334,7 @@ def describe_call(
 
     Parameters
     ----------
-    records : whose files are compared with those that are there now; None compares none
+    records : whose files, of the data and of their own, are compared with those that are there now; None compares none
     """
     from jobs.inputs.data_files import describe_files  # not at the top: numpy and pyarrow would slow `ubp --help`
 
@@ -352,7 +352,17 @@ def describe_call(
         workspace.named_tables,
         workspace.as_of,
         reads_ingested,
+        find_gone(workspace, records or {}),
     )
+
+
+def find_gone(workspace: Workspace, records: Records) -> dict[str, list[str]]:
+    """Output -> the folders that were written with it and are not there now."""
+    gone = {
+        output: [folder for folder in record.folders if not workspace.has_folder(folder)]
+        for output, record in records.items()
+    }
+    return {output: folders for output, folders in gone.items() if folders}
 
 
 def find_stage(name: str) -> Stage:
@@ -369,6 +379,7 @@ def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]
     for line in tables:  # a table may be written in parts, from several threads
         rows[line["table"]] = rows.get(line["table"], 0) + line["table/rows"]
         written[line["table"]] = max(written.get(line["table"], 0), line["table/version"])
+    folders = [folder for line in lines for folder in line.get("folders", ())]
     ingests = [line["table/ingest"] for line in tables if line.get("table/ingest") is not None]
     with changed_records(workspace) as records:
         for output, record in begun.items():
@@ -379,6 +390,8 @@ def _end(workspace: Workspace, begun: Records, lines: Sequence[Mapping[str, Any]
                 read=record.read | read,
                 written=written,
                 rows=rows,
+                # of the models, each is an output of its own
+                folders=[folder for folder in folders if folder == output or not output.startswith(MODELS)],
             )
 
 

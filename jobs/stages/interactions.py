@@ -50,12 +50,14 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     events = {name: read_ingested(spark, workspace, table) for name, table in config.events_tables().items()}
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
     shop = Shop(events, products, clients, config.behaviours)
-    with workspace.spark_folder(".interactions") as url, ExitStack() as cached:
+    with workspace.spark_folder(".interactions") as url:
         job = None
         if cutoffs := find_cutoffs(events, cutoff, config):
-            # clusters of names as they were at the earliest cutoff: the same at each, and none has seen what came later
-            shop = shop.with_names_before(min(cutoffs.values()), cached)
-            job = prepare_training(shop, cutoffs, cutoff, config, f"{url}/rows", cached)
+            with ExitStack() as cached:  # nothing is kept in the executors' memory while the ranks train beside them
+                # clusters of names as they were at the earliest cutoff: the same at each, and none has seen what came
+                # later
+                shop = shop.with_names_before(min(cutoffs.values()), cached)
+                job = prepare_training(shop, cutoffs, cutoff, config, f"{url}/rows", cached)
         if not job:
             remove_block(spark, INTERACTIONS, cutoff, workspace)
             return
@@ -67,8 +69,9 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         dates = ", ".join(f"{each:%Y-%m-%d}" for each in cutoffs.values())
         width, made_from = sum(config.interactions.ranks), f"crosses of counters, trained on {n_rows} rows at {dates}"
         block = Block.numbered(INTERACTIONS, width, made_from)
-        vectors = client_vectors(shop, cutoff, network, config.interactions, cached)
-        write_block(block, vectors, clients, cutoff, workspace)
+        with ExitStack() as cached:
+            vectors = client_vectors(shop, cutoff, network, config.interactions, cached)
+            write_block(block, vectors, clients, cutoff, workspace)
 
 
 def find_cutoffs(events: Mapping[str, DataFrame], cutoff: datetime, config: PipelineConfig) -> dict[int, datetime]:

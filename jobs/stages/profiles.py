@@ -17,6 +17,7 @@ from jobs.blocks.table import collect_blocks
 from jobs.profiles.composition import collect_profile_blocks, compose_profiles, read_own_ids
 from jobs.profiles.export import FEATURE_NAMES, export_blocks, export_profiles
 from jobs.storage.delta_tables import exists, read_as_files, read_table, read_version, write_table
+from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import read_windows
 from schemas.blocks import BASELINE, ENSEMBLE, ON_REQUEST
@@ -57,6 +58,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         {workspace.entry(name): block for name, block in exported.items()},
         composed,
     )
+    written = [workspace.entry(name).relative_to(workspace.out).as_posix() for name in [*profiles, *exported]]
+    append_metrics(workspace.metrics, {"folders": written})
     # the probe scores all that lies in ``entries``: those of an earlier run too, whose blocks may have gone since. A
     # user may have put entries of such names there
     blocks = {name for name in {*made, *config.encoders, *ON_REQUEST} if _is_of_block(workspace, name)}

@@ -18,6 +18,7 @@ from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_
 from jobs.storage.entry_files import snapshot_files, stream_batches
 from jobs.storage.files import remove_empty_folder
 from jobs.storage.locations import file_url
+from jobs.storage.metrics_log import append_metrics
 from jobs.storage.provenance import MODELS, changed_records, read_records
 from jobs.storage.workspace import Workspace
 from jobs.transforms.item_attributes import ATTRIBUTE_COLUMNS, read_item_attributes
@@ -57,6 +58,7 @@ def run(
     workspace.push("checkpoints")  # ranks of other hosts read there what is known of a merged stream's items
     with training_progress(workspace.metrics):
         results = launch(spark, config, workspace, plans)
+    append_metrics(workspace.metrics, {"folders": [MODELS + result.encoder for result in results]})
     remove_other_models(workspace, config.encoders, prune)
     for result in results:
         score = ", no held-out client to rank"

@@ -7,6 +7,7 @@ compacted, and equal versions would then mix two ingests.
 
 import contextlib
 import logging
+import re
 import threading
 import time
 import uuid
@@ -16,7 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -42,11 +44,14 @@ from schemas.tables import TableSchema, check_columns
 
 log = logging.getLogger(__name__)
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 # the settings are those of all threads; reentrant, for a write within a block of the same thread
 _SETTINGS_LOCK = threading.RLock()
 _OWN_COMMIT = {
     "spark.databricks.delta.autoCompact.enabled": "false",  # merging files would be a further commit
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",  # no rows instead of none: an ingest's, too
+    "spark.sql.sources.partitionOverwriteMode": "static",  # a cluster's may be dynamic: Delta then replaces no columns
 }
 _LOG_SETTINGS = {
     "parquet.enable.dictionary": "false",
@@ -302,16 +307,22 @@ def next_ingest(spark: SparkSession, workspace: Workspace, tables: Sequence[Tabl
 
 
 def list_files(snapshot: DataFrame, partition_by: tuple[str, ...]) -> list[DataFile]:
-    """The files of one snapshot with their rows, in a stated order (partition, then file name).
+    """The files of one snapshot with their rows, in a stated order (partition, then which task wrote it, and when).
 
     A Delta folder also holds the files of older versions; only the snapshot knows which are its own.
     Counting by partition columns alone reads no data column.
     """
     url = F.input_file_name().alias("url")
     counts = snapshot.groupBy(*partition_by, url).agg(F.count("*").alias("n_rows")).collect()
-    # by the name and not the URL: the order is the same wherever the table lies
     files = [DataFile(row["url"], {name: row[name] for name in partition_by}, row["n_rows"]) for row in counts]
-    return sorted(files, key=lambda file: (str(sorted(file.partition.items())), file.url.rsplit("/", 1)[-1]))
+
+    def order(file: DataFile) -> tuple[str, str, str]:
+        # by the name and not the URL: the order is the same wherever the table lies. Last by what is drawn anew for
+        # each file: of part-00000-<UUID>.c000 and .c001 the same one comes first in each run
+        name = file.url.rsplit("/", 1)[-1]
+        return str(sorted(file.partition.items())), _UUID.sub("", name), name
+
+    return sorted(files, key=order)
 
 
 @contextlib.contextmanager
@@ -407,7 +418,11 @@ def _make_table(spark: SparkSession, location: str, table: TableSchema) -> None:
         spark.sql(f"CREATE TABLE IF NOT EXISTS {location} {_definition(table)}")
     else:
         builder = DeltaTable.createIfNotExists(spark).location(table_url(location))
-        builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
+        try:
+            builder.addColumns(_empty(spark, table).schema).partitionedBy(*table.partition_by).execute()
+        except (PySparkException, Py4JJavaError):
+            if not has_history(spark, location):  # else another stage, which runs at once, has just made it
+                raise
 
 
 def _replace_rows(location: str, frame: DataFrame, where: str) -> None:

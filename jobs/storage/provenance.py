@@ -49,6 +49,7 @@ class Record:
     ingest : the ingest that was read, or written; None where it is not known
     read, written : Delta table -> version
     rows : Delta table -> rows written
+    folders : of plain files, such as ``models/NAME`` and ``entries/NAME``; none in records of earlier versions
     """
 
     stage: str
@@ -65,6 +66,7 @@ class Record:
     read: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
 
 
 Records = dict[str, Record]

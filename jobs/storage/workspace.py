@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.storage.files import remove_folder
 from jobs.storage.locations import quoted_name, spark_url, table_url
-from jobs.storage.working_copy import METRICS, WorkingCopy
+from jobs.storage.working_copy import COMPLETE, METRICS, WorkingCopy
 from ml.files.notes import FolderNotes, Notes, StoreNotes
 from schemas.errors import ConfigError, InputError, OutputError
 
@@ -87,6 +87,11 @@ class Workspace:
     def spark_folder(self, name: str) -> Iterator[str]:
         """A URL below which Spark and the ranks may write until the block ends; what they wrote is removed then."""
         self.remove(self.out / name)  # of a killed run: its files would be read with the new ones
+        if (self.out / name).exists():
+            raise OutputError(
+                f"expected to remove {self.out / name}, which an earlier run left, found that it cannot be; remove it "
+                "as the user who owns it"
+            )
         try:
             yield f"{self.working_copy.store.spark_url}/{name}" if self.working_copy else spark_url(self.out / name)
         finally:
@@ -118,6 +123,11 @@ class Workspace:
         """Copy what has changed, of all or below some folders, into a store, where ``out`` is a copy of one."""
         if self.working_copy:
             self.working_copy.push(*names)
+
+    def has_folder(self, name: str) -> bool:
+        """Whether ``out`` has a folder whose files belong together, here or, whole, in the store."""
+        copy = self.working_copy
+        return (self.out / name).is_dir() or bool(copy and copy.store.describe(f"{name}/{COMPLETE}"))
 
     def remove(self, folder: Path) -> bool:
         """Remove a folder of ``out``, which need not have been fetched; whether it was there."""

@@ -37,6 +37,8 @@ class ArrayFeed:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        # before rows without anything to learn are left out: what is read of a row must hold an item
+        training, validation = training.last(widths[-1]), validation.last(widths[-1])
         self._training, self._validation = training, validation
         self._training_rows = _rows_by_width(training, widths)
         self._validation_rows = _rows_by_width(validation, widths)

@@ -206,8 +206,8 @@ def read_shard(
     n_seen, width = 0, shard.files[0].width
     is_cut = any(file.n_chunks > 1 for file in shard.files)  # rows of its other files are no longer than a chunk
     for rows in _sequences(shard, seed, columns, reader):
-        if is_cut:
-            rows = rows.cut(width)
+        # the table may keep more of a client than this encoder reads, and what it reads must hold an item
+        rows = rows.cut(width) if is_cut else rows.last(width)
         # row r of the shard's files is this rank's if r % stride == offset; n_seen of them came before this row group
         mine = np.arange((shard.offset - n_seen) % shard.stride, len(rows), shard.stride)
         # before rows without anything to learn are left out: the file counts them

@@ -123,14 +123,14 @@ def _weighted(
 
 
 def with_mask(sequences: Sequences) -> Sequences:
-    """Each sequence with one more event: a MASK of no event type, at the time of the last event."""
+    """Each sequence with one more event: a MASK with type and time of the last event."""
     events, ends = sequences.flat(), sequences.offsets[1:] - sequences.offsets[0]
     event_types, timestamps = events.event_types, events.timestamps
     return Sequences(
         np.insert(events.token_ids, ends, MASK),
         # an end moves by its own MASK and by those of the sequences before it
         np.append(0, ends + np.arange(1, len(sequences) + 1)),
-        None if event_types is None else np.insert(event_types, ends, 0),
+        None if event_types is None else np.insert(event_types, ends, event_types[ends - 1]),
         None if timestamps is None else np.insert(timestamps, ends, timestamps[ends - 1]),
     )
 

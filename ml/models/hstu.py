@@ -18,7 +18,8 @@ from ml.models.padding import Grid, grid_of_tokens, visible_positions
 from ml.models.transformer import SequenceEmbedding
 from schemas.tokens import PAD
 
-# both as in the authors' code
+# all as in the authors' code
+NORM_EPS = 1e-6
 N_TIME_BUCKETS = 128
 TIME_BUCKET_WIDTH = 0.301
 """A bucket is so much of the natural logarithm of the seconds between two events: one and a third times as many."""
@@ -31,7 +32,8 @@ class HstuLayer(nn.Module):
         super().__init__()
         size = settings.hidden_size
         self.n_heads, self.max_length = settings.n_heads, settings.max_length
-        self.norm, self.attended_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        # what is attended to is divided by max_length: at the start its variance is less than LayerNorm's 1e-5
+        self.norm, self.attended_norm = nn.LayerNorm(size, NORM_EPS), nn.LayerNorm(size, NORM_EPS)
         self.projection = nn.Linear(size, 4 * size, bias=False)
         self.output = nn.Linear(size, size)
         self.position_bias = nn.Embedding(settings.max_length, 1)
@@ -80,10 +82,13 @@ class Hstu(ItemEncoder):
     ) -> None:
         super().__init__(settings, vocabulary, sparse_tables)
         self.embedding = SequenceEmbedding(settings)
-        self.layers = nn.ModuleList(HstuLayer(settings) for _ in range(settings.n_layers))
+        layers = [HstuLayer(settings) for _ in range(settings.n_layers)]
+        self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(self.hidden_size) if settings.final_norm else nn.Identity()
         self.head = build_head(settings)
         self.initialise()
+        for layer in layers:  # as in the authors' code: with a spread of .02 attention hardly learns at first
+            nn.init.xavier_uniform_(layer.output.weight)
 
     @classmethod
     def reads_causally(cls, settings: EncoderSettings) -> bool:

@@ -93,8 +93,11 @@ class ItemEncoder(SequenceEncoder):
             return self.output_table.scores(vectors, candidates)
         # float32 before the division: in bfloat16 it would round to an eighth
         cosines = products(vectors, F.normalize(self.output_table.outputs(candidates), dim=-1)).float()
-        learned = self.temperature
-        return cosines / (self.initial_temperature if learned is None else learned.clamp(min=LOWEST_TEMPERATURE))
+        if self.temperature is None:
+            return cosines / self.initial_temperature
+        # the bound has a gradient of one: below it, a temperature would stay for ever
+        bounded = self.temperature.clamp(min=LOWEST_TEMPERATURE)
+        return cosines / (self.temperature + (bounded - self.temperature).detach())
 
     def logits_between(self, vectors: Tensor, first: int, end: int) -> Tensor:
         """Float [M, end - first]."""

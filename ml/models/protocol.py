@@ -129,7 +129,11 @@ class SequenceEncoder(nn.Module, ABC):
 
     def decaying_parameters(self) -> Iterator[Tensor]:
         """The dense parameters that weight decay is for: matrices, not tables, norms or biases."""
-        return (module.weight for module in self.modules() if isinstance(module, nn.Linear))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                yield module.weight
+            elif isinstance(module, nn.RNNBase):
+                yield from (weight for name, weight in module.named_parameters() if name.startswith("weight_"))
 
 
 @contextmanager

@@ -49,9 +49,12 @@ class Cloze(ItemPrediction):
         return min(n_positions, ceil(expected.sum() + 6 * np.sqrt(variance.sum())))
 
     def without_last(self, batch: SequenceBatch[Tensor]) -> SequenceBatch[Tensor]:
-        """MASK instead of the last tokens."""
+        """MASK instead of the last tokens, with type and time of the event before: the last one's are not known yet."""
         require_last_token(batch.token_ids)
-        return replace(batch, token_ids=F.pad(batch.token_ids[:, :-1], (0, 1), value=MASK))
+        index = torch.arange(batch.shape[1])
+        index[-1] = max(0, len(index) - 2)
+        known = batch.map(lambda column: column[:, index.to(column.device)])
+        return replace(known, token_ids=F.pad(batch.token_ids[:, :-1], (0, 1), value=MASK))
 
 
 def mask_tokens(

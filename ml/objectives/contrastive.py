@@ -65,7 +65,7 @@ class Contrastive(Objective):
         n_past = 1 + (torch.rand(n_rows, generator=generator) * (lengths - 1)).long()
         cut = (width - lengths + n_past).unsqueeze(1)  # [B, 1], where the future begins
         index = torch.arange(width)
-        limit = seconds.gather(1, cut - 1) + self.settings.future_days * SECONDS_PER_DAY
+        limit = seconds.gather(1, cut - 1) + round(self.settings.future_days * SECONDS_PER_DAY)
         is_future = (index >= cut) & (seconds <= limit)  # times rise: one run after the cut
         n_future = is_future.sum(dim=1)  # [B]
         of_future = n_future.nonzero().squeeze(1)  # [F]
@@ -84,7 +84,9 @@ class Contrastive(Objective):
         total = F.binary_cross_entropy_with_logits(comes_back.float(), has_future, reduction="sum")
         pasts = F.normalize(self.heads.past(past[of_future]).float(), dim=1)
         futures = F.normalize(self.heads.future(future).float(), dim=1)
-        logits = pasts @ futures.T / self.settings.temperature  # [F, F]
+        # float32 also where products are bfloat16: divided by a small temperature, their rounding would be seen
+        with torch.autocast(pasts.device.type, enabled=False):
+            logits = pasts @ futures.T / self.settings.temperature  # [F, F]
         own = torch.arange(len(of_future), device=logits.device)
         matched = F.cross_entropy(logits, own, reduction="sum")
         # both terms weigh alike, however many rows have a future

@@ -22,7 +22,7 @@ def rank_last_items(
     objective: Objective,
     batch: SequenceBatch[Tensor],
     chunk_size: int = 50_000,
-    remove_seen: bool = False,
+    left_out: Tensor | None = None,
 ) -> Tensor:
     """The rank, among all items, of each row's last item when the encoder does not see it; 1 is best.
 
@@ -37,7 +37,8 @@ def rank_last_items(
     objective : says how the last item is asked for
     batch : tensors, in memory or on the encoder's device
     chunk_size : items scored at once; memory is ROWS_AT_ONCE x chunk_size scores and four times as many booleans
-    remove_seen : leave out of a row's ranking the items that it holds before its last, but for the last item itself
+    left_out : int64 [B, S], token ids that are not in a row's ranking, but for the last item itself: those that the
+        client has already
 
     Returns
     -------
@@ -48,7 +49,8 @@ def rank_last_items(
     batch = batch.map(lambda column: column.to(encoder.device))
     token_ids = batch.token_ids  # [B, L]
     last_items = token_ids[:, -1:]  # [B, 1]
-    removed = _distinct_items(token_ids[:, :-1], last_items) if remove_seen else token_ids[:, :0]  # [B, S]
+    # [B, S]
+    removed = token_ids[:, :0] if left_out is None else _distinct_items(left_out.to(encoder.device), last_items)
     with evaluating(encoder):
         vectors = encoder.output_vectors(encode_last(encoder, inputs))  # [B, D]
         pieces = zip(*(rows.split(ROWS_AT_ONCE) for rows in (vectors, last_items, removed)), strict=True)

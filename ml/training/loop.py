@@ -214,8 +214,9 @@ class Trainer:
         sums = np.zeros(4)
         with contextlib.closing(self.feed.validation()) as batches:
             for batch in batches:
-                remove_seen = not training.rank_seen_items
-                ranks = rank_last_items(learner.encoder, learner.objective, batch.tensors(), remove_seen=remove_seen)
+                asked = batch.tensors()
+                left_out = None if training.rank_seen_items else asked.token_ids[:, :-1]
+                ranks = rank_last_items(learner.encoder, learner.objective, asked, left_out=left_out)
                 sums += ranking_sums(ranks)
         totals = self.ranks.sum(sums)
         if totals[0] == 0:

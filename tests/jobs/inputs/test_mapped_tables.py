@@ -17,7 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.load import load_config
-from conf.mappings import ColumnSettings
+from conf.mappings import ColumnSettings, InputSettings
+from jobs.inputs import mapped_tables
 from jobs.inputs.mapped_tables import MappedInputs
 from jobs.inputs.readers import find_column
 from jobs.pipeline.runner import run_stages
@@ -263,6 +264,24 @@ def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, w
         spark.sql("DROP TABLE shop_orders")
     read = [line["read/version"] for line in read_metrics(workspace.metrics) if "read" in line]
     assert read == [1, 0, 1, 0]
+
+
+def test_all_inputs_of_a_delta_table_read_one_version_of_it(
+    spark: SparkSession, shop: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = spark.createDataFrame([("bob", NOON, "fan")], "who string, at timestamp_ntz, what string")
+    orders.write.format("delta").save(str(shop / "orders"))
+    found = iter([0, 1])  # as if rows came while the inputs are opened
+
+    def find_version(_: SparkSession, settings: InputSettings, __: object) -> int | None:
+        return next(found) if settings.path == "orders" else None
+
+    monkeypatch.setattr(mapped_tables, "find_version", find_version)
+    own = {"path": "orders", "where": "who = 'bob'"}
+    added = own | {"where": "who = 'amy'"} | {"client_id": "who", "timestamp": "at", "item": "what"}
+    config = load_config("demo", inputs=mapping(shop, product_buy=own, add_to_cart=added))
+    MappedInputs(spark, config, Workspace(workspace.out, shop))
+    assert [line["read/version"] for line in read_metrics(workspace.metrics) if "read" in line] == [0, 0]
 
 
 def test_a_run_begins_again_where_a_table_of_a_catalog_has_another_version_and_names_what_has_none(

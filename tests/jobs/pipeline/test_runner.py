@@ -10,6 +10,7 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from jobs.pipeline.registry import STAGE_NAMES, find_stage
 from jobs.pipeline.runner import plan_run, run_stages
+from jobs.storage.files import remove_folder
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
@@ -323,6 +324,36 @@ def test_a_record_tells_what_an_output_was_made_from(workspace: Workspace, monke
     assert split.began <= str(split.made)
     assert vocabulary.inputs == {name: records[name].id for name in ("ingest", "split")}
     assert vocabulary.read == {"product_buy": 7, "windows": 5}
+
+
+def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_them(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"train": ["models/mixed", "models/page_visit"], "profile": ["entries/ensemble"]}
+
+    def write(*_: object, **__: object) -> None:
+        own = folders.get(ran[-1], [])
+        for folder in own:
+            (workspace.out / folder).mkdir(parents=True, exist_ok=True)
+        append_metrics(workspace.metrics, {"folders": own})
+
+    ran = leave_out_work(monkeypatch, write)
+    run(workspace)
+    records = read_records(workspace)
+    assert [records[f"models/{name}"].folders for name in ("mixed", "product_buy")] == [["models/mixed"], []]
+    assert plan_run(CONFIG, workspace) == []
+
+    remove_folder(workspace.out / "models/mixed")
+    with pytest.raises(OutdatedError, match=r"expected models/mixed, which train wrote .*removed.*train --only mixed"):
+        find_stage("embed").check_inputs(CONFIG, workspace)
+    ran.clear()
+    run(workspace)
+    assert ran == ["train", "embed", *AFTER_BLOCKS]
+
+    remove_folder(workspace.out / "entries/ensemble")
+    ran.clear()
+    run(workspace)
+    assert ran == AFTER_BLOCKS
 
 
 def test_the_rows_of_a_stage_are_not_those_of_another_that_runs_at_once(

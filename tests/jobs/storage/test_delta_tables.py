@@ -1,22 +1,33 @@
 """Delta tables: contracts, atomic overwrites, versions, files of a snapshot."""
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
+from delta.tables import DeltaTable
 from delta_versions import latest_version
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.storage import delta_tables
-from jobs.storage.delta_tables import TableCommit, latest_commit, list_files, read_table, session_settings, write_table
+from jobs.storage.delta_tables import (
+    TableCommit,
+    latest_commit,
+    list_files,
+    read_table,
+    read_version,
+    session_settings,
+    write_table,
+)
 from jobs.storage.locations import plain_path
 from jobs.storage.table_history import has_commit
 from jobs.storage.workspace import Workspace
 from schemas import tables
 from schemas.errors import TableError
-from schemas.tables import SCORES, SEQUENCES, VOCABULARIES, TableSchema
+from schemas.tables import BLOCKS, SCORES, SEQUENCES, VOCABULARIES, TableSchema
 
 TABLES = [value for value in vars(tables).values() if isinstance(value, TableSchema)]
 
@@ -113,6 +124,43 @@ def test_files_and_row_groups_are_no_larger_than_asked(spark: SparkSession, work
     assert len(sizes) > len(files)
     assert max(sizes) < 1.5 * 2**20
     assert spark.conf.get("parquet.block.size", None) is None
+
+
+def test_the_files_of_a_task_are_in_the_order_in_which_it_wrote_them(spark: SparkSession, workspace: Workspace) -> None:
+    rows = [("page_visit", str(key), key, 1) for key in range(60)]
+    frame = spark.createDataFrame(rows, VOCABULARIES.ddl).coalesce(1)
+    write_table(frame, workspace, VOCABULARIES, rows_per_file=10)  # names hold a UUID each, drawn anew
+    files = list_files(read_table(spark, workspace, VOCABULARIES), VOCABULARIES.partition_by)
+    first = [pq.read_table(plain_path(file.url))["key"][0].as_py() for file in files]
+    assert first == ["0", "10", "20", "30", "40", "50"]
+
+
+def test_a_session_that_overwrites_partitions_alone_replaces_whole_tables(
+    spark: SparkSession, workspace: Workspace
+) -> None:
+    with session_settings(spark, {"spark.sql.sources.partitionOverwriteMode": "dynamic"}):
+        for behaviour in ("page_visit", "product_buy"):
+            write_table(spark.createDataFrame([(behaviour, "1", 3, 1)], VOCABULARIES.ddl), workspace, VOCABULARIES)
+    assert [row["behaviour"] for row in read_table(spark, workspace, VOCABULARIES).collect()] == ["product_buy"]
+
+
+def test_a_table_that_another_stage_makes_at_once_is_taken_as_it_is(
+    spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = workspace.table(BLOCKS.name)
+
+    class SlowerBuilder:
+        def __getattr__(self, _: str) -> "Callable[..., SlowerBuilder]":
+            return lambda *_: self
+
+        def execute(self) -> None:
+            monkeypatch.undo()
+            delta_tables._make_table(spark, location, BLOCKS)  # as the other stage does
+            raise AnalysisException("the metadata has changed")
+
+    monkeypatch.setattr(DeltaTable, "createIfNotExists", lambda _: SlowerBuilder())
+    delta_tables._make_table(spark, location, BLOCKS)
+    assert read_version(spark, location).columns == spark.createDataFrame([], BLOCKS.ddl).columns
 
 
 def test_a_session_that_merges_files_after_writes_leaves_ours_as_they_were_laid_out(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.storage.workspace import Workspace
+from schemas.errors import OutputError
 
 
 @pytest.fixture
@@ -42,3 +43,13 @@ def test_what_a_killed_run_left_in_a_folder_for_spark_is_not_taken_for_rows_of_t
     left.touch()
     with Workspace(tmp_path).spark_folder(".graph"):
         assert not left.exists()
+
+
+def test_a_folder_for_spark_that_another_user_left_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".graph").mkdir()
+    monkeypatch.setattr("jobs.storage.files.shutil.rmtree", lambda *_, **__: None)  # as if it might not
+    with (
+        pytest.raises(OutputError, match=r"expected to remove .*\.graph, which an earlier run left"),
+        Workspace(tmp_path).spark_folder(".graph"),
+    ):
+        raise AssertionError("files of an earlier run would be read")

@@ -21,12 +21,12 @@ def test_a_row_goes_to_the_smallest_width_that_holds_it_and_longer_ones_keep_the
 
 
 def test_rows_with_nothing_to_predict_are_left_out_and_a_feed_of_nothing_else_is_refused() -> None:
-    useless = [[9], [UNK, UNK], []]
+    useless = [[9], [UNK, UNK], [], [9, UNK, UNK]]  # of the last, two events are read
     rows = Sequences.from_rows([*useless, [UNK, 9]])
     feed = ArrayFeed(rows, rows, (1, 2), 4, seed=0)
     assert [batch.token_ids.tolist() for batch in feed.training(epoch=1)] == [[[UNK, 9]]]
     assert [batch.token_ids.tolist() for batch in feed.validation()] == [[[UNK, 9]]]
-    with pytest.raises(TrainingError, match="none of 3 training sequences"):
+    with pytest.raises(TrainingError, match="none of 4 training sequences"):
         ArrayFeed(Sequences.from_rows(useless), NONE, (1, 2), 4, seed=0)
 
 

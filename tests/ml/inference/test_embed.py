@@ -62,9 +62,9 @@ def test_mask_is_the_vector_of_a_mask_put_after_the_last_tokens_that_leave_room_
     np.testing.assert_allclose(embedding, expected, atol=1e-6)
 
 
-def test_a_mask_has_no_event_type_and_the_time_of_the_last_event():
+def test_a_mask_has_type_and_time_of_the_last_event():
     part = Sequences(np.arange(10, 17), np.array([1, 3, 4]), np.arange(1, 8), 100 * np.arange(7))
-    columns = SequenceBatch([11, 12, MASK, 13, MASK], [2, 3, 0, 4, 0], [100, 200, 200, 300, 300])
+    columns = SequenceBatch([11, 12, MASK, 13, MASK], [2, 3, 3, 4, 4], [100, 200, 200, 300, 300])
 
     masked = embedding.with_mask(part)
     for name in ("token_ids", "event_types", "timestamps"):
@@ -142,8 +142,8 @@ def test_packed_rows_rank_the_last_items_alike(monkeypatch):
     model = transformer(replace(SETTINGS, max_length=10), 50)
     batch = random_sequences(60, 50, longest=9).batch(np.arange(60), 9).tensors()
     objective = Cloze(settings_of(), model.vocabulary)
-    alone = rank_last_items(model, objective, batch, remove_seen=True)
+    alone = rank_last_items(model, objective, batch, left_out=batch.token_ids[:, :-1])
     monkeypatch.setattr(last_states, "uses_packed_rows", lambda encoder: True)
     monkeypatch.setattr(last_states, "POSITIONS", 256)
 
-    assert torch.equal(rank_last_items(model, objective, batch, remove_seen=True), alone)
+    assert torch.equal(rank_last_items(model, objective, batch, left_out=batch.token_ids[:, :-1]), alone)

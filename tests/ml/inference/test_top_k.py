@@ -73,7 +73,7 @@ def test_next_items_come_in_the_order_that_validation_ranks_them_in(
     for row, found in zip(rows, items.tolist(), strict=True):
         for position, item in enumerate(found, start=1):
             batch = SequenceBatch(torch.tensor([[*row[-4:], item]]))
-            rank = rank_last_items(model, asked, batch, remove_seen=not with_seen)
+            rank = rank_last_items(model, asked, batch, left_out=None if with_seen else batch.token_ids[:, :-1])
             assert rank.item() == position
             assert with_seen or item not in row[-4:]
 

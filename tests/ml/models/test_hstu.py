@@ -40,7 +40,7 @@ def test_a_layer_of_two_columns_gives_what_its_formula_gives_by_hand():
     to_itself = silu(up * up + down * down + 0.5) / 4
     attended = [to_first * up + to_itself * down, to_first * down + to_itself * up]
     middle = sum(attended) / 2
-    spread = math.sqrt((attended[0] - middle) ** 2 + 1e-5)
+    spread = math.sqrt((attended[0] - middle) ** 2 + 1e-6)
     normed = [(each - middle) / spread for each in attended]
     assert second == pytest.approx([-1 + down * normed[0], 1 + up * normed[1]], abs=1e-5)
 
@@ -75,3 +75,17 @@ def test_packed_rows_are_one_graph_for_the_compiler():
     positions = torch.tensor([2, 3])
     compiled = torch.compile(encoder.encode_at, backend="eager", fullgraph=True)(batch, positions)
     torch.testing.assert_close(compiled, encoder.encode_at(batch, positions))
+
+
+def test_what_is_attended_to_is_of_the_size_of_the_gate_from_the_start():
+    """It is divided by max_length, so that of short sequences little would be left beside a larger epsilon."""
+    torch.manual_seed(0)
+    settings = settings_of(architecture="hstu", hidden_size=64, n_layers=2, n_heads=1, max_length=50)
+    layer = Hstu(settings, VocabularyDescription(13)).layers[1].eval()
+    normed = []
+    layer.attended_norm.register_forward_hook(lambda _, inputs, output: normed.append(output))
+    is_visible = torch.ones(1, 1, 9, 9, dtype=torch.bool).tril()
+    layer(torch.randn(9, 64), Grid(None, 1, 9), is_visible, None)
+    assert normed[0].std() > 0.05  # .02 with the default of LayerNorm
+    # Glorot and Bengio's uniform spread, as in the authors' code
+    assert layer.output.weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.05)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from packed_rows import both_layouts, random_sequences
@@ -139,6 +141,16 @@ def test_validation_masks_the_last_token_alone():
         [PAD, 3, MASK],
         [5, 6, MASK],
     ]
+
+
+def test_validation_shows_neither_type_nor_time_of_the_event_that_is_asked_for():
+    batch = replace(batch_of([3, 4, 5]), event_types=torch.tensor([[1, 2, 3]]), timestamps=torch.tensor([[10, 20, 99]]))
+    asked = OBJECTIVE.without_last(batch)
+    assert asked.token_ids.tolist() == [[3, 4, MASK]]
+    assert asked.event_types.tolist() == [[1, 2, 2]]
+    assert asked.timestamps.tolist() == [[10, 20, 20]]
+    alone = replace(batch_of([3]), event_types=torch.tensor([[1]]), timestamps=torch.tensor([[10]]))
+    assert OBJECTIVE.without_last(alone).timestamps.tolist() == [[10]]
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,27 @@ def test_the_loss_falls_and_the_last_epoch_is_kept(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 1
     assert result.best_epoch == 4
     assert result.metrics is None
+
+
+@torch.no_grad()
+def test_cosines_keep_their_digits_where_products_are_bfloat16() -> None:
+    objective = Contrastive(event_settings(contrastive=ContrastiveSettings(temperature=0.01)), shop_vocabulary())
+    heads = objective.build_heads(2)
+    for layer in (heads.past, heads.future):
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    targets = {"of_future": torch.tensor([0, 1]), "has_future": torch.ones(2)}
+    hidden = torch.tensor([[3.0, 1.0], [1.0, 3.0], [3.0, 1.25], [2.75, 1.0]])  # bfloat16 holds each of these numbers
+    losses = []
+    for is_bfloat16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
+            losses.append(float(objective.loss(hidden, targets, None, lambda tokens, rows=None: tokens)))
+    # the binary term is of a product of two numbers: it is rounded
+    assert losses[1] == pytest.approx(losses[0], abs=0.01)
+
+
+def test_the_days_of_a_future_are_counted_to_the_second() -> None:
+    start = 1_660_000_000
+    times = torch.tensor([[0, start, start + 14 * DAY + 1], [0, start, start + 14 * DAY]])
+    batch = OBJECTIVE.prepare(SequenceBatch(torch.tensor([[0, 3, 4], [0, 5, 6]]), timestamps=times), torch.Generator())
+    assert batch.targets["has_future"].tolist() == [0, 1]

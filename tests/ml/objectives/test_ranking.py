@@ -87,7 +87,8 @@ def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, 
         better = [item for item in ranked if item != row[-1] and not scores[item] < scores[row[-1]] - 1e-7]
         expected.append(1 + len(better if row[-1] != UNK else ranked))
 
-    assert rank_last_items(model, torch.tensor(rows), chunk_size, remove_seen).tolist() == expected
+    left_out = torch.tensor(rows)[:, :-1] if remove_seen else None
+    assert rank_last_items(model, torch.tensor(rows), chunk_size, left_out).tolist() == expected
 
 
 @pytest.mark.parametrize("table", ["full", "hashed", "product"])
@@ -103,9 +104,15 @@ def test_scores_are_held_of_so_many_rows_at_once_however_many_a_batch_has(monkey
 
 
 def test_rows_of_one_token_have_seen_nothing():
-    assert rank_last_items(
-        model_that_scores([0.0] * 3 + [0.5, 0.4]), torch.tensor([[4]]), remove_seen=True
-    ).tolist() == [2]
+    model, token_ids = model_that_scores([0.0] * 3 + [0.5, 0.4]), torch.tensor([[4]])
+    assert rank_last_items(model, token_ids, left_out=token_ids[:, :-1]).tolist() == [2]
+
+
+def test_items_that_a_client_has_are_left_out_though_its_row_holds_them_no_more():
+    model = model_that_scores([0.0] * 3 + [0.5, 0.6, 0.7, 0.1])
+    asked = torch.tensor([[3, 6], [3, 6]])
+    left_out = torch.tensor([[3, 0, 0], [4, 5, 3]])
+    assert rank_last_items(model, asked, left_out=left_out).tolist() == [3, 1]
 
 
 def test_ties_count_against_the_item():

@@ -6,6 +6,8 @@ import torch
 from small_encoders import settings_of, transformer
 
 from conf.training import TrainingSettings
+from ml.data.vocabulary import VocabularyDescription
+from ml.models.registry import build_encoder
 from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
 
 SETTINGS = settings_of(hidden_size=8, n_layers=1, n_heads=2, feed_forward_size=8, max_length=8)
@@ -59,6 +61,14 @@ def test_a_row_met_late_starts_as_one_met_first() -> None:
         optimizer.step()
     torch.testing.assert_close(table.detach()[1], -0.1 * gradient[0] / 2.5**0.5)
     assert torch.equal(table.detach()[0], after_many), "a row without a gradient does not move"
+
+
+def test_the_matrices_of_recurrent_layers_decay_too() -> None:
+    model = build_encoder(settings_of(architecture="gru", n_layers=1), VocabularyDescription(15))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying = {names[id(parameter)] for parameter in model.decaying_parameters()}
+    assert {"layers.weight_ih_l0", "layers.weight_hh_l0"} <= decaying
+    assert not any("bias" in name or "table" in name for name in decaying)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
