@@ -35,6 +35,7 @@ from jobs.evaluation.comparison import (
     mean_score,
     result_of,
 )
+from jobs.reporting.tables import judged
 from ml.evaluation.probe import over_repeats, score_task
 from schemas.tasks import PROPENSITY, TASKS, TRAIN, VALIDATION, WINDOWS, TaskScore
 
@@ -161,14 +162,15 @@ def score_all(file: Path, lines: Path, arguments: argparse.Namespace) -> dict[Un
 def show(results: dict[Unit, TaskScore]) -> None:
     """A Markdown table: a row per entry, mean ± standard deviation over the repeats; last, the sum over the tasks.
 
-    A tilde marks what the repeats do not tell from the highest mean of the column.
+    A tilde marks what the repeats do not tell from the highest mean of the column. ``oracle`` takes no part in that.
     """
     tasks = list(dict.fromkeys(unit.task for unit in results))
     scores: Scores = {}
     for entry, task in dict.fromkeys((unit.entry, unit.task) for unit in results):
         of_task = [result for unit, result in results.items() if (unit.entry, unit.task) == (entry, task)]
         scores.setdefault(entry, {})[task] = figures(over_repeats(of_task))
-    comparisons = compare_entries(scores)
+    rivals = judged(scores)
+    comparisons = compare_entries(rivals)
     titles = [task.removeprefix("propensity_").replace("_", " ") for task in (*tasks, SUM)]
     print(f"| entry | {' | '.join(titles)} |")
     print("|---" * (len(titles) + 1) + "|")
@@ -176,7 +178,7 @@ def show(results: dict[Unit, TaskScore]) -> None:
         cells = []
         for column in (*tasks, SUM):
             total = result_of(of_entry, column)
-            best = max(scores, key=lambda name: mean_score(result_of(scores[name], column)))
+            best = max(rivals, key=lambda name: mean_score(result_of(rivals[name], column)))
             mark = "~" if comparisons.tell_apart(column, entry, best) is False else ""
             spread = f" ± {total['std']:.4f}" if "std" in total else ""
             cells.append(f"{mark}{mean_score(total):.4f}{spread}")

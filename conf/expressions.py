@@ -45,6 +45,7 @@ _COMPUTED_NAMES = frozenset(
 )
 """What Spark takes for functions without parentheses where no column has the name, in backquotes too."""
 _OF_UTC = ("to_timestamp", "try_to_timestamp", "from_unixtime")
+_INSTANTS = ("timestamp", "timestamp_ltz")
 _TOKENS = re.compile(
     r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<quoted>`(?:[^`]|``)*`)|(?P<word>[A-Za-z0-9_]+)|(?P<space>\s+)"""
     r"""|(?P<sign>->|[-+*/%=<>!|&^~.,()\[\]])""",
@@ -110,7 +111,7 @@ def utc_words(text: str) -> list[str]:
     tokens = [token.lower() for kind, token in _split("", text) if kind != "space"]
     pairs = [*itertools.pairwise(tokens)]
     functions = [word for word, sign in pairs if word in _OF_UTC and sign == "("]
-    return functions + [f"{word} {kind}" for word, kind in pairs if (word, kind) == ("as", "timestamp")]
+    return functions + [f"{word} {kind}" for word, kind in pairs if word == "as" and kind in _INSTANTS]
 
 
 def _split(owner: str, text: str) -> list[tuple[str, str]]:

@@ -63,6 +63,8 @@ _EXPECTED = {
 """pydantic's type of an error -> what was expected, with the names of its context."""
 _OF_UNION = re.compile(r"(function-before|literal|constrained)\b.*|bool")
 """What pydantic puts after the place of a setting that may be of several types."""
+_ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+")
+"""What YAML 1.1 takes for a number of base 8 or 60."""
 _UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError)
 """What reading and merging a user's YAML may raise."""
 
@@ -333,10 +335,16 @@ def _is_path(name_or_path: str) -> bool:
 
 def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
     try:
-        events = yaml.parse(text.partition("=")[2] if is_setting else text)
+        events = list(yaml.parse(text.partition("=")[2] if is_setting else text))
         # before they are resolved: a few may stand for more values than memory holds, or for themselves
         if any(isinstance(event, yaml.AliasEvent) for event in events):
             raise ConfigError(f"{owner}: expected values, found a YAML alias (*name); write the value out")
+        for event in events:
+            if isinstance(event, yaml.ScalarEvent) and event.style is None and _ODD_NUMBER.fullmatch(event.value):
+                raise ConfigError(
+                    f"{owner}: expected a number as it is read, found {event.value}, which YAML takes for another "
+                    "(014 is 12, 1:30 is 90); write it without leading zeros and colons, or text in quotes"
+                )
         layer = OmegaConf.from_dotlist([text]) if is_setting else OmegaConf.load(StringIO(text))
     except _UNREADABLE as error:
         raise ConfigError(f"{owner} is not YAML that settings can have: {' '.join(str(error).split())}") from error

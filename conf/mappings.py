@@ -37,6 +37,8 @@ _PATTERN_LETTERS = {"G": 4, "y": 6, "M": 4, "L": 4, "d": 2, "D": 3, "a": 1, "H":
 _PATTERN_LETTERS |= {"m": 2, "s": 2, "S": 9, "V": 2, "z": 4, "O": 4, "X": 5, "x": 5, "Z": 5}
 _LENGTHS = {"V": (2,), "O": (1, 4)}
 """Letters of which no other number may stand in a row."""
+_NOT_IN_JAVA = {"Factory", "ROC", "localtime"}
+"""Names that Python knows as zones and Spark's Java does not."""
 _ZONES = re.compile(r"[VzOXxZ]")
 
 
@@ -228,7 +230,7 @@ class MappingSettings(Settings):
             return
         zones = zoneinfo.available_timezones()
         # a system without a database of zones leaves the check to Spark
-        is_zone = not zones or self.timezone in zones
+        is_zone = (not zones or self.timezone in zones) and self.timezone not in _NOT_IN_JAVA
         require(is_zone, f"timezone: expected a name such as Europe/Warsaw or UTC, found {self.timezone!r}")
         require(
             PRODUCT_BUY in self.inputs,
@@ -255,6 +257,12 @@ class MappingSettings(Settings):
                 f"inputs.{name}.{role}.expression: expected times of {self.timezone}, found {', '.join(of_utc)}, for "
                 "which text is UTC's; write to_timestamp_ntz, or timestamp_seconds of a number",
             )
+            pattern = settings.columns[role].format or ""
+            require(
+                self.timezone == "UTC" or not re.search(r"'[^']*Z'", pattern),
+                f"inputs.{name}.{role}.format: expected times of {self.timezone}, found the Z of UTC as text in "
+                f"{pattern!r}; write X, which reads Z and +02:00 as zones",
+            )
 
 
 def _unquoted(pattern: str) -> str:
@@ -274,6 +282,13 @@ def _check_pattern(owner: str, pattern: str) -> None:
     ]
     require(
         not wrong, f"{owner}: expected a pattern such as dd.MM.yyyy HH:mm:ss, found {', '.join(wrong)} in {pattern!r}"
+    )
+    runs = [run[0] for run in re.findall(r"(([A-Za-z])\2*)", letters)]
+    twice = sorted({run[0] for run in runs if sum(other[0] == run[0] for other in runs) > 1})
+    require(not twice, f"{owner}: expected each letter in one place, found {', '.join(twice)} twice in {pattern!r}")
+    require(
+        "a" in letters or not {"h", "K"} & set(letters),
+        f"{owner}: expected a (AM, PM) beside hours up to 12, found {pattern!r}; write HH for hours up to 23",
     )
     # L is the month by itself, as M is in a date; D is the day of the year, which needs no month
     lacking = [letter for letter in ("y", "M", "d") if letter not in letters.replace("L", "M")]

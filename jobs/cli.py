@@ -276,6 +276,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     """Check all that can be checked without Spark before the output directory is touched."""
     from jobs.blocks.imported import require_blocks
     from jobs.inputs.data_files import check_data, log_left_out
+    from jobs.inputs.input_files import require_out_elsewhere
     from jobs.storage.entry_rules import require_entries
 
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
@@ -302,6 +303,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     workspace = _open_workspace(arguments, config)
     if reads_data:
         config.behaviour(PRODUCT_BUY)  # a ConfigError without purchases: they date the windows
+        require_out_elsewhere(config.mapping, workspace.challenge, workspace.out)
         check_data(config, workspace)
     workspace.prepare()
     is_ours = _lock(arguments, workspace)

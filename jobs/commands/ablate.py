@@ -12,10 +12,11 @@ from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.imported import import_blocks
+from jobs.blocks.table import collect_blocks
 from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, compare_to_whole, describe, describe_sources, list_variants
 from jobs.evaluation.comparison import SUM, describe_comparisons, mean_score
 from jobs.evaluation.scores import score_entries
-from jobs.profiles.composition import collect_profile_blocks, compose_profiles
+from jobs.profiles.composition import collect_profile_blocks, compose_profiles, list_own_blocks
 from jobs.profiles.export import export_profiles
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_json
@@ -40,7 +41,11 @@ def run(
     blocks = own + further
     variants = list_variants(blocks)
     made_in = read_block_seconds(workspace.metrics)
-    sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
+    # a block that no client has is in no variant, and an ablation of it would be another one all the same
+    named = dict.fromkeys(
+        [*list_own_blocks(config, collect_blocks(spark, workspace)), *(block.name for block in blocks)]
+    )
+    sources = describe_sources(spark, config, workspace, list(named))
     folder = workspace.out / "ablation"
     entries = {name: folder / name for name in variants}
     try:
@@ -54,7 +59,9 @@ def run(
         scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
     finally:
         workspace.remove(folder)
-    seconds = {block.name: round(made_in[block.name], 1) for block in blocks if block.name in made_in}
+    # what an imported entry took to make is not known: its line is of the time to read it
+    imported = {name for name, entry in config.ensemble.named_blocks.items() if entry}
+    seconds = {block.name: round(made_in[block.name], 1) for block in blocks if block.name in made_in.keys() - imported}
     found = describe(variants, widths, scores, config.probe.repeats) | {"made_of": sources, "seconds": seconds}
     write_json(workspace.out / "ablation.json", found, indent=2)
     return found

@@ -82,9 +82,24 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a whole number such as 20000 or 170e6; found {text!r}")
 
 
+class _Once(argparse.Action):
+    """Takes a value; of a flag that is given twice argparse itself would keep the second, without a line."""
+
+    is_given = False
+
+    def __call__(
+        self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        """Refuse a second value."""
+        if self.is_given:
+            raise argparse.ArgumentError(self, "expected it once, found it twice")
+        self.is_given = True
+        setattr(namespace, self.dest, values)
+
+
 def _flag(about: str, metavar: str | None = None, **more: Any) -> dict[str, Any]:
     # without a key for None: "store_true" takes no metavar at all
-    return {"help": about, **({"metavar": metavar} if metavar else {}), **more}
+    return {"help": about, "action": _Once, **({"metavar": metavar} if metavar else {}), **more}
 
 
 # --set a=1 --set b=2 adds up; argparse extends a copy, so a default of [] stays empty

@@ -71,8 +71,13 @@ def describe_path(path: Path) -> dict[Path, list[int]]:
         return {path / DELTA_LOG: [number for file in newest for number in (int(file.stem), *_describe(file))]}
     listings = [list_source(root) for root in _find_roots(path) if root.exists()]
     # beside Parquet there may be what a mapping reads as another format
-    files = [file for each in listings for file in (*each.files, *filter(format_of, each.skipped))]
+    files = [file for each in listings for file in (*each.files, *filter(_may_hold_lines, each.skipped))]
     return {file: _describe(file) for file in files}
+
+
+def _may_hold_lines(file: Path) -> bool:
+    """Whether a mapping may read a file as CSV or JSON: by its suffix, or as Hive and Spark name parts of a table."""
+    return format_of(file) is not None or _IS_PART.fullmatch(file.name) is not None
 
 
 def _describe(file: Path) -> list[int]:
@@ -109,6 +114,18 @@ def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
                 raise no_such_column(owner, column.column, columns, settings.location)
 
 
+def require_out_elsewhere(mapping: MappingSettings, data: Path | None, out: Path) -> None:
+    """Raise InputError where the output directory lies in a folder that an input reads: its files would be rows."""
+    for name, settings in mapping.inputs.items():
+        path = None if settings.path is None or settings.is_url else input_path(settings.path, data)
+        for root in _find_roots(path) if path else []:
+            if root.is_dir() and not (root / DELTA_LOG).is_dir() and out.resolve().is_relative_to(root.resolve()):
+                raise InputError(
+                    f"--out {out}: expected it outside of {root}, which inputs.{name} reads with all that lies in it; "
+                    "choose another --out, or a path of the input that leaves it out"
+                )
+
+
 def no_such_column(owner: str, name: str, columns: Collection[str], where: str) -> InputError:
     """The error of a column that the input lacks."""
     alike = [repr(each) for each in columns if each.strip().casefold() == name.strip().casefold()]
@@ -118,7 +135,7 @@ def no_such_column(owner: str, name: str, columns: Collection[str], where: str) 
 
 def _shown(names: Collection[str]) -> str:
     """Some names of columns, for a message."""
-    shown = [name[:100] for name in itertools.islice(names, 50)]
+    shown = [name[:100] or "''" for name in itertools.islice(names, 50)]  # '': a sign at the end of the line
     return ", ".join(shown) + (f" and {len(names) - 50:,} more" if len(names) > 50 else "")
 
 
@@ -180,7 +197,7 @@ def _files_of_one_format(
         # a file that is named itself is read whatever its suffix says
         has_format = settings.format is not None
         named = [f for f in files if format_of(f) == kind or f == path or (has_format and _IS_PART.fullmatch(f.name))]
-        own = [file for file in named if file.stat().st_size]
+        own = [file for file in named if not _is_empty(file)]
         if named and not own:
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
     if not own:
@@ -197,6 +214,17 @@ def _files_of_one_format(
         names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
         log.warning("  %s: skipped, empty or no %s by their names: %s", owner, kind, names)
     return kind, own
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a file of lines has none; a compressed one of nothing has bytes of its own."""
+    if not file.stat().st_size or file.suffix not in _OPENERS:
+        return not file.stat().st_size
+    try:
+        with _open_text(file) as stream:
+            return not stream.read(1)
+    except (OSError, EOFError, zlib.error):
+        return False  # reading its first line says what is wrong
 
 
 def format_of(path: Path) -> str | None:
@@ -238,7 +266,10 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
             "out, or give the delimiter"
         )
     if twice := [name for name, n_times in Counter(header).items() if n_times > 1]:
-        raise InputError(f"{owner}: expected different columns in {found.files[0]}, found {_shown(twice)} twice")
+        raise InputError(
+            f"{owner}: expected different columns in {found.files[0]}, found {_shown(twice)} twice; rename "
+            f"one of them, or end the lines without {settings.delimiter!r}"
+        )
     for file in found.files[1:] if not settings.header else ():
         if (other := read_header(file, settings.delimiter)) != header:
             raise InputError(
@@ -262,18 +293,35 @@ def read_header(file: Path, delimiter: str) -> list[str]:
 
 
 def _check_lines(owner: str, file: Path) -> None:
-    """Raise InputError where the first line of a JSON file holds several objects: Spark reads the first of a line."""
+    """Raise InputError where a JSON file does not have one object a line: Spark reads the first of a line."""
     try:
         with _open_text(file) as stream:
-            line = stream.readline(MAX_HEADER_BYTES).decode(errors="replace").removeprefix("\ufeff").strip()
-        _, end = json.JSONDecoder().raw_decode(line)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
-        return  # Spark says what it cannot read, and counts it
+            lines = [stream.readline(MAX_HEADER_BYTES).decode(errors="replace") for _ in range(2)]
+    except (OSError, EOFError, zlib.error):
+        return  # Spark says what it cannot read
+    line, second = (text.removeprefix("\ufeff").strip() for text in lines)
+    end = _end_of_value(line)
+    if end is None:
+        # one line that cannot be read is counted and quarantined; of an object over several lines no line can be
+        if line and second and _end_of_value(second) is None:
+            raise InputError(
+                f"{owner}: expected one JSON object a line in {file}, found {line[:20]!r} and {second[:20]!r} as its "
+                "first lines; write each object into one line, as jq -c does"
+            )
+        return
     if rest := line[end:].strip(" ,"):
         raise InputError(
             f"{owner}: expected one JSON object a line in {file}, found another one behind the first: {rest[:60]!r}; "
             "write a line break between them"
         )
+
+
+def _end_of_value(line: str) -> int | None:
+    """Where the JSON value ends that a line begins with; None where it is none."""
+    try:
+        return json.JSONDecoder().raw_decode(line)[1]
+    except (ValueError, RecursionError):
+        return None
 
 
 def nanosecond_columns(found: InputFiles) -> dict[str, bool]:

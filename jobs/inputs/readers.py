@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -98,15 +98,28 @@ def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malfor
         if not isinstance(frame.schema[name].dataType, ArrayType):
             kind = frame.schema[name].dataType.simpleString()
             raise InputError(f"{owner}.expand: expected an array in {name!r}, found {kind}; leave expand out")
-        # outer: a malformed line has no array, and must stay to be quarantined
-        return frame.withColumn(name, F.explode_outer(_quoted(name)))
+        # no element, no row; a malformed line has no array, and must stay to be quarantined
+        has_rows = F.coalesce(F.size(_quoted(name)), F.lit(0)) > 0
+        if MALFORMED in frame.columns:
+            has_rows |= F.col(MALFORMED).isNotNull()
+        return frame.filter(has_rows).withColumn(name, F.explode_outer(_quoted(name)))
 
 
-def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: str) -> Column:
-    """A column of an input; InputError where the input lacks it or Spark cannot parse its expression."""
+def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: str, zone: str = "UTC") -> Column:
+    """A column of an input.
+
+    Parameters
+    ----------
+    zone : of the times that name none, where the column is a time
+
+    Raises
+    ------
+    InputError
+        If the input lacks it, Spark cannot parse its expression, or that takes times of the zone for UTC's.
+    """
     with naming_input(owner, where):
         if settings.expression is not None:
-            column = _parse(frame, owner, settings.expression, where)
+            column = _parse(frame, owner, settings.expression, where, zone)
         elif settings.column in frame.columns:
             column = F.col(_quoted(str(settings.column)))
         else:  # no column has the dots in its name: they lead into structs
@@ -118,14 +131,20 @@ def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: s
         return column
 
 
-def _parse(frame: DataFrame, owner: str, expression: str, where: str) -> Column:
+def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str = "UTC") -> Column:
     columns = {name.lower() for name in frame.columns}
     for name in computed_names(expression):
         if name.lower() not in columns:  # else it would be the one who runs this, or when
             raise no_such_column(owner, name, frame.columns, where)
     column = F.expr(expression)
     analyzed = frame.select(column)._jdf.queryExecution().analyzed().expressions().apply(0)
-    if not _WRITTEN_CAST.search(expression) and _casts_text_to_integer(frame.sparkSession, analyzed):
+    spark = frame.sparkSession
+    if zone != "UTC" and _has_cast(spark, analyzed, ("string", "timestamp_ntz"), ("timestamp",)):
+        raise InputError(
+            f"{owner}: expected times of {zone}, found that Spark takes those in {expression!r} for UTC's; name the "
+            "column itself, or write to_timestamp_ntz of text"
+        )
+    if not _WRITTEN_CAST.search(expression) and _has_cast(spark, analyzed, ("string",), _INTEGERS):
         raise InputError(
             f"{owner}: expected text compared with text, or numbers with numbers, in {expression!r}, found text and a "
             "whole number: Spark would take the text 0.59 for 0 and one of a large number for none; write "
@@ -134,8 +153,8 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str) -> Column:
     return column
 
 
-def _casts_text_to_integer(spark: SparkSession, expression: Any) -> bool:
-    """Whether Spark puts a cast of a column of text to an integer where nobody wrote one.
+def _has_cast(spark: SparkSession, expression: Any, from_kinds: Sequence[str], to_kinds: Sequence[str]) -> bool:
+    """Whether Spark puts a cast of a column of some types to others where nobody wrote one.
 
     Parameters
     ----------
@@ -146,10 +165,11 @@ def _casts_text_to_integer(spark: SparkSession, expression: Any) -> bool:
         written = spark._jvm.org.apache.spark.sql.catalyst.expressions.Cast.USER_SPECIFIED_CAST()  # type: ignore[union-attr]
         kinds = [each.dataType().simpleString() for each in (expression.child(), expression)]
         is_constant, is_written = expression.child().foldable(), expression.getTagValue(written).isDefined()
-        if kinds[0] == "string" and kinds[1] in _INTEGERS and not is_constant and not is_written:
+        if kinds[0] in from_kinds and kinds[1] in to_kinds and not is_constant and not is_written:
             return True
     children = expression.children()
-    return any(_casts_text_to_integer(spark, children.apply(number)) for number in range(children.length()))
+    parts = (children.apply(number) for number in range(children.length()))
+    return any(_has_cast(spark, part, from_kinds, to_kinds) for part in parts)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The score table: one row per entry, one column per task, their sum and the Borda points."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -114,12 +115,15 @@ def build_way_rows(scores: Scores) -> Rows:
 
 
 def build_detail_rows(scores: Scores) -> Rows:
-    """AUROC, novelty and diversity of each propensity task, best marked; columns by task, then detail."""
-    columns = [
-        _mark_best({entry: scores[entry].get(task, {}).get(detail) for entry in scores}, ".4f")
-        for task in PROPENSITY
-        for detail in DETAILS
-    ]
+    """AUROC, novelty and diversity of each propensity task; columns by task, then detail.
+
+    The best is marked, but for ``oracle``.
+    """
+    others, columns = judged(scores), []
+    for task, detail in itertools.product(PROPENSITY, DETAILS):
+        values = {entry: of_entry.get(task, {}).get(detail) for entry, of_entry in scores.items()}
+        unmarked = {entry: replace(cell, is_best=False) for entry, cell in _mark_best(values, ".4f").items()}
+        columns.append(unmarked | _mark_best({entry: values[entry] for entry in others}, ".4f"))
     return {entry: tuple(column[entry] for column in columns) for entry in scores}
 
 
@@ -269,9 +273,8 @@ def _score_cells(scores: Scores, column: str, comparisons: Comparisons) -> dict[
 
 
 def _mark_best(values: Mapping[str, float | None], spec: str) -> dict[str, Cell]:
-    """Each entry's cell for a number, the highest marked."""
+    """Each entry's cell for a number, the highest marked, as they are shown: sums of equal scores may round apart."""
     best = max((value for value in values.values() if value is not None), default=None)
-    return {
-        entry: Cell(MISSING) if value is None else Cell(format(value, spec), is_best=value == best)
-        for entry, value in values.items()
-    }
+    shown = {entry: MISSING if value is None else format(value, spec) for entry, value in values.items()}
+    highest = None if best is None else format(best, spec)
+    return {entry: Cell(text, is_best=text == highest) for entry, text in shown.items()}

@@ -84,16 +84,17 @@ def build_session(
         values |= _DELTA | (s3_settings() if has_s3 else {})
         if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit started this process, and a JVM for it
             values |= _own_jvm(settings, is_small, has_s3)
-    builder = SparkSession.builder.config(map=values)
     with _output_to(log_file):
         try:
-            session = builder.getOrCreate()
+            session = SparkSession.builder.config(map=values).getOrCreate()
         except Exception as error:
             if known := explain(error):
                 raise known from error
             reason = " ".join(str(error).split())[:300]
             where = f"{log_file} says why" if log_file else "the lines above say why"
-            if given := [name for name in ("SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS") if name in os.environ]:
+            if given := [
+                name for name in ("SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "SPARK_REMOTE") if name in os.environ
+            ]:
                 where += f"; {' and '.join(given)} of the environment may be of other work: unset what is"
             raise PipelineError(f"expected Spark to start with {settings.master}, found: {reason}; {where}") from error
     if is_made_here:
@@ -207,6 +208,8 @@ def _use_own_spark() -> None:
 
     for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
         os.environ[name] = sys.executable
+    for name in ("SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_CONNECT_MODE_ENABLED"):  # a server of Spark Connect
+        os.environ.pop(name, None)
     # settings of Spark's own, such as those of a store, are heeded; without the last word no JVM starts
     if "pyspark-shell" not in os.environ.get("PYSPARK_SUBMIT_ARGS", "pyspark-shell"):
         os.environ["PYSPARK_SUBMIT_ARGS"] += " pyspark-shell"

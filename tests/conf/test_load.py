@@ -309,6 +309,10 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("seed=@x", "--set seed=@x is not YAML"),
         ("seed=*a", r"--set seed=\*a: expected values, found a YAML alias"),
         ("seed=???", "seed: expected a value, found "),
+        # what YAML 1.1 would take for 12 and 90
+        ("windows.target_days=014", "expected a number as it is read, found 014, which YAML takes for another"),
+        ("training.epochs=1:30", "expected a number as it is read, found 1:30"),
+        ("sequences.widths=[1, 08]", "expected a number as it is read, found 08"),
         ("sequences.widths={0: 1}", "--set sequences.widths={0: 1}: Cannot merge"),
         ("behaviours=3", "behaviours: expected keys and values, found 3"),
         ("mapping=3", "mapping: expected inputs: and names of behaviours under it, found 3"),

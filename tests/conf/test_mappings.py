@@ -97,6 +97,12 @@ def test_what_inputs_share_is_written_once_and_a_base_is_changed(tmp_path: Path)
         # Spark knows these, to write times, not to read them
         ({"timestamp": {"column": "t", "format": "E, yyyy-MM-dd"}}, "expected a pattern such as .* found E in"),
         ({"timestamp": {"column": "t", "format": "yyyy-MM-dd OO"}}, "expected a pattern such as .* found OO in"),
+        ({"timestamp": {"column": "t", "format": "yyyy-MM-dd hh:mm"}}, r"expected a \(AM, PM\) beside hours up to 12"),
+        ({"timestamp": {"column": "t", "format": "yyyy-MM-dd HH:MM"}}, "each letter in one place, found M twice"),
+        ({"timestamp": {"column": "t", "format": "yyyy-MM-dd'T'HH:mm:ss'Z'"}, "timezone": ("Europe/Warsaw",)},
+         "found the Z of UTC as text in .*; write X"),
+        ({"timestamp": {"expression": "cast(a AS timestamp_ltz)"}, "timezone": ("Asia/Tokyo",)}, "as timestamp_ltz"),
+        ({"timezone": ("localtime",)}, "timezone: expected a name such as Europe/Warsaw or UTC, found 'localtime'"),
         ({"timestamp": {"column": "t", "format": "yyyy-MM-dd 'at"}}, "expected a pattern .* found ', t in"),
         ({"timestamp": {"expression": "To_timestamp(t)"}, "timezone": ("Europe/Warsaw",)},
          r"timestamp\.expression: expected times of Europe/Warsaw, found to_timestamp, for which .*to_timestamp_ntz"),

@@ -206,6 +206,13 @@ def test_verbose_shows_the_stack_trace(data: Path, tmp_path: Path, caplog: pytes
     assert "Traceback" in caplog.text
 
 
+def test_a_flag_of_one_value_is_taken_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        main(["run", "--out", "a", "--config", "demo", "--config", "report"])
+    assert refusal.value.code == 2
+    assert "argument --config: expected it once, found it twice" in capsys.readouterr().err
+
+
 def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
     from jobs.pipeline.registry import STAGES
 

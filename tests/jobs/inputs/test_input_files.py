@@ -13,7 +13,7 @@ import pytest
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.data_files import describe_files
-from jobs.inputs.input_files import check_mapping, find_input, read_columns
+from jobs.inputs.input_files import check_mapping, find_input, read_columns, require_out_elsewhere
 from schemas.errors import InputError
 
 HEADER = "user,time,sku\n"
@@ -170,6 +170,40 @@ def test_json_objects_that_share_a_line_are_refused(tmp_path: Path) -> None:
             check(tmp_path, purchases("b.jsonl"))
 
 
+def test_json_objects_over_several_lines_are_refused_and_one_bad_line_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[\n  {\n    "user": "a"\n  }\n]\n')
+    with pytest.raises(InputError, match=r"one JSON object a line in .*a\.json, found '\[' and '{' as its first lines"):
+        check(tmp_path, purchases("a.json"))
+    (tmp_path / "b.json").write_text('{"user": "a\n{"user": "b"}\n')  # the first line is quarantined
+    check(tmp_path, purchases("b.json"))
+
+
+def test_a_compressed_file_of_nothing_is_empty_and_a_column_without_a_name_is_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.csv").write_text(HEADER)
+    with gzip.open(tmp_path / "b.csv.gz", "wb"):
+        pass
+    check(tmp_path, purchases("*.csv*"))
+    assert "skipped, empty or no csv by their names: " in caplog.text
+    assert "b.csv.gz" in caplog.text
+    (tmp_path / "c.csv").write_text(HEADER.strip() + ",,\n")
+    with pytest.raises(InputError, match=r"c\.csv, found '' twice; rename one of them, or end the lines without ','"):
+        check(tmp_path, purchases("c.csv"))
+
+
+def test_an_output_directory_among_the_rows_of_an_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEADER)
+    (tmp_path / "log").mkdir()
+    mapping = MappingSettings(inputs={"product_buy": purchases(".")})
+    for out in (tmp_path / "out", tmp_path):
+        with pytest.raises(InputError, match=r"--out \S*: expected it outside of .*, which inputs\.product_buy reads"):
+            require_out_elsewhere(mapping, tmp_path, out)
+    require_out_elsewhere(mapping, tmp_path / "log", tmp_path / "out")
+    of_files = MappingSettings(inputs={"product_buy": purchases("*.csv")})
+    require_out_elsewhere(of_files, tmp_path, tmp_path / "out")
+
+
 def test_what_an_input_is_made_of_is_described_by_size_and_time_or_by_version(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEADER)
     make_delta(tmp_path / "orders", "user")
@@ -188,15 +222,18 @@ def test_a_delta_table_made_anew_and_text_beside_parquet_are_seen_to_change(tmp_
     (tmp_path / "log").mkdir()
     pq.write_table(pa.table({"user": ["u"]}), tmp_path / "log" / "x.parquet")
     (tmp_path / "log" / "a.csv").write_text(HEADER)
+    (tmp_path / "log" / "000000_0").write_text(HEADER)  # a part of a table that Hive has written as text
     make_delta(tmp_path / "orders", "user")
     before = describe_files(tmp_path, ["log", "orders"])
     shutil.rmtree(tmp_path / "orders")
     make_delta(tmp_path / "orders", "user", "time")
     os.utime(tmp_path / "orders" / "_delta_log" / f"{1:020}.json", ns=(0, 1))
     (tmp_path / "log" / "a.csv").write_text(HEADER * 2)
+    (tmp_path / "log" / "000000_0").write_text(HEADER * 2)
     after = describe_files(tmp_path, ["log", "orders"])
     assert after["orders"] != before["orders"]
-    assert after["log"]["log/a.csv"] != before["log"]["log/a.csv"]
+    for name in ("log/a.csv", "log/000000_0"):
+        assert after["log"][name] != before["log"][name]
 
 
 def test_names_that_spark_passes_over_are_no_part_of_a_pattern(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from conf.load import load_config
 from conf.mappings import ColumnSettings, InputSettings
 from jobs.inputs import mapped_tables
 from jobs.inputs.mapped_tables import MappedInputs
-from jobs.inputs.readers import find_column
+from jobs.inputs.readers import MALFORMED, find_column, select_rows
 from jobs.pipeline.runner import run_stages
 from jobs.profiles.composition import with_keys
 from jobs.stages import ingest as ingest_events
@@ -356,6 +356,26 @@ def test_only_casts_of_text_to_integers_that_nobody_wrote_are_refused(spark: Spa
     for written in ("price > 0", "n > 3 and price <> 1", "price between 0 and 1", "trim(price) = n"):
         with pytest.raises(InputError, match=r"inputs\.x: expected text compared with text"):
             find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
+
+
+def test_times_of_a_zone_that_spark_would_take_for_utcs_are_refused(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("2022-06-01 12:00:00", NOON, 5)], "text string, at timestamp_ntz, n bigint")
+    for written in ("date_trunc('minute', text)", "date_trunc('minute', at)"):
+        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
+        with pytest.raises(InputError, match=r"expected times of Europe/Warsaw, found that Spark takes those in"):
+            find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv", "Europe/Warsaw")
+    for written in ("to_timestamp_ntz(text)", "timestamp_seconds(n)", "at", "concat(text, ':00')"):
+        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv", "Europe/Warsaw")
+
+
+def test_an_array_without_elements_gives_no_row_and_a_bad_line_stays(spark: SparkSession) -> None:
+    rows = spark.createDataFrame(
+        [("amy", [1, 2], None), ("bob", [], None), ("eve", None, None), (None, None, "{")],
+        f"who string, items array<int>, {MALFORMED} string",
+    )
+    settings = InputSettings(path="x.json", expand="items")
+    found = select_rows(rows, "inputs.x", settings, has_malformed=True).select("who", "items", MALFORMED)
+    assert sorted(map(tuple, found.collect()), key=str) == [("amy", 1, None), ("amy", 2, None), (None, None, "{")]
 
 
 def test_hive_partitions_are_text_as_they_are_written_and_a_condition_that_chooses_nothing_is_told(

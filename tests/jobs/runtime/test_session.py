@@ -27,9 +27,11 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_local_session_takes_its_own_python_and_spark() -> None:
     before = {*os.environ}
     os.environ |= {"PYSPARK_PYTHON": "/other", "PYSPARK_DRIVER_PYTHON": "/other", "SPARK_HOME": "/other"}
+    os.environ["SPARK_REMOTE"] = "sc://elsewhere"
     values = session._own_jvm(SparkSettings(master="local[2]"))
     assert os.environ["PYSPARK_PYTHON"] == os.environ["PYSPARK_DRIVER_PYTHON"] == sys.executable
     assert os.environ["SPARK_HOME"] == str(Path(pyspark.__file__).parent)
+    assert "SPARK_REMOTE" not in os.environ
     assert values["spark.executorEnv.PYTHONSAFEPATH"] == "1"
     assert {"PYTHONPATH", "PYTHONSAFEPATH"} & {*os.environ} == {
         "PYTHONPATH"
