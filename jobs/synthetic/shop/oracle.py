@@ -138,10 +138,15 @@ def _wishes(
 def _threads(
     simulation: Simulation, cutoff_day: int, catalogue: Catalogue
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Client's row and product of the threads left off: the companion of what the last session began with."""
+    """Client's row and product of the threads left off: the companion of what the last session began with.
+
+    As a session does, a thread stays where the companion is not launched yet.
+    """
     last = _last_sessions(simulation, cutoff_day)
     seen = np.flatnonzero(last >= 0)
-    return seen, catalogue.companion[simulation.sessions.seed[last[seen]]]
+    product = simulation.sessions.seed[last[seen]]
+    companion = catalogue.companion[product]
+    return seen, np.where(catalogue.launch_day[companion] < cutoff_day, companion, product)
 
 
 def _used_up(
@@ -149,7 +154,13 @@ def _used_up(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Client's row and product of what was bought and is used up about the cutoff, and the chance to buy it again."""
     session, second, product = (values[simulation.buys[1] < cutoff_day * SECONDS_PER_DAY] for values in simulation.buys)
-    client, cycle = simulation.sessions.client[session], catalogue.cycle_days[product]
+    client = simulation.sessions.client[session]
+    # the last purchase of each product: one before it has been followed already
+    order = np.lexsort((second, product, client))
+    same = (np.diff(client[order]) == 0) & (np.diff(product[order]) == 0)
+    last = order[np.append(~same, [True] * (len(order) > 0))]
+    client, second, product = client[last], second[last], product[last]
+    cycle = catalogue.cycle_days[product]
     age = cutoff_day - second / SECONDS_PER_DAY
     # due in the four weeks after the cutoff, or at most two weeks before it
     comes = (cycle > 0) & (age < cycle + 14) & (age + 28 > cycle)

@@ -5,6 +5,7 @@ import pytest
 
 from conf.synthetic import ShopSettings
 from jobs.synthetic.blocks import SECONDS_PER_DAY
+from jobs.synthetic.shop import oracle
 from jobs.synthetic.shop.catalogue import Catalogue, build_catalogue
 from jobs.synthetic.shop.clients import Days
 from jobs.synthetic.shop.oracle import describe_state
@@ -74,3 +75,12 @@ def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(
         (scores[labels][:, None] > scores[~labels]).mean() + 0.5 * (scores[labels][:, None] == scores[~labels]).mean()
     )
+
+
+def test_a_thread_leads_to_what_is_sold_and_a_product_is_used_up_once(shop: Simulation, catalogue: Catalogue):
+    _, of_thread = oracle._threads(shop, CUTOFF, catalogue)
+    assert len(of_thread)
+    assert (catalogue.launch_day[of_thread] < CUTOFF).all()
+    client, product, _ = oracle._used_up(shop, CUTOFF, catalogue)
+    assert len(client)
+    assert len({*zip(client.tolist(), product.tolist(), strict=True)}) == len(client)
