@@ -124,8 +124,16 @@ class Stage:
             Naming what is out of date, by what, and what to do.
         """
         records = read_records(workspace)
-        call = describe_call(config, workspace, self.reads_ingested, records)
+        call = self.as_reader(describe_call(config, workspace, self.reads_ingested, records))
         rule.require_up_to_date(self.name, self.inputs(config), records, call)
+
+    def as_reader(self, call: rule.Call) -> rule.Call:
+        """What its inputs are compared with: of folders that are gone, those count that it opens."""
+        gone = {
+            output: [folder for folder in folders if folder.partition("/")[0] in self.opens]
+            for output, folders in call.gone.items()
+        }
+        return replace(call, reads_ingested=self.reads_ingested, gone=gone)
 
     def run(
         self,

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from conf.pipeline import PipelineConfig
@@ -106,8 +105,7 @@ def plan_run(
             plan.append(step)
     for stage in (step.stage for step in plan if not step.why_not):
         # all of them before the first begins: a run that cannot end should not replace anything
-        own_call = replace(call, reads_ingested=stage.reads_ingested)
-        require_up_to_date(stage.name, stage.inputs(config), records, own_call, fresh)
+        require_up_to_date(stage.name, stage.inputs(config), records, stage.as_reader(call), fresh)
     return plan
 
 

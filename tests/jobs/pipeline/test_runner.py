@@ -346,6 +346,7 @@ def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_t
     remove_folder(workspace.out / "models/mixed")
     with pytest.raises(OutdatedError, match=r"expected models/mixed, which train wrote .*removed.*train --only mixed"):
         find_stage("embed").check_inputs(CONFIG, workspace)
+    find_stage("probe").check_inputs(CONFIG, workspace)  # opens entries, and these are there
     ran.clear()
     run(workspace)
     assert ran == ["train", "embed", *AFTER_BLOCKS]
