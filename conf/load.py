@@ -335,11 +335,10 @@ def _is_path(name_or_path: str) -> bool:
 
 def _parse(owner: str, text: str, is_setting: bool = False) -> DictConfig:
     try:
-        events = list(yaml.parse(text.partition("=")[2] if is_setting else text))
-        # before they are resolved: a few may stand for more values than memory holds, or for themselves
-        if any(isinstance(event, yaml.AliasEvent) for event in events):
-            raise ConfigError(f"{owner}: expected values, found a YAML alias (*name); write the value out")
-        for event in events:
+        for event in yaml.parse(text.partition("=")[2] if is_setting else text):
+            # before they are resolved: a few may stand for more values than memory holds, or for themselves
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError(f"{owner}: expected values, found a YAML alias (*name); write the value out")
             if isinstance(event, yaml.ScalarEvent) and event.style is None and _ODD_NUMBER.fullmatch(event.value):
                 raise ConfigError(
                     f"{owner}: expected a number as it is read, found {event.value}, which YAML takes for another "

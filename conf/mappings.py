@@ -273,18 +273,17 @@ def _unquoted(pattern: str) -> str:
 def _check_pattern(owner: str, pattern: str) -> None:
     """Raise ConfigError unless Spark takes a datetime pattern, and the pattern tells a day."""
     letters = _unquoted(pattern)
+    # a quotation mark is left where it has no partner; Java's patterns reserve the other signs
+    runs = [found[0] for found in re.finditer(r"([A-Za-z])\1*|['{}#]", letters)]
     wrong = [
-        run[0]
-        # a quotation mark is left where it has no partner; Java's patterns reserve the other signs
-        for run in re.finditer(r"([A-Za-z])\1*|['{}#]", letters)
-        if len(run[0]) > _PATTERN_LETTERS.get(run[0][0], 0)
-        or (run[0][0] in _LENGTHS and len(run[0]) not in _LENGTHS[run[0][0]])
+        run
+        for run in runs
+        if len(run) > _PATTERN_LETTERS.get(run[0], 0) or (run[0] in _LENGTHS and len(run) not in _LENGTHS[run[0]])
     ]
     require(
         not wrong, f"{owner}: expected a pattern such as dd.MM.yyyy HH:mm:ss, found {', '.join(wrong)} in {pattern!r}"
     )
-    runs = [run[0] for run in re.findall(r"(([A-Za-z])\2*)", letters)]
-    twice = sorted({run[0] for run in runs if sum(other[0] == run[0] for other in runs) > 1})
+    twice = sorted(letter for letter, n_runs in Counter(run[0] for run in runs).items() if n_runs > 1)
     require(not twice, f"{owner}: expected each letter in one place, found {', '.join(twice)} twice in {pattern!r}")
     require(
         "a" in letters or not {"h", "K"} & set(letters),

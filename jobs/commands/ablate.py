@@ -12,11 +12,10 @@ from pyspark.sql import SparkSession
 
 from conf.pipeline import PipelineConfig
 from jobs.blocks.imported import import_blocks
-from jobs.blocks.table import collect_blocks
 from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, compare_to_whole, describe, describe_sources, list_variants
 from jobs.evaluation.comparison import SUM, describe_comparisons, mean_score
 from jobs.evaluation.scores import score_entries
-from jobs.profiles.composition import collect_profile_blocks, compose_profiles, list_own_blocks
+from jobs.profiles.composition import collect_profile_blocks, compose_profiles
 from jobs.profiles.export import export_profiles
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_json
@@ -41,11 +40,7 @@ def run(
     blocks = own + further
     variants = list_variants(blocks)
     made_in = read_block_seconds(workspace.metrics)
-    # a block that no client has is in no variant, and an ablation of it would be another one all the same
-    named = dict.fromkeys(
-        [*list_own_blocks(config, collect_blocks(spark, workspace)), *(block.name for block in blocks)]
-    )
-    sources = describe_sources(spark, config, workspace, list(named))
+    sources = describe_sources(spark, config, workspace, [block.name for block in blocks])
     folder = workspace.out / "ablation"
     entries = {name: folder / name for name in variants}
     try:

@@ -63,9 +63,11 @@ def describe_sources(
 ) -> dict[str, str]:
     """Digests of all that an ablation of these blocks depends on, by name: a later run that changes one outdates it.
 
-    A block that is missing has an empty digest. Popularities count the train window's purchases, so they stand for
-    the labels, whose table is large and whose files are others after each write.
+    The blocks of ``ensemble`` are among them: one that no client has, or that the run has got since, is in no variant,
+    and would make another ablation. A block that is missing has an empty digest. Popularities count the train window's
+    purchases, so they stand for the labels, whose table is large and whose files are others after each write.
     """
+    blocks = list(dict.fromkeys([*list_own_blocks(config, collect_blocks(spark, workspace)), *blocks]))
     found = collect_digests(spark, workspace, blocks, read_windows(spark, workspace).input_end)
     # without its blocks: each of those that are given has a digest of its own
     ensemble = {name: value for name, value in asdict(config.ensemble).items() if name != "blocks"}
@@ -115,10 +117,7 @@ def read_ablation(spark: SparkSession, config: PipelineConfig, workspace: Worksp
     if config.windows.mode == ENTRY_MODE or not path.exists():
         return None
     ablation: Ablation = read_json(path, AblationFile, RUN_ABLATE)
-    own = list_own_blocks(config, collect_blocks(spark, workspace))
-    # the run's own too: a block that it has got since is one that the ablation lacks
-    blocks = dict.fromkeys([*own, *ablation["blocks"]])
-    now = describe_sources(spark, config, workspace, list(blocks))
+    now = describe_sources(spark, config, workspace, ablation["blocks"])
     made_of = ablation.get("made_of", {})
     if changed := [name for name, digest in now.items() if made_of.get(name) != digest]:
         names = f"{', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}"

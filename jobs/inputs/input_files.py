@@ -218,8 +218,10 @@ def _files_of_one_format(
 
 def _is_empty(file: Path) -> bool:
     """Whether a file of lines has none; a compressed one of nothing has bytes of its own."""
-    if not file.stat().st_size or file.suffix not in _OPENERS:
-        return not file.stat().st_size
+    if not file.stat().st_size:
+        return True
+    if file.suffix not in _OPENERS:
+        return False
     try:
         with _open_text(file) as stream:
             return not stream.read(1)

@@ -173,11 +173,12 @@ class MappedInputs:
         self, name: str, role: str, settings: ColumnSettings, nanoseconds: Mapping[str, bool]
     ) -> MappedColumn:
         owner, rows = f"inputs.{name}.{role}", self.rows[name]
-        zone = self.config.mapping.timezone if role in (TIMESTAMP, LATEST_BY) else "UTC"
+        is_time = role in (TIMESTAMP, LATEST_BY)
+        zone = self.config.mapping.timezone if is_time else "UTC"
         value = find_column(rows, owner, settings, self.config.mapping.inputs[name].location, zone)
         column, kind = settings.column or "", rows.select(value).schema[0].dataType
         # Spark has read numbers; not of INT96, its own form of a time, which pyarrow takes for nanoseconds too
-        if role in (TIMESTAMP, LATEST_BY) and column in nanoseconds and isinstance(kind, IntegralType):
+        if is_time and column in nanoseconds and isinstance(kind, IntegralType):
             micros = to_micros(value)
             value = F.timestamp_micros(micros) if nanoseconds[column] else micros_to_utc(micros)
             kind = TimestampType() if nanoseconds[column] else TimestampNTZType()

@@ -1,7 +1,6 @@
 """The score table: one row per entry, one column per task, their sum and the Borda points."""
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -119,11 +118,11 @@ def build_detail_rows(scores: Scores) -> Rows:
 
     The best is marked, but for ``oracle``.
     """
-    others, columns = judged(scores), []
-    for task, detail in itertools.product(PROPENSITY, DETAILS):
-        values = {entry: of_entry.get(task, {}).get(detail) for entry, of_entry in scores.items()}
-        unmarked = {entry: replace(cell, is_best=False) for entry, cell in _mark_best(values, ".4f").items()}
-        columns.append(unmarked | _mark_best({entry: values[entry] for entry in others}, ".4f"))
+    columns = [
+        _mark_best({entry: scores[entry].get(task, {}).get(detail) for entry in scores}, ".4f", judged(scores))
+        for task in PROPENSITY
+        for detail in DETAILS
+    ]
     return {entry: tuple(column[entry] for column in columns) for entry in scores}
 
 
@@ -272,9 +271,15 @@ def _score_cells(scores: Scores, column: str, comparisons: Comparisons) -> dict[
     return cells
 
 
-def _mark_best(values: Mapping[str, float | None], spec: str) -> dict[str, Cell]:
-    """Each entry's cell for a number, the highest marked, as they are shown: sums of equal scores may round apart."""
-    best = max((value for value in values.values() if value is not None), default=None)
+def _mark_best(values: Mapping[str, float | None], spec: str, rivals: Collection[str] | None = None) -> dict[str, Cell]:
+    """Each entry's cell for a number, the highest marked, as they are shown: sums of equal scores may round apart.
+
+    Parameters
+    ----------
+    rivals : entries that may be marked; None for all
+    """
+    rivals = values if rivals is None else rivals
+    best = max((value for entry in rivals if (value := values[entry]) is not None), default=None)
     shown = {entry: MISSING if value is None else format(value, spec) for entry, value in values.items()}
     highest = None if best is None else format(best, spec)
-    return {entry: Cell(text, is_best=text == highest) for entry, text in shown.items()}
+    return {entry: Cell(text, is_best=text == highest and entry in rivals) for entry, text in shown.items()}

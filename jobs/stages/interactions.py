@@ -54,8 +54,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         job = None
         if cutoffs := find_cutoffs(events, cutoff, config):
             with ExitStack() as cached:  # nothing is kept in the executors' memory while the ranks train beside them
-                # clusters of names as they were at the earliest cutoff: the same at each, and none has seen what came
-                # later
+                # clusters of names as of the earliest cutoff: the same at each, and none has seen what came later
                 shop = shop.with_names_before(min(cutoffs.values()), cached)
                 job = prepare_training(shop, cutoffs, cutoff, config, f"{url}/rows", cached)
         if not job:

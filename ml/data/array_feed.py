@@ -56,8 +56,8 @@ class ArrayFeed:
             )
         self.n_batches = sum(self._steps.values())
         self.length_counts = np.zeros(widths[-1] + 1)
-        for width, rows in self._training_rows.items():
-            counts = np.bincount(np.minimum(training.lengths[rows], width), minlength=len(self.length_counts))
+        for rows in self._training_rows.values():
+            counts = np.bincount(training.lengths[rows], minlength=len(self.length_counts))
             # each epoch deals the rows out anew, so that of a rank's own only the mean is known
             self.length_counts += counts * (ceil(len(rows) / world_size) / len(rows))
 
@@ -87,9 +87,13 @@ class ArrayFeed:
 
 
 def _rows_by_width(sequences: Sequences, widths: Sequence[int]) -> dict[int, NDArray[np.int64]]:
-    """Width -> the numbers of its learnable rows, in rising width; only widths that have one."""
+    """Width -> the numbers of its learnable rows, in rising width; only widths that have one.
+
+    Parameters
+    ----------
+    sequences : none longer than the widest
+    """
     is_learnable = sequences.is_learnable
-    # the number of the smallest width that is no less; without the widest in the list, longer rows get its number
-    numbers = np.searchsorted(widths[:-1], sequences.lengths)
+    numbers = np.searchsorted(widths, sequences.lengths)  # of the smallest width that is no less
     rows = {width: np.flatnonzero(is_learnable & (numbers == number)) for number, width in enumerate(widths)}
     return {width: own for width, own in rows.items() if len(own)}

@@ -87,7 +87,7 @@ class Hstu(ItemEncoder):
         self.final_norm = nn.LayerNorm(self.hidden_size) if settings.final_norm else nn.Identity()
         self.head = build_head(settings)
         self.initialise()
-        for layer in layers:  # as in the authors' code: with a spread of .02 attention hardly learns at first
+        for layer in layers:  # as in the authors' code
             nn.init.xavier_uniform_(layer.output.weight)
 
     @classmethod

@@ -157,8 +157,7 @@ def _used_up(
     client = simulation.sessions.client[session]
     # the last purchase of each product: one before it has been followed already
     order = np.lexsort((second, product, client))
-    same = (np.diff(client[order]) == 0) & (np.diff(product[order]) == 0)
-    last = order[np.append(~same, [True] * (len(order) > 0))]
+    last = order[(np.diff(client[order], append=-1) != 0) | (np.diff(product[order], append=-1) != 0)]
     client, second, product = client[last], second[last], product[last]
     cycle = catalogue.cycle_days[product]
     age = cutoff_day - second / SECONDS_PER_DAY

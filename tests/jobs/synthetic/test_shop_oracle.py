@@ -84,3 +84,8 @@ def test_a_thread_leads_to_what_is_sold_and_a_product_is_used_up_once(shop: Simu
     client, product, _ = oracle._used_up(shop, CUTOFF, catalogue)
     assert len(client)
     assert len({*zip(client.tolist(), product.tolist(), strict=True)}) == len(client)
+
+
+def test_a_block_in_which_nobody_has_bought_yet_has_a_state(shop: Simulation, catalogue: Catalogue):
+    nothing = replace(shop, buys=tuple(values[:0] for values in shop.buys))
+    assert np.isfinite(describe_state(nothing, catalogue, SETTINGS, 0, CUTOFF)).all()

@@ -86,6 +86,6 @@ def test_what_is_attended_to_is_of_the_size_of_the_gate_from_the_start():
     layer.attended_norm.register_forward_hook(lambda _, inputs, output: normed.append(output))
     is_visible = torch.ones(1, 1, 9, 9, dtype=torch.bool).tril()
     layer(torch.randn(9, 64), Grid(None, 1, 9), is_visible, None)
-    assert normed[0].std() > 0.05  # .02 with the default of LayerNorm
+    assert normed[0].std() > 0.05  # .03 with the default of LayerNorm
     # Glorot and Bengio's uniform spread, as in the authors' code
     assert layer.output.weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.05)
