@@ -56,14 +56,19 @@ COLUMNS = ("encoder", "seed", "HR@10", "NDCG@10", "MRR", "best epoch", "paramete
 
 CAUSAL = {"attention": "causal", "objective": "next_item", "head": "none", "item_bias": False}
 SASREC = {**CAUSAL, "block": "sasrec", "embedding": "scaled", "final_norm": True, "feed_forward_size": 64}
-LIGR = {**CAUSAL, "block": "ligr", "embedding": "sum", "final_norm": True}
+LIGR = {**CAUSAL, "block": "ligr", "embedding": "sum"}
 COSINE = {"similarity": "cosine", "embedding": "scaled"}
 FEW = LossSettings(name="sampled", n_negatives=256)
 ENCODERS: dict[str, dict[str, Any]] = {
     "gru4rec": {**CAUSAL, "architecture": "gru", "n_layers": 1, "loss": replace(FEW, n_negatives=2048)},
     "lstm": {**CAUSAL, "architecture": "lstm", "n_layers": 1, "loss": FEW},
     "sasrec-bce": {**SASREC, "loss": LossSettings(name="bce")},
-    "gsasrec": {**SASREC, "output_table": "separate", "loss": LossSettings(name="gbce", n_negatives=256)},
+    "gsasrec": {
+        **SASREC,
+        "embedding": "sum",
+        "output_table": "separate",
+        "loss": LossSettings(name="gbce", n_negatives=256),
+    },
     "sasrec-sampled": {**SASREC, "loss": FEW},
     "sasrec-full": {**SASREC, "loss": LossSettings(name="full")},
     "bert4rec": {"n_heads": 2, "norm": "pre", "final_norm": True, "loss": LossSettings(name="full")},

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from conf.ranges import PositiveFloat, PositiveInt, Seed, Settings
+from conf.ranges import PositiveFloat, PositiveInt, Seed, Settings, require
+from schemas.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,14 @@ class ProbeSettings(Settings):
     rows, and together they give the mean and the standard deviation."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Of the matrix products between the first and the last layer. ``tf32`` is a GPU's; a CPU keeps float32."""
+    tasks: tuple[str, ...] = TASKS
+    """Those to score. One that cannot be scored is left out with a line."""
     entries: tuple[str, ...] = ()
     """Folders of further entries that the stage scores beside its own, such as ``oracle`` of a simulated shop."""
+
+    def __post_init__(self) -> None:
+        is_known = 0 < len(self.tasks) == len({*self.tasks} & {*TASKS})
+        require(is_known, f"probe.tasks: expected some of {', '.join(TASKS)}, each once; found {list(self.tasks)}")
 
     @property
     def is_official(self) -> bool:
@@ -32,4 +39,4 @@ class ProbeSettings(Settings):
 
     def of_a_score(self) -> dict[str, Any]:
         """The settings that a single score depends on, by name."""
-        return {name: value for name, value in asdict(self).items() if name not in ("repeats", "entries")}
+        return {name: value for name, value in asdict(self).items() if name not in ("repeats", "tasks", "entries")}

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from conf.encoders import RUN_WIDE, SECTIONS
-from conf.mappings import COLUMNS, PRODUCTS, MappingSettings
+from conf.mappings import COLUMNS, PRODUCTS, MappingSettings, without_secrets
 from conf.pipeline import PipelineConfig
 from schemas.errors import ConfigError
 
@@ -300,6 +300,11 @@ def _read_layers(
     name_or_path: str, folder: Traversable = FOLDER, seen: tuple[str, ...] = ()
 ) -> list[tuple[str, DictConfig]]:
     """The name and contents of the file and of those that it is based on, the last base first."""
+    if "://" in name_or_path:
+        raise ConfigError(
+            f"expected the name or path of a configuration, found the URL {without_secrets(name_or_path)}; copy the "
+            "file to this machine"
+        )
     # a plain name is a packaged configuration, whatever lies in the working directory
     path = Path(name_or_path) if _is_path(name_or_path) else folder / f"{name_or_path}.yaml"
     try:

@@ -47,6 +47,12 @@ def has_password(url: str) -> bool:
     return re.match(r"[^/]*//.*:.*@", url, re.DOTALL) is not None
 
 
+def without_secrets(url: str) -> str:
+    """A URL as messages show it: without a user's name and password, and what follows a ? or #, a signature perhaps."""
+    shown = re.sub(r"(?<=//).*@", "...@", re.split(r"[?#]", url, maxsplit=1)[0], flags=re.DOTALL)
+    return repr(shown) + (", and more after a ? or #" if {"?", "#"} & {*url} else "")
+
+
 @dataclass(frozen=True)
 class ColumnSettings(Settings):
     """A column of an input, and what its values are."""
@@ -199,7 +205,9 @@ class InputSettings(Settings):
         )
         require(self.version is None or self.as_of is None, f"{owner}: expected version or as_of, found both")
         require(self.as_of is None or is_time(self.as_of), f"{owner}.as_of: expected yyyy-MM-dd or yyyy-MM-dd HH:mm:ss")
-        require(len(self.delimiter) == 1, f"{owner}.delimiter: expected one character, found {self.delimiter!r}")
+        is_sign = len(self.delimiter) == 1 and self.delimiter not in '"\\\r\n'
+        wanted = "one character, no quote, backslash or line break"
+        require(is_sign, f"{owner}.delimiter: expected {wanted}, found {self.delimiter!r}")
         twice = sorted(name for name, n_times in Counter(self.header).items() if n_times > 1)
         require(not twice, f"{owner}.header: expected different names, found {', '.join(twice)} twice")
 

@@ -212,6 +212,11 @@ class PipelineConfig(SectionSettings):
         """Those of ``streams`` that have vocabularies of their own."""
         return {name: stream for name, stream in self.streams().items() if stream.is_merged}
 
+    def counted_streams(self) -> list[str]:
+        """Those of ``streams`` that hold an event once: merged ones hold those of behaviours again, unless all are."""
+        streams = self.streams()
+        return [name for name, stream in streams.items() if not stream.is_merged] or list(streams)
+
     def restricted_to(self, *behaviours: str) -> "PipelineConfig":
         """The same settings with some behaviours only, their inputs, and the encoders that read them.
 

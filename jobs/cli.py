@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from jobs.storage.workspace import Workspace
 from ml.files.store import Store, patience
 from schemas.behaviours import PRODUCT_BUY
 from schemas.errors import ConfigError, OutputError, PipelineError
-from schemas.tasks import TASKS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -43,7 +43,9 @@ FAILED_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 only when its output is complete, 2 for bad arguments, configuration or input.
+    """Run a command; 0 only when its output is complete, 2 for bad configuration or input.
+
+    Flags that argparse refuses end it by SystemExit(2), ``--help`` and ``--version`` by SystemExit(0).
 
     Ctrl-C (130) and SIGTERM (143) end it as a failure does: what is there is copied back, its lock is released.
     """
@@ -160,8 +162,8 @@ def _run_probe(arguments: argparse.Namespace) -> None:
     if entries:
         prepare_tables(spark, config, workspace)
         config, stage = purchases_only(config), beside_run(stage)
-    stage.run(spark, config, workspace, entries=entries, wanted=arguments.tasks or TASKS)
-    sys.stdout.write(printable(format_score_table(read_scores(config, workspace), probe_note(config.probe))))
+    stage.run(spark, config, workspace, entries=entries)
+    _show(format_score_table(read_scores(config, workspace), probe_note(config.probe)))
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
@@ -172,8 +174,8 @@ def _ablate(arguments: argparse.Namespace) -> None:
     require_up_to_date("ablate", find_stage("probe").inputs(config), records, call)
     from jobs.commands import ablate
 
-    found = ablate.run(_session(arguments, config, workspace), config, workspace, arguments.tasks or TASKS)
-    sys.stdout.write(printable(ablate.format_ablation(found)))
+    found = ablate.run(_session(arguments, config, workspace), config, workspace)
+    _show(ablate.format_ablation(found))
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
@@ -190,6 +192,17 @@ def _recommend(arguments: argparse.Namespace) -> None:
     run(_session(arguments, config, workspace), config, workspace, arguments.encoder, arguments.top)
 
 
+def _show(text: str) -> None:
+    """Write a command's answer to stdout; who reads it may leave before its end, as `head` does."""
+    try:
+        sys.stdout.write(printable(text))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 -- Python flushes it once more at its end
+    except OSError as error:
+        raise OutputError(f"expected room for the answer on stdout, found {error}; all else is done") from error
+
+
 def _status(arguments: argparse.Namespace) -> None:
     from jobs.commands.status import describe_outputs
 
@@ -199,7 +212,7 @@ def _status(arguments: argparse.Namespace) -> None:
     workspace = _open_workspace(arguments)
     if workspace.working_copy:
         workspace.working_copy.start()
-    sys.stdout.write(printable(describe_outputs(workspace, config)))
+    _show(describe_outputs(workspace, config))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
@@ -212,7 +225,7 @@ def _validate(arguments: argparse.Namespace) -> None:
         f"{arguments.entry}: {n_clients:,} relevant clients, each once, and as many profiles of {width} "
         "float16 numbers, all finite: the entry keeps the competition's rules\n"
     )
-    sys.stdout.write(printable(message))
+    _show(message)
 
 
 def _vacuum(arguments: argparse.Namespace) -> None:
@@ -281,11 +294,11 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
 
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
-    n_repeats = getattr(arguments, "repeats", None)
-    repeats = [] if n_repeats is None else [f"probe.repeats={n_repeats}"]  # the flag is short for the setting
+    flags = {name: getattr(arguments, name, None) for name in ("repeats", "tasks")}  # short for settings of the probe
+    probe = [f"probe.{name}={value}" for name, value in flags.items() if value not in (None, [])]
     if arguments.config is None:
         arguments.config = _find_settings(arguments.out)
-    config = load_config(arguments.config, [*arguments.set, *repeats], arguments.inputs)
+    config = load_config(arguments.config, [*arguments.set, *probe], arguments.inputs)
     if arguments.inputs:  # the configuration once more, without the mapping: what it has beyond this one is left out
         log_left_out(load_config(arguments.config, arguments.set), config)
     blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
@@ -356,13 +369,14 @@ def _open_workspace(arguments: argparse.Namespace, config: PipelineConfig | None
 def _reads_data(arguments: argparse.Namespace, config: PipelineConfig) -> bool:
     """Whether a stage of a call reads ``--data``, which lies in a store; ConfigError where no executor could."""
     from jobs.inputs.data_files import list_sources
+    from jobs.runtime.session import find_master
 
     if not any(list_sources(stage, config) for stage in locked_stages(arguments)):
         return False
-    if not config.spark.master.startswith("local"):
+    if not (master := find_master(config.spark)).startswith("local"):
         raise ConfigError(
             f"--data {arguments.data}: expected local mode, for it is copied to this machine, found spark.master="
-            f"{config.spark.master}; name the inputs by their URLs in a mapping (--inputs), or mount the data"
+            f"{master}; name the inputs by their URLs in a mapping (--inputs), or mount the data"
         )
     return True
 

@@ -7,6 +7,9 @@ import sys
 
 def main() -> int:
     """As ``jobs.cli.main``, here and in children without the relative and empty entries of PYTHONPATH."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # a daemon may have closed it: the next file that is opened would get its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 -- until the process ends
     if given := os.environ.get("PYTHONPATH", ""):
         entries = given.split(os.pathsep)
         kept = [entry for entry in entries if os.path.isabs(entry)]

@@ -259,7 +259,8 @@ PROFILES = TableSchema(
 RECOMMENDATIONS = TableSchema(
     "recommendations",
     "one item that an encoder expects next of one client; position: from 1, by falling score; item: the user's own id, "
-    "as text; client_key: as in profiles; written by `ubp recommend`",
+    "as text; score: the encoder's logit, which compares the items of one client; client_key: as in profiles; written "
+    "by `ubp recommend`",
     "encoder string, client_id bigint, client_key string, position int, item string, score float",
     ("encoder",),
 )

@@ -6,6 +6,7 @@ a workspace.
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ RESOURCES = [yaml.safe_load(path.read_text()) for pattern in BUNDLE["include"] f
 TASKS = {task["task_key"]: task for task in JOB["tasks"]}
 PARAMETERS = {parameter["name"]: parameter["default"] for parameter in JOB["parameters"]}
 TEXT = "\n".join(path.read_text() for path in [ROOT / "databricks.yml", *ROOT.glob("resources/*")])
+AFTER_OTHER_RANKS = {"interactions": ["graph"]}
 OF_AN_ENCODER = {True: ["vocabulary", "train"], False: []}
 EXAMPLE = {
     "data": "/Volumes/c/s/v/data",
@@ -42,7 +44,18 @@ def test_a_task_per_stage_with_the_pipelines_graph() -> None:
     for stage in STAGES:
         found = [each["task_key"] for each in TASKS[stage.name].get("depends_on", [])]
         # of an encoder too, if settings ask for it: then a task that needs none waits in vain, for the same GPUs
-        assert found == [*stage.needs, *OF_AN_ENCODER[bool(stage.encoder)]], stage.name
+        expected = [*stage.needs, *OF_AN_ENCODER[bool(stage.encoder)], *AFTER_OTHER_RANKS.get(stage.name, [])]
+        assert found == expected, stage.name
+
+
+def test_ranks_of_two_tasks_never_wait_for_the_same_gpus() -> None:
+    def before(task: str) -> set[str]:
+        direct = {each["task_key"] for each in TASKS[task].get("depends_on", [])}
+        return direct.union(*map(before, direct))
+
+    on_gpus = [name for name, task in TASKS.items() if task["job_cluster_key"] == "gpu"]
+    assert on_gpus == ["train", "graph", "interactions"]
+    assert all(first in before(second) for first, second in pairwise(on_gpus))
 
 
 def test_the_pipelines_graph_is_what_its_stages_read() -> None:

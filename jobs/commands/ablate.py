@@ -24,15 +24,12 @@ from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import read_windows
 from schemas.columns import PROFILE
 from schemas.tables import CLIENTS, PROFILES
-from schemas.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
 
-def run(
-    spark: SparkSession, config: PipelineConfig, workspace: Workspace, wanted: Sequence[str] = TASKS
-) -> dict[str, Any]:
-    """Write ``ablation.json``, the scores of each variant on the wanted tasks, and return its content, ``describe``."""
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> dict[str, Any]:
+    """Write ``ablation.json``, the scores of each variant, and return its content, ``describe``."""
     cutoff = read_windows(spark, workspace).input_end
     clients = read_table(spark, workspace, CLIENTS)
     import_blocks(config.ensemble, clients, cutoff, workspace)
@@ -51,7 +48,7 @@ def run(
             widths = export_profiles(profiles, entries, clients.count())
         # before they are scored: executors on other hosts fetch entries from the store
         workspace.push(folder.name)
-        scores = score_entries(spark, config, workspace, list(entries.values()), wanted)
+        scores = score_entries(spark, config, workspace, list(entries.values()))
     finally:
         workspace.remove(folder)
     # what an imported entry took to make is not known: its line is of the time to read it
@@ -72,14 +69,19 @@ def format_ablation(found: dict[str, Any]) -> str:
     for of_tasks in levels.values():
         of_tasks[SUM] = sum(of_tasks.values())
     whole = levels.pop(ALL)
-    lines = [_line("", [*(column.removeprefix("propensity_") for column in whole), "seconds"])]
+    width = max(map(len, levels))
+
+    def line(name: str, cells: Sequence[str]) -> str:
+        return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
+
+    lines = [line("", [*(column.removeprefix("propensity_") for column in whole), "seconds"])]
     for name, level in [*levels.items(), (ALL, whole)]:
         seconds = found["seconds"].get(name.removeprefix(f"{ONLY} "))
         cost = [] if seconds is None else [f"{seconds:,.1f}"]
-        lines.append(_line(name, [f"{level[column]:.4f}" for column in whole] + cost))
+        lines.append(line(name, [f"{level[column]:.4f}" for column in whole] + cost))
         if name.startswith(WITHOUT):
             marks = {column: "~" if comparisons.tell_apart(column, name, ALL) is False else "" for column in whole}
-            lines.append(_line("", [f"{level[column] - whole[column]:+.4f}{marks[column]}" for column in whole]))
+            lines.append(line("", [f"{level[column] - whole[column]:+.4f}{marks[column]}" for column in whole]))
     of_repeats = f", means of {found['repeats']} repeats" if found["repeats"] > 1 else ""
     noise = "how much of it is noise is unknown: it takes --repeats, 3 or more"
     if len(comparisons):
@@ -89,7 +91,3 @@ def format_ablation(found: dict[str, Any]) -> str:
         "making the block, an encoder's training included."
     )
     return "\n".join([*lines, about]) + "\n"
-
-
-def _line(name: str, cells: Sequence[str]) -> str:
-    return f"{name:<28}" + "".join(f"{cell:>12}" for cell in cells)

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ubp", description="Event logs -> Universal Behavioral Profiles (RecSys Challenge 2025)."
     )
+    parser.add_argument("--version", action="version", version=f"ubp {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def add(name: str, about: str, *flags: str) -> argparse.ArgumentParser:
@@ -56,6 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    try:
+        return metadata.version("ubp")
+    except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        return "of a checkout that is not installed"
+
+
 def _folder(text: str) -> Path:
     return _refused_by_argparse(mounted_path, text)
 
@@ -85,15 +94,14 @@ def _count(text: str) -> int:
 class _Once(argparse.Action):
     """Takes a value; of a flag that is given twice argparse itself would keep the second, without a line."""
 
-    is_given = False
-
     def __call__(
         self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
     ) -> None:
         """Refuse a second value."""
-        if self.is_given:
+        given = namespace.__dict__.setdefault("given", set())
+        if self.dest in given:
             raise argparse.ArgumentError(self, "expected it once, found it twice")
-        self.is_given = True
+        given.add(self.dest)
         setattr(namespace, self.dest, values)
 
 

@@ -17,6 +17,7 @@ from jobs.storage.delta_tables import read_as_files, read_table
 from jobs.storage.entry_files import read_client_ids, snapshot_files
 from jobs.storage.entry_rules import validate_entry
 from jobs.storage.files import read_json, write_json
+from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import ENTRY_MODE, read_windows
 from ml.evaluation.probe import over_repeats
@@ -38,14 +39,12 @@ def score_entries(
     config: PipelineConfig,
     workspace: Workspace,
     entries: Sequence[Path] = (),
-    wanted: Sequence[str] = tasks.TASKS,
 ) -> EntryScores:
     """Score entries on the labels of the workspace; what was scored before is taken from ``probe_units.json``.
 
     Parameters
     ----------
     entries : folders, each of another name; all of the workspace's where none is named
-    wanted : the tasks to score; those that cannot be are left out with a line that says so
 
     Raises
     ------
@@ -60,11 +59,11 @@ def score_entries(
             "stages from split with windows.mode=evaluate"
         )
     # executors have a working directory of their own
-    further = [Path(entry).resolve() for entry in config.probe.entries]
+    further = [mounted_path(entry).resolve() for entry in config.probe.entries]
     entries = entries or [*list_entries(workspace, list(config.encoders)), *further]
     clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)
     check_entries(entries, read_client_ids(snapshot_files(clients)))
-    scorable = collect_scorable_tasks(targets, wanted)
+    scorable = collect_scorable_tasks(targets, config.probe.tasks)
     labels, epochs = read_table(spark, workspace, LABELS), workspace.logs / "probe.jsonl"
     units = list_units(entries, scorable, clients, targets, labels, config.probe, epochs, workspace.working_copy)
     results = collect_results(spark, units, workspace.out / "probe_units.json")
@@ -147,7 +146,7 @@ def collect_scorable_tasks(targets: DataFrame, wanted: Sequence[str] = tasks.TAS
             )
     # all tasks are a run's default, and a small data set still gets its page; whoever names tasks expects a score
     if not scorable and set(wanted) != set(tasks.TASKS):
-        raise InputError(f"expected a task to score, found none: {'; '.join(reasons)}; ask for other --tasks")
+        raise InputError(f"expected a task to score, found none: {'; '.join(reasons)}; ask for other probe.tasks")
     return scorable
 
 

@@ -51,15 +51,20 @@ def with_ids(rows: DataFrame, keyed: Sequence[str], ids: DataFrame) -> DataFrame
 
 
 def refuse_alike(ids: DataFrame) -> None:
-    """Raise InputError where two ids of a kind differ by nothing but white space around them."""
-    stripped = ids.select(KIND, KEY, F.regexp_replace(KEY, r"^\s+|\s+$", "").alias("stripped"))
-    # one of two such ids has white space around it: few groups are left to compare
+    """Raise InputError where two ids of a kind differ by nothing but white space around them, or .0 behind a number.
+
+    pandas writes whole numbers with .0 where a column lacks one of them.
+    """
+    stripped = F.regexp_replace(KEY, r"^\s+|\s+$", "")
+    stripped = ids.select(KIND, KEY, F.regexp_replace(stripped, r"^([+-]?[0-9]+)\.0+$", "$1").alias("stripped"))
+    # one of two such ids has white space or .0: few groups are left to compare
     padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()
     groups = stripped.join(padded, on=[KIND, "stripped"], how="left_semi").groupBy(KIND, "stripped")
     alike = groups.agg(F.min(KEY).alias("one"), F.max(KEY).alias("other")).filter("one <> other")
     if found := alike.orderBy(KIND, "one").limit(3).collect():
         pairs = ", ".join(f"{row['one']!r} and {row['other']!r}" for row in found)
         raise InputError(
-            f"{found[0][KIND]}: expected ids that differ by more than white space around them, found {pairs}; correct "
-            "them, or take them for one by expression: trim(...)"
+            f"{found[0][KIND]}: expected ids that differ by more than white space around them or .0 behind a number, "
+            f"found {pairs}; correct them, or take them for one by expression: trim(COLUMN), or "
+            "regexp_replace(COLUMN, '[.]0+$', '')"
         )

@@ -42,6 +42,7 @@ _IS_PART = re.compile(r"(part-)?\d[\w-]*", re.ASCII)
 _DELIMITERS = ";\t|,"
 _OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Of compressed text, as Spark reads it."""
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "Zstandard"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def _find_roots(path: Path) -> list[Path]:
     """The files and folders that a path names, there or not; of a name with ``*``, those that are read."""
     if "*" not in path.name:
         return [path]
-    return sorted(root for root in path.parent.glob(path.name) if not is_passed_over(root.name))
+    pattern = re.sub(r"([\[?])", r"[\1]", path.name)  # a * alone stands for other names
+    return sorted(root for root in path.parent.glob(pattern) if not is_passed_over(root.name))
 
 
 def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
@@ -249,13 +251,25 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     """
     if found.format == "delta":
         return _delta_columns(found.root)
-    partitions = [part.partition("=")[0] for part in found.files[0].relative_to(found.root).parts if "=" in part]
+    partitions = [part.partition("=")[0] for part in found.files[0].relative_to(found.root).parent.parts if "=" in part]
     if found.format == "parquet":
-        return [*dict.fromkeys(name for file in found.files for name in read_footer(file).schema.names), *partitions]
+        names: dict[str, None] = {}
+        for file in found.files:
+            own = read_footer(file).schema.names
+            _require_different(owner, [*own, *partitions], file)
+            names |= dict.fromkeys(own)
+        return [*names, *partitions]
     if found.format == "json":
         for file in found.files:
             _check_lines(owner, file)
         return None
+    header = _read_headers(owner, settings, found)
+    _require_different(owner, [*header, *partitions], found.files[0])
+    return [*header, *partitions]
+
+
+def _read_headers(owner: str, settings: InputSettings, found: InputFiles) -> list[str]:
+    """The names of the columns of CSV files, which are alike in all of them."""
     header = list(settings.header) or read_header(found.files[0], settings.delimiter)
     if len(header) < 2 and (others := [sign for sign in _DELIMITERS if sign in "".join(header)]):
         raise InputError(
@@ -278,7 +292,17 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
                 f"{owner}: expected the columns {_shown(header)} as in {found.files[0].name}, found "
                 f"{_shown(other)} in {file}; give the files in inputs of their own, or write them alike"
             )
-    return [*header, *partitions]
+    return header
+
+
+def _require_different(owner: str, names: Sequence[str], where: Path) -> None:
+    """Raise InputError where two columns have one name, in a file or its folders (day=1): Spark takes one of them."""
+    times = Counter(name.casefold() for name in names)
+    if twice := [name for name in names if times[name.casefold()] > 1]:
+        raise InputError(
+            f"{owner}: expected names of columns that differ by more than case, in {where} and in the names of its "
+            f"folders (day=1), found {_shown(twice)}; rename one of them"
+        )
 
 
 def read_header(file: Path, delimiter: str) -> list[str]:
@@ -286,11 +310,19 @@ def read_header(file: Path, delimiter: str) -> list[str]:
     try:
         with _open_text(file) as stream:
             line = stream.readline(MAX_HEADER_BYTES)
+            while line and not line.strip():  # Spark passes over empty lines too
+                line = stream.readline(MAX_HEADER_BYTES)
+        if packed := next((name for sign, name in _COMPRESSED.items() if line.startswith(sign)), None):
+            raise InputError(f"{file}: expected CSV, found {packed}; unpack it, or name it as Spark knows it: x.csv.gz")
         if len(line) == MAX_HEADER_BYTES:
             raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
         # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
         return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter), [])
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise InputError(
+            f"{file}: expected CSV whose lines end in LF or CRLF, found {error}; write it again"
+        ) from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
 
 
@@ -324,6 +356,30 @@ def _end_of_value(line: str) -> int | None:
         return json.JSONDecoder().raw_decode(line)[1]
     except (ValueError, RecursionError):
         return None
+
+
+def group_by_integers(owner: str, files: Sequence[Path]) -> list[list[Path]]:
+    """Parquet files in groups whose whole numbers have equal types.
+
+    Raises
+    ------
+    InputError
+        If another column has one type in some file and another type in another.
+    """
+    groups: dict[tuple[tuple[str, pa.DataType], ...], list[Path]] = {}
+    first: dict[str, tuple[pa.DataType, Path]] = {}
+    for file in files:
+        schema = read_footer(file).schema
+        for field in schema:
+            kind, former = first.setdefault(field.name, (field.type, file))
+            if field.type != kind and not (pa.types.is_integer(field.type) and pa.types.is_integer(kind)):
+                raise InputError(
+                    f"{owner}: expected one type of the column {field.name!r}, found {kind} in {former} and "
+                    f"{field.type} in {file}; write the files alike"
+                )
+        key = tuple((field.name, field.type) for field in schema if pa.types.is_integer(field.type))
+        groups.setdefault(tuple(sorted(key, key=str)), []).append(file)
+    return list(groups.values())
 
 
 def nanosecond_columns(found: InputFiles) -> dict[str, bool]:

@@ -1,6 +1,7 @@
 """A mapping's inputs -> frames of the rows that are theirs; the columns are still the user's."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from conf.expressions import computed_names
 from conf.mappings import ColumnSettings, InputSettings
-from jobs.inputs.input_files import InputFiles, no_such_column, read_header
+from jobs.inputs.input_files import InputFiles, group_by_integers, no_such_column, read_header
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
 from jobs.storage.delta_tables import read_version
 from jobs.storage.locations import delta_name, quoted_name, spark_url
@@ -86,6 +87,9 @@ def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malfor
     """
     with naming_input(owner, settings.location):
         is_own = F.lit(True) if settings.where is None else _parse(rows, owner, settings.where, settings.location)
+        kind = rows.select(is_own).schema[0].dataType.simpleString()
+        if kind != "boolean":
+            raise InputError(f"{owner}.where: expected a condition, found {kind} in {settings.where!r}; compare it")
         if MALFORMED in rows.columns:
             is_whole = F.col(MALFORMED).isNull()
             is_own = (is_whole & is_own) | ~is_whole if has_malformed else is_whole & is_own
@@ -181,9 +185,11 @@ def naming_input(owner: str, where: str) -> Iterator[None]:
         # py4j puts a colon before what the JVM says
         lines = [line.strip(": ") for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("An error occurred while calling")), "no reason")
+        fix = "correct the mapping, or give Spark what it needs to reach them"
+        if "COLUMN_ALREADY_EXISTS" in reason:
+            fix = "rename one of the columns, in the files, that differ by case alone"
         raise InputError(
-            f"{owner}: expected rows that Spark can read from {where}, found: {reason[:400]}; correct the mapping, or "
-            "give Spark what it needs to reach them"
+            f"{owner}: expected rows that Spark can read from {where}, found: {reason[:400]}; {fix}"
         ) from error
 
 
@@ -211,7 +217,16 @@ def _read(
     reader = spark.read.option("basePath", spark_url(found.root)) if found else spark.read
     if kind == "parquet":
         # without mergeSchema, the columns would be those of one file
-        return reader.options(mergeSchema=True, **PARQUET_OPTIONS).parquet(*paths)
+        reader = reader.options(mergeSchema=True, **PARQUET_OPTIONS)
+        try:
+            return reader.parquet(*paths)
+        except (PySparkException, Py4JJavaError) as error:
+            if found is None or "CANNOT_MERGE_SCHEMAS" not in str(error):
+                raise
+        # Spark merges columns of equal types alone, but makes whole numbers of different widths one in a union
+        groups = group_by_integers(owner, found.files)
+        frames = (reader.parquet(*map(escaped_url, group)) for group in groups)
+        return functools.reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames)
     if kind == "json":
         # all values as text, as in CSV: of numbers Spark would infer a type by all of the files, double for some ids
         return reader.options(columnNameOfCorruptRecord=MALFORMED, primitivesAsString=True).json(paths)

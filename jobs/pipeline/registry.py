@@ -177,8 +177,10 @@ class Stage:
         self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str], planned: Sequence[str]
     ) -> Records:
         """Refuse inputs that disagree, or record the outputs as begun."""
-        from jobs.inputs.data_files import describe_files, list_entry_files, list_sources
+        from jobs.inputs.data_files import check_data, describe_files, list_entry_files, list_sources
 
+        if self.name == rule.INGEST and workspace.challenge is None:
+            check_data(config, workspace)  # a caller may not have: what is recorded below would outdate a finished run
         with changed_records(workspace) as records:
             # the command line checked before Spark started; until now, other stages could change the records. Files of
             # the data that change while a run works do not stop it: the next run finds them

@@ -31,8 +31,9 @@ THIRD, HALF, WIDE = 3.5, 4.9, 6.0
 # no two colours are equal, not even nearly the same ones: each is replaced by a CSS variable of its own
 INK, MUTED, GRID = "#101112", "#707172", "#e0e1e2"
 GAIN, LOSS, REFERENCE = "#0a72b0", "#d0600a", "#909192"
-SERIES = ("#0172b2", "#e69f01", "#019e73", "#cc79a7", "#d55e01", "#56b4e9", "#8c6d31")
-"""Okabe and Ito's palette, legible to colour-blind readers."""
+SERIES: tuple[str, ...] = ("#0172b2", "#e69f01", "#019e73", "#cc79a7", "#d55e01", "#56b4e9", "#8c6d31")
+SERIES += ("#332289", "#44aa9a", "#882256", "#999934", "#5c6571")
+"""Okabe and Ito's palette, then Tol's muted one: legible to colour-blind readers."""
 BANDS = ("#b0b1b2", "#a1c9e1", "#61a9d1", "#2181b1", "#015181", "#012141")
 """From no activity to much."""
 
@@ -128,7 +129,7 @@ def _shorten(tag: re.Match[str]) -> str:
 
 
 def palette(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each behaviour, the same in every figure."""
+    """A colour for each behaviour, the same in every figure; of more than twelve names some share one."""
     return {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
 
 
@@ -140,22 +141,24 @@ def draw_task_scores(title: str, scores: Scores, task: str) -> Figure:
     values = {entry: result["score"] for entry, result in results.items()}
     start = values.get(BASELINE, min(values.values()))
     shifts = {entry: value - start for entry, value in values.items()}
+    spreads = {entry: result["std"] for entry, result in results.items() if "std" in result}
+    ends = {entry: [results[entry]["mean"] + side * std for side in (-1, 1)] for entry, std in spreads.items()}
     # 0 is the start of the bars. Equal scores have no span, and an axis needs one
-    span = max(*shifts.values(), 0.0) - min(*shifts.values(), 0.0) or 1e-3
+    reach = [0.0, *shifts.values(), *(end - start for of_entry in ends.values() for end in of_entry)]
+    span = max(reach) - min(reach) or 1e-3
     figure, axes, lines = _named_bars(title, THIRD, entries)
     for line, entry in zip(lines, entries, strict=True):
         if entry not in results:
             continue
-        value, result = values[entry], results[entry]
+        value = values[entry]
         side, colour, align = (1, GAIN, "left") if value >= start else (-1, LOSS, "right")
         axes.barh(line, value - start, left=start, height=0.62, color=colour)
         axes.text(value + side * 0.03 * span, line, f"{value:.4f}", va="center", ha=align, fontsize=7.5)
-        if "std" in result:
-            ends = [result["mean"] - result["std"], result["mean"] + result["std"]]
-            axes.plot(ends, [line + 0.36] * 2, color=INK, linewidth=0.9)
+        if entry in ends:
+            axes.plot(ends[entry], [line + 0.36] * 2, color=INK, linewidth=0.9)
     axes.axvline(start, color=REFERENCE, linewidth=1)
     # beyond the bars there is room for their numbers
-    axes.set_xlim(start + min(*shifts.values(), 0.0) - 0.42 * span, start + max(*shifts.values(), 0.0) + 0.42 * span)
+    axes.set(xlabel="score", xlim=(start + min(reach) - 0.42 * span, start + max(reach) + 0.42 * span))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     return figure
 

@@ -83,6 +83,10 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
         "config_yaml": to_yaml(config),
         "kept": {name: stream.max_length for name, stream in config.streams().items()},
         "streams": [*config.behaviours, *config.merged_streams()],
+        "n_events": sum(facts.sequences[name].n_events for name in config.counted_streams() if name in facts.sequences),
+        "vocabulary_sizes": [
+            facts.vocabularies[name].n_items for name in config.behaviours if name in facts.vocabularies
+        ],
         "histories": histories,
         "colours": {name: figures.css_variable(colour) for name, colour in colours.items()},
         "stages": stage_runs(facts.metrics, stage_names),
@@ -117,7 +121,7 @@ def tell_verdict(scores: Scores) -> Verdict:
 
 
 def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
-    judged = tables.judged(scores)
+    judged, missing = tables.judged(scores), tables.tasks_without_score(scores)
     return {
         # left out and not None: the template asks whether it is defined
         **({"verdict": tell_verdict(judged)} if any(judged.values()) else {}),
@@ -129,7 +133,8 @@ def _score_context(scores: Scores, config: PipelineConfig) -> dict[str, Any]:
         "ranking": tables.rank_entries(judged),
         "way_rows": tables.build_way_rows(scores),
         "sums": {entry: result_of(of_entry, SUM)["score"] for entry, of_entry in scores.items() if of_entry},
-        "undefined_tasks": [tables.task_title(task) for task in tables.tasks_without_score(scores)],
+        "tasks_not_asked": [tables.task_title(task) for task in missing if task not in config.probe.tasks],
+        "undefined_tasks": [tables.task_title(task) for task in missing if task in config.probe.tasks],
         "note": tables.probe_note(config.probe),
         "has_spreads": tables.has_spreads(scores),
         "noise": tables.noise_note(judged),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from conf.spark import SparkSettings
@@ -23,6 +25,8 @@ from jobs.runtime.user_errors import explain
 from schemas.errors import ConfigError, PipelineError
 
 JAVA_VERSION = 17
+FEWEST_FILES = 1024
+"""That the JVM may open; with fewer it may not start."""
 SYSTEM_TRUST_STORE = Path("/etc/ssl/certs/java/cacerts")
 
 _DELTA = {
@@ -50,6 +54,10 @@ _SQL_SETTINGS = {
     "spark.databricks.delta.snapshotPartitions": "2",  # of the log, which is small; the default is 50
     "spark.databricks.delta.allFilesInCrc.enabled": "false",  # a job of each commit, for a list that nothing reads
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "128",  # files that the driver lists without a job
+    # a cluster may give new tables properties: the files of ours have the names of their columns, and are replaced
+    "spark.databricks.delta.properties.defaults.columnMapping.mode": "none",
+    "spark.databricks.delta.properties.defaults.enableRowTracking": "false",
+    "spark.databricks.delta.properties.defaults.appendOnly": "false",
     "spark.ui.showConsoleProgress": "false",  # jobs/runtime/progress.py draws one bar per stage
 }
 
@@ -79,7 +87,7 @@ def build_session(
     """
     remember_names()
     values: dict[str, Any] = {**_SQL_SETTINGS, "spark.sql.shuffle.partitions": str(settings.shuffle_partitions)}
-    is_made_here = SparkSession.getActiveSession() is None
+    is_made_here = SparkContext._active_spark_context is None  # of the process: sessions are active in one thread only
     if is_made_here:
         values |= _DELTA | (s3_settings() if has_s3 else {})
         if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit started this process, and a JVM for it
@@ -96,12 +104,24 @@ def build_session(
                 name for name in ("SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "SPARK_REMOTE") if name in os.environ
             ]:
                 where += f"; {' and '.join(given)} of the environment may be of other work: unset what is"
+            if (n_files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < FEWEST_FILES:
+                where += f"; a process may open {n_files} files here: allow more, as by ulimit -n {FEWEST_FILES}"
             raise PipelineError(f"expected Spark to start with {settings.master}, found: {reason}; {where}") from error
     if is_made_here:
         # for the workers on all hosts: a schemas.py or numpy.py of the working directory is not what they are to import
         session.sparkContext.environment["PYTHONSAFEPATH"] = "1"
         _interrupt_cleanly(session)
     return session
+
+
+def find_master(settings: SparkSettings) -> str:
+    """Of the session that ``build_session`` gives, before it is built: the platform's or spark-submit's, else ours."""
+    if SparkContext._active_spark_context:
+        return str(SparkContext._active_spark_context.master)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return settings.master
+    SparkContext._ensure_initialized()  # connects to spark-submit's JVM, whose properties are its flags
+    return str(SparkConf().get("spark.master"))
 
 
 def _interrupt_cleanly(session: SparkSession) -> None:

@@ -19,7 +19,6 @@ from jobs.storage.delta_tables import write_table
 from jobs.storage.files import write_json
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
-from schemas import tasks
 from schemas.tables import SCORES
 
 log = logging.getLogger(__name__)
@@ -30,16 +29,14 @@ def run(
     config: PipelineConfig,
     workspace: Workspace,
     entries: Sequence[Path] = (),
-    wanted: Sequence[str] = tasks.TASKS,
 ) -> None:
     """Write one row per entry and task.
 
     Parameters
     ----------
     entries : folders; all of the workspace's where none is named
-    wanted : the tasks to score
     """
-    scores = score_entries(spark, config, workspace, entries, wanted)
+    scores = score_entries(spark, config, workspace, entries)
     rows, as_json = [], {}
     for entry, of_entry in scores.items():
         as_json[entry] = {task: figures(result) for task, result in of_entry.items()}

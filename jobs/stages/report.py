@@ -68,9 +68,7 @@ def stages_before(workspace: Workspace, metrics: Sequence[Mapping[str, Any]]) ->
 
 def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Workspace, scores: Scores) -> RunFacts:
     """The small aggregates that the page shows."""
-    sequences, streams = read_table(spark, workspace, SEQUENCES), config.streams()
-    # an event counts once: those of merged streams are those of behaviours again, unless all encoders are merged
-    counted = streams.keys() - config.merged_streams().keys() or streams.keys()
+    sequences = read_table(spark, workspace, SEQUENCES)
     windows = read_windows(spark, workspace)
     blocks = read_table(spark, workspace, BLOCKS).where(F.col(CUTOFF) == timestamp_literal(windows.input_end))
     profiles = read_table(spark, workspace, PROFILES).where(F.col(PROFILE) == ENSEMBLE)
@@ -83,13 +81,15 @@ def collect_facts(spark: SparkSession, config: PipelineConfig, workspace: Worksp
         windows=asdict(windows),
         n_clients=n_clients,
         n_active=n_active,
-        sequences=collect_sequence_facts(sequences, {name: of.max_length for name, of in streams.items()}),
+        sequences=collect_sequence_facts(sequences, {name: of.max_length for name, of in config.streams().items()}),
         vocabularies=collect_vocabulary_facts(
             read_table(spark, workspace, VOCABULARIES), [*config.behaviours, *config.merged_streams()]
         ),
         absent=collect_absent_shares(blocks, [*config.encoders, ACTIVITY, BASELINE, *config.ensemble.named_blocks]),
         quarantine=collect_quarantine(read_table(spark, workspace, QUARANTINE)),
-        profile_map=collect_profile_map(profiles, sequences.where(F.col(BEHAVIOUR).isin(list(counted))), n_clients),
+        profile_map=collect_profile_map(
+            profiles, sequences.where(F.col(BEHAVIOUR).isin(config.counted_streams())), n_clients
+        ),
         ablation=read_ablation(spark, config, workspace),
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from conf.profile import MAX_WIDTH
+from jobs.storage.locations import mounted_path
 from ml.files.npy import NpyError, open_npy
 from schemas.errors import EntryError
 
@@ -55,11 +56,15 @@ def validate_entry(folder: Path, expected_ids: np.ndarray) -> tuple[int, int]:
 
 
 def require_entries(folders: Iterable[str]) -> None:
-    """Look for the files of the entries that ``probe.entries`` names; EntryError where there are none."""
+    """Look for the files of the entries that ``probe.entries`` names; EntryError where there are none.
+
+    ConfigError if a folder is on an object store.
+    """
     for folder in folders:
-        if not all((Path(folder) / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS)):
+        path = mounted_path(folder)
+        if not all((path / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS)):
             raise EntryError(
-                f"probe.entries: expected {CLIENT_IDS} and {EMBEDDINGS} in {folder}, found none; name another folder, "
+                f"probe.entries: expected {CLIENT_IDS} and {EMBEDDINGS} in {path}, found none; name another folder, "
                 "or leave it out"
             )
 

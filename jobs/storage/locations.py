@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from conf.mappings import has_password
+from conf.mappings import has_password, without_secrets
 from ml.files.store import python_scheme, spark_scheme
 from schemas.errors import ConfigError, OutputError
 
@@ -30,10 +30,14 @@ def mounted_path(text: str) -> Path:
     scheme, _, rest = text.partition(":")
     # a colon makes no URL: names of folders may have one
     if not rest.startswith("/"):
-        return Path(text).absolute()
+        try:
+            return Path(text).absolute()
+        except FileNotFoundError as error:
+            raise ConfigError("expected a working directory, found that it was removed; cd to another one") from error
     if scheme not in ("file", "dbfs"):
         raise ConfigError(
-            f"expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found {text!r}; mount it"
+            "expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found "
+            f"{without_secrets(text)}; mount it"
         )
     return Path(plain_path(text))
 
@@ -119,9 +123,7 @@ def table_url(text: str) -> str:
             "expected a URL without a password in it: logs would show it; give it by the environment, or to Spark"
         )
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#]+", text):
-        shown = re.split(r"[?#]", text, maxsplit=1)[0]  # what follows may be a signature
-        found = repr(shown) + (", and more after a ? or #" if shown != text else "")
-        raise ConfigError(f"expected a URL such as s3://BUCKET/PATH or abfss://..., found {found}")
+        raise ConfigError(f"expected a URL such as s3://BUCKET/PATH or abfss://..., found {without_secrets(text)}")
     return spark_scheme(text.rstrip("/"))
 
 

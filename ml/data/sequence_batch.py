@@ -181,7 +181,11 @@ class Sequences:
 
     def __getitem__(self, rows: slice) -> "Sequences":
         """Some rows that follow each other; their values are not copied."""
-        start, stop, _ = rows.indices(len(self))
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(
+                f"expected rows that follow each other, found a step of {step}; take padded rows by number"
+            )
         # max: an empty slice may stop before it starts; no rows have one offset all the same
         return replace(self, offsets=self.offsets[start : max(start, stop) + 1])
 

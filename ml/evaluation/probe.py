@@ -122,7 +122,7 @@ def score_task(
             logits = predict(network, profiles, n_labels)
             if not all(bound.isfinite() for bound in logits.aminmax()):  # in no memory, and a NaN is both
                 raise TrainingError(f"the probe of {task} gave a logit that is no number in epoch {epoch}")
-            epochs.append(score_logits(logits, truth, task, popularity))
+            epochs.append(score_logits(logits, truth, task, popularity, settings.batch_size))
             if on_epoch:
                 on_epoch(epoch, epochs[-1].score)
     best = max(epochs, key=lambda epoch: epoch.score)
@@ -195,15 +195,18 @@ def predict(network: ProbeNetwork, profiles: Profiles, n_labels: int) -> Tensor:
     return logits
 
 
-def score_logits(logits: Tensor, labels: PackedLabels, task: str, popularity: np.ndarray | None) -> TaskScore:
+def score_logits(
+    logits: Tensor, labels: PackedLabels, task: str, popularity: np.ndarray | None, batch_size: int | None = None
+) -> TaskScore:
     """The score of one set of predictions, not rounded.
 
     Parameters
     ----------
     logits : float32 [N, n]
     popularity : [n], needed for the propensity tasks
+    batch_size : as for ``challenge.auroc``
     """
-    area = challenge.auroc(logits, labels.columns())
+    area = challenge.auroc(logits, labels.columns(), batch_size)
     if task not in PROPENSITY:
         return TaskScore(score=area, auroc=area)
     assert popularity is not None, f"{task} needs the popularity of its labels"

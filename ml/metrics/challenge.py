@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 65_536
 EPSILON = 1e-9
 
 
-def auroc(logits: Tensor, columns: Iterable[Tensor]) -> float:
+def auroc(logits: Tensor, columns: Iterable[Tensor], batch_size: int | None = None) -> float:
     """Area under the ROC curve; with several labels the mean over them, as torchmetrics' ``multilabel_auroc`` has it.
 
     A label with one class only counts 0 in that mean, which is the organisers' rule too. One label at a time: all of
@@ -24,15 +24,18 @@ def auroc(logits: Tensor, columns: Iterable[Tensor]) -> float:
     Parameters
     ----------
     columns : n of int64 [N], the labels' 0 and 1
+    batch_size : rows that torchmetrics is given at a time; all where None
     """
-    # torchmetrics' rule: what is beyond 0 to 1 are no probabilities, in none of the columns
-    is_logits = any(not 0 <= bound <= 1 for bound in logits.aminmax())
+    # torchmetrics' rule: a batch with a number beyond 0 to 1, in whatever column, holds no probabilities
+    low, high = logits.aminmax(dim=1)
+    batches = ((low < 0) | (high > 1)).split(batch_size or len(logits))
+    is_logits = torch.cat([batch.any().expand(len(batch)) for batch in batches])  # [N]
     areas = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
         for number, column in enumerate(columns):
             own = logits[:, number].contiguous()
-            areas.append(binary_auroc(own.sigmoid() if is_logits else own, column))
+            areas.append(binary_auroc(torch.where(is_logits, own.sigmoid(), own), column))
     return float(torch.stack(areas).mean())
 
 

@@ -137,6 +137,7 @@ class SasRecBlock(nn.Module):
     """SASRec's block as in its authors' code, https://github.com/kang205/SASRec.
 
     Queries are normed, keys and values are not; sums are with the normed input; the feed-forward has ReLU and dropout.
+    Attention ends in a matrix here, which theirs lacks.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -183,7 +184,7 @@ class LigrBlock(nn.Module):
         attended = self.dropout(self.attention(self.attention_norm(x), context))
         wanted = wanted + self.attention_gate(wanted).sigmoid() * attended
         gate, value = self.feed_forward_in(self.feed_forward_norm(wanted)).chunk(2, dim=-1)  # SwiGLU, Shazeer 2020
-        fed = self.dropout(self.feed_forward_out(F.silu(gate) * value))
+        fed = self.dropout(self.feed_forward_out(self.dropout(F.silu(gate) * value)))
         return wanted + self.feed_forward_gate(wanted).sigmoid() * fed
 
 

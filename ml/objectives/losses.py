@@ -81,7 +81,7 @@ def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Ten
 
 
 def bce_loss(logits: Tensor, is_target: Tensor) -> Tensor:
-    """Summed binary cross-entropy of each label and its own negatives (Kang and McAuley 2018, section 3.6).
+    """Summed mean binary cross-entropy of each label and its own negatives (Kang and McAuley 2018, section 3.6).
 
     Parameters
     ----------

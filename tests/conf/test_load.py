@@ -456,6 +456,12 @@ def test_the_probes_defaults_are_the_challenges() -> None:
     assert ProbeSettings() == ProbeSettings(2048, 3, 1e-3, 128, 3, 1278)
 
 
+@pytest.mark.parametrize("tasks", ["[]", "[dance]", "[churn, churn]"])
+def test_tasks_are_known_and_named_once(tasks: str) -> None:
+    with pytest.raises(ConfigError, match=r"probe\.tasks: expected some of churn, conversion, .*, each once; found"):
+        load_config("demo", [f"probe.tasks={tasks}"])
+
+
 def _leaf_names(owner: Any) -> list[str]:
     names = []
     for field in fields(owner):

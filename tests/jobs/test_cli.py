@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark import SparkContext
 from s3_server import BUCKET, S3Server
 
 from conf.load import load_config, to_yaml
@@ -211,6 +213,15 @@ def test_a_flag_of_one_value_is_taken_once(capsys: pytest.CaptureFixture[str]) -
         main(["run", "--out", "a", "--config", "demo", "--config", "report"])
     assert refusal.value.code == 2
     assert "argument --config: expected it once, found it twice" in capsys.readouterr().err
+    parser = build_parser()
+    assert [parser.parse_args(["run", "--out", out]).out for out in ("a", "b")] == [Path.cwd() / "a", Path.cwd() / "b"]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert re.fullmatch(r"ubp \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_every_stage_has_a_command_and_a_file_with_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +249,26 @@ def test_modules_of_the_working_directory_are_not_those_of_ubp_whatever_pythonpa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == root, "children do not look there either"
+
+
+def test_what_a_daemon_has_closed_or_filled_is_no_unexpected_error(tmp_path: Path) -> None:
+    ubp = [sys.executable, "-c", "import sys, jobs.start; sys.exit(jobs.start.main())"]
+
+    def run_in_shell(redirection: str, folder: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        line = f"{shlex.join([*ubp, 'status', '--out', 'out'])} {redirection}"
+        return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True)
+
+    (tmp_path / "out").mkdir()
+    assert run_in_shell(">&- 2>&- <&-").returncode == 0
+    full = run_in_shell(">/dev/full")
+    assert full.returncode == 2
+    assert "expected room for the answer on stdout" in full.stderr
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f"rmdir {shlex.quote(str(gone))}; {shlex.join([*ubp, 'status', '--out', 'out'])}"
+    moved = subprocess.run(["sh", "-c", line], cwd=gone, capture_output=True, text=True)
+    assert moved.returncode == 2
+    assert "expected a working directory, found that it was removed" in moved.stderr
 
 
 def test_help_and_a_refused_flag_import_no_large_library() -> None:
@@ -376,3 +407,6 @@ def test_data_in_a_store_is_copied_for_what_reads_it_and_for_local_mode(
     if is_copied:
         with pytest.raises(ConfigError, match=r"--data s3://shop/data: expected local mode, .* spark\.master=yarn"):
             cli._open_workspace(arguments, load_config("demo", ["spark.master=yarn"]))
+        monkeypatch.setattr(SparkContext, "_active_spark_context", SimpleNamespace(master="yarn"))  # of the platform
+        with pytest.raises(ConfigError, match=r"expected local mode, .* spark\.master=yarn"):
+            cli._open_workspace(arguments, load_config("demo"))

@@ -22,7 +22,7 @@ from schemas.tables import CLIENTS, LABELS, PROFILES, TARGETS
 N = 12
 SETTINGS = replace(
     CONFIG,
-    probe=ProbeSettings(hidden_size=8, n_blocks=1, batch_size=4),
+    probe=ProbeSettings(hidden_size=8, n_blocks=1, batch_size=4, tasks=("churn",)),
     ensemble=EnsembleSettings(blocks=("largest_sku",), blocks_scaling="none", log_blocks=False),
 )
 
@@ -53,7 +53,7 @@ def test_a_block_of_one_number_is_written_composed_exported_and_ablated(spark: S
 
     write_block(block, vectors, read_table(spark, shop, CLIENTS), cutoff, shop)
     profiles.run(spark, SETTINGS, shop)
-    found = ablate.run(spark, SETTINGS, shop, wanted=["churn"])
+    found = ablate.run(spark, SETTINGS, shop)
 
     rows = read_table(spark, shop, PROFILES).filter("profile = 'ensemble+largest_sku'").orderBy("position").collect()
     assert [row["vector"][2] for row in rows] == [0, 0, 0, 90, 0, *[0] * 7]

@@ -22,7 +22,7 @@ from schemas.tables import LABELS, TARGETS
 
 TINY = replace(
     CONFIG,
-    probe=ProbeSettings(hidden_size=8, n_blocks=1, batch_size=4, learning_rate=0.03),
+    probe=ProbeSettings(hidden_size=8, n_blocks=1, batch_size=4, learning_rate=0.03, tasks=("churn",)),
     ensemble=EnsembleSettings(scaling="column", absent="mean", blocks=("counts",)),
 )
 N = 24
@@ -52,7 +52,7 @@ def shop(spark: SparkSession, workspace: Workspace) -> Workspace:
 def test_a_block_that_tells_the_task_is_seen_alone_and_missed_where_it_is_left_out(
     spark: SparkSession, shop: Workspace
 ) -> None:
-    found = ablate.run(spark, TINY, shop, wanted=["churn"])
+    found = ablate.run(spark, TINY, shop)
 
     assert json.loads((shop.out / "ablation.json").read_text()) == found
     assert (found["blocks"], found["repeats"]) == (["product_buy", "page_visit", "counts"], 1)
@@ -115,5 +115,9 @@ def test_the_table_shows_what_is_lost_without_a_block() -> None:
     )
     for of_variant in variants:
         del of_variant["scores"]["propensity_sku"]
+    for of_variant in variants:
+        of_variant["name"] = str(of_variant["name"]).replace(" a", f" {'a' * 40}")
+    wide = ablate.format_ablation({"repeats": 2, "variants": variants, "seconds": {}}).splitlines()[:-1]
+    assert len({len(line) for line in wide[1:]}) == 1, "a long name moves no column"
     once = ablate.format_ablation({"repeats": 1, "variants": variants, "seconds": {}})
     assert "(how much of it is noise is unknown: it takes --repeats, 3 or more)." in once

@@ -49,6 +49,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         pq.write_table(pa.table({"user": ["u"], "time": ["t"]}), tmp_path / "log" / f"day={day}" / "x.parquet")
     make_delta(tmp_path / "orders", "user", "time", "sku")
     (tmp_path / "lines.jsonl").write_text("{}\n")
+    (tmp_path / "led.csv").write_text("\n  \n" + HEADER)
+    check(tmp_path, purchases("led.csv"))  # Spark passes over empty lines
     found = {
         path: find_input("inputs.x", settings := purchases(path), tmp_path)
         for path in ("a.csv", "*.csv*", "log", "orders", "lines.jsonl", str(tmp_path / "b.csv.gz"))
@@ -82,7 +84,13 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("wide.csv"), r"expected at most 10,000 columns in \S*wide\.csv, found 500,000"),
         (purchases("broken"), r"00\.json: expected a commit of a Delta table, found JSONDecodeError"),
         (purchases("nested"), r"00\.json: expected a commit of a Delta table, found RecursionError"),
-        (purchases("[at]*.csv"), r"expected the columns user, time, sku as in a\.csv, found user, user in"),
+        (purchases("log-*.csv"), r"expected the columns user, time, sku as in log-1\.csv, found user, user in"),
+        (purchases("[l]og-*.csv"), r"expected \S*/\[l\]og-\*\.csv, found a\.csv"),
+        (purchases("cases.csv"), r"differ by more than case, in \S*cases\.csv .* found user, User; rename"),
+        (purchases("days"), r"more than case, in \S*day=1/x\.csv and .* found day, day"),
+        (purchases("users"), r"more than case, in \S*user=1/x\.parquet and in the names .* found user, user; rename"),
+        (purchases("packed.csv.GZ", format="csv"), r"packed\.csv\.GZ: expected CSV, found gzip; unpack it, or name it"),
+        (purchases("mac.csv"), r"mac\.csv: expected CSV whose lines end in LF or CRLF, found new-line character"),
         (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),
         (purchases("endless.csv"), r"endless\.csv: expected a first line of names of columns, found none that ends"),
         (purchases("marked.csv"), r"marked\.csv: expected a first line of names of columns, found none that ends"),
@@ -107,6 +115,15 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     for name, commit in (("broken", '{"metaData"'), ("nested", '{"metaData":' + "[" * 100_000)):
         (tmp_path / name / "_delta_log").mkdir(parents=True)
         (tmp_path / name / "_delta_log" / f"{0:020}.json").write_text(commit)
+    (tmp_path / "log-1.csv").write_text(HEADER)
+    (tmp_path / "log-2.csv").write_text("user,user\n")
+    (tmp_path / "cases.csv").write_text("user,time,sku,User\n")
+    (tmp_path / "days" / "day=1").mkdir(parents=True)
+    (tmp_path / "days" / "day=1" / "x.csv").write_text("day," + HEADER)
+    (tmp_path / "users" / "user=1").mkdir(parents=True)
+    pq.write_table(pa.table({"user": [2], "time": ["t"]}), tmp_path / "users" / "user=1" / "x.parquet")
+    (tmp_path / "packed.csv.GZ").write_bytes(gzip.compress(HEADER.encode()))
+    (tmp_path / "mac.csv").write_bytes(HEADER.replace("\n", "\r").encode() + b"1,2,3\r")
     (tmp_path / "semicolons.csv").write_text("user;time;sku\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "blank.csv").write_text("\n")

@@ -19,8 +19,9 @@ from pyspark.sql import functions as F
 from conf.load import load_config
 from conf.mappings import ColumnSettings, InputSettings
 from jobs.inputs import mapped_tables
+from jobs.inputs.input_files import find_input
 from jobs.inputs.mapped_tables import MappedInputs
-from jobs.inputs.readers import MALFORMED, find_column, select_rows
+from jobs.inputs.readers import MALFORMED, find_column, read_input, select_rows
 from jobs.pipeline.runner import run_stages
 from jobs.profiles.composition import with_keys
 from jobs.stages import ingest as ingest_events
@@ -242,6 +243,11 @@ def test_ids_that_differ_by_white_space_alone_are_refused(
     write_orders(shop, ("bob", "fan"), ("bob ", "bed"))
     with pytest.raises(InputError, match=r"client_id: expected ids that differ by more .* found 'bob' and 'bob '"):
         ingest(spark, shop, workspace)
+    write_orders(
+        shop, ("7", "fan"), ("7.0", "bed"), ("8.10", "bed"), ("8.1", "bed")
+    )  # of a column with a gap in pandas
+    with pytest.raises(InputError, match=r"\.0 behind a number, found '7' and '7\.0'; correct them"):
+        ingest(spark, shop, workspace)
 
 
 def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, workspace: Workspace) -> None:
@@ -349,6 +355,24 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
     assert times == {name: [(noon,), (noon.replace(microsecond=5),)] for name, noon in hours.items()}
 
 
+def test_whole_numbers_of_several_widths_are_one_column_and_other_types_are_refused_by_name(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "log").mkdir()
+    for name, kind in (("a", pa.int32()), ("b", pa.int64()), ("c", pa.int32())):
+        user = pa.array([2**40 if name == "b" else 7], kind)
+        pq.write_table(pa.table({"user": user, "at": ["t"]}), tmp_path / "log" / f"{name}.parquet")
+    settings = InputSettings(path=str(tmp_path / "log"))
+    rows = read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
+    assert rows_of(rows, "user") == [(7,), (7,), (2**40,)]
+
+    pq.write_table(pa.table({"user": [1], "at": [NOON]}), tmp_path / "log" / "d.parquet")
+    with pytest.raises(
+        InputError, match=r"one type of the column 'at', found string in \S*a\.parquet and timestamp\[us"
+    ):
+        read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
+
+
 def test_only_casts_of_text_to_integers_that_nobody_wrote_are_refused(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("0.59", 5)], "price string, n int")
     for written in ("price > 0.0", "cast(price as int) > -1", "int(price) > -1", "n > 3", "n = '5'", "price in (1, 2)"):
@@ -400,6 +424,7 @@ def test_hive_partitions_are_text_as_they_are_written_and_a_condition_that_choos
     ("changes", "message"),
     [
         ({"where": "colour = 'red'"}, r"inputs\.product_buy: expected rows that Spark can read .*colour"),
+        ({"where": "who"}, r"inputs\.product_buy\.where: expected a condition, found string in 'who'"),
         ({"where": "who = = 'bob'"}, r"product_buy: expected rows that Spark can read .*PARSE_SYNTAX_ERROR"),
         ({"item": "sku"}, r"product_buy\.item: expected the column 'sku' in orders\.jsonl, found at, what, who"),
         ({"path": None, "table": "shop.gone"}, r"from shop\.gone, found: .*shop"),

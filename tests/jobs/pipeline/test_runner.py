@@ -14,7 +14,7 @@ from jobs.storage.files import remove_folder
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
-from schemas.errors import OutdatedError, TrainingError
+from schemas.errors import InputError, OutdatedError, TrainingError
 
 CONFIG = load_config("demo")
 AFTER_BLOCKS = ["profile", "probe", "report"]
@@ -49,6 +49,20 @@ def test_a_run_that_died_goes_on_after_the_last_finished_stage(workspace: Worksp
     run(workspace, last="sequences")
     run(workspace)
     assert ran == STAGE_NAMES
+
+
+def test_a_caller_that_names_no_data_changes_nothing_of_a_finished_run(workspace: Workspace, ran: list[str]) -> None:
+    run(workspace, last="sequences")
+    before = (workspace.out / "config.yaml").read_text(), read_records(workspace)
+    with pytest.raises(InputError, match="name it with --data"):
+        run(Workspace(workspace.out), load_config("demo", ["ingest.earliest=2022-06-25"]))
+    assert ((workspace.out / "config.yaml").read_text(), read_records(workspace)) == before
+
+
+def test_scores_of_some_tasks_are_made_again_by_a_run_of_all(workspace: Workspace, ran: list[str]) -> None:
+    run(workspace)
+    run_alone("probe", workspace, load_config("demo", ["probe.tasks=[churn]"]))
+    assert next_stage(workspace) == "probe"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
 
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts, principal_plane
 from jobs.reporting.figures import (
+    css_variable,
     draw_absent_shares,
     draw_curves,
     draw_profile_map,
@@ -51,6 +53,17 @@ def test_an_entry_without_a_score_keeps_its_line_and_the_lowest_is_the_start_wit
 def test_a_spread_draws_a_line_below_its_bar():
     ink = "stroke: var(--ink)"
     assert draw_churn(mean=0.71, std=0.01).count(ink) == draw_churn().count(ink) + 1
+
+
+def test_a_spread_wider_than_the_bars_is_within_the_axes():
+    assert float(max(re.findall(r">(0\.\d+)</text>", draw_churn(mean=0.71, std=0.2)))) >= 0.9
+
+
+def test_twelve_names_have_colours_of_their_own_in_both_themes():
+    page = (resources.files("jobs.reporting.templates") / "report.html").read_text()
+    variables = {css_variable(colour) for colour in palette("abcdefghijkl").values()}
+    assert len(variables) == 12
+    assert all(page.count(f"{variable[4:-1]}: #") == 2 for variable in variables)
 
 
 @pytest.mark.parametrize("name", ["+".join(["ensemble", "counters"] * 9), "a" * 120], ids=["profile", "one word"])

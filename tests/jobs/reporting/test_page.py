@@ -5,6 +5,7 @@ from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some
 
 from conf.load import load_config
 from jobs.reporting.ablation import Change, noise_alone, noise_of_changes, rows_alone, rows_without
+from jobs.reporting.facts import SequenceFacts, VocabularyFacts
 from jobs.reporting.figures import palette
 from jobs.reporting.history import StageRun, split_training, stage_runs
 from jobs.reporting.page import Verdict, render_page, tell_verdict
@@ -46,6 +47,21 @@ def test_the_note_is_shown_only_for_a_probe_that_is_not_the_challenges():
 
 def test_a_task_on_which_no_entry_has_a_score_is_named():
     assert "No score on churn, category, sku, price, new_sku:" in page(ONE)
+    some = page(ONE, "probe.tasks=[conversion, churn]")
+    assert "No score on churn:" in some
+    assert "does not name them: category, sku, price, new_sku." in some
+
+
+def test_an_event_of_a_merged_stream_is_not_counted_again():
+    lengths, curve = [(0, 1), (2, 1)], [(1, 40), (2, 2)]
+    text = render(
+        some_facts(
+            sequences={name: SequenceFacts(2, 6, 1, 5, 0, lengths) for name in ("product_buy", "page_visit", "mixed")},
+            vocabularies={name: VocabularyFacts(2, curve) for name in ("product_buy", "page_visit", "mixed")},
+        )
+    )
+    assert re.search(r"Input events</dt>\s*<dd>12\s", text)
+    assert re.search(r"Vocabulary items</dt>\s*<dd>4\s*<small>over 2 behaviours", text)
 
 
 def test_an_encoder_keeps_its_colour_where_another_is_left_out(monkeypatch: pytest.MonkeyPatch):

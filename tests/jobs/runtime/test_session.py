@@ -6,6 +6,7 @@ import shlex
 import socket
 import struct
 import sys
+import threading
 from pathlib import Path
 
 import pyspark
@@ -69,6 +70,27 @@ def test_a_session_that_does_not_start_names_what_may_be_of_other_work(monkeypat
         PipelineError, match=r"found: no gateway; .*; SPARK_CONF_DIR of the environment may be of other"
     ):
         session.build_session(SparkSettings(master="local[2]"))
+
+
+def test_new_tables_have_no_properties_of_a_clusters_choice(spark: SparkSession) -> None:
+    defaults = "spark.databricks.delta.properties.defaults."
+    spark.conf.set(f"{defaults}columnMapping.mode", "name")  # physical names, which our Python tasks do not write
+    spark.conf.set(f"{defaults}appendOnly", "true")
+    kept = int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+    session.build_session(SparkSettings(shuffle_partitions=kept))
+    assert [spark.conf.get(defaults + name) for name in ("columnMapping.mode", "appendOnly")] == ["none", "false"]
+
+
+def test_a_session_of_another_thread_is_not_taken_for_none(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", lambda self: asked.append(self._options))
+    thread = threading.Thread(target=session.build_session, args=(SparkSettings(),))
+    thread.start()
+    thread.join()
+    assert "spark.sql.session.timeZone" in asked[0]
+    assert "spark.sql.catalog.spark_catalog" not in asked[0]
 
 
 def test_a_spark_home_that_is_none_is_refused_for_a_cluster(tmp_path: Path) -> None:

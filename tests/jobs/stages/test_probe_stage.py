@@ -185,7 +185,7 @@ def test_a_killed_run_scores_only_what_it_had_not(spark, shop, monkeypatch):
 def test_entries_from_elsewhere_and_single_tasks_are_scored_alone(spark, shop, tmp_path):
     write_entry(shop, "ensemble", np.zeros((N, 2)), 100 - np.arange(N))
     shop.entry("ensemble").rename(tmp_path / "mine")
-    run(spark, TINY, shop, entries=[tmp_path / "mine"], wanted=["churn"])
+    run(spark, replace(TINY, probe=replace(TINY.probe, tasks=("churn",))), shop, entries=[tmp_path / "mine"])
     assert figures_of(shop) == {"mine": {"churn": {"score": 0.5, "auroc": 0.5}}}
 
 
@@ -252,5 +252,5 @@ def test_a_task_without_both_classes_in_a_window_cannot_be_scored(spark, caplog)
     )
     assert "propensity_price: 2 of 2 labels are the same for all clients in validation" in caplog.text
     assert collect_scorable_tasks(targets, ["churn", "conversion"]) == ["conversion"]
-    with pytest.raises(InputError, match=r"found none: churn: of 1 validation labels 1 are 1.*other --tasks"):
+    with pytest.raises(InputError, match=r"found none: churn: of 1 validation labels 1 are 1.*other probe.tasks"):
         collect_scorable_tasks(targets, ["churn"])

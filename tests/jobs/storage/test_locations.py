@@ -46,7 +46,18 @@ def test_python_opens_a_mount_and_spark_is_told_a_url(text: str, path: str, url:
         (["ingest", "--out", "hdfs:/x"], "expected a path that driver and workers mount"),
         (["ingest", "--out", "s3://key:word@bucket/x"], "expected a URL without a password in it"),
         (["ingest", "--out", "gs://bucket/a?b"], "expected a URL such as"),
-        (["validate", "--data", "x", "--entry", "s3://bucket/x"], "expected a path that driver and workers mount"),
+        (
+            ["ingest", "--out", "https://key:word@host/x"],
+            "mount, dbfs:/... or /Volumes/..., found 'https://...@host/x'",
+        ),
+        (
+            ["ingest", "--data", "wasbs://box@host/x?sig=:word@", "--out", "o"],
+            "found 'wasbs://...@host/x', and more after",
+        ),
+        (
+            ["validate", "--data", "x", "--entry", "s3://key:word@bucket/x"],
+            "expected a path that driver and workers mount",
+        ),
     ],
 )
 def test_a_place_that_cannot_be_one_is_refused_with_what_to_do(
@@ -153,6 +164,18 @@ def test_a_table_has_one_place() -> None:
 def test_an_empty_path_is_not_the_working_directory() -> None:
     with pytest.raises(ConfigError, match="expected a path, found an empty text"):
         mounted_path("")
+
+
+@pytest.mark.parametrize(
+    "setting", ["probe.entries=[s3://key:word@b/x]", "ensemble.blocks=[a=s3://key:word@b/x]", "--config"]
+)
+def test_a_secret_in_a_url_among_the_settings_is_not_repeated(
+    setting: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = ["--config", "https://key:word@b/x.yaml"] if setting == "--config" else ["--set", setting]
+    assert main(["probe", "--out", str(tmp_path / "out"), *named]) == 2
+    assert "...@b/x" in caplog.text
+    assert "word" not in caplog.text
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:

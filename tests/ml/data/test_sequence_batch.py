@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 
 from ml.data.sequence_batch import SequenceBatch, Sequences, concatenate
@@ -35,6 +36,8 @@ def test_offsets_may_begin_within_a_longer_array() -> None:
     part = Sequences(ROWS.tokens, ROWS.offsets[1:3])
     assert part.padded(np.array([0]), width=4).tolist() == [[PAD, 3, 4, 6]]
     assert part.is_learnable.tolist() == [True]
+    with pytest.raises(ValueError, match="a step of 2"):
+        ROWS[::2]
 
 
 def test_rows_are_cut_into_consecutive_pieces_that_end_with_their_last_tokens() -> None:

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics.classification import MultilabelAUROC
 from torchmetrics.functional.classification import multilabel_auroc
 
 from ml.evaluation.packed_labels import PackedLabels
@@ -29,6 +30,16 @@ def test_metrics_are_the_golden_ones(golden, number):
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
     logits = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
     assert auroc(logits, torch.tensor([[1, 1, 0, 0]])) == pytest.approx(3 / 4)
+
+
+def test_a_batch_between_0_and_1_is_taken_for_probabilities_as_the_organisers_loader_gives_it_to_torchmetrics():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(130, 2, generator=generator), torch.randint(2, (130, 2), generator=generator)
+    logits[-2:] = torch.tensor([[0.2, 0.4], [0.7, 0.1]])
+    metric = MultilabelAUROC(num_labels=2, average="macro")
+    for batch, target in zip(logits.split(128), labels.split(128), strict=True):
+        metric.update(batch, target)
+    assert auroc(logits, labels.T, batch_size=128) == float(metric.compute()) != auroc(logits, labels.T)
 
 
 def test_a_label_without_positives_counts_zero_in_the_mean_as_in_torchmetrics():
