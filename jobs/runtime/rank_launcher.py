@@ -25,7 +25,6 @@ from ml.files.notes import Notes, StoreNotes
 from ml.files.store import patience
 from ml.training.distributed import HorovodRanks, Ranks, TorchRanks, horovod_has_cuda
 from ml.training.stall_watch import StallWatch
-from ml.training.threads import torch_threads
 from schemas.errors import ConfigError, OutputError, PipelineError, TrainingError
 
 log = logging.getLogger(__name__)
@@ -368,8 +367,12 @@ def _work_here(
 ) -> Any:
     """What ``work`` returns, with the CPU threads that a rank may take."""
     keep_freed_memory()
-    with torch_threads(settings.threads_per_rank):
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads_per_rank)
+    try:
         return work(ranks, watch, *arguments)
+    finally:  # this process may be the driver, where it trains alone
+        torch.set_num_threads(before)
 
 
 def _remove_messages(notes: Notes) -> None:
