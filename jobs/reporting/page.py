@@ -96,10 +96,11 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
         **(_score_context(facts.scores, config) if facts.scores else {}),
     }
     if facts.ablation:
+        seconds = {name: f"{made_in:,.1f} s" for name, made_in in facts.ablation.get("seconds", {}).items()}
+        alone = rows_alone(facts.ablation)
         context |= {
             "ablation_columns": tables.score_columns()[:-1],
-            "alone_rows": rows_alone(facts.ablation),
-            "block_seconds": facts.ablation.get("seconds", {}),
+            "alone_rows": {name: (*cells, tables.Cell(seconds.get(name, ""))) for name, cells in alone.items()},
             "without_rows": rows_without(facts.ablation),
             "noise_alone": noise_alone(facts.ablation),
             "noise_of_changes": noise_of_changes(facts.ablation),
