@@ -83,14 +83,16 @@ class SequenceBatch(Generic[Column]):
         """The batch as int64 tensors; to a GPU from pinned memory, so that nobody waits for the copy."""
         import torch
 
-        def moved(column: Any) -> "torch.Tensor":
-            tensor = torch.as_tensor(column)
-            if torch.device(device).type != "cuda" or tensor.is_cuda:
-                return tensor.to(device, torch.int64)
-            # converted on the GPU: int64 would be twice the bytes to copy, or more. What is pinned stays as it is
-            return tensor.pin_memory().to(device, non_blocking=True).to(torch.int64)
+        place = torch.device(device)
+        # converted there: int64 would be twice the bytes to copy, or more
+        return self.map(lambda column: moved_to(torch.as_tensor(column), place).to(torch.int64))
 
-        return self.map(moved)
+
+def moved_to(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """The same on ``device``; from the CPU to a GPU by pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # what is pinned stays as it is
 
 
 def concatenate(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conf.encoders import EncoderSettings
-from ml.data.sequence_batch import SequenceBatch
+from ml.data.sequence_batch import SequenceBatch, moved_to
 from ml.data.vocabulary import VocabularyDescription
 
 
@@ -60,13 +60,6 @@ class TrainingBatch:
         targets = {name: moved_to(target, device) for name, target in self.targets.items()}
         inputs = self.inputs.map(lambda column: moved_to(column, device))
         return TrainingBatch(inputs, moved_to(self.positions, device), targets, self.n_targets)
-
-
-def moved_to(tensor: Tensor, device: torch.device) -> Tensor:
-    """The same on ``device``; from the CPU to a GPU by pinned memory, so that nobody waits for the copy."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Objective(Protocol):

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from conf.encoders import EncoderSettings
 from ml.data.packing import PIECES, ROW_WIDTH, WINDOW, PackedFeed
-from ml.data.sequence_batch import Feed, SequenceBatch, Tokens
+from ml.data.sequence_batch import Feed, SequenceBatch, Tokens, moved_to
 from ml.data.vocabulary import VocabularyDescription
 from ml.models.precision import uses_bfloat16
 from ml.models.registry import ENCODERS, build_encoder
-from ml.objectives.protocol import TrainingBatch, moved_to
+from ml.objectives.protocol import TrainingBatch
 from ml.objectives.registry import OBJECTIVES, build_objective
 from ml.training.distributed import Ranks
 from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
