@@ -65,10 +65,7 @@ def _run(arguments: argparse.Namespace, is_terminated: threading.Event) -> int:
     except Exception as error:
         if _follows_interrupt(error):
             return _interrupted(is_terminated)
-        if isinstance(error, PipelineError):
-            log.error("%s: %s", type(error).__name__, error, exc_info=arguments.verbose)
-            return BAD_INPUT
-        if known := explain(error):
+        if known := error if isinstance(error, PipelineError) else explain(error):
             log.error("%s: %s", type(known).__name__, known, exc_info=arguments.verbose)
             return BAD_INPUT
         log.error("unexpected %s: %s", type(error).__name__, error, exc_info=arguments.verbose)
