@@ -238,7 +238,7 @@ def count_events(
     """
     rows = log_rows({name: rows_of_clients(frame, clients) for name, frame in early.items()}, items, early, behaviours)
     finish = count_clients(known_counters(behaviours), list(behaviours), cutoff, mask_share, mask_seeds)
-    return aggregate_packed(rows, keep_last_events, finish, f"{c.CLIENT_ID} bigint, {NUMBERS} binary")
+    return aggregate_packed([(rows, None)], keep_last_events, finish, f"{c.CLIENT_ID} bigint, {NUMBERS} binary")
 
 
 def log_rows(

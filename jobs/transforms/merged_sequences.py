@@ -16,7 +16,7 @@ from jobs.runtime.caching import broadcast_value
 from jobs.storage.stored_rows import StoredRows
 from jobs.transforms.histories import EVENT_TYPE, TEXT, pack_times
 from jobs.transforms.item_positions import ItemPositions
-from jobs.transforms.packed import aggregate_all, narrow
+from jobs.transforms.packed import aggregate_packed, narrow
 from jobs.transforms.sequences import LastTokens, collect_if_small, with_token_ids
 from jobs.transforms.vocabulary import split_keys
 from schemas.behaviours import ItemKind
@@ -58,7 +58,7 @@ def build_merged_sequences(
         kind, positions = ItemKind(settings.kind), sent.get(settings.item)
         sources.append((rows, MergedEvents(number, kind, positions, settings.keep_rare_as_unk).pack))
     last = LastTokens.of_stream(stream, config)
-    sequences = aggregate_all(sources, last.shrink, last.finish, LastTokens.DDL)
+    sequences = aggregate_packed(sources, last.shrink, last.finish, LastTokens.DDL)
     return sequences.select(F.lit(stream.name).alias(BEHAVIOUR), "*")
 
 

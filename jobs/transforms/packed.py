@@ -35,32 +35,6 @@ ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def aggregate_packed(
-    rows: DataFrame | StoredRows,
-    shrink: Rows,
-    finish: Rows,
-    ddl: str,
-    *,
-    prepare: Rows | None = None,
-    n_buckets: int | None = None,
-    block_rows: int = BLOCK_ROWS,
-) -> DataFrame:
-    """``finish`` of all rows of some keys, once for every key; any row order.
-
-    Parameters
-    ----------
-    rows : the first column is the key (bigint or string), never null
-    prepare : source rows -> the rows to aggregate, with the key first, each looked at for itself; None for the same
-    shrink : rows -> rows with the key first that aggregate to the same result, at most as many; it may add
-        columns, which are null in rows that never went through it
-    finish : all rows of some keys, shrunk or not -> rows of ``ddl``
-    n_buckets : of keys; None for as many as the session has shuffle partitions, of which adaptive execution joins
-        small ones into one task
-    block_rows : shrunk and cut together before the shuffle
-    """
-    return aggregate_all([(rows, prepare)], shrink, finish, ddl, n_buckets=n_buckets, block_rows=block_rows)
-
-
-def aggregate_all(
     sources: Sequence[tuple[DataFrame | StoredRows, Rows | None]],
     shrink: Rows,
     finish: Rows,
@@ -69,11 +43,19 @@ def aggregate_all(
     n_buckets: int | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> DataFrame:
-    """``aggregate_packed`` of the rows of several sources together, in one shuffle.
+    """``finish`` of all rows of some keys, once for every key; any row order.
 
     Parameters
     ----------
-    sources : rows and ``prepare`` of each; a column that is not prepared from one source is null in its rows
+    sources : rows, whose first column is the key (bigint or string), never null; and what makes of them the rows to
+        aggregate, with the key first, each looked at for itself, None for the same. A column that is not made from one
+        source is null in its rows
+    shrink : rows -> rows with the key first that aggregate to the same result, at most as many; it may add
+        columns, which are null in rows that never went through it
+    finish : all rows of some keys, shrunk or not -> rows of ``ddl``
+    n_buckets : of keys; None for as many as the session has shuffle partitions, of which adaptive execution joins
+        small ones into one task
+    block_rows : shrunk and cut together before the shuffle
     """
     frames = [rows.frame if isinstance(rows, StoredRows) else rows for rows, _ in sources]
     spark = frames[0].sparkSession

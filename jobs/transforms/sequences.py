@@ -74,7 +74,7 @@ def build_sequences(
         sent = broadcast_value(frame, vocabulary, cached)
         last = replace(last, positions=sent, keep_unknown=settings.keep_rare_as_unk)
     rows = with_token_ids(events, vocabulary, settings)
-    sequences = aggregate_packed(rows, last.shrink, last.finish, LastTokens.DDL, prepare=last.pack)
+    sequences = aggregate_packed([(rows, last.pack)], last.shrink, last.finish, LastTokens.DDL)
     return sequences.select(F.lit(behaviour).alias(BEHAVIOUR), "*")
 
 

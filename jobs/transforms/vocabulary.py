@@ -103,7 +103,7 @@ def count_items(events: DataFrame | StoredRows, item: str, min_count: int) -> Da
     items = events.select(item)
     kind = (items.frame if isinstance(items, StoredRows) else items).schema[0].dataType.simpleString()
     return aggregate_packed(
-        items,
+        [(items, None)],
         add_counts,
         keep_frequent(min_count),
         f"{item} {kind}, {N_EVENTS} bigint",

@@ -31,7 +31,8 @@ def visits(spark: SparkSession, n: int) -> DataFrame:
 
 
 def count_all(rows: StoredRows) -> list[tuple[int, int]]:
-    counted = aggregate_packed(rows.select("url"), add_counts, keep_frequent(1), "url bigint, n_events bigint")
+    sources = [(rows.select("url"), None)]
+    counted = aggregate_packed(sources, add_counts, keep_frequent(1), "url bigint, n_events bigint")
     return sorted(map(tuple, counted.collect()))
 
 

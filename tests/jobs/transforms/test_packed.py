@@ -22,7 +22,7 @@ def numbers(spark: SparkSession, key: str) -> DataFrame:
 def test_the_result_is_that_of_group_by(spark: SparkSession, key: str, shrink: packed.Rows) -> None:
     rows = numbers(spark, key)
     kind = rows.schema["key"].dataType.simpleString()
-    found = aggregate_packed(rows.repartition(5), shrink, keep_frequent(1), f"key {kind}, n_events bigint")
+    found = aggregate_packed([(rows.repartition(5), None)], shrink, keep_frequent(1), f"key {kind}, n_events bigint")
     expected = rows.groupBy("key").agg(F.sum("n_events"))
     assert sorted(map(tuple, found.collect())) == sorted(map(tuple, expected.collect()))
 
@@ -36,7 +36,7 @@ def test_each_bucket_has_a_partition_of_its_own(spark: SparkSession, n_buckets: 
 
 def test_no_rows_give_no_rows(spark: SparkSession) -> None:
     nothing = numbers(spark, "id").limit(0)
-    assert aggregate_packed(nothing, add_counts, keep_frequent(1), "key bigint, n_events bigint").count() == 0
+    assert aggregate_packed([(nothing, None)], add_counts, keep_frequent(1), "key bigint, n_events bigint").count() == 0
 
 
 def test_a_task_shrinks_what_it_holds_before_it_takes_in_more(monkeypatch: pytest.MonkeyPatch) -> None:
