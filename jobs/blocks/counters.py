@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from conf.inputs import BehaviourSettings
 from jobs.blocks.counter_aggregates import N_CLUSTERS
 from jobs.blocks.counter_table import Counter, list_counters
-from jobs.blocks.table import Block, vector_lists
+from jobs.blocks.table import VECTORS_DDL, Block, vector_rows
 from jobs.runtime.caching import cache_rows
 from jobs.transforms.client_log import (
     CATEGORY_POPULARITY,
@@ -342,10 +342,9 @@ def _scaled(counted: DataFrame, scaling: Scaling, is_kept: NDArray[np.bool_]) ->
     def scale(batches: Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             vectors = scaling.apply(unpack_numbers(batch.column(NUMBERS), len(scaling.mean)), is_kept)
-            columns = [batch.column(c.CLIENT_ID), vector_lists(vectors)]
-            yield pa.RecordBatch.from_arrays(columns, names=[c.CLIENT_ID, c.VECTOR])
+            yield vector_rows(batch.column(c.CLIENT_ID), vectors)
 
-    return counted.mapInArrow(scale, f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>")
+    return counted.mapInArrow(scale, VECTORS_DDL)
 
 
 def _log_left_out(

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from conf.factorisation import FactorisationSettings
 from conf.inputs import BehaviourSettings
-from jobs.blocks.table import Block, vector_lists
+from jobs.blocks.table import VECTORS_DDL, Block, vector_rows
 from jobs.runtime.caching import broadcast_value, cache_rows
 from jobs.transforms.pairs import CLIENT_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.windows import events_before
@@ -182,7 +182,7 @@ def solve_clients(
     # sorted: the order of a sum changes its last bits
     by_item = F.sort_array(F.collect_list(F.struct(c.ITEM_NUMBER, WEIGHT)))
     by_client = known.groupBy(c.CLIENT_ID).agg(by_item.alias(_ITEMS))
-    return by_client.mapInArrow(solve, f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>")
+    return by_client.mapInArrow(solve, VECTORS_DDL)
 
 
 def _solve_chunk(
@@ -206,4 +206,4 @@ def _solve_chunk(
         left[client] = of_all + (liked.T * weights) @ liked + (end - first) * ridge
         right[client, :, 0] = (1 + weights) @ liked
     solved = np.linalg.solve(left, right)[..., 0].astype(np.float32)
-    return pa.RecordBatch.from_arrays([chunk.column(c.CLIENT_ID), vector_lists(solved)], names=[c.CLIENT_ID, c.VECTOR])
+    return vector_rows(chunk.column(c.CLIENT_ID), solved)

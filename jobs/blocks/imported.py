@@ -12,14 +12,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from conf.profile import EnsembleSettings
-from jobs.blocks.table import Block, vector_lists, write_block
+from jobs.blocks.table import VECTORS_DDL, Block, vector_rows, write_block
 from jobs.storage.delta_tables import read_as_files
 from jobs.storage.entry_files import read_client_ids, snapshot_files
 from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, validate_entry
 from jobs.storage.files import read_json
 from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace
-from schemas.columns import CLIENT_ID, VECTOR
 from schemas.errors import EntryError
 from schemas.tables import CLIENTS
 
@@ -93,9 +92,8 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
         vectors = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         for start in (start for batch in batches for start in batch.column(0).to_pylist()):
             rows = vectors[start : start + ROWS_PER_BATCH].astype(np.float32) * factors
-            own = pa.array(np.asarray(ids[start : start + ROWS_PER_BATCH], dtype=np.int64))
-            yield pa.RecordBatch.from_arrays([own, vector_lists(rows)], names=[CLIENT_ID, VECTOR])
+            yield vector_rows(pa.array(np.asarray(ids[start : start + ROWS_PER_BATCH], dtype=np.int64)), rows)
 
     # a row per batch: tasks open the files themselves, and no vector passes through the driver
     starts = clients.sparkSession.range(0, n_rows, ROWS_PER_BATCH)
-    return starts.mapInArrow(read, f"{CLIENT_ID} bigint, {VECTOR} array<float>")
+    return starts.mapInArrow(read, VECTORS_DDL)

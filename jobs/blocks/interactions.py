@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from conf.interactions import InteractionSettings
 from jobs.blocks.counters import Shop, known_counters
-from jobs.blocks.table import vector_lists
+from jobs.blocks.table import VECTORS_DDL, vector_rows
 from jobs.runtime.caching import cache_rows
 from jobs.runtime.devices import release_device, task_device
 from jobs.storage.stored_rows import timestamp_literal
@@ -129,9 +129,7 @@ def client_vectors(
     """
     counted = shop.count(shop.clients, cutoff, cached)
     n_counters = len(known_counters(shop.behaviours))
-    return counted.mapInArrow(
-        _make_vectors(network, settings, n_counters), f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
-    )
+    return counted.mapInArrow(_make_vectors(network, settings, n_counters), VECTORS_DDL)
 
 
 def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int) -> Callable[[Batches], Batches]:
@@ -148,9 +146,7 @@ def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int
                     made = [network(part.to(device)).cpu() for part in numbers.split(ROWS_PER_PASS)]
                 # with an empty one, for a batch without rows: torch.cat takes no empty list
                 vectors = torch.cat([torch.empty(0, sum(settings.ranks)), *made]).numpy()
-                yield pa.RecordBatch.from_arrays(
-                    [batch.column(c.CLIENT_ID), vector_lists(vectors)], names=[c.CLIENT_ID, c.VECTOR]
-                )
+                yield vector_rows(batch.column(c.CLIENT_ID), vectors)
         finally:
             del network  # a GPU frees only what nobody holds
             release_device()

@@ -21,6 +21,9 @@ from schemas.tables import BLOCK_COLUMNS, BLOCKS, CLIENTS
 
 log = logging.getLogger(__name__)
 
+VECTORS_DDL = f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
+"""One row per client that is present."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -162,6 +165,11 @@ def vector_lists(vectors: NDArray[np.float32], is_present: NDArray[np.bool_] | N
     offsets = np.concatenate([[0], np.cumsum(is_present * vectors.shape[1])])
     starts = pa.array(offsets, pa.int32(), mask=np.append(~is_present, False))  # a masked start is a null vector
     return pa.ListArray.from_arrays(starts, pa.array(vectors.ravel(), pa.float32()))
+
+
+def vector_rows(client_ids: pa.Array, vectors: NDArray[np.float32]) -> pa.RecordBatch:
+    """Rows of ``VECTORS_DDL``; the vectors float32 [n, width]."""
+    return pa.RecordBatch.from_arrays([client_ids, vector_lists(vectors)], names=[c.CLIENT_ID, c.VECTOR])
 
 
 def dense_vectors(vectors: pa.ListArray, is_present: NDArray[np.bool_], width: int) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from jobs.blocks.graph import (
     tokens_of_skus,
     train_share,
 )
-from jobs.blocks.table import Block, remove_block, write_block
+from jobs.blocks.table import VECTORS_DDL, Block, remove_block, write_block
 from jobs.blocks.vectors import find_models
 from jobs.runtime.rank_launcher import count_ranks, run_ranks
 from jobs.storage.delta_tables import list_files, read_as_files, read_ingested, read_table, write_table
@@ -29,7 +29,7 @@ from jobs.storage.locations import file_url, plain_location
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import read_windows
 from schemas.blocks import GRAPH
-from schemas.columns import BEHAVIOUR, CLIENT_ID, SKU, VECTOR
+from schemas.columns import BEHAVIOUR, SKU
 from schemas.tables import CLIENTS, EDGES, VOCABULARIES
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         notes = workspace.notes_of_ranks(workspace.out / ".graph")
         losses = run_ranks(spark, config.training, train_share, (job,), notes, workspace.logs / "graph.log", GRAPH)
         log.info("  %s: %s, mean loss %.4f in epoch 1, %.4f in the last", GRAPH, found, losses[0], losses[-1])
-        vectors = spark.read.schema(f"{CLIENT_ID} bigint, {VECTOR} array<float>").parquet(f"{url}/vectors")
+        vectors = spark.read.schema(VECTORS_DDL).parquet(f"{url}/vectors")
         of_items = f", skus by the vectors of {config.graph.item_encoder}" if given else ""
         block = Block.numbered(GRAPH, config.graph.dimensions, f"TwHIN of {found}{of_items}")
         write_block(block, vectors, clients, cutoff, workspace)

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.synthetic import ShopSettings
-from jobs.blocks.table import vector_lists
+from jobs.blocks.table import VECTORS_DDL, vector_rows
 from jobs.synthetic.blocks import ITEM_COLUMNS, map_blocks
 from jobs.synthetic.shop.catalogue import build_catalogue
 from jobs.synthetic.shop.oracle import describe_state
@@ -51,16 +51,15 @@ def product_properties(spark: SparkSession, settings: ShopSettings) -> DataFrame
 
 def latent_states(spark: SparkSession, settings: ShopSettings, cutoff_day: int) -> DataFrame:
     """One row per client, its latent state when a day begins: ``client_id``, ``vector`` array<float>."""
-    ddl = f"{c.CLIENT_ID} bigint, {c.VECTOR} array<float>"
-    return map_blocks(spark, settings.n_blocks, _BLOCKS_PER_TASK, partial(_describe_rows, settings, cutoff_day), ddl)
+    make = partial(_describe_rows, settings, cutoff_day)
+    return map_blocks(spark, settings.n_blocks, _BLOCKS_PER_TASK, make, VECTORS_DDL)
 
 
 def _describe_rows(settings: ShopSettings, cutoff_day: int, block: int) -> Iterator[pa.RecordBatch]:
     catalogue = build_catalogue(settings)
     simulation = simulate_block(block, catalogue, settings)
     states = describe_state(simulation, catalogue, settings, block, cutoff_day)
-    columns = [pa.array(simulation.clients.client_id), vector_lists(states)]
-    yield pa.RecordBatch.from_arrays(columns, names=[c.CLIENT_ID, c.VECTOR])
+    yield vector_rows(pa.array(simulation.clients.client_id), states)
 
 
 def _simulate_rows(settings: ShopSettings, block: int) -> Iterator[pa.RecordBatch]:
