@@ -1,6 +1,5 @@
 """Sequences and encoders -> each client's vectors, one block per encoder."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from conf.pipeline import PipelineConfig
 from jobs.blocks.table import Block, vector_lists
 from jobs.runtime.devices import release_device, task_device
 from jobs.storage.delta_tables import read_table
+from jobs.storage.files import digest_file
 from jobs.storage.working_copy import WorkingCopy
 from jobs.storage.workspace import Workspace
 from jobs.transforms.clients import rows_of_clients
@@ -72,8 +72,7 @@ class ModelSource:
     def block(self) -> Block:
         """What the model's vectors are; loads it, so that one that is damaged is refused before Spark's tasks begin."""
         width = self.load().hidden_size
-        with (self.fetch() / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        digest = digest_file(self.fetch() / WEIGHTS)[:12]
         # neither a path nor a time: the same model gives the same block, wherever and whenever it was trained
         return Block.numbered(self.name, width, f"weights {digest}, vocabulary {self.vocabulary_fingerprint}")
 
