@@ -56,7 +56,7 @@ COLUMNS = ("encoder", "seed", "HR@10", "NDCG@10", "MRR", "best epoch", "paramete
 
 CAUSAL = {"attention": "causal", "objective": "next_item", "head": "none", "item_bias": False}
 SASREC = {**CAUSAL, "block": "sasrec", "embedding": "scaled", "final_norm": True, "feed_forward_size": 64}
-LIGR = {**CAUSAL, "block": "ligr", "embedding": "sum"}
+LIGR = {**CAUSAL, "block": "ligr", "embedding": "sum", "final_norm": True}
 COSINE = {"similarity": "cosine", "embedding": "scaled"}
 FEW = LossSettings(name="sampled", n_negatives=256)
 ENCODERS: dict[str, dict[str, Any]] = {

@@ -166,7 +166,7 @@ class LigrBlock(nn.Module):
     """A pre-norm block whose two sums are gated by their input, with a SwiGLU feed-forward.
 
     LiGR (Borisyuk et al. 2025), as eSASRec has it ("Enhancing Transformer-based Recommendations in a Modular Fashion",
-    RecSys 2025, and RecTools).
+    RecSys 2025, and RecTools). RecTools' feed-forward has dropout within, too, and no biases.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -184,7 +184,7 @@ class LigrBlock(nn.Module):
         attended = self.dropout(self.attention(self.attention_norm(x), context))
         wanted = wanted + self.attention_gate(wanted).sigmoid() * attended
         gate, value = self.feed_forward_in(self.feed_forward_norm(wanted)).chunk(2, dim=-1)  # SwiGLU, Shazeer 2020
-        fed = self.dropout(self.feed_forward_out(self.dropout(F.silu(gate) * value)))
+        fed = self.dropout(self.feed_forward_out(F.silu(gate) * value))
         return wanted + self.feed_forward_gate(wanted).sigmoid() * fed
 
 
