@@ -195,7 +195,7 @@ def _show(text: str) -> None:
         sys.stdout.write(printable(text))
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 -- Python flushes it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
     except OSError as error:
         raise OutputError(f"expected room for the answer on stdout, found {error}; all else is done") from error
 

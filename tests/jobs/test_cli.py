@@ -405,6 +405,7 @@ def test_data_in_a_store_is_copied_for_what_reads_it_and_for_local_mode(
     assert (workspace.resolved_data, workspace.challenge is not None) == ("s3://shop/data", is_copied)
     assert copied == ["s3://shop/data"] * is_copied
     if is_copied:
+        monkeypatch.setattr(SparkContext, "_active_spark_context", None)  # the session of other tests
         with pytest.raises(ConfigError, match=r"--data s3://shop/data: expected local mode, .* spark\.master=yarn"):
             cli._open_workspace(arguments, load_config("demo", ["spark.master=yarn"]))
         monkeypatch.setattr(SparkContext, "_active_spark_context", SimpleNamespace(master="yarn"))  # of the platform

@@ -314,7 +314,7 @@ def test_a_run_begins_again_where_a_table_of_a_catalog_has_another_version_and_n
             if version and expected:
                 orders.write.format("delta").mode("append").saveAsTable("shop_orders")
             ran.clear()
-            run_stages(spark, config, workspace, last="split")
+            run_stages(spark, config, Workspace(workspace.out, shop), last="split")
             assert ran == expected
     finally:
         spark.sql("DROP TABLE shop_orders")

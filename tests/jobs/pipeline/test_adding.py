@@ -164,7 +164,7 @@ def test_a_registered_stage_runs_in_its_place_and_outdates_what_needs_it(
 
     def run(config: PipelineConfig) -> list[str]:
         ran.clear()
-        run_stages(NoWork(), config, workspace)  # type: ignore[arg-type]
+        run_stages(NoWork(), config, replace(workspace, challenge=workspace.out))  # type: ignore[arg-type]
         return ran
 
     names = registry.STAGE_NAMES
