@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from conf.encoders import MaskingSettings
 from conf.evaluation import ProbeSettings
 from conf.load import FOLDER, checked, known_configs, load_config, to_yaml
 from conf.pipeline import PipelineConfig
@@ -491,3 +492,15 @@ def test_a_file_connects_to_no_cluster(tmp_path: Path, text: str) -> None:
         assert load_config(str(path), [own, "spark={shuffle_partitions: 3}"]).spark.master == "spark://mine:7077"
     path.write_text("base: default\nspark: {master: 'local-cluster[2,1,1024]'}")
     assert load_config(str(path)).spark.master == "local-cluster[2,1,1024]"
+
+
+@pytest.mark.parametrize("names", [("timed", "plain"), ("plain", "timed")])
+def test_a_stream_has_times_where_one_of_its_encoders_reads_them(names):
+    of = {"timed": "{behaviours: [page_visit], event_columns: true}", "plain": "{behaviours: [page_visit]}"}
+    config = load_config("report", [f"encoders.{name}={of[name]}" for name in names])
+    assert config.streams()["page_visit"].has_events
+
+
+def test_tokens_cannot_be_masked_and_replaced_in_more_than_all_cases():
+    with pytest.raises(ConfigError, match="must be at most 1"):
+        MaskingSettings(mask_share=0.8, random_share=0.3)

@@ -80,3 +80,17 @@ def test_a_sum_is_compared_by_its_sums_and_only_over_the_same_tasks() -> None:
     assert comparisons.tell_apart("churn", "c", "a") is False
     assert comparisons.tell_apart("churn", "once", "a") is None
     assert len(compare_entries(scores, [("a", "b")])) == 3
+
+
+def test_holm_rejects_nothing_after_the_first_that_stands() -> None:
+    # .04 is below .05 / 1, but .03 is above .05 / 2
+    assert reject_by_holm({"a": 0.03, "b": 0.04}) == {"a": False, "b": False}
+
+
+@pytest.mark.parametrize(("n_repeats", "n_pairs", "is_apart"), [(3, 1, False), (4, 4, True)])
+def test_the_rounding_of_a_sum_is_that_of_its_four_tasks(n_repeats: int, n_pairs: int, is_apart: bool) -> None:
+    # one unit of the last place in each task: t is 8.5 of a level of 9.9, and 9.8 of 9.5
+    scores = {name: of_repeats(*[[0.6] * n_repeats] * 4) for name in "bcde"}
+    scores["a"] = of_repeats(*[[0.6001] * n_repeats] * 4)
+    pairs = [("a", "b"), ("c", "d"), ("c", "e"), ("d", "e")][:n_pairs]
+    assert compare_entries(scores, pairs).tell_apart("sum", "a", "b") is is_apart

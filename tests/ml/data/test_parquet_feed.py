@@ -387,3 +387,14 @@ def test_an_error_of_the_thread_comes_instead_of_its_batch() -> None:
     next(ahead)
     with pytest.raises(TrainingError, match="broken"):
         next(ahead)
+
+
+@pytest.mark.parametrize("buffer_rows", [1000, 40])
+def test_rows_of_many_row_groups_meet_in_a_batch(buffer_rows: int) -> None:
+    """Where the buffer holds all of them, as of a small table, and where half of it leaves at a time."""
+    chunks = (SequenceBatch(np.full((10, 1), 3 + number)) for number in range(8))
+    batches = list(shuffled_batches(chunks, 10, buffer_rows, np.random.default_rng(0)))
+    groups = [set(batch.token_ids[:, 0].tolist()) for batch in batches]
+    assert all(len(own) > 2 for own in groups)
+    # none of the first four row groups is over before the fifth begins
+    assert any(min(own) < 7 <= max(own) for own in groups)

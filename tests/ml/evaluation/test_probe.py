@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from conf.evaluation import ProbeSettings
+from ml.evaluation import probe
 from ml.evaluation.packed_labels import PackedLabels
 from ml.evaluation.probe import ProbeNetwork, build_probe, over_repeats, score_logits, score_task
 from schemas.errors import TrainingError
@@ -163,3 +164,10 @@ def test_a_logit_that_is_no_number_is_a_training_error():
     rows, labels = examples()
     with pytest.raises(TrainingError, match="probe of churn"):
         score_task(rows * np.float16(np.nan), labels, labels, "churn", None, TINY)
+
+
+def test_the_epoch_of_the_highest_score_counts_wherever_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_epochs = iter([TaskScore(0.5, 0.6, 0.1, 0.1), TaskScore(0.7, 0.4, 0.2, 0.2), TaskScore(0.6, 0.9, 0.3, 0.3)])
+    monkeypatch.setattr(probe, "score_logits", lambda *_: next(of_epochs))
+    rows, labels = examples()
+    assert score_task(rows, labels, labels, "churn", None, TINY) == TaskScore(0.7, 0.4, 0.2, 0.2)

@@ -147,3 +147,9 @@ def test_packed_rows_rank_the_last_items_alike(monkeypatch):
     monkeypatch.setattr(last_states, "POSITIONS", 256)
 
     assert torch.equal(rank_last_items(model, objective, batch, left_out=batch.token_ids[:, :-1]), alone)
+
+
+def test_as_many_tokens_are_read_as_the_model_takes(model):
+    (embedding,) = embed(model, [[4, 5, 6, 7, 8]])
+
+    np.testing.assert_allclose(embedding, encode(model, 5, 6, 7, 8).mean(axis=0), atol=1e-6)

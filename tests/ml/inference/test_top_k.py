@@ -92,3 +92,15 @@ def test_where_a_sequence_holds_the_other_items_there_are_fewer(model: Transform
     items, _ = next_items(model, Cloze(SETTINGS, model.vocabulary), seen, k=9, with_seen=False)
     assert items[0].tolist() == [7, -1, -1, -1, -1]
     assert sorted(items[1].tolist()) == [-1, 3, 4, 5, 6]
+
+
+@torch.no_grad()
+def test_next_items_follow_from_all_tokens_that_leave_room_for_one():
+    torch.manual_seed(0)
+    small = {"hidden_size": 8, "n_layers": 1, "n_heads": 1, "feed_forward_size": 8, "max_length": 4}
+    settings = settings_of(**small, attention="causal")
+    model = transformer(settings, n_tokens=12).eval()
+    _, scores = next_items(model, NextItem(settings, model.vocabulary), Sequences.from_rows([[4, 5, 6, 7]]), k=9)
+    hidden = model.encode(SequenceBatch(torch.tensor([[5, 6, 7]])))[:, -1]
+    expected = model.logits_between(model.output_vectors(hidden), 3, 12).sort(descending=True).values
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-5, atol=1e-7)

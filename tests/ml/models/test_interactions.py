@@ -61,3 +61,12 @@ def test_sizes_are_the_published_ones() -> None:
     assert [tuple(layer.weight.shape) for layer in model.dense] == [(64, 256), (64, 320), (64, 384), (64, 448)]
     assert model.output.weight.shape == (201, 512)
     assert model.logits(vectors).shape == (3, 201)
+
+
+def test_every_cross_is_with_the_input_of_the_first() -> None:
+    torch.manual_seed(0)
+    crosses, first = Crosses(3, (2, 2, 2)), torch.randn(4, 3)
+    second = first * crosses.up[0](crosses.down[0](first)) + first
+    third = first * crosses.up[1](crosses.down[1](second)) + second
+    expected = [down(x) for down, x in zip(crosses.down, (first, second, third), strict=True)]
+    torch.testing.assert_close(crosses(first), torch.cat(expected, dim=1))

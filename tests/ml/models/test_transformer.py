@@ -11,7 +11,7 @@ from ml.data.sequence_batch import SequenceBatch
 from ml.models import padding
 from ml.models.padding import Grid
 from ml.models.protocol import evaluating
-from ml.models.transformer import BLOCKS, Block, Context
+from ml.models.transformer import BLOCKS, Block, Context, SequenceEmbedding
 
 SETTINGS = settings_of(hidden_size=16, n_layers=2, n_heads=2, feed_forward_size=32, max_length=8)
 VARIANTS = {
@@ -323,3 +323,20 @@ def test_evaluating_turns_dropout_off_and_restores_the_mode(model):
     assert torch.equal(first, second)
     assert model.training
     assert not torch.equal(model.encode(batch), model.encode(batch))
+
+
+@torch.no_grad()
+def test_scaled_items_are_multiplied_by_the_root_of_the_width():
+    embedding = SequenceEmbedding(replace(SETTINGS, embedding="scaled")).eval()
+    embedding.position_table.weight.zero_()
+    items, batch = torch.randn(3, 16), batch_of([3, 4, 5])
+    grid = padding.grid_of_tokens(batch.token_ids != 0)
+    torch.testing.assert_close(embedding(items, grid, batch), 4.0 * items)
+
+
+@torch.no_grad()
+def test_cosines_are_divided_by_the_temperature_that_is_set():
+    model = transformer(replace(SETTINGS, similarity="cosine", temperature=0.1), n_tokens=20)
+    vectors, items = model.output_vectors(torch.randn(2, 16)), torch.tensor([5, 6])
+    cosines = F.cosine_similarity(vectors[:, None], model.item_table.weight[items], dim=-1)
+    torch.testing.assert_close(model.logits(vectors, items), cosines / 0.1)

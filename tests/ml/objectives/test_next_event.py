@@ -228,3 +228,13 @@ def test_a_mixed_encoder_learns_what_comes_next_and_comes_back_from_its_folder(t
     distance = np.linalg.norm(vectors[:, None] - vectors, axis=2)
     is_same = skus[:, None] == skus
     assert distance[is_same].max() < distance[~is_same].min()
+
+
+def test_the_urls_loss_knows_no_uniform_skus() -> None:
+    other = replace(BATCH, token_ids=torch.tensor([[0, 9, 10, 4, 15], [11, 12, 4, 5, 4]]))
+    objective = objective_of(**OFF | {"url": True})
+    targets = objective.prepare(other, torch.Generator()).targets
+    losses = [
+        float(objective.loss(torch.zeros(7, HIDDEN), targets, drawn, score)) for drawn in (None, torch.tensor([3, 4]))
+    ]
+    assert losses[0] == losses[1] > 0

@@ -286,3 +286,28 @@ def test_a_quantile_is_the_share_of_smaller_numbers_and_half_the_equal_ones():
     np.testing.assert_allclose(found[4:7], [0.5625, 0.6875, 0.8125], atol=2e-3)
     outside = prepare_vectors("a", np.array([[-5], [1e6], [np.inf], [np.nan]], np.float32), settings, quantiles)[:, 0]
     np.testing.assert_array_equal(outside, np.array([0, 1, np.nan, np.nan], np.float32))  # moments refuse the last two
+
+
+def test_what_stands_for_an_absent_block_is_no_part_of_the_mean():
+    profiles = compose([BUYS, VISITS], composition="mean", scaling="none", absent="mean", presence_flags=False)
+
+    assert profiles.tolist() == [[4, 6], [0, 0], [1, 2]]
+
+
+def test_a_block_of_few_axes_takes_no_room_from_the_others():
+    blocks = random_blocks(widths=(6, 3))
+    settings = {"stacking": {"block_6": BlockSettings(max_columns=2)}, "presence_flags": False}
+    profiles = compose(blocks, **settings, max_width=4)
+    composition = compose(blocks[1:], presence_flags=False, max_width=2)
+    np.testing.assert_allclose(profiles[:, 2:], composition, atol=1e-3 * np.abs(composition).max())
+
+
+def test_axes_of_rows_of_one_length_are_chosen_by_their_share_of_it():
+    rng, everybody = np.random.default_rng(0), np.ones(200, bool)
+    # of the second block, long vectors that hardly differ
+    small = Block("small", (1e-3 * rng.normal(size=(200, 2))).astype(np.float32), everybody)
+    large = Block("large", (1e3 + rng.normal(size=(200, 2))).astype(np.float32), everybody)
+    profiles = compose([small, large], scaling="row", presence_flags=False, max_width=2)
+    centred = small.vectors - small.vectors.mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(profiles @ profiles.T, unit @ unit.T, atol=1e-3)  # an axis may point either way

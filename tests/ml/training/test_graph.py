@@ -103,3 +103,16 @@ def test_no_gradient_of_clients_is_dense_and_those_of_no_edge_in_a_step_stay(mon
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     with pytest.raises(TrainingError, match=r"the loss of epoch 1 is nan; lower graph\.learning_rate"):
         train_clients(two_tastes(), N_ITEMS, 2, replace(SETTINGS, scale=float("nan")), Ranks(), CPU)
+
+
+def test_each_epoch_puts_other_edges_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, drawn = EdgeShare.batches, []
+
+    def note(share: EdgeShare, n_batches: int, generator: np.random.Generator) -> list:
+        batches = list(make(share, n_batches, generator))
+        drawn.append([batch.targets.tolist() for batch in batches])
+        return batches
+
+    monkeypatch.setattr(EdgeShare, "batches", note)
+    train_clients(two_tastes(), N_ITEMS, 2, replace(SETTINGS, epochs=2), Ranks(), CPU)
+    assert drawn[0] != drawn[1]

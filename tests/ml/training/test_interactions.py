@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from conf.interactions import InteractionSettings
-from ml.data.counter_rows import RowLayout
+from ml.data.counter_rows import CounterRows, RowLayout
 from ml.data.sharding import FeedFile
+from ml.models.interactions import InteractionNetwork
+from ml.objectives.interactions import label_loss, view_loss
 from ml.training.distributed import Ranks, TorchRanks
-from ml.training.interactions import InteractionJob, load_network, train_interactions
+from ml.training.interactions import InteractionJob, batch_loss, load_network, train_interactions
 from schemas.errors import TrainingError
 
 SETTINGS = InteractionSettings(
@@ -99,3 +101,16 @@ def test_two_ranks_learn_one_network_together_and_a_seed_gives_its_weights(job: 
     assert one[0] == one[1]
     losses, _ = one[0]
     assert losses[-1] < losses[0]
+
+
+def test_labels_are_told_by_all_events_and_the_two_views_by_each_other() -> None:
+    settings = replace(SETTINGS, dropout=0.0)
+    model = InteractionNetwork(torch.linspace(-1, 1, 5).expand(2, 5).contiguous(), 2, settings)
+    numbers = np.random.default_rng(0).uniform(-1, 1, (8, 3, 2)).astype(np.float32)
+    rows = CounterRows(numbers, np.eye(2, dtype=np.float32)[np.arange(8) % 2], np.ones((8, 2), bool))
+    whole, one, other = (model(torch.from_numpy(numbers[:, view])) for view in range(3))
+    of_labels = label_loss(
+        model.logits(whole), torch.from_numpy(rows.labels), torch.from_numpy(rows.is_counted), (1, 1)
+    )
+    expected = of_labels + settings.view_weight * view_loss(one, other, settings.temperature)
+    torch.testing.assert_close(batch_loss(model, rows, settings, (1, 1)), expected)

@@ -410,3 +410,10 @@ def test_a_damaged_checkpoint_is_an_error_and_left_alone(job: TrainingJob) -> No
     with pytest.raises(TrainingError, match=r"run.safetensors is damaged .*; remove it to train from the start"):
         train(job)
     assert run_file.exists()
+
+
+@pytest.mark.parametrize("name", ["epochs", "tokens_per_batch", "batches_per_step", "learning_rate", "warmup_steps",
+                                  "decay_factor", "weight_decay", "clip_norm", "patience"])  # fmt: skip
+def test_a_job_of_other_training_is_another_one(job: TrainingJob, name: str) -> None:
+    value = getattr(job.settings.training, name) or 0
+    assert trained(job, **{name: value + 1}).fingerprint(1) != job.fingerprint(1)

@@ -270,3 +270,25 @@ def test_every_encoder_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch)
         learner = learner_of(replace(PACKED, n_layers=n_layers, training=replace(PACKED.training, **COMPILED)))  # type: ignore[arg-type]
         learner.step([next(iter(packed_batches(1)))])
         assert counters["stats"]["unique_graphs"] == n_layers
+
+
+def test_all_dense_gradients_are_clipped() -> None:
+    learner = learner_of(replace(FULL, training=replace(FULL.training, clip_norm=0.01)))
+    learner.step([tokens(20)])
+    norms = [p.grad.norm() for p in learner.encoder.parameters() if p.grad is not None]
+    assert float(torch.stack(norms).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_each_step_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, positions = learner_of(FULL), []
+    prepare = learner.objective.prepare
+
+    def note(*values: Any) -> Any:
+        prepared = prepare(*values)
+        positions.append(prepared.positions.tolist())
+        return prepared
+
+    monkeypatch.setattr(learner.objective, "prepare", note)
+    for _ in range(2):
+        learner.step([tokens(20)])
+    assert positions[0] != positions[1]
