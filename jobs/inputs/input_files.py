@@ -254,9 +254,16 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     partitions = [part.partition("=")[0] for part in found.files[0].relative_to(found.root).parent.parts if "=" in part]
     if found.format == "parquet":
         names: dict[str, None] = {}
+        told = [
+            settings.where,
+            settings.expand,
+            *(each.column or each.expression for each in settings.columns.values()),
+        ]
+        # of a folder's value that nothing reads it does not matter
+        read = [name for name in partitions if re.search(rf"\b{re.escape(name)}\b", " ".join(filter(None, told)))]
         for file in found.files:
             own = read_footer(file).schema.names
-            _require_different(owner, [*own, *partitions], file)
+            _require_different(owner, [*own, *read], file)
             names |= dict.fromkeys(own)
         return [*names, *partitions]
     if found.format == "json":

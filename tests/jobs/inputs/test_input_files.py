@@ -49,8 +49,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         pq.write_table(pa.table({"user": ["u"], "time": ["t"]}), tmp_path / "log" / f"day={day}" / "x.parquet")
     make_delta(tmp_path / "orders", "user", "time", "sku")
     (tmp_path / "lines.jsonl").write_text("{}\n")
-    (tmp_path / "led.csv").write_text("\n  \n" + HEADER)
-    check(tmp_path, purchases("led.csv"))  # Spark passes over empty lines
+    (tmp_path / "led.txt").write_text("\n  \n" + HEADER)
+    check(tmp_path, purchases("led.txt", format="csv"))  # Spark passes over empty lines
     found = {
         path: find_input("inputs.x", settings := purchases(path), tmp_path)
         for path in ("a.csv", "*.csv*", "log", "orders", "lines.jsonl", str(tmp_path / "b.csv.gz"))
@@ -64,6 +64,9 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
     assert columns["log"] == ["user", "time", "day"]
     assert columns["lines.jsonl"] is None, "Spark looks into them"
     check(tmp_path, purchases("log", item="day"))
+    (tmp_path / "athena" / "day=1").mkdir(parents=True)  # the column in the files too, which nothing reads
+    pq.write_table(pa.table({"user": ["u"], "time": ["t"], "day": [1]}), tmp_path / "athena" / "day=1" / "x.parquet")
+    check(tmp_path, purchases("athena", item="user"))
     assert find_input("inputs.x", InputSettings(table="shop.orders"), None) is None
     assert find_input("inputs.x", purchases("s3://shop/x", format="csv"), None) is None
 
