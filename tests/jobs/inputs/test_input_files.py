@@ -65,8 +65,10 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
     assert columns["lines.jsonl"] is None, "Spark looks into them"
     check(tmp_path, purchases("log", item="day"))
     (tmp_path / "athena" / "day=1").mkdir(parents=True)  # the column in the files too, which nothing reads
-    pq.write_table(pa.table({"user": ["u"], "time": ["t"], "day": [1]}), tmp_path / "athena" / "day=1" / "x.parquet")
-    check(tmp_path, purchases("athena", item="user"))
+    pq.write_table(
+        pa.table({"user": ["u"], "time": ["t"], "sku": ["s"], "day": [1]}), tmp_path / "athena" / "day=1" / "x.parquet"
+    )
+    check(tmp_path, purchases("athena"))
     assert find_input("inputs.x", InputSettings(table="shop.orders"), None) is None
     assert find_input("inputs.x", purchases("s3://shop/x", format="csv"), None) is None
 
