@@ -55,8 +55,8 @@ def refuse_alike(ids: DataFrame) -> None:
 
     pandas writes whole numbers with .0 where a column lacks one of them.
     """
-    stripped = F.regexp_replace(KEY, r"^\s+|\s+$", "")
-    stripped = ids.select(KIND, KEY, F.regexp_replace(stripped, r"^([+-]?[0-9]+)\.0+$", "$1").alias("stripped"))
+    bare = F.regexp_replace(KEY, r"^\s+|\s+$", "")
+    stripped = ids.select(KIND, KEY, F.regexp_replace(bare, r"^([+-]?[0-9]+)\.0+$", "$1").alias("stripped"))
     # one of two such ids has white space or .0: few groups are left to compare
     padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()
     groups = stripped.join(padded, on=[KIND, "stripped"], how="left_semi").groupBy(KIND, "stripped")
