@@ -60,6 +60,7 @@ test-dbr: .venv-dbr/.installed
 	$(DBR)/uv pip install $(LOCKED) --python $(DBR)/python -r requirements-dbr.lock
 	$(DBR)/python tools/install_horovod.py
 	$(DBR)/uv pip install --quiet --python $(DBR)/python --no-deps --no-build-isolation --editable .
+	$(DBR)/python -m jobs.runtime.set_up
 	touch $@
 
 # the versions after ours, where there is no Petastorm and no Horovod, in an environment of their own

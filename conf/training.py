@@ -87,7 +87,8 @@ class FeedSettings(Settings):
     """How a rank reads its files."""
 
     reader: Literal["auto", "petastorm", "arrow"] = "auto"
-    """``arrow``: by pyarrow alone; batches are the same, byte for byte. ``auto``: Petastorm where it is installed."""
+    """``arrow``: by pyarrow alone; batches are those of Petastorm 0.13, byte for byte. ``auto``: Petastorm where it is
+    installed."""
 
     shuffle_buffer_mib: PositiveFloat = 32.0
     """Padded rows of one width mixed in memory before batches are cut, over and above the shuffled order of row

@@ -290,6 +290,7 @@ def count_clients(
         for view, own in enumerate(logs):
             for column, counter in enumerate(counters):
                 numbers[:, view, column] = counter.compute(own)
+        numbers[np.isnan(numbers)] = np.nan  # the sign of one may follow the order of the rows
         # bytes and not lists: between two Python tasks, the JVM need not look into them
         packed = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(len(logs) * len(counters) * numbers.itemsize), len(numbers), [None, pa.py_buffer(numbers)]

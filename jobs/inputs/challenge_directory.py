@@ -168,7 +168,7 @@ def read_id_array(path: Path) -> np.ndarray | None:
         return None
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
         found = f"{ids.dtype} of shape {list(ids.shape)}"
-    elif ids.max() > np.iinfo(np.int64).max:
+    elif int(ids.max()) > np.iinfo(np.int64).max:  # of uint64 numpy itself would compare floats
         found = f"{ids.max()}, which is beyond int64"
     elif len(np.unique(ids)) < len(ids):
         found = f"{len(ids) - len(np.unique(ids)):,} repeated ids"

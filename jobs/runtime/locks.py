@@ -77,8 +77,10 @@ class Holder:
 
 def _started(pid: int) -> float:
     """When a process began, in seconds after the boot."""
-    # psutil adds the time of the boot, which is another one as soon as the clock was set: a live run would seem gone
-    return psutil.Process(pid).create_time() - psutil.boot_time()
+    # psutil adds the time of the boot, which is another one as soon as the clock was set: a live run would seem gone.
+    # First, for its earlier versions add what this call found last
+    booted = psutil.boot_time()
+    return psutil.Process(pid).create_time() - booted
 
 
 @contextlib.contextmanager

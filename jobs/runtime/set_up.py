@@ -31,6 +31,11 @@ from jobs.runtime.session import (
 from schemas.errors import PipelineError
 
 JARS = {
+    "3.2.0": {
+        "io.delta_delta-spark_2.12-3.2.0.jar": "51d473537d1bc10c81f48b03d8e2a6b604e1b421a70835ec12e917a4245a31d5",
+        "io.delta_delta-storage-3.2.0.jar": "58aab63eba7736fea9e03eafb0dde6704a34a70f570c1a69ab8e4012c25a95d4",
+        "org.antlr_antlr4-runtime-4.9.3.jar": "131a6594969bc4f321d652ea2a33bc0e378ca312685ef87791b2c60b29d01ea5",
+    },
     "3.3.2": {
         "io.delta_delta-spark_2.12-3.3.2.jar": "4e92085d5d794cf949c50bb665b91384857cad58680c2d0bfc9c7ad353e98e85",
         "io.delta_delta-storage-3.3.2.jar": "c096975a2ca97ccc9b4005aa5cce16c9ac3903139d340da6665b66ace67d7c36",
@@ -42,7 +47,7 @@ JARS = {
         "org.antlr_antlr4-runtime-4.13.1.jar": "54665d2838cc66458343468efc539e454fc95b46a8a04b13c6ac43fc9be63505",
     },
 }
-"""SHA-256 of the jars that belong to a delta-spark: of requirements.lock, and of requirements-next.lock."""
+"""SHA-256 of the jars of each delta-spark: of requirements-dbr.lock, requirements.lock and requirements-next.lock."""
 S3_JARS = {
     "com.amazonaws_aws-java-sdk-bundle-1.12.262.jar": "873fe7cf495126619997bec21c44de5d992544aea7e632fdc77adb1a0915bae5",  # noqa: E501
     "org.apache.hadoop_hadoop-aws-3.3.4.jar": "53f9ae03c681a30a50aa17524bd9790ab596b28481858e54efd989a826ed3a4a",

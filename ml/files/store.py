@@ -146,7 +146,9 @@ class Store:
                 found = self.system.find(self.full(prefix), detail=True)
             except FileNotFoundError:
                 return {}
-            return {name[start:]: _describe(info) for name, info in sorted(found.items())}
+            # earlier versions of fsspec say nothing of a single file
+            described = {name: info or self.system.info(name) for name, info in sorted(found.items())}
+            return {name[start:]: _describe(info) for name, info in described.items()}
 
         return self._try(f"list {prefix}", find)
 

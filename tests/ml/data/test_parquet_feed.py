@@ -14,7 +14,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from optional import HAS_PETASTORM, NEEDS_PETASTORM, READERS
+from optional import HAS_OUR_ORDER, NEEDS_OUR_ORDER, NEEDS_PETASTORM, READERS
 
 from conf.training import FeedSettings
 from ml.data import parquet_feed as parquet_feed_module
@@ -203,7 +203,7 @@ def test_a_rank_whose_own_rows_have_nothing_to_predict_repeats_anothers(tmp_path
     assert [as_lists(feed.training(epoch=1)) for feed in feeds] == [[[[UNK, 9]]]] * 2
 
 
-@NEEDS_PETASTORM
+@NEEDS_OUR_ORDER
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_pyarrow_alone_gives_the_batches_of_petastorm_byte_for_byte(files: list[FeedFile], epoch: int) -> None:
     feeds = [parquet_feed(files, replace(SETTINGS, reader=reader)) for reader in ("petastorm", "arrow")]
@@ -263,7 +263,7 @@ def test_of_few_files_ranks_read_row_groups_of_their_own(
     assert set(trained) == set(expected)
     assert len(trained) - len(expected) <= 2 * 4
     assert len({len(epoch) for epoch in epochs}) == 1, "a rank with a step more waits for ever"
-    if HAS_PETASTORM:
+    if HAS_OUR_ORDER:
         other = replace(SETTINGS, reader="arrow" if reader == "petastorm" else "petastorm")
         assert as_lists(ParquetFeed(files, files, 16, other, 3, 4, seed=1).training(epoch=1)) == epochs[-1]
 

@@ -263,7 +263,8 @@ def test_a_bound_of_targets_hardly_ever_grows_when_each_one_is_another_graph() -
 
 
 def test_every_encoder_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    limit = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    monkeypatch.setattr(torch._dynamo.config, limit, 1)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     counters.clear()
     for n_layers in (1, 2):
