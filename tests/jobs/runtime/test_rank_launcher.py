@@ -51,9 +51,10 @@ def listening_teller(driver_id: int) -> Callable[[Path], None]:
         import psutil
 
         driver = psutil.Process(driver_id)
-        connections = [
-            one for each in (driver, *driver.children(recursive=True)) for one in each.net_connections("tcp")
-        ]
+        # of earlier versions: connections
+        name = "net_connections" if hasattr(driver, "net_connections") else "connections"
+        all_of_them = (driver, *driver.children(recursive=True))
+        connections = [one for each in all_of_them for one in getattr(each, name)("tcp")]
         listening = {one.laddr.ip.removeprefix("::ffff:") for one in connections if one.status == psutil.CONN_LISTEN}
         path.write_text("\n".join(sorted(listening)))
 
