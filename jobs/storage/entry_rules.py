@@ -55,6 +55,11 @@ def validate_entry(folder: Path, expected_ids: np.ndarray) -> tuple[int, int]:
     return n_clients, width
 
 
+def has_entry(folder: Path) -> bool:
+    """Whether the files of an entry are in a folder, whatever they hold."""
+    return all((folder / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS))
+
+
 def require_entries(folders: Iterable[str]) -> None:
     """Look for the files of the entries that ``probe.entries`` names; EntryError where there are none.
 
@@ -62,7 +67,7 @@ def require_entries(folders: Iterable[str]) -> None:
     """
     for folder in folders:
         path = mounted_path(folder)
-        if not all((path / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS)):
+        if not has_entry(path):
             raise EntryError(
                 f"probe.entries: expected {CLIENT_IDS} and {EMBEDDINGS} in {path}, found none; name another folder, "
                 "or leave it out"
