@@ -7,44 +7,10 @@ from typing import Any
 
 import pytest
 
-from conf.encoders import MaskingSettings
-from conf.evaluation import ProbeSettings
-from conf.load import FOLDER, checked, known_configs, load_config, to_yaml
+from conf.load import FOLDER, checked, load_config, to_yaml
 from conf.pipeline import PipelineConfig
-from conf.profile import EnsembleSettings
 from conf.synthetic import ShopSettings
 from schemas.errors import ConfigError
-
-
-@pytest.mark.parametrize("name", known_configs())
-def test_every_shipped_file_loads_and_comes_back_the_same_from_what_is_saved(name: str, tmp_path: Path) -> None:
-    config = load_config(name)
-    (tmp_path / "saved.yaml").write_text(to_yaml(config))
-    assert load_config(str(tmp_path / "saved.yaml")) == config
-
-
-def test_the_reports_settings_are_to_the_letter() -> None:
-    config = load_config("report")
-    lengths = {name: encoder.max_length for name, encoder in config.encoders.items()}
-    assert lengths == {
-        "product_buy": 30,
-        "add_to_cart": 64,
-        "remove_from_cart": 48,
-        "page_visit": 128,
-        "search_query": 128,
-    }
-    assert config.behaviours["page_visit"].min_count == 5
-    model = config.model
-    assert (model.hidden_size, model.n_layers, model.n_heads) == (256, 6, 8)
-    assert (model.embedding_dropout, model.encoder_dropout) == (0.2, 0.2)
-    assert (config.masking.mask_prob, config.masking.mask_share, config.masking.random_share) == (0.15, 0.8, 0.1)
-    assert (config.training.learning_rate, config.training.clip_norm) == (1e-4, 1.0)
-    assert config.inference.pooling == "mean"
-    assert {(encoder.architecture, encoder.objective) for encoder in config.encoders.values()} == {
-        ("transformer", "cloze")
-    }
-    assert config.ensemble == EnsembleSettings("concat", scaling="none", absent="zeros", presence_flags=False)
-    assert config.probe.is_official
 
 
 def test_a_file_changes_its_base_and_set_changes_both() -> None:
@@ -53,14 +19,6 @@ def test_a_file_changes_its_base_and_set_changes_both() -> None:
     assert config.behaviours["page_visit"].min_count == 9
     assert config.behaviours["page_visit"].item == "url"
     assert not config.probe.is_official
-
-
-@pytest.mark.parametrize(("name", "expected"), [(each, "auto") for each in ("default", "demo", "fourth_place")]
-                         + [("report", "float32")])  # fmt: skip
-def test_a_gpu_does_what_it_can_but_for_the_reports_settings(name: str, expected: str) -> None:
-    for encoder in load_config(name).encoders.values():
-        assert (encoder.training.precision, encoder.inference.precision) == (expected, expected)
-        assert (encoder.training.packing, encoder.training.compile) == ("auto", "auto")
 
 
 def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,80 +35,6 @@ def test_a_setting_of_a_mapping_that_inputs_replaces_is_refused() -> None:
         ConfigError, match=r"--set mapping\.timezone=Europe/Warsaw: expected no part of a mapping beside"
     ):
         load_config("demo", ["mapping.timezone=Europe/Warsaw"], inputs="rees46")
-
-
-def test_an_encoder_is_completed_by_the_sections_and_differs_where_it_says_so() -> None:
-    own = "encoders.visits={behaviours: [page_visit], max_length: 16, n_layers: 1, training: {epochs: 2}}"
-    config = load_config("demo", [own, "model.hidden_size=32", "training.learning_rate=0.5"])
-    visits, others = config.encoders["visits"], config.encoders["page_visit"]
-    assert (visits.n_layers, visits.hidden_size) == (1, 32)
-    assert (visits.training.epochs, visits.training.learning_rate) == (2, 0.5)
-    assert (others.n_layers, others.hidden_size, others.training.epochs) == (2, 32, 15)
-    assert config.stream("visits") == "page_visit"
-    assert config.streams()["page_visit"].max_length == 64
-
-
-MIXED = "encoders.mixed={behaviours: [page_visit, product_buy, add_to_cart], max_length: 32}"
-
-
-def test_an_encoder_of_several_behaviours_has_a_stream_of_its_own_and_the_others_keep_theirs() -> None:
-    config = load_config("default", [MIXED, "encoders.mixed.history_chunks=3"])
-    mixed = config.streams()["mixed"]
-    assert [*config.streams()] == [*load_config("default").streams(), "mixed"]
-    assert (mixed.behaviours, mixed.max_length) == (("page_visit", "product_buy", "add_to_cart"), 96)
-    assert (mixed.has_events, mixed.drops_repeats) == (True, True)
-    assert mixed.layout(config.sequences).widths == (1, 4, 8, 16, 32, 64, 96)
-    visits = config.streams()["page_visit"]
-    assert (visits.has_events, visits.drops_repeats, visits.own_settings()) == (False, False, {})
-    assert visits.layout(config.sequences) is config.sequences
-    asked = load_config("demo", ["encoders.page_visit.event_columns=true"]).streams()["page_visit"]
-    assert asked.has_events
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["encoders.page_visit.behaviours=[page_visit, product_buy]"],
-            r"encoders\.page_visit: expected another name than a behaviour's .* reads page_visit, product_buy",
-        ),
-        (
-            [MIXED, "encoders.mixed.behaviours=[page_visit, visits]"],
-            r"encoders\.mixed\.behaviours: expected names of behaviours, product_buy, .*; found \['visits'\]",
-        ),
-        ([MIXED, "encoders.mixed.behaviours=[page_visit, page_visit]"], "expected each name once, found"),
-        (
-            [MIXED, "encoders.mixed.behaviours=[product_buy, search_query]", "behaviours.search_query.item=sku"],
-            r"encoders\.mixed\.behaviours: expected items of one name to be of one kind, found \[.*'codes'.*'id'",
-        ),
-        (["encoders.page_visit.history_chunks=2"], "history_chunks: expected 1 for an encoder of one behaviour"),
-    ],
-)
-def test_behaviours_that_cannot_be_merged_are_refused_by_name(overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config("demo", overrides)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "encoder", "message"),
-    [
-        (
-            "banner={item: url}",
-            "{behaviours: [page_visit, banner], table: semantic}",
-            r"table=semantic: expected queries or names of skus, .*, found the items url; name a behaviour",
-        ),
-        (
-            "answer={item: answer, kind: codes}",
-            "{behaviours: [search_query, answer], objective: reconstruction}",
-            r"objective=reconstruction: expected a behaviour whose item is sku or url, found the items answer, query; ",
-        ),
-    ],
-)
-def test_a_merged_encoder_of_items_without_what_it_is_made_of_is_refused_by_name(
-    behaviour: str, encoder: str, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=rf"encoders\.own\.{message}"):
-        load_config("demo", [f"behaviours.{behaviour}", f"encoders.own={encoder}"])
 
 
 def test_settings_of_profiles_that_could_not_be_composed_are_refused_before_anything_runs() -> None:
@@ -181,40 +65,6 @@ def test_the_end_of_the_windows_is_a_time(end: str, tmp_path: Path) -> None:
     assert config.windows.end == end
     (tmp_path / "saved.yaml").write_text(to_yaml(config))
     assert load_config(str(tmp_path / "saved.yaml")) == config
-
-
-def test_the_fourth_places_stack_has_its_published_sizes() -> None:
-    config = load_config("fourth_place")
-    assert [*config.encoders] == ["mixed"]
-    mixed = config.encoders["mixed"]
-    assert set(mixed.behaviours) == set(config.behaviours)
-    assert (mixed.hidden_size, mixed.n_layers, mixed.max_length, mixed.table_rows) == (1024, 20, 256, 524_288)
-    assert (mixed.table_kind, mixed.objective, mixed.has_context) == ("events", "next_event", True)
-    assert config.ensemble.blocks == ("graph", "interactions", "counters")
-    assert not config.ensemble.activity
-    widths = {"mixed": 1024, "graph": config.graph.dimensions, "interactions": sum(config.interactions.ranks)}
-    assert widths == {"mixed": 1024, "graph": 256, "interactions": 128}
-    crosses = config.interactions
-    assert (crosses.n_bins, crosses.n_sub_bins, crosses.view_weight) == (65, 32, 0.5)
-
-
-def test_an_encoder_is_left_out_by_null() -> None:
-    config = load_config("demo", ["encoders.page_visit=null", "encoders.mixed=null"])
-    assert [*config.encoders] == ["product_buy", "add_to_cart", "remove_from_cart", "search_query"]
-
-
-def test_a_merged_encoder_reads_the_behaviours_that_are_left_and_goes_with_all_but_one() -> None:
-    config = load_config("demo").restricted_to("page_visit", "product_buy")
-    assert [*config.encoders] == ["product_buy", "page_visit", "mixed"]
-    assert config.encoders["mixed"].behaviours == ("product_buy", "page_visit")
-    assert config.encoders["mixed"].next_event == load_config("demo").encoders["mixed"].next_event
-    bought = load_config("demo").restricted_to("add_to_cart", "product_buy").encoders["mixed"]
-    assert (bought.next_event.url, bought.next_event.item) == (False, True)
-    assert [*config.restricted_to("product_buy").encoders] == ["product_buy"]
-    told = ["ensemble.stacking.mixed={weight: 2}", "ensemble.blocks=[graph]", "graph.item_encoder=mixed"]
-    one = load_config("demo", told).restricted_to("product_buy")
-    assert "mixed" not in one.ensemble.stacking, "what was said of an encoder goes with it"
-    assert one.graph.item_encoder is None
 
 
 @pytest.mark.parametrize(
@@ -338,13 +188,6 @@ def test_a_shop_of_more_days_than_calendars_have_is_refused() -> None:
         checked(ShopSettings, {"n_days": 10_000_000}, "the simulated shop")
 
 
-def test_pooling_by_mask_is_refused_for_models_that_never_see_one() -> None:
-    with pytest.raises(
-        ConfigError, match=r"encoders\.product_buy: inference\.pooling=mask needs attention=bidirectional"
-    ):
-        load_config("demo", ["model.attention=causal", "inference.pooling=mask"])
-
-
 def test_a_behaviour_that_a_stage_cannot_do_without_is_told_where_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "visits.yaml").write_text("behaviours: {page_visit: {item: url}}\n")
     config = load_config(str(tmp_path / "visits.yaml"))
@@ -443,32 +286,10 @@ def test_a_file_cannot_run_code(tmp_path: Path) -> None:
         load_config(str(path))
 
 
-def test_every_setting_is_used_somewhere() -> None:
-    files = [path for package in ("conf", "ml", "jobs") for path in (FOLDER.parent / package).rglob("*.py")]
-    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
-    methods = {id(node.func) for node in nodes if isinstance(node, ast.Call)}  # frame.write.mode("overwrite")
-    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and id(node) not in methods}
-    names = set(_leaf_names(PipelineConfig))
-    assert {"mode", "learning_rate"} <= names
-    assert names - read == set(), "settings that nothing reads"
-
-
-def test_the_probes_defaults_are_the_challenges() -> None:
-    assert ProbeSettings() == ProbeSettings(2048, 3, 1e-3, 128, 3, 1278)
-
-
 @pytest.mark.parametrize("tasks", ["[]", "[dance]", "[churn, churn]"])
 def test_tasks_are_known_and_named_once(tasks: str) -> None:
     with pytest.raises(ConfigError, match=r"probe\.tasks: expected some of churn, conversion, .*, each once; found"):
         load_config("demo", [f"probe.tasks={tasks}"])
-
-
-def _leaf_names(owner: Any) -> list[str]:
-    names = []
-    for field in fields(owner):
-        nested = field.default_factory if is_dataclass(field.default_factory) else None
-        names += _leaf_names(nested) if nested else [field.name]
-    return names
 
 
 @pytest.mark.parametrize(
@@ -494,13 +315,19 @@ def test_a_file_connects_to_no_cluster(tmp_path: Path, text: str) -> None:
     assert load_config(str(path)).spark.master == "local-cluster[2,1,1024]"
 
 
-@pytest.mark.parametrize("names", [("timed", "plain"), ("plain", "timed")])
-def test_a_stream_has_times_where_one_of_its_encoders_reads_them(names):
-    of = {"timed": "{behaviours: [page_visit], event_columns: true}", "plain": "{behaviours: [page_visit]}"}
-    config = load_config("report", [f"encoders.{name}={of[name]}" for name in names])
-    assert config.streams()["page_visit"].has_events
+def test_every_setting_is_used_somewhere() -> None:
+    files = [path for package in ("conf", "ml", "jobs") for path in (FOLDER.parent / package).rglob("*.py")]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    methods = {id(node.func) for node in nodes if isinstance(node, ast.Call)}  # frame.write.mode("overwrite")
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and id(node) not in methods}
+    names = set(_leaf_names(PipelineConfig))
+    assert {"mode", "learning_rate"} <= names
+    assert names - read == set(), "settings that nothing reads"
 
 
-def test_tokens_cannot_be_masked_and_replaced_in_more_than_all_cases():
-    with pytest.raises(ConfigError, match="must be at most 1"):
-        MaskingSettings(mask_share=0.8, random_share=0.3)
+def _leaf_names(owner: Any) -> list[str]:
+    names = []
+    for field in fields(owner):
+        nested = field.default_factory if is_dataclass(field.default_factory) else None
+        names += _leaf_names(nested) if nested else [field.name]
+    return names
