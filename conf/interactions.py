@@ -11,7 +11,7 @@ class InteractionSettings(Settings):
     """A network of crosses of counters (DCN-v2, Wang et al. 2021), as the challenge's fourth place built one.
 
     Marked sizes are that team's; ``conf/fourth_place.yaml`` has all of theirs. Bins and training are those that did
-    best on simulated shops of ten thousand clients (docs/profiles.md).
+    best on simulated shops of ten thousand clients (docs/profile_scores.md).
     """
 
     windows_before: tuple[Annotated[int, Range(gt=0, le=100)], ...] = (1, 2, 3)

@@ -1,7 +1,7 @@
 """Small networks that make a block's columns fewer, trained to give the columns back.
 
-The paper tried both kinds on the organisers' features, and both made its profiles worse; docs/profiles.md has how they
-do beside principal axes.
+The paper tried both kinds on the organisers' features, and both made its profiles worse; docs/profile_scores.md has
+how they do beside principal axes.
 
 Legend of shapes: n clients, d columns of a block, k columns that they become.
 """
