@@ -46,13 +46,20 @@ class RowWindow:
         for table in self._tables:
             n_rows = len(table.weight)
             ids = distinct(F.pad(table.rows(tokens).flatten(), (1, 0), value=PAD), n_rows)  # PAD's row 0 is the first
-            ids = ids[:n_rows]  # no more rows than these can differ
-            # past the last different row stands n_rows, which no table has
-            rows = self._rows[table] = torch.where(ids < n_rows, ids, PAD)
             window = self._windows.get(table)
-            if window is None or len(window.ids) != len(ids):
-                weight, *bias = [nn.Parameter(p.new_empty(len(ids), p.shape[1])) for p in table.row_parameters()]
-                window = self._windows[table] = Window(ids, weight, bias[0] if bias else None)
+            size = 0 if window is None else len(window.ids)
+            if len(ids) > size:
+                # rows of their own ask for another number at each step, and each size is another graph to compile:
+                # a window never shrinks, and grows with room
+                size = len(ids) if window is None else len(ids) * 5 // 4
+            size = min(size, n_rows)  # no more rows than these can differ
+            # cut or filled: past the last different row stands n_rows, which no table has
+            ids = F.pad(ids, (0, size - len(ids)), value=n_rows)
+            rows = self._rows[table] = torch.where(ids < n_rows, ids, PAD)
+            if window is None or len(window.ids) != size:
+                weight, *bias = [nn.Parameter(p.new_empty(size, p.shape[1])) for p in table.row_parameters()]
+                # no view: it is written to by the next steps
+                window = self._windows[table] = Window(ids.clone(), weight, bias[0] if bias else None)
             window.ids.copy_(ids)
             for parameter, stand_in in _pairs(table, window):
                 # to the data: ``out`` takes no tensor that wants gradients

@@ -250,6 +250,25 @@ def test_a_windows_tensors_stay_where_they_are_as_a_recorded_graph_needs_them() 
     assert len(places) == 1
 
 
+def test_rows_of_their_own_that_are_compiled_make_few_graphs_though_each_step_uses_other_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    vocabulary, few = VocabularyDescription(FIRST_ITEM + 5000), LossSettings(name="sampled", n_negatives=5)
+    learners = [
+        Learner(replace(SAMPLED, loss=few, training=replace(SAMPLED.training, **training)), vocabulary)  # type: ignore[arg-type]
+        for training in ({"compile": True, "packing": False}, {"compile": False})
+    ]
+    for n_rows in range(20, 29):
+        batch = tokens(n_rows)
+        compiled, sparse = (float(learner.step([batch]).loss) for learner in learners)
+        assert compiled == pytest.approx(sparse, rel=1e-4)
+    # a batch of another height, and a larger window
+    assert counters["stats"]["unique_graphs"] <= 3
+
+
 def test_a_bound_of_targets_hardly_ever_grows_when_each_one_is_another_graph() -> None:
     learner, bounds, needed = learner_of(PACKED), set(), set()
     for batch in packed_batches(100, n_rows=60, n_sequences=200):
