@@ -144,6 +144,12 @@ class InputSettings(Settings):
         found = {name: getattr(self, name) for name in COLUMNS}
         return {name: column for name, column in found.items() if column is not None}
 
+    def mentions(self, column: str) -> bool:
+        """Whether the input reads a column of its table, as far as its words tell."""
+        texts = (self.where, self.expand, *(each.text for each in self.columns.values()))
+        word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)", re.IGNORECASE)
+        return any(word.search(text or "") for text in texts)
+
     @property
     def location(self) -> str:
         """How messages name the table or path."""

@@ -54,14 +54,7 @@ class PipelineConfig(SectionSettings):
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
         self._check_mapping()
-        taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
-        for name, folder in self.ensemble.named_blocks.items():
-            require(
-                # an imported entry may not have a name of ours; a block of the run has one
-                name.lower() not in (*taken, *(RESERVED if folder else ())),
-                f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
-                "of its own",
-            )
+        self._check_blocks()
         self._check_mean()
         self._check_graph()
         # all that there may be: who leaves a block out need not take out what the configuration says of it
@@ -71,6 +64,21 @@ class PipelineConfig(SectionSettings):
             not (unknown and self.encoders),  # while a file is read, encoders come last
             f"ensemble.stacking: expected names of blocks, {', '.join(blocks)}; found {', '.join(unknown)}",
         )
+
+    def _check_blocks(self) -> None:
+        """Refuse names of further blocks that others have, or that differ from others' by case alone."""
+        taken = [name.lower() for name in (*self.encoders, ENSEMBLE, *([ACTIVITY] if self.ensemble.activity else []))]
+        for name, folder in self.ensemble.named_blocks.items():
+            require(
+                # an imported entry may not have a name of ours; a block of the run has one
+                name.lower() not in (*taken, *(RESERVED if folder else ())),
+                f"ensemble.blocks: block {name!r}: another block or profile of the run has this name; give it a name "
+                "of its own",
+            )
+            taken.append(name.lower())
+            # a block of a stage that is not ours may have any other name
+            meant = name.lower() if name.lower() in (BASELINE, *ON_REQUEST) else name
+            require(name == meant, f"ensemble.blocks: expected the block {meant}, found {name}; correct it")
 
     def _check_mean(self) -> None:
         """Refuse a mean of vectors of unequal widths."""

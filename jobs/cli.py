@@ -129,6 +129,8 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     # here, as in the other commands: `ubp --help` and a refused flag load neither Spark nor numpy
     from jobs.pipeline.runner import plan_run, run_stages
 
+    if arguments.restart and arguments.first:
+        raise ConfigError("--restart and --from: expected one of them, for --restart begins with ingest; found both")
     first = INGEST if arguments.restart else arguments.first
     if first and arguments.last and STAGE_NAMES.index(first) > STAGE_NAMES.index(arguments.last):
         raise PipelineError(f"--from {first} comes after --to {arguments.last}; the order is {STAGE_NAMES}")
@@ -147,7 +149,11 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
 
 def _run_probe(arguments: argparse.Namespace) -> None:
+    from jobs.storage.entry_rules import require_files
+
     entries, stage = [entry.resolve() for entry in arguments.entry], arguments.stage
+    for entry in entries:
+        require_files(entry, "--entry")
     config, workspace = _prepare(arguments, reads_data=False)
     if not entries:  # those from elsewhere need tables alone, and what is missing of these is made below
         stage.check_inputs(config, workspace)
@@ -214,8 +220,9 @@ def _status(arguments: argparse.Namespace) -> None:
 
 def _validate(arguments: argparse.Namespace) -> None:
     from jobs.commands.validate import find_relevant_clients
-    from jobs.storage.entry_rules import validate_entry
+    from jobs.storage.entry_rules import require_files, validate_entry
 
+    require_files(arguments.entry, "--entry")  # first: the clients may take Spark to derive
     config = load_config(arguments.config, arguments.set)
     n_clients, width = validate_entry(arguments.entry, find_relevant_clients(arguments.data, config, arguments.verbose))
     message = (
@@ -477,6 +484,8 @@ def _configure_logging(verbose: bool, is_json: bool) -> None:
             handler.setFormatter(JsonLines() if is_json else PlainLines("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("jobs", "ml"):
         logging.getLogger(name).setLevel(logging.INFO)
+    if not verbose:  # it shows a stack trace where a signal interrupts a call of the JVM
+        logging.getLogger("py4j").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 # ruff: noqa: PTH100, PTH117, PTH120 -- until the path is clean, even a pathlib may be one of the working directory
 import os
 import sys
+import warnings
 
 
 def main() -> int:
@@ -10,6 +11,13 @@ def main() -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # a daemon may have closed it: the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 -- until the process ends
+    if sys.flags.optimize > 1:
+        sys.stderr.write("expected docstrings, which PySpark reads, found PYTHONOPTIMIZE=2 (python -OO); unset it\n")
+        return 2
+    os.environ.pop("MPLBACKEND", None)  # a notebook's kernel names its own, which need not be installed here
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):  # of what libraries say of each other, in children too
+        del os.environ["PYTHONWARNINGS"]
+        warnings.simplefilter("ignore")
     if given := os.environ.get("PYTHONPATH", ""):
         entries = given.split(os.pathsep)
         kept = [entry for entry in entries if os.path.isabs(entry)]

@@ -15,7 +15,7 @@ from conf.profile import EnsembleSettings
 from jobs.blocks.table import VECTORS_DDL, Block, vector_rows, write_block
 from jobs.storage.delta_tables import read_as_files
 from jobs.storage.entry_files import read_client_ids, snapshot_files
-from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, has_entry, validate_entry
+from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, require_files, validate_entry
 from jobs.storage.files import read_json
 from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace
@@ -38,12 +38,7 @@ def require_blocks(settings: EnsembleSettings) -> None:
     for name, folder in settings.named_blocks.items():
         if not folder:
             continue
-        path = mounted_path(folder)
-        if not has_entry(path):
-            raise EntryError(
-                f"block {name!r}: expected {CLIENT_IDS} and {EMBEDDINGS} in {path}, found none; name another folder "
-                "by --block NAME=DIR, or take the name out of ensemble.blocks"
-            )
+        require_files(mounted_path(folder), f"block {name!r}")
 
 
 def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: datetime, workspace: Workspace) -> None:

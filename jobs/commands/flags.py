@@ -69,6 +69,12 @@ def _folder(text: str) -> Path:
     return _refused_by_argparse(mounted_path, text)
 
 
+def _named_folder(text: str) -> str:
+    if not all(text.partition("=")):
+        raise argparse.ArgumentTypeError(f"expected NAME=DIR, a name and the folder of an entry; found {text!r}")
+    return text
+
+
 def _folder_or_url(text: str) -> Path | str:
     return _refused_by_argparse(mounted_path_or_url, text)
 
@@ -129,7 +135,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "json-logs": _flag("each log line as a JSON object", action="store_true"),
     "as-of": _flag("read the tables of the N-th ingest into --out, counted from 0, not the newest", "N", type=int),
     "block": _flag("one more block of the profile, an entry in DIR; may be given several times (ensemble.blocks)",
-                   "NAME=DIR", action="append", default=[]),
+                   "NAME=DIR", type=_named_folder, action="append", default=[]),
     "from": _flag("first stage to run", "STAGE", choices=STAGE_NAMES, dest="first"),
     "to": _flag("last stage to run", "STAGE", choices=STAGE_NAMES, dest="last"),
     "restart": _flag("begin with the first stage, whatever is up to date", action="store_true"),

@@ -104,6 +104,11 @@ def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
         found = find_input(owner, settings, data)
         if found is None:
             continue
+        if found.format != "csv" and (settings.header or settings.delimiter != ","):
+            raise InputError(
+                f"{owner}: expected header and delimiter of CSV alone, found them for {found.format} in "
+                f"{settings.location}; leave them out"
+            )
         columns = read_columns(owner, settings, found)
         if columns is None:
             continue
@@ -169,7 +174,7 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
 
 def input_path(text: str, data: Path | None) -> Path | None:
     """Where an input's path leads; None for one that is under ``--data`` where there is none."""
-    if text.startswith(("/", "file:", "dbfs:")):
+    if text.startswith(("/", "~", "file:", "dbfs:")):
         return mounted_path(text)
     return data / text if data else None
 
@@ -365,34 +370,79 @@ def _end_of_value(line: str) -> int | None:
         return None
 
 
-def group_by_integers(owner: str, files: Sequence[Path]) -> list[list[Path]]:
-    """Parquet files in groups whose whole numbers have equal types.
+@dataclass(frozen=True)
+class ParquetGroup:
+    """Files of one input that Spark reads together.
+
+    Attributes
+    ----------
+    left_out : columns of which nothing is read
+    nanoseconds : as of ``nanosecond_columns``, of columns that have another type in other files
+    """
+
+    files: list[Path]
+    left_out: list[str]
+    nanoseconds: dict[str, bool]
+
+
+def group_by_types(owner: str, files: Sequence[Path], is_read: Callable[[str], bool]) -> list[ParquetGroup]:
+    """Parquet files in groups of equal types, which a union makes one table of.
+
+    Numbers of several types are one column there, and so are times of several units. Where a file has a column without
+    any value, as pandas writes it, nothing is read of it.
+
+    Parameters
+    ----------
+    is_read : whether the mapping reads a column of this name
 
     Raises
     ------
     InputError
-        If another column has one type in some file and another type in another.
+        If a column that is read has one type in some file and another type in another.
     """
-    groups: dict[tuple[tuple[str, pa.DataType], ...], list[Path]] = {}
-    first: dict[str, tuple[pa.DataType, Path]] = {}
-    for file in files:
-        schema = read_footer(file).schema
-        for field in schema:
-            kind, former = first.setdefault(field.name, (field.type, file))
-            if field.type != kind and not (pa.types.is_integer(field.type) and pa.types.is_integer(kind)):
-                raise InputError(
-                    f"{owner}: expected one type of the column {field.name!r}, found {kind} in {former} and "
-                    f"{field.type} in {file}; write the files alike"
-                )
-        key = tuple((field.name, field.type) for field in schema if pa.types.is_integer(field.type))
-        groups.setdefault(tuple(sorted(key, key=str)), []).append(file)
+    stored = {file: {field.name: _plain(field.type) for field in read_footer(file).schema} for file in files}
+    first: dict[str, dict[pa.DataType, Path]] = {}
+    for file, kinds in stored.items():
+        for name, kind in kinds.items():
+            first.setdefault(name, {}).setdefault(kind, file)
+    mixed = {name: kinds for name, kinds in first.items() if len(kinds) > 1}
+    unread = []
+    for name, kinds in mixed.items():
+        (one, file), *others = [each for each in kinds.items() if not pa.types.is_null(each[0])]
+        differing = next((each for each in others if _family(each[0]) != _family(one)), None)
+        if differing and is_read(name):
+            other, another = differing
+            raise InputError(
+                f"{owner}: expected one type of the column {name!r}, found {one} in {file} and {other} in {another}; "
+                "write the files alike"
+            )
+        if differing:
+            unread.append(name)
+    groups: dict[tuple[pa.DataType | None, ...], ParquetGroup] = {}
+    for file, kinds in stored.items():
+        left_out = [name for name in mixed if name in unread or pa.types.is_null(kinds.get(name, pa.string()))]
+        nanoseconds = {name: is_instant for name, is_instant in nanosecond_columns(file).items() if name in mixed}
+        group = groups.setdefault(tuple(map(kinds.get, mixed)), ParquetGroup([], left_out, nanoseconds))
+        group.files.append(file)
     return list(groups.values())
 
 
-def nanosecond_columns(found: InputFiles) -> dict[str, bool]:
-    """Columns of Parquet files whose times Spark reads as numbers -> whether they are instants."""
-    schema = read_footer(found.files[0]).schema if found.format == "parquet" else ()
-    times = [field for field in schema if pa.types.is_timestamp(field.type)]
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type as Parquet stores it: Arrow alone tells dictionaries and large texts from texts."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(kind, kind)
+
+
+def _family(kind: pa.DataType) -> object:
+    """What columns of two types have in common where they can be one."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "number"
+    return ("time", kind.tz is None) if pa.types.is_timestamp(kind) else kind
+
+
+def nanosecond_columns(file: Path) -> dict[str, bool]:
+    """Columns of a Parquet file whose times Spark reads as numbers -> whether they are instants."""
+    times = [field for field in read_footer(file).schema if pa.types.is_timestamp(field.type)]
     return {field.name: field.type.tz is not None for field in times if field.type.unit == "ns"}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from schemas.errors import InputError
 
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+_COPIES = (".bak", ".old", ".orig", ".tmp", ".swp")
+"""Suffixes of what editors and people put beside a file."""
 _PARQUET_STARTS = (b"PAR1", b"PARE")
 """Of plain files, and of those whose footer is encrypted."""
 _FORMATS = {
@@ -102,6 +104,8 @@ def _why_skipped(path: Path) -> str | None:
     """Why a file of a source's folder holds no rows; None where it does, or says so by its name."""
     if path.name.endswith("._COPYING_"):
         return "a copy under way"  # Spark skips it too
+    if path.suffix.lower() in _COPIES or path.name.endswith("~"):
+        return "a copy, by its name"
     # by its name: a damaged file is no reason to skip it. A link to nothing is refused by _check_file
     if path.suffix.lower() in PARQUET_SUFFIXES or not path.exists():
         return None

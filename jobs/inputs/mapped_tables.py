@@ -34,7 +34,7 @@ from jobs.inputs.mapped_columns import (
 )
 from jobs.inputs.readers import MALFORMED, find_column, find_version, read_input, select_rows
 from jobs.inputs.sources import Source
-from jobs.inputs.timestamps import micros_to_utc, to_micros
+from jobs.inputs.timestamps import nanos_to_time
 from jobs.storage.delta_tables import read_table
 from jobs.storage.metrics_log import append_metrics
 from jobs.storage.workspace import Workspace
@@ -162,7 +162,7 @@ class MappedInputs:
         whole = read_input(self.spark, owner, settings, found, version)
         is_first = settings.location not in [self.config.mapping.inputs[other].location for other in self.rows]
         self.rows[name] = select_rows(whole, owner, settings, has_malformed=is_first)
-        nanoseconds = nanosecond_columns(found) if found else {}
+        nanoseconds = nanosecond_columns(found.files[0]) if found and found.format == "parquet" else {}
         self.columns[name] = [
             self._find_column(name, role, column, nanoseconds) for role, column in settings.columns.items()
         ]
@@ -179,8 +179,7 @@ class MappedInputs:
         column, kind = settings.column or "", rows.select(value).schema[0].dataType
         # Spark has read numbers; not of INT96, its own form of a time, which pyarrow takes for nanoseconds too
         if is_time and column in nanoseconds and isinstance(kind, IntegralType):
-            micros = to_micros(value)
-            value = F.timestamp_micros(micros) if nanoseconds[column] else micros_to_utc(micros)
+            value = nanos_to_time(value, nanoseconds[column])
             kind = TimestampType() if nanoseconds[column] else TimestampNTZType()
         holds_ids, typed_name = role in (CLIENT_ID, SKU, CATEGORY), role
         if role == ITEM:

@@ -8,14 +8,15 @@ from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from conf.expressions import computed_names
 from conf.mappings import ColumnSettings, InputSettings
-from jobs.inputs.input_files import InputFiles, group_by_integers, no_such_column, read_header
+from jobs.inputs.input_files import InputFiles, ParquetGroup, group_by_types, no_such_column, read_header
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
+from jobs.inputs.timestamps import nanos_to_time
 from jobs.storage.delta_tables import read_version
 from jobs.storage.locations import delta_name, quoted_name, spark_url
 from ml.files.store import spark_scheme
@@ -223,9 +224,9 @@ def _read(
         except (PySparkException, Py4JJavaError) as error:
             if found is None or "CANNOT_MERGE_SCHEMAS" not in str(error):
                 raise
-        # Spark merges columns of equal types alone, but makes whole numbers of different widths one in a union
-        groups = group_by_integers(owner, found.files)
-        frames = (reader.parquet(*map(escaped_url, group)) for group in groups)
+        # Spark merges columns of equal types alone, but makes numbers of different types one in a union
+        groups = group_by_types(owner, found.files, settings.mentions)
+        frames = (_read_group(reader, group) for group in groups)
         return functools.reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames)
     if kind == "json":
         # all values as text, as in CSV: of numbers Spark would infer a type by all of the files, double for some ids
@@ -245,3 +246,12 @@ def _read(
     # all as text: of a line with one value that is no number, Spark would say that it is malformed as a whole
     schema = StructType([StructField(name, StringType()) for name in (*names, MALFORMED)])
     return reader.options(columnNameOfCorruptRecord=MALFORMED, **options).schema(schema).csv(paths)
+
+
+def _read_group(reader: DataFrameReader, group: ParquetGroup) -> DataFrame:
+    frame = reader.parquet(*map(escaped_url, group.files)).drop(*group.left_out)
+    for name, is_instant in group.nanoseconds.items():
+        # a number, but of INT96, Spark's own form of a time, which pyarrow takes for nanoseconds too
+        if (name, "bigint") in frame.dtypes:
+            frame = frame.withColumn(name, nanos_to_time(F.col(_quoted(name)), is_instant))
+    return frame

@@ -86,6 +86,12 @@ def to_micros(nanos: Column) -> Column:
     return F.call_function("div", nanos - F.pmod(nanos, F.lit(1000)), F.lit(1000))
 
 
+def nanos_to_time(nanos: Column, is_instant: bool) -> Column:
+    """Nanoseconds after 1970 as the time that they are in Parquet: a timestamp, or a timestamp_ntz."""
+    micros = to_micros(nanos)
+    return F.timestamp_micros(micros) if is_instant else micros_to_utc(micros)
+
+
 def micros_to_utc(micros: Column) -> Column:
     """UTC's wall time so many microseconds after 1970, bigint."""
     return _since_1970(micros.cast("decimal(20,0)") / F.lit(1_000_000).cast("decimal(7,0)"))

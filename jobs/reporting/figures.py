@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
@@ -100,7 +100,10 @@ def _inline_svg(
     def render(title: str, *args: _Inputs.args, **kwargs: _Inputs.kwargs) -> InlineFigure:
         # in hexadecimal: an id holds no blank, and a title may be any behaviour's name
         name = f"{draw.__name__}-{title.encode().hex()}"
-        with rc_context({**_STYLE, "svg.hashsalt": name}):  # without a salt ids are random, and no two pages equal
+        with rc_context():
+            rcdefaults()  # not what a matplotlibrc of the user's says
+            # without a salt ids are random, and no two pages equal
+            rcParams.update({**_STYLE, "svg.hashsalt": name})
             stream = io.StringIO()
             draw(title, *args, **kwargs).savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
         return InlineFigure(_for_page(stream.getvalue(), name, Markup.escape(f"{title}. {about}")))

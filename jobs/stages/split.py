@@ -7,8 +7,11 @@ it is missing); writes ``windows`` and ``clients``.
 import logging
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import reduce
+from math import ceil
 from pathlib import Path
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -18,7 +21,7 @@ from jobs.inputs.data_files import lists_folder, name_source
 from jobs.storage.delta_tables import read_ingested, write_table
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
-from jobs.transforms.clients import clients_in_order, clients_with_events, with_activity
+from jobs.transforms.clients import clients_in_order, clients_with_events, rows_of_clients, with_activity
 from jobs.transforms.windows import (
     ENTRY_MODE,
     Day,
@@ -37,6 +40,8 @@ from schemas.tables import CLIENTS, WINDOWS
 
 log = logging.getLogger(__name__)
 
+N_ASKED_FIRST = 1000
+"""Of the listed clients, whether any has an event."""
 LONGEST_PAUSE = timedelta(days=28)
 """Before the last purchases; few of them after a longer one look like slips in a year, which would move the windows."""
 
@@ -152,8 +157,29 @@ def relevant_clients(
             "expected events before the train target window, found none; give a longer history, fewer "
             "windows.target_days, or input/relevant_clients.npy"
         )
+    if relevant is not None and folder:
+        _refuse_strangers(spark, folder / RELEVANT_CLIENTS, relevant, list(inputs.values()))
+        if listed_active is not None and not np.isin(listed_active, relevant).any():
+            raise InputError(
+                f"{folder / ACTIVE_CLIENTS}: expected some of the clients of {RELEVANT_CLIENTS}, found none; give both "
+                "of one data set, or remove it to have the active clients derived"
+            )
     active = inputs[PRODUCT_BUY] if listed_active is None else clients_in_order(spark, listed_active)
     return with_activity(clients, active)
+
+
+def _refuse_strangers(spark: SparkSession, path: Path, client_ids: np.ndarray, events: list[DataFrame]) -> None:
+    """Raise InputError where none of the listed clients has an input event."""
+    having = reduce(DataFrame.unionAll, (frame.select(c.CLIENT_ID) for frame in events))
+    # a few of a right list tell it at once; a join with all of them moves all events
+    for some in (client_ids[:: ceil(len(client_ids) / N_ASKED_FIRST)], client_ids):
+        if not rows_of_clients(having, clients_in_order(spark, some)).isEmpty():
+            return
+    examples = ", ".join(map(str, client_ids[:3]))
+    raise InputError(
+        f"{path}: expected clients with events before the train target window, found none among {len(client_ids):,} "
+        f"({examples}, ...); give the list of this data set, or remove it to have it derived from the events"
+    )
 
 
 if __name__ == "__main__":

@@ -55,9 +55,18 @@ def validate_entry(folder: Path, expected_ids: np.ndarray) -> tuple[int, int]:
     return n_clients, width
 
 
-def has_entry(folder: Path) -> bool:
-    """Whether the files of an entry are in a folder, whatever they hold."""
-    return all((folder / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS))
+def require_files(folder: Path, owner: str) -> None:
+    """Raise EntryError unless the files of an entry are in a folder, whatever they hold.
+
+    Parameters
+    ----------
+    owner : what names the folder, for the message
+    """
+    if not all((folder / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS)):
+        raise EntryError(
+            f"{owner}: expected {CLIENT_IDS} and {EMBEDDINGS} in {folder}, found none; name another folder, or leave "
+            "it out"
+        )
 
 
 def require_entries(folders: Iterable[str]) -> None:
@@ -66,12 +75,7 @@ def require_entries(folders: Iterable[str]) -> None:
     ConfigError if a folder is on an object store.
     """
     for folder in folders:
-        path = mounted_path(folder)
-        if not has_entry(path):
-            raise EntryError(
-                f"probe.entries: expected {CLIENT_IDS} and {EMBEDDINGS} in {path}, found none; name another folder, "
-                "or leave it out"
-            )
+        require_files(mounted_path(folder), "probe.entries")
 
 
 def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[np.ndarray | None, list[str]]:

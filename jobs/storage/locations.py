@@ -31,9 +31,11 @@ def mounted_path(text: str) -> Path:
     # a colon makes no URL: names of folders may have one
     if not rest.startswith("/"):
         try:
-            return Path(text).absolute()
+            return Path(text).expanduser().absolute()  # bash leaves --out=~/x as it is
         except FileNotFoundError as error:
             raise ConfigError("expected a working directory, found that it was removed; cd to another one") from error
+        except RuntimeError as error:
+            raise ConfigError(f"expected a path, found {text}, and no such user's home; write it out") from error
     if scheme not in ("file", "dbfs"):
         raise ConfigError(
             "expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found "

@@ -128,6 +128,7 @@ def test_bad_input_is_told_in_one_message_and_nothing_is_touched(
         (["--set", "training.epoch=1"], "unknown key 'training.epoch'"),
         (["--set", "training.epoch=1", "--set", "training.n_ranks=2"], "unknown key 'training.epoch'"),
         (["--from", "report", "--to", "ingest"], "--from report comes after --to ingest"),
+        (["--from", "train", "--restart"], "--restart and --from: expected one of them"),
         (["--inputs", "rees47"], "no configuration 'rees47'"),
         (["--inputs", "rees46"], "inputs.product_buy: expected "),  # there is no CSV
     ],
@@ -249,6 +250,29 @@ def test_modules_of_the_working_directory_are_not_those_of_ubp_whatever_pythonpa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == root, "children do not look there either"
+
+
+def test_settings_of_python_and_matplotlib_in_the_environment_are_no_concern_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    code = """
+import jobs.cli, jobs.start
+def draw():
+    from jobs.reporting.figures import draw_task_scores
+    assert draw_task_scores("churn", {"a": {"churn": {"score": 0.5}}}, "churn").startswith("<svg")
+jobs.cli.main = draw
+jobs.start.main()
+"""
+    odd = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONWARNINGS": "error"}
+    root = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, cwd=tmp_path, env=os.environ | odd | root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    refused = subprocess.run(
+        [sys.executable, "-OO", "-c", "import sys, jobs.start; sys.exit(jobs.start.main())"],
+        capture_output=True,
+        text=True,
+    )
+    assert (refused.returncode, "PYTHONOPTIMIZE=2" in refused.stderr) == (2, True)
 
 
 def test_what_a_daemon_has_closed_or_filled_is_no_unexpected_error(tmp_path: Path) -> None:

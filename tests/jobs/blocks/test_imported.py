@@ -96,6 +96,17 @@ def test_a_wrong_block_on_the_command_line_ends_with_2_before_anything_is_touche
     assert not (tmp_path / "out").exists()
 
 
+def test_a_block_of_the_run_is_named_as_it_is_and_an_entry_with_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"ensemble\.blocks: expected the block counters, found Counters"):
+        load_config("demo", ["ensemble.blocks=[Counters]"])
+    with pytest.raises(ConfigError, match="block 'Clip': another block or profile of the run has this name"):
+        load_config("demo", ["ensemble.blocks=[clip=x, Clip=y]"])
+    for block in ("clip", "clip="):
+        with pytest.raises(SystemExit):
+            main(["run", "--out", "out", "--block", block])
+        assert f"expected NAME=DIR, a name and the folder of an entry; found '{block}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("block", ["product_buy=x", "baseline=x", "activity=x", "ensemble=x", "activity", "page_visit"])
 def test_a_block_may_not_take_the_name_of_another_block_or_profile(block: str) -> None:
     with pytest.raises(ConfigError, match="another block or profile of the run has this name"):

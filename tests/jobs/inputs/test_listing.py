@@ -53,6 +53,8 @@ def test_what_is_not_read_is_named_with_the_reason(source: Path, caplog: pytest.
     (source / "000001_0").touch()
     os.mkfifo(source / "pipe")
     pq.write_table(TABLE, source / "b.parquet._COPYING_")
+    for copy in ("a.parquet.bak", "a.parquet~"):
+        pq.write_table(TABLE, source / copy)
     (source / "_SUCCESS").touch()
     (source / ".a.parquet.crc").touch()
     data = source.parent
@@ -64,6 +66,7 @@ def test_what_is_not_read_is_named_with_the_reason(source: Path, caplog: pytest.
     first, *lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert sorted([first, *lines[:-1]]) == [
         "  page_visit.parquet: skipped, a copy under way: b.parquet._COPYING_",
+        "  page_visit.parquet: skipped, a copy, by its name: a.parquet.bak, a.parquet~",
         "  page_visit.parquet: skipped, empty: 000001_0",
         "  page_visit.parquet: skipped, no Parquet: README.txt, sub/0.csv",
         "  page_visit.parquet: skipped, no regular file: pipe",

@@ -355,20 +355,27 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
     assert times == {name: [(noon,), (noon.replace(microsecond=5),)] for name, noon in hours.items()}
 
 
-def test_whole_numbers_of_several_widths_are_one_column_and_other_types_are_refused_by_name(
+def test_columns_of_several_types_are_one_where_they_can_be_and_refused_by_name_where_they_are_read(
     spark: SparkSession, tmp_path: Path
 ) -> None:
+    nanos, micros, brands = pa.timestamp("ns"), pa.timestamp("us"), pa.array(["b"])
+    months = [
+        {"user": pa.array([7], pa.int32()), "at": pa.array([NOON], micros), "brand": brands, "size": pa.array([1.5])},
+        {"user": pa.array([2**40]), "at": pa.array([NOON], nanos), "brand": pa.nulls(1), "size": pa.array([2])},
+        {"user": pa.array([9], pa.int32()), "at": pa.array([None], micros), "brand": brands.dictionary_encode()},
+    ]
     (tmp_path / "log").mkdir()
-    for name, kind in (("a", pa.int32()), ("b", pa.int64()), ("c", pa.int32())):
-        user = pa.array([2**40 if name == "b" else 7], kind)
-        pq.write_table(pa.table({"user": user, "at": ["t"]}), tmp_path / "log" / f"{name}.parquet")
-    settings = InputSettings(path=str(tmp_path / "log"))
+    for number, month in enumerate(months):
+        month["note"] = pa.array([number]) if number else pa.array(["n"])  # which nothing reads
+        pq.write_table(pa.table(month), tmp_path / "log" / f"{number}.parquet")
+    settings = InputSettings(path=str(tmp_path / "log"), timestamp=ColumnSettings("at"), where="brand is not null")
     rows = read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
-    assert rows_of(rows, "user") == [(7,), (7,), (2**40,)]
+    assert rows.columns == ["user", "at", "brand", "size"]
+    assert rows_of(rows, *rows.columns) == [(7, NOON, "b", 1.5), (9, None, "b", None), (2**40, NOON, None, 2.0)]
 
-    pq.write_table(pa.table({"user": [1], "at": [NOON]}), tmp_path / "log" / "d.parquet")
+    settings = replace(settings, where="note = 'n'")
     with pytest.raises(
-        InputError, match=r"one type of the column 'at', found string in \S*a\.parquet and timestamp\[us"
+        InputError, match=r"one type of the column 'note', found string in \S*0\.parquet and int64 in \S*1\.parquet"
     ):
         read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
 

@@ -8,6 +8,7 @@ from eval_tables import SMALL, golden_events, purchases, save_ids, write_shop
 from pyspark.testing import assertDataFrameEqual
 
 from conf.inputs import WindowSettings
+from jobs.stages import split
 from jobs.stages.split import collect_boundaries, relevant_clients, run
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
@@ -45,6 +46,19 @@ def test_listed_clients_keep_their_order_and_listed_activity_counts(spark, works
     clients = relevant_clients(spark, {"product_buy": purchases(spark, BUYS)}, workspace.data, cached)
     expected = [(0, 9, False), (1, 7, False), (2, 3, True)]
     assertDataFrameEqual(clients, spark.createDataFrame(expected, CLIENTS.ddl))
+
+
+def test_lists_of_another_data_sets_clients_are_refused(spark, workspace, cached, monkeypatch):
+    monkeypatch.setattr(split, "N_ASKED_FIRST", 2)
+    inputs = {"product_buy": purchases(spark, BUYS), "page_visit": purchases(spark, VISITS)}
+    save_ids(workspace, "input/relevant_clients.npy", [11, 12, 13, 14, 15, 5])  # 5 is not among the first to be asked
+    assert relevant_clients(spark, inputs, workspace.data, cached).count() == 6
+    save_ids(workspace, "target/active_clients.npy", [3])
+    with pytest.raises(InputError, match=r"active_clients\.npy: expected some of the clients of .*, found none"):
+        relevant_clients(spark, inputs, workspace.data, cached)
+    save_ids(workspace, "input/relevant_clients.npy", [11, 12, 13, 14, 15])
+    with pytest.raises(InputError, match=r"relevant_clients\.npy: .* found none among 5 \(11, 12, 13, \.\.\.\)"):
+        relevant_clients(spark, inputs, workspace.data, cached)
 
 
 def test_a_history_without_input_events_is_an_input_error(spark, tmp_path, cached):
