@@ -76,7 +76,11 @@ class MappedInputs:
         self.judged = {name: self._judge(name) for name in self.rows}
 
     def texts(self, ids: DataFrame) -> DataFrame | None:
-        """As ``Inputs`` has it.
+        """Columns kind and key: the texts that are to have integers; None where all ids are integers.
+
+        Parameters
+        ----------
+        ids : ``tables/ids`` of earlier ingests
 
         Raises
         ------
@@ -100,11 +104,11 @@ class MappedInputs:
         return reduce(DataFrame.unionByName, found) if found else None
 
     def begin(self, ids: DataFrame) -> None:
-        """As ``Inputs`` has it."""
+        """From here on good rows have these integers for their texts, and products may judge events."""
         self.ids = ids
 
     def products(self) -> Source | None:
-        """As ``Inputs`` has it."""
+        """The products; None where the mapping has none."""
         if PRODUCTS not in self.rows:
             return None
         judged = self.judged[PRODUCTS]
@@ -116,8 +120,8 @@ class MappedInputs:
 
         return self._source(PRODUCTS, PRODUCT_PROPERTIES, good, lambda: reject_others_of_sku(judged, PRODUCTS))
 
-    def events(self, name: str) -> Source | None:
-        """As ``Inputs`` has it."""
+    def events(self, name: str) -> Source:
+        """The events of a behaviour."""
         table, judged, item = self.config.events_table(name), self.judged[name], self.config.behaviour(name).item
         is_judged = item == SKU and self.config.ingest.unknown_sku == "quarantine"
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import Protocol
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -58,27 +57,6 @@ class Source:
     count_lines: Callable[[], int] | None = None
 
 
-class Inputs(Protocol):
-    """What ingest reads: the challenge directory or a user's own tables."""
-
-    def events(self, name: str) -> Source | None:
-        """The events of a behaviour; None where nothing gives them."""
-
-    def products(self) -> Source | None:
-        """The products; None where nothing gives them."""
-
-    def texts(self, ids: DataFrame) -> DataFrame | None:
-        """Columns kind and key: the texts that are to have integers; None where all ids are integers.
-
-        Parameters
-        ----------
-        ids : ``tables/ids`` of earlier ingests
-        """
-
-    def begin(self, ids: DataFrame) -> None:
-        """From here on good rows have these integers for their texts, and products may judge events."""
-
-
 class ChallengeInputs:
     """The sources of the challenge directory; InputError where it cannot be read."""
 
@@ -89,14 +67,14 @@ class ChallengeInputs:
         self.has_begun = False
 
     def texts(self, ids: DataFrame) -> None:
-        """All ids are integers."""
+        """The texts that are to have integers: none, for all ids are integers."""
 
     def begin(self, ids: DataFrame) -> None:
-        """As ``Inputs`` has it."""
+        """From here on products may judge events."""
         self.has_begun = True
 
     def products(self) -> Source:
-        """As ``Inputs`` has it."""
+        """The products."""
         path = source_path(self.workspace.data, PRODUCT_PROPERTIES.name)
         groups = group_files(path, PRODUCT_CONTRACT)
         judged = judge_products(_union([read_group(self.spark, group) for group in groups]))
@@ -104,7 +82,7 @@ class ChallengeInputs:
         return Source(str(path), PRODUCT_PROPERTIES, partial(count_rows, path), good, bad, [path])
 
     def events(self, name: str) -> Source | None:
-        """As ``Inputs`` has it."""
+        """The events of a behaviour; None where it has no file."""
         path, settings = source_path(self.workspace.data, name), self.config.behaviour(name)
         if not path.exists():
             log.info("  %s: no %s.parquet in the data, left out", name, name)

@@ -19,7 +19,7 @@ from jobs.inputs.ids import refuse_alike
 from jobs.inputs.mapped_tables import MappedInputs
 from jobs.inputs.rejects import collect_explanation, collect_reasons, format_reasons
 from jobs.inputs.source_files import naming_unreadable_files
-from jobs.inputs.sources import ChallengeInputs, Inputs, Source
+from jobs.inputs.sources import ChallengeInputs, Source
 from jobs.runtime.side_by_side import map_side_by_side
 from jobs.storage.delta_commit import WrittenFile
 from jobs.storage.delta_tables import TableCommit, exists, next_ingest, read_table, write_table
@@ -63,7 +63,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
     # an error where the configuration has none: windows and labels are made of purchases
     config.behaviour(PRODUCT_BUY)
-    inputs: Inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
+    inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
     check_any_purchase(inputs.events(PRODUCT_BUY))  # before anything is written
     tables = {**config.events_tables(), PRODUCT_PROPERTIES.name: PRODUCT_PROPERTIES}
     number = next_ingest(spark, workspace, [*tables.values(), IDS])
@@ -96,7 +96,9 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     check_few_rejected(sources, counts, reasons, quarantine, config.ingest)
 
 
-def write_ids(spark: SparkSession, inputs: Inputs, workspace: Workspace, ingest: int) -> DataFrame:
+def write_ids(
+    spark: SparkSession, inputs: ChallengeInputs | MappedInputs, workspace: Workspace, ingest: int
+) -> DataFrame:
     """``tables/ids``, with a row for each text of the inputs that had none.
 
     Raises
