@@ -7,7 +7,6 @@ Logs, locks and messages between ranks and driver are of ``jobs/runtime``.
 import contextlib
 import hashlib
 import json
-import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,11 +77,6 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder with all that it holds; one that is not there is none to remove."""
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_empty_folder(path: Path) -> None:

@@ -1,12 +1,12 @@
 """Where a run reads and writes: the challenge directory, the output directory, and its tables."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.storage.files import remove_folder
 from jobs.storage.locations import quoted_name, spark_url, table_url
 from jobs.storage.working_copy import COMPLETE, METRICS, WorkingCopy
 from ml.files.notes import FolderNotes, Notes, StoreNotes
@@ -132,7 +132,7 @@ class Workspace:
     def remove(self, folder: Path) -> bool:
         """Remove a folder of ``out``, which need not have been fetched; whether it was there."""
         was_there = folder.is_dir()
-        remove_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         if self.working_copy:
             was_there |= self.working_copy.remove(self.working_copy.name_of(folder))
         return was_there

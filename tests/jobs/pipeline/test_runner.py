@@ -1,6 +1,7 @@
 """Where a run goes on, and what a stage leaves: records, the saved configuration, its rows."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from jobs.pipeline.registry import STAGE_NAMES, find_stage
 from jobs.pipeline.runner import plan_run, run_stages
-from jobs.storage.files import remove_folder
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.workspace import Workspace
@@ -357,7 +357,7 @@ def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_t
     assert [records[f"models/{name}"].folders for name in ("mixed", "product_buy")] == [["models/mixed"], []]
     assert plan_run(CONFIG, workspace) == []
 
-    remove_folder(workspace.out / "models/mixed")
+    shutil.rmtree(workspace.out / "models/mixed")
     with pytest.raises(OutdatedError, match=r"expected models/mixed, which train wrote .*removed.*train --only mixed"):
         find_stage("embed").check_inputs(CONFIG, workspace)
     find_stage("probe").check_inputs(CONFIG, workspace)  # opens entries, and these are there
@@ -365,7 +365,7 @@ def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_t
     run(workspace)
     assert ran == ["train", "embed", *AFTER_BLOCKS]
 
-    remove_folder(workspace.out / "entries/ensemble")
+    shutil.rmtree(workspace.out / "entries/ensemble")
     ran.clear()
     run(workspace)
     assert ran == AFTER_BLOCKS
