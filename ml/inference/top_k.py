@@ -11,22 +11,17 @@ from ml.data.sequence_batch import Sequences
 from ml.models.last_states import encode_last
 from ml.models.protocol import SequenceEncoder, evaluating
 from ml.objectives.protocol import Objective
+from ml.objectives.ranking import ITEMS_AT_ONCE, ROWS_AT_ONCE
 from schemas.tokens import FIRST_ITEM, UNK
 
-ROWS_AT_ONCE = 256
-"""Sequences whose scores of a chunk of items are in memory at once."""
 
-
-def nearest_items(
-    encoder: SequenceEncoder, token_ids: Tensor, k: int = 10, chunk_size: int = 50_000
-) -> tuple[Tensor, Tensor]:
+def nearest_items(encoder: SequenceEncoder, token_ids: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
     """The ``k`` items of highest cosine similarity to each of some tokens, the token itself left out.
 
     Parameters
     ----------
     token_ids : int64 [N], of items
     k : more than there are other items gives all of them
-    chunk_size : items compared at once; memory is N x chunk_size
 
     Returns
     -------
@@ -47,8 +42,8 @@ def nearest_items(
     similarity = torch.empty((len(token_ids), 0), device=token_ids.device)
     with evaluating(encoder):
         own = F.normalize(encoder.item_vectors(token_ids), dim=1)  # [N, D]
-        for start in range(FIRST_ITEM, n_tokens, chunk_size):
-            items = torch.arange(start, min(start + chunk_size, n_tokens), device=token_ids.device)
+        for start in range(FIRST_ITEM, n_tokens, ITEMS_AT_ONCE):
+            items = torch.arange(start, min(start + ITEMS_AT_ONCE, n_tokens), device=token_ids.device)
             scores = own @ F.normalize(encoder.item_vectors(items), dim=1).T  # [N, chunk]
             scores = scores.masked_fill(items == token_ids[:, None], -torch.inf)
             found, similarity = _keep_best(found, similarity, scores, start, min(k, n_others))
@@ -56,12 +51,7 @@ def nearest_items(
 
 
 def next_items(
-    encoder: SequenceEncoder,
-    objective: Objective,
-    sequences: Sequences,
-    k: int,
-    with_seen: bool = True,
-    chunk_size: int = 50_000,
+    encoder: SequenceEncoder, objective: Objective, sequences: Sequences, k: int, with_seen: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``k`` items that the encoder scores highest as each sequence's next, asked for as validation asks.
 
@@ -70,7 +60,6 @@ def next_items(
     objective : that the encoder was trained on; says how the next item is asked for
     k : more than there are items gives all of them
     with_seen : also items that the sequence holds
-    chunk_size : items scored at once; memory is ``ROWS_AT_ONCE`` x chunk_size scores
 
     Returns
     -------
@@ -91,14 +80,12 @@ def next_items(
             vectors = encoder.output_vectors(encode_last(encoder, objective.without_last(asked)))  # [B, D]
             seen = batch.token_ids.to(vectors.device)
             for part in torch.arange(len(rows)).split(ROWS_AT_ONCE):
-                items, best = _best_items(encoder, vectors[part], None if with_seen else seen[part], k, chunk_size)
+                items, best = _best_items(encoder, vectors[part], None if with_seen else seen[part], k)
                 found[rows[part]], scores[rows[part]] = items.cpu().numpy(), best.cpu().numpy()
     return found, scores
 
 
-def _best_items(
-    encoder: SequenceEncoder, vectors: Tensor, left_out: Tensor | None, k: int, chunk_size: int
-) -> tuple[Tensor, Tensor]:
+def _best_items(encoder: SequenceEncoder, vectors: Tensor, left_out: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """Items int64 [R, k] of highest scores float [R, k]; -1 and -inf where all others are left out.
 
     Parameters
@@ -107,8 +94,8 @@ def _best_items(
     """
     items = torch.empty((len(vectors), 0), dtype=torch.int64, device=vectors.device)
     best = torch.empty((len(vectors), 0), device=vectors.device)
-    for start in range(FIRST_ITEM, encoder.vocabulary.n_tokens, chunk_size):
-        end = min(start + chunk_size, encoder.vocabulary.n_tokens)
+    for start in range(FIRST_ITEM, encoder.vocabulary.n_tokens, ITEMS_AT_ONCE):
+        end = min(start + ITEMS_AT_ONCE, encoder.vocabulary.n_tokens)
         scores = encoder.logits_between(vectors, start, end).float()  # [R, chunk]
         if left_out is not None:
             # in a column more, those that are in no other

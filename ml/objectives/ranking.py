@@ -15,13 +15,14 @@ from schemas.tokens import FIRST_ITEM, PAD
 
 ROWS_AT_ONCE = 256
 """Rows whose scores of a chunk of items are in memory at once, however many a batch has."""
+ITEMS_AT_ONCE = 50_000
+"""Items scored at once: memory is for each row that many scores, and in a ranking four times as many booleans."""
 
 
 def rank_last_items(
     encoder: SequenceEncoder,
     objective: Objective,
     batch: SequenceBatch[Tensor],
-    chunk_size: int = 50_000,
     left_out: Tensor | None = None,
 ) -> Tensor:
     """The rank, among all items, of each row's last item when the encoder does not see it; 1 is best.
@@ -36,7 +37,6 @@ def rank_last_items(
     encoder : is left in the mode it is in
     objective : says how the last item is asked for
     batch : tensors, in memory or on the encoder's device
-    chunk_size : items scored at once; memory is ROWS_AT_ONCE x chunk_size scores and four times as many booleans
     left_out : int64 [B, S], token ids that are not in a row's ranking, but for the last item itself: those that the
         client has already
 
@@ -55,21 +55,14 @@ def rank_last_items(
         vectors = encoder.output_vectors(encode_last(encoder, inputs))  # [B, D]
         pieces = zip(*(rows.split(ROWS_AT_ONCE) for rows in (vectors, last_items, removed)), strict=True)
         kinds = objective.item_kinds
-        n_unbeaten = torch.cat(
-            [_count_unbeaten(encoder, own, last, seen, chunk_size, kinds) for own, last, seen in pieces]
-        )
+        n_unbeaten = torch.cat([_count_unbeaten(encoder, own, last, seen, kinds) for own, last, seen in pieces])
     is_item = last_items.squeeze(1) >= FIRST_ITEM
     n_ranked = encoder.vocabulary.n_items - (removed >= FIRST_ITEM).sum(dim=1)
     return torch.where(is_item, n_unbeaten, n_ranked + 1)
 
 
 def _count_unbeaten(
-    encoder: SequenceEncoder,
-    vectors: Tensor,
-    last_items: Tensor,
-    removed: Tensor,
-    chunk_size: int,
-    kinds: Tensor | None,
+    encoder: SequenceEncoder, vectors: Tensor, last_items: Tensor, removed: Tensor, kinds: Tensor | None
 ) -> Tensor:
     """Int64 [R], the items that score no less than a row's last one ([R, 1]), itself too, ``removed`` ([R, S]) not.
 
@@ -78,8 +71,8 @@ def _count_unbeaten(
     # of a product as below: summed in another order, ties of items that share a vector would be broken by chance
     own_scores = encoder.logits(vectors, last_items.squeeze(1)).diagonal().unsqueeze(1)  # [R, 1]
     n_unbeaten = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    for start in range(FIRST_ITEM, encoder.vocabulary.n_tokens, chunk_size):
-        items = torch.arange(start, min(start + chunk_size, encoder.vocabulary.n_tokens), device=vectors.device)
+    for start in range(FIRST_ITEM, encoder.vocabulary.n_tokens, ITEMS_AT_ONCE):
+        items = torch.arange(start, min(start + ITEMS_AT_ONCE, encoder.vocabulary.n_tokens), device=vectors.device)
         scores = encoder.logits_between(vectors, start, start + len(items))  # [R, chunk]
         # Rounding may differ from own_scores: the item itself is counted by its id, not by its score.
         is_unbeaten = ~(scores < own_scores) | (items == last_items)  # [R, chunk]

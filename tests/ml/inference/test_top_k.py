@@ -4,6 +4,7 @@ import torch
 from small_encoders import settings_of, transformer
 
 from ml.data.sequence_batch import SequenceBatch, Sequences
+from ml.inference import top_k
 from ml.inference.top_k import nearest_items, next_items
 from ml.models.transformer import Transformer
 from ml.objectives.cloze import Cloze
@@ -31,9 +32,12 @@ def test_neighbours_come_by_falling_cosine_without_the_item_itself(model: Transf
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 5])
-def test_equals_come_by_token_id_and_chunks_change_nothing(model: Transformer, chunk_size: int):
+def test_equals_come_by_token_id_and_chunks_change_nothing(
+    model: Transformer, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+):
     expected, _ = nearest_items(model, torch.tensor([3, 4, 5]), k=3)
-    items, _ = nearest_items(model, torch.tensor([3, 4, 5]), k=3, chunk_size=chunk_size)
+    monkeypatch.setattr(top_k, "ITEMS_AT_ONCE", chunk_size)
+    items, _ = nearest_items(model, torch.tensor([3, 4, 5]), k=3)
     assert items.tolist() == expected.tolist() == [[4, 5, 7], [3, 5, 7], [7, 4, 3]]
 
 
@@ -61,14 +65,15 @@ def test_compact_tables_have_neighbours_too(table: str):
 @pytest.mark.parametrize(("objective", "attention"), [(Cloze, "bidirectional"), (NextItem, "causal")])
 @pytest.mark.parametrize(("with_seen", "chunk_size"), [(True, 50), (True, 3), (False, 4)])
 def test_next_items_come_in_the_order_that_validation_ranks_them_in(
-    objective: type[Objective], attention: str, with_seen: bool, chunk_size: int
+    objective: type[Objective], attention: str, with_seen: bool, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(top_k, "ITEMS_AT_ONCE", chunk_size)
     torch.manual_seed(0)
     settings = settings_of(hidden_size=8, n_layers=1, n_heads=1, feed_forward_size=8, max_length=5, attention=attention)
     model, k = transformer(settings, n_tokens=12), 4
     asked = objective(settings, model.vocabulary)
     rows = [[3], [4, 5, 6], [11, 2, 7, 7, 3, 9]]
-    items, scores = next_items(model, asked, Sequences.from_rows(rows), k, with_seen, chunk_size)
+    items, scores = next_items(model, asked, Sequences.from_rows(rows), k, with_seen)
     assert (np.diff(scores, axis=1) < 0).all()
     for row, found in zip(rows, items.tolist(), strict=True):
         for position, item in enumerate(found, start=1):
@@ -79,11 +84,12 @@ def test_next_items_come_in_the_order_that_validation_ranks_them_in(
 
 
 @pytest.mark.parametrize("chunk_size", [5, 2])
-def test_of_items_that_score_alike_those_of_lower_token_ids_are_next(chunk_size: int):
+def test_of_items_that_score_alike_those_of_lower_token_ids_are_next(chunk_size: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(top_k, "ITEMS_AT_ONCE", 40 * chunk_size)
     model = transformer(SETTINGS, n_tokens=200)
     torch.nn.init.zeros_(model.item_table.weight)
-    asked, chunks = Sequences.from_rows([[9, 3], [4]]), 40 * chunk_size
-    items, _ = next_items(model, Cloze(SETTINGS, model.vocabulary), asked, k=4, with_seen=False, chunk_size=chunks)
+    asked = Sequences.from_rows([[9, 3], [4]])
+    items, _ = next_items(model, Cloze(SETTINGS, model.vocabulary), asked, k=4, with_seen=False)
     assert items.tolist() == [[4, 5, 6, 7], [3, 5, 6, 7]]
 
 

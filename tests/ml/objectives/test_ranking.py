@@ -50,9 +50,10 @@ def model_that_scores(scores):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 50])
-def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
+def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size, monkeypatch):
+    monkeypatch.setattr(ranking, "ITEMS_AT_ONCE", chunk_size)
     model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.4, 0.3, 0.2])
-    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]), chunk_size)
+    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]))
 
     assert ranks.tolist() == [4, 1, 2, 3]
 
@@ -61,8 +62,9 @@ def test_the_rank_counts_the_items_that_score_higher_in_any_chunks(chunk_size):
 def test_items_of_another_kind_do_not_compete(chunk_size, monkeypatch):
     kinds = torch.tensor([0, 0, 0, 1, 1, 2, 2])
     monkeypatch.setattr(Cloze, "item_kinds", kinds)
+    monkeypatch.setattr(ranking, "ITEMS_AT_ONCE", chunk_size)
     model = model_that_scores([9.0, 9.0, 9.0, 0.1, 0.4, 0.3, 0.2])
-    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]), chunk_size)
+    ranks = rank_last_items(model, torch.tensor([[5, 3], [3, 4], [0, 5], [4, 6]]))
 
     assert ranks.tolist() == [2, 1, 1, 2]
 
@@ -73,6 +75,7 @@ def test_items_of_another_kind_do_not_compete(chunk_size, monkeypatch):
 @pytest.mark.parametrize("rows_at_once", [4, 256])
 def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, chunk_size, rows_at_once):
     monkeypatch.setattr(ranking, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(ranking, "ITEMS_AT_ONCE", chunk_size)
     torch.manual_seed(7)
     settings = settings_of(hidden_size=8, n_layers=1, n_heads=2, table=table, table_rows=999, table_splits=2)
     model = transformer(settings, n_tokens=20)
@@ -88,7 +91,7 @@ def test_ranks_are_those_of_all_logits_at_once(monkeypatch, table, remove_seen, 
         expected.append(1 + len(better if row[-1] != UNK else ranked))
 
     left_out = torch.tensor(rows)[:, :-1] if remove_seen else None
-    assert rank_last_items(model, torch.tensor(rows), chunk_size, left_out).tolist() == expected
+    assert rank_last_items(model, torch.tensor(rows), left_out).tolist() == expected
 
 
 @pytest.mark.parametrize("table", ["full", "hashed", "product"])
