@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,9 @@ from ml.data.sequence_batch import Batches, SequenceBatch, Sequences, Tokens, co
 from ml.data.sharding import (
     FeedFile,
     Shard,
+    deal_files,
     group_by_width,
-    rows_by_width,
     shard_files,
-    steps_by_width,
     training_shard,
     width_schedule,
 )
@@ -76,9 +76,12 @@ class ParquetFeed:
                 "behaviours"
             )
         self._validation_files = {width: self._cut(files) for width, files in group_by_width(validation_files).items()}
-        kept = [file for files in self._training_files.values() for file in files]
-        self._n_rows = rows_by_width(kept, world_size)
-        self._steps = steps_by_width(self._n_rows, tokens_per_batch)
+        # width -> rows of the rank with the most, and the steps that are enough for them: equal on all ranks
+        self._n_rows = {
+            width: max(shard.n_rows for shard in deal_files(files, world_size))
+            for width, files in self._training_files.items()
+        }
+        self._steps = {width: ceil(n / rows_per_batch(tokens_per_batch, width)) for width, n in self._n_rows.items()}
         self._tokens_per_batch, self._settings, self._seed = tokens_per_batch, settings, seed
         self.n_batches = sum(self._steps.values())
 

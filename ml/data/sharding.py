@@ -4,7 +4,7 @@ Words: a *file*, or one row group of it, is the unit a rank reads; ``world_size`
 has as many steps on every rank, because a rank with a step more would wait in the allreduce for ever.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import ceil
@@ -12,8 +12,6 @@ from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ml.data.batching import rows_per_batch
 
 BALANCED = 1.1
 """Files or row groups are dealt out whole where no rank gets more than this times the mean of rows."""
@@ -109,19 +107,6 @@ def training_shard(files: Sequence[FeedFile], rank: int, world_size: int) -> Sha
     shard = shard_files(files, rank, world_size)
     # of fewer rows than ranks, the first ranks have one each
     return shard if shard.n_rows else shard_files(files, rank % max(1, sum(file.n_rows for file in files)), world_size)
-
-
-def rows_by_width(files: Sequence[FeedFile], world_size: int) -> dict[int, int]:
-    """Width -> rows of the rank with the most."""
-    return {
-        width: max(shard.n_rows for shard in deal_files(group, world_size))
-        for width, group in group_by_width(files).items()
-    }
-
-
-def steps_by_width(n_rows: Mapping[int, int], tokens_per_batch: int) -> dict[int, int]:
-    """Width -> steps of one epoch, equal on all ranks: enough for ``n_rows`` of each width."""
-    return {width: ceil(n / rows_per_batch(tokens_per_batch, width)) for width, n in n_rows.items()}
 
 
 def width_schedule(steps: dict[int, int], seed: int, epoch: int) -> NDArray[np.int64]:

@@ -9,9 +9,7 @@ from ml.data.sharding import (
     FeedFile,
     Shard,
     deal_files,
-    rows_by_width,
     shard_files,
-    steps_by_width,
     training_shard,
     width_schedule,
 )
@@ -76,8 +74,6 @@ def test_whatever_the_files_and_their_row_groups_each_row_is_in_one_shard_and_st
     )
     assert len(rows) == sum(file.n_rows for file in files)
     assert len({file.row_group is None for shard in shards for file in shard.files if file.n_rows}) <= 1
-    most = max(shard.n_rows for shard in shards)
-    assert rows_by_width(files, world_size) == {8: most}
     assert shards == deal_files(files, world_size), "each rank deals for itself"
 
 
@@ -100,11 +96,6 @@ def test_a_rank_without_a_row_repeats_another_ranks_row() -> None:
     two_rows = [FeedFile("file", 2, 8)]
     assert [shard_files(two_rows, rank, 3).n_rows for rank in range(3)] == [1, 1, 0]
     assert [training_shard(two_rows, rank, 3).offset for rank in range(3)] == [0, 1, 0]
-
-
-def test_steps_are_enough_for_the_rank_with_the_most_rows() -> None:
-    files = [FeedFile("a", 100, 4), FeedFile("b", 9, 64), FeedFile("c", 1, 64)]
-    assert steps_by_width(rows_by_width(files, world_size=2), tokens_per_batch=64) == {4: 4, 64: 5}
 
 
 def test_the_schedule_has_every_step_and_changes_with_the_epoch() -> None:
