@@ -69,8 +69,7 @@ class EventTable(ItemTable):
         attributes = vocabulary.attributes or ItemAttributes.unknown(vocabulary.n_tokens)
         for name in ("category", "price", "codes"):
             self.register_buffer(name, torch.tensor(getattr(attributes, name)))
-        sku_kind = 1 + vocabulary.item_columns.index(SKU) if SKU in vocabulary.item_columns else 0
-        has_id = (attributes.codes[:, 0] == 0) | (attributes.item_kind == sku_kind)
+        has_id = (attributes.codes[:, 0] == 0) | (attributes.item_kind == vocabulary.kind_of(SKU))
         # no bool: our model files have none (ml/files/tensor_file.py)
         self.register_buffer("has_id", torch.from_numpy(has_id.astype(np.uint8)))
 
