@@ -32,11 +32,6 @@ class ProbeSettings(Settings):
         is_known = 0 < len(self.tasks) == len({*self.tasks} & {*TASKS})
         require(is_known, f"probe.tasks: expected some of {', '.join(TASKS)}, each once; found {list(self.tasks)}")
 
-    @property
-    def is_official(self) -> bool:
-        """Whether scores are comparable with the challenge's."""
-        return self.of_a_score() == ProbeSettings().of_a_score()
-
     def of_a_score(self) -> dict[str, Any]:
         """The settings that a single score depends on, by name."""
         return {name: value for name, value in asdict(self).items() if name not in ("repeats", "tasks", "entries")}

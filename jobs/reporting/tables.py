@@ -181,14 +181,14 @@ def tasks_without_score(scores: Scores) -> list[str]:
 
 def probe_note(probe: ProbeSettings) -> str | None:
     """What to know before scores are compared with others'; None for the challenge's own probe."""
-    if probe.is_official:
-        return None
     official = ProbeSettings()
     changed = [
         f"{name.replace('_', ' ')} {value} instead of {getattr(official, name)}"
         for name, value in probe.of_a_score().items()
         if getattr(official, name) != value
     ]
+    if not changed:
+        return None
     relation = "is narrower than" if probe.hidden_size < official.hidden_size else "differs from"
     return (
         f"The probe {relation} the challenge's ({', '.join(changed)}): "

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from conf.evaluation import ProbeSettings
 from conf.load import FOLDER, checked, load_config, to_yaml
 from conf.pipeline import PipelineConfig
 from conf.synthetic import ShopSettings
@@ -18,7 +19,7 @@ def test_a_file_changes_its_base_and_set_changes_both() -> None:
     assert config.training.epochs == 3
     assert config.behaviours["page_visit"].min_count == 9
     assert config.behaviours["page_visit"].item == "url"
-    assert not config.probe.is_official
+    assert config.probe.of_a_score() != ProbeSettings().of_a_score()
 
 
 def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

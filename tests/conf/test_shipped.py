@@ -37,7 +37,7 @@ def test_the_reports_settings_are_to_the_letter() -> None:
         ("transformer", "cloze")
     }
     assert config.ensemble == EnsembleSettings("concat", scaling="none", absent="zeros", presence_flags=False)
-    assert config.probe.is_official
+    assert config.probe.of_a_score() == ProbeSettings().of_a_score()
 
 
 @pytest.mark.parametrize(("name", "expected"), [(each, "auto") for each in ("default", "demo", "fourth_place")]
