@@ -81,34 +81,15 @@ def is_no_vector(column: str, size: int) -> str:
     return f"{column} is not {size} finite numbers"
 
 
-@dataclass(frozen=True)
-class ColumnContract:
-    """What one column of a source file must hold.
-
-    Attributes
-    ----------
-    kind : ``INTEGERS``, ``TEXT`` or ``TIME``; a column that holds nulls alone passes as any of them
-    """
-
-    column: str
-    kind: str
-
-
-def events_contract(item_column: str, kind: ItemKind) -> tuple[ColumnContract, ...]:
-    """The contract of a behaviour's source.
+def events_contract(item_column: str, kind: ItemKind) -> tuple[tuple[str, str], ...]:
+    """Each column of a behaviour's source, and what it must hold; one that holds nulls alone passes as any kind.
 
     Exact repeats of an event are no fault: they are kept and counted (ingest.drop_duplicates removes them).
     """
-    item = ColumnContract(item_column, INTEGERS if kind is ItemKind.ID else TEXT)
-    return ColumnContract(CLIENT_ID, INTEGERS), ColumnContract(TIMESTAMP, TIME), item
+    return (CLIENT_ID, INTEGERS), (TIMESTAMP, TIME), (item_column, INTEGERS if kind is ItemKind.ID else TEXT)
 
 
-PRODUCT_CONTRACT = (
-    ColumnContract(SKU, INTEGERS),
-    ColumnContract(CATEGORY, INTEGERS),
-    ColumnContract(PRICE, INTEGERS),
-    ColumnContract(NAME, TEXT),
-)
+PRODUCT_CONTRACT = ((SKU, INTEGERS), (CATEGORY, INTEGERS), (PRICE, INTEGERS), (NAME, TEXT))
 """Category, price and name may be null. Of the rows of one sku that keep these rules, the first by category, price
 and name, nulls last, is kept; the others are rejected with ``REPEATS_SKU`` (equal to the one kept) or
 ``CONFLICTS_ON_SKU``."""

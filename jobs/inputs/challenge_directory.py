@@ -24,7 +24,6 @@ from schemas.tables import (
     PRODUCT_CONTRACT,
     PRODUCT_PROPERTIES,
     TEXT,
-    ColumnContract,
     events_contract,
 )
 from schemas.tasks import PROPENSITY
@@ -119,8 +118,12 @@ def count_rows(source: Path) -> int:
     return sum(read_footer(path).metadata.num_rows for path in parquet_files(source))
 
 
-def group_files(source: Path, contract: Sequence[ColumnContract]) -> list[FileGroup]:
+def group_files(source: Path, contract: Sequence[tuple[str, str]]) -> list[FileGroup]:
     """The files of a source by how they store the contract's columns, in name order; one group where all are alike.
+
+    Parameters
+    ----------
+    contract : columns, each with the kind of its values
 
     Raises
     ------
@@ -131,23 +134,22 @@ def group_files(source: Path, contract: Sequence[ColumnContract]) -> list[FileGr
     for path in parquet_files(source):
         footer = read_footer(path)
         columns, problems = [], []
-        for column in contract:
-            name = column.column
+        for name, kind in contract:
             # Spark reads none of several columns that differ in case alone, so all of them are looked at
             fields = [field for field in footer.schema if field.name.lower() == name.lower()]
-            stored = _stored_as(footer, column) if [field.name for field in fields] == [name] else None
+            stored = _stored_as(footer, name, kind) if [field.name for field in fields] == [name] else None
             if stored:
                 columns.append(stored)
             else:
                 types = [
                     f"{field.type}" if field.name == name else f"{field.type} in {field.name!r}" for field in fields
                 ]
-                problems.append(f"column {name!r}: expected {column.kind}, found {' and '.join(types) or 'none'}")
+                problems.append(f"column {name!r}: expected {kind}, found {' and '.join(types) or 'none'}")
         if problems:
             raise InputError(
                 f"{path}: {'; '.join(problems)}; the columns there are {footer.schema.names}; write the file again"
             )
-        if problems := find_undecodable(footer.metadata, [column.column for column in contract]):
+        if problems := find_undecodable(footer.metadata, [name for name, _ in contract]):
             raise InputError(
                 f"{path}: {'; '.join(problems)}; write the file again with the defaults of pyarrow or Spark"
             )
@@ -209,19 +211,18 @@ def _load_array(path: Path) -> np.ndarray | None:
         raise InputError(f"{path}: expected a .npy array, found {error}; write the file anew or remove it") from error
 
 
-def _stored_as(footer: Footer, column: ColumnContract) -> StoredColumn | None:
+def _stored_as(footer: Footer, name: str, kind: str) -> StoredColumn | None:
     """How a file stores a column; None where it holds another kind of value than the contract's."""
-    name = column.column
     found = footer.schema.field(name).type
     if pa.types.is_null(found):
-        return StoredColumn(name, "long" if column.kind == INTEGERS else "string", "nothing")
+        return StoredColumn(name, "long" if kind == INTEGERS else "string", "nothing")
     if pa.types.is_dictionary(found):
         found = found.value_type
-    if column.kind == INTEGERS:
+    if kind == INTEGERS:
         return StoredColumn(name, _SPARK_INTEGERS[str(found)]) if pa.types.is_integer(found) else None
     if pa.types.is_string(found) or pa.types.is_large_string(found):
         return StoredColumn(name, "string")
-    if column.kind == TEXT or not pa.types.is_timestamp(found):
+    if kind == TEXT or not pa.types.is_timestamp(found):
         return None
     # Parquet's own schema says how a time is stored; the Arrow schema beside it may tell another unit or zone
     schema = footer.metadata.schema
