@@ -3,7 +3,6 @@
 import logging
 from contextlib import ExitStack
 from functools import reduce
-from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -25,13 +24,6 @@ from schemas.tables import ITEM_ATTRIBUTES, PRODUCT_PROPERTIES, VOCABULARIES
 log = logging.getLogger(__name__)
 
 
-class Counts(NamedTuple):
-    """The items of one behaviour with ``n_events``, and how many they are at most, where that is known."""
-
-    items: DataFrame
-    max_rows: int | None
-
-
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write one row per behaviour and item, one per merged stream and item, and what is known of the latter."""
     windows = read_windows(spark, workspace)
@@ -45,14 +37,15 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     }
     with ExitStack() as cached:
 
-        def count(name: str) -> Counts:
+        def count(name: str) -> tuple[DataFrame, int | None]:
+            """The items of one behaviour with ``n_events``, and how many they are at most, where that is known."""
             events = stored_rows(read_ingested(spark, workspace, config.events_table(name)), windows.input_end)
             behaviour = config.behaviours[name]
             counts = count_items(events, behaviour.item, 1 if name in counted_whole else behaviour.min_count)
             # read once more, for the counts of the merged streams
             is_shared = any(name in stream.behaviours for stream in merged.values())
             max_rows = events.max_rows if isinstance(events, StoredRows) else None
-            return Counts(cache_rows(counts, cached) if is_shared else counts, max_rows)
+            return cache_rows(counts, cached) if is_shared else counts, max_rows
 
         counted = dict(zip(config.behaviours, map_side_by_side(count, config.behaviours), strict=True))
 
@@ -63,8 +56,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 
         def merge(name: str) -> DataFrame:
             own = {behaviour: counted[behaviour] for behaviour in merged[name].behaviours}
-            max_rows = [each.max_rows for each in own.values()]
-            counts = merge_counts({behaviour: each.items for behaviour, each in own.items()}, config.behaviours)
+            max_rows = [most for _, most in own.values()]
+            counts = merge_counts({behaviour: items for behaviour, (items, _) in own.items()}, config.behaviours)
             return number_items(counts, name, cached, None if None in max_rows else sum(filter(None, max_rows)))
 
         # merged counts are made of those that are cached by then
