@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,7 @@ def build_merged_sequences(
         settings = config.behaviours[name]
         rows = with_token_ids(events[name], vocabularies[settings.item], settings)
         kind, positions = ItemKind(settings.kind), sent.get(settings.item)
-        sources.append((rows, MergedEvents(number, kind, positions, settings.keep_rare_as_unk).pack))
+        sources.append((rows, partial(pack_events, number, kind, positions, settings.keep_rare_as_unk)))
     last = LastTokens.of_stream(stream, config)
     sequences = aggregate_packed(sources, last.shrink, last.finish, LastTokens.DDL)
     return sequences.select(F.lit(stream.name).alias(BEHAVIOUR), "*")
@@ -80,42 +80,40 @@ def collect_merged_vocabulary(
     }
 
 
-@dataclass(frozen=True)
-class MergedEvents:
+def pack_events(
+    event_type: int,
+    kind: ItemKind,
+    positions: Broadcast[ItemPositions] | None,
+    keep_unknown: bool,
+    rows: pa.Table,
+) -> pa.Table:
     """One behaviour's source rows -> the packed rows that ``LastTokens`` aggregates.
 
     They have the token's id and the item itself, not its position in the vocabulary: among events of unknown items,
     too, repeats must be told from others.
 
-    Attributes
+    Parameters
     ----------
     event_type : of all rows
     kind : of the items; ids and text have a column each, since one is compared as numbers
     positions, keep_unknown : as in ``LastTokens``
+    rows : client_id, timestamp, item and, where there are no ``positions``, token_id
     """
-
-    event_type: int
-    kind: ItemKind
-    positions: Broadcast[ItemPositions] | None = None
-    keep_unknown: bool = False
-
-    def pack(self, rows: pa.Table) -> pa.Table:
-        """Source rows (client_id, timestamp, item and, where there are no ``positions``, token_id) in packed form."""
-        if self.positions is not None:
-            position = self.positions.value.find(rows.column(2).to_numpy())
-            if not self.keep_unknown:
-                known = np.flatnonzero(position & 1)
-                rows, position = rows.take(pa.array(known)), position[known]
-            token_ids = pa.array(self.positions.value.token_ids_at(position))
-        else:
-            token_ids = rows.column(TOKEN_ID)
-        items = rows.column(2)
-        return pa.table(
-            {
-                CLIENT_ID: narrow(rows.column(CLIENT_ID).to_numpy()),
-                **pack_times(rows.column(TIMESTAMP).to_numpy().view(np.int64)),
-                EVENT_TYPE: np.full(rows.num_rows, self.event_type, np.int8),
-                **({TEXT: items} if self.kind is ItemKind.CODES else {ITEM: narrow(items.to_numpy())}),
-                TOKEN_ID: token_ids,
-            }
-        )
+    if positions is not None:
+        position = positions.value.find(rows.column(2).to_numpy())
+        if not keep_unknown:
+            known = np.flatnonzero(position & 1)
+            rows, position = rows.take(pa.array(known)), position[known]
+        token_ids = pa.array(positions.value.token_ids_at(position))
+    else:
+        token_ids = rows.column(TOKEN_ID)
+    items = rows.column(2)
+    return pa.table(
+        {
+            CLIENT_ID: narrow(rows.column(CLIENT_ID).to_numpy()),
+            **pack_times(rows.column(TIMESTAMP).to_numpy().view(np.int64)),
+            EVENT_TYPE: np.full(rows.num_rows, event_type, np.int8),
+            **({TEXT: items} if kind is ItemKind.CODES else {ITEM: narrow(items.to_numpy())}),
+            TOKEN_ID: token_ids,
+        }
+    )

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from conf.load import load_config
 from conf.pipeline import PipelineConfig
-from jobs.transforms.merged_sequences import MergedEvents, build_merged_sequences, collect_merged_vocabulary
+from jobs.transforms.merged_sequences import build_merged_sequences, collect_merged_vocabulary, pack_events
 from jobs.transforms.sequences import LastTokens
 from schemas.behaviours import ItemKind
 from schemas.tables import VOCABULARIES
@@ -96,7 +96,7 @@ def packed(events: list[Event], behaviour: str) -> pa.Table:
         "item": pa.array([event[3] for event in own], pa.string() if kind is ItemKind.CODES else pa.int64()),
         "token_id": pa.array([tokens.get((ITEMS[behaviour], event[3]), UNK) for event in own], pa.int32()),
     }
-    return MergedEvents(1 + number, kind).pack(pa.table(columns))
+    return pack_events(1 + number, kind, None, False, pa.table(columns))
 
 
 @pytest.mark.parametrize("drop_repeats", [True, False])
