@@ -68,48 +68,33 @@ class PlannedModel:
         return open_feed(self.job.settings, ranks, make)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a training writes.
-
-    Attributes
-    ----------
-    metrics : log of figures
-    working_copy : that this and the folders of all jobs are part of, where ``--out`` is a store
-    """
-
-    metrics: Path
-    working_copy: WorkingCopy | None = None
-
-    def here(self, ranks: Ranks, plans: list[PlannedModel]) -> tuple[list[PlannedModel], Path, Callable[..., None]]:
-        """The plans and the log on this host, and what copies to the store what rank 0 has written here."""
-        copy = self.working_copy
-        if copy is None:
-            return plans, self.metrics, lambda *_: None
-
-        def push(seconds: float | None = None) -> None:
-            if ranks.rank == 0:
-                _push_trained(here, seconds)
-
-        here = copy.here(scratch_folder())
-        push()  # what a start of the ranks before this one could not
-        # a sum ends when all ranks take part: none looks at the store before rank 0 has copied
-        ranks.sum([0.0])
-        if here is copy:  # the driver's own host
-            return plans, self.metrics, push
-        here.pull(*TRAINED)
-        moved = partial(copy.moved, other=here)
-        return [plan.moved(moved) for plan in plans], moved(self.metrics), push
-
-
 def train_all(
-    ranks: Ranks, watch: StallWatch | None, plans: list[PlannedModel], place: Place, run_id: str
+    ranks: Ranks,
+    watch: StallWatch | None,
+    plans: list[PlannedModel],
+    metrics: Path,
+    working_copy: WorkingCopy | None,
+    run_id: str,
 ) -> list[dict[str, Any]]:
     """Train the models one after the other on this rank; rank 0 logs the figures.
 
     The results are ``TrainingResult`` as plain values: from a rank, they come through Spark's Python worker.
+
+    Parameters
+    ----------
+    metrics : log of figures
+    working_copy : that this and the folders of all jobs are part of, where ``--out`` is a store
     """
-    plans, metrics, push = place.here(ranks, plans)
+    here = working_copy.here(scratch_folder()) if working_copy else None
+    push = partial(_push_trained, ranks, here)
+    if working_copy and here:
+        push()  # what a start of the ranks before this one could not
+        # a sum ends when all ranks take part: none looks at the store before rank 0 has copied
+        ranks.sum([0.0])
+        if here is not working_copy:  # another host than the driver's
+            here.pull(*TRAINED)
+            moved = partial(working_copy.moved, other=here)
+            plans, metrics = [plan.moved(moved) for plan in plans], moved(metrics)
     writes_boards = ranks.rank == 0 and plans[0].job.settings.training.tensorboard
     boards = TensorBoard(metrics.parent / "tensorboard" / run_id.replace(":", "-")) if writes_boards else None
 
@@ -136,7 +121,9 @@ def train_all(
     return [asdict(result) for result in results]
 
 
-def _push_trained(here: WorkingCopy, seconds: float | None) -> None:
+def _push_trained(ranks: Ranks, here: WorkingCopy | None, seconds: float | None = None) -> None:
+    if here is None or ranks.rank != 0:
+        return
     try:
         with patience(seconds) if seconds else contextlib.nullcontext():
             here.push(*TRAINED, METRICS)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from conf.encoders import EncoderSettings
 from conf.pipeline import PipelineConfig
-from jobs.blocks.encoders import TRAINED, Place, PlannedModel, train_all
+from jobs.blocks.encoders import TRAINED, PlannedModel, train_all
 from jobs.runtime.progress import training_progress
 from jobs.runtime.rank_launcher import count_ranks, run_ranks
 from jobs.storage.delta_tables import DataFile, latest_commit, list_files, read_as_files, read_table
@@ -131,12 +131,10 @@ def launch(
 ) -> list[TrainingResult]:
     """Train all models in one start of the ranks, or in this process where one rank is asked for."""
     run_id = datetime.now(UTC).isoformat()
-    place = Place(workspace.metrics.resolve(), workspace.working_copy)
+    arguments = (plans, workspace.metrics.resolve(), workspace.working_copy, run_id)
     checkpoints = workspace.checkpoints("")
     notes, ranks_log = workspace.notes_of_ranks(checkpoints), workspace.logs / "ranks.log"
-    outcomes = run_ranks(
-        spark, config.training, train_all, (plans, place, run_id), notes, ranks_log, "train", checkpoints
-    )
+    outcomes = run_ranks(spark, config.training, train_all, arguments, notes, ranks_log, "train", checkpoints)
     workspace.pull(*TRAINED)  # what a rank on another host has made
     return [TrainingResult.from_dict(values) for values in outcomes]
 

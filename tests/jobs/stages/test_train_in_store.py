@@ -16,7 +16,7 @@ from small_encoders import settings_of
 from conf.load import load_config
 from conf.training import FeedSettings, TrainingSettings
 from jobs.blocks import encoders
-from jobs.blocks.encoders import Place, PlannedModel, train_all
+from jobs.blocks.encoders import PlannedModel, train_all
 from jobs.stages import train
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.working_copy import COMPLETE, WorkingCopy
@@ -51,11 +51,11 @@ def test_a_training_goes_on_on_another_host_with_what_the_store_has(
     store.put(["part.parquet"], tmp_path)
     here = plan(tmp_path / "here", (tmp_path / "part.parquet").as_uri())
     (tmp_path / "here").mkdir()
-    train_all(Ranks(), None, [here], Place(tmp_path / "here" / "metrics.jsonl"), "run")
+    train_all(Ranks(), None, [here], tmp_path / "here" / "metrics.jsonl", None, "run")
 
     driver = tmp_path / "not-mounted" / "out-1"
     there = plan(driver, f"{store.url}/part.parquet")
-    place = Place(driver / "metrics.jsonl", WorkingCopy(store, driver))
+    arguments = ([there], driver / "metrics.jsonl", WorkingCopy(store, driver), "run")
     append, n_lines = encoders.append_metrics, 0
 
     def append_few(*line: object) -> None:
@@ -69,12 +69,12 @@ def test_a_training_goes_on_on_another_host_with_what_the_store_has(
         first.setattr(encoders, "scratch_folder", lambda: tmp_path / "worker1")
         first.setattr(encoders, "append_metrics", append_few)
         with pytest.raises(RuntimeError, match="lost"):
-            train_all(Ranks(), None, [there], place, "run")
+            train_all(Ranks(), None, *arguments)
     assert "checkpoints/page_visit/run.safetensors" in store.list_all("checkpoints")
     assert store.list_all("models") == {}
     monkeypatch.setattr(encoders, "scratch_folder", lambda: tmp_path / "worker2")
     monkeypatch.setattr(encoders, "append_metrics", append)
-    (result,) = train_all(Ranks(), None, [there], replace(place), "run")
+    (result,) = train_all(Ranks(), None, *arguments)
     assert "page_visit: going on after step" in caplog.text
     assert result["is_finished"]
 
