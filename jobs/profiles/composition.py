@@ -152,9 +152,11 @@ def compose_profiles(
         for batch in whole_clients(batches, len(widths)):
             # each client has a row of every block, in the order of ``widths``
             by_block = [batch.take(pa.array(range(n, batch.num_rows, len(widths)))) for n in range(len(widths))]
-            blocks = [
-                _block_rows(name, own, widths, settings, quantiles) for name, own in zip(widths, by_block, strict=True)
-            ]
+            blocks = []
+            for name, own in zip(widths, by_block, strict=True):
+                is_present = own.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
+                vectors = dense_vectors(own.column(c.VECTOR), is_present, widths[name])
+                blocks.append(BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), is_present))
             for name, composition in compositions.items():
                 yield _compose(name, composition, blocks, by_block[0], models or {})
 
@@ -297,14 +299,6 @@ def whole_clients(batches: Batches, n_rows: int) -> Iterator[pa.RecordBatch]:
         rest = [joined.slice(n_whole)]
         if n_whole:
             yield joined.slice(0, n_whole)
-
-
-def _block_rows(
-    name: str, rows: pa.RecordBatch, widths: Mapping[str, int], settings: EnsembleSettings, quantiles: Quantiles
-) -> BlockRows:
-    is_present = rows.column(c.IS_PRESENT).to_numpy(zero_copy_only=False)
-    vectors = dense_vectors(rows.column(c.VECTOR), is_present, widths[name])
-    return BlockRows(name, prepare_vectors(name, vectors, settings, quantiles), is_present)
 
 
 def _compose(
