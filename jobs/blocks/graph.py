@@ -15,12 +15,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.graph import GraphSettings
-from conf.training import FeedSettings, TrainingSettings
 from jobs.blocks.table import vector_lists
 from jobs.blocks.vectors import ModelSource, map_chunks
 from jobs.runtime.caching import cache_rows
-from jobs.storage.delta_tables import DataFile
-from jobs.storage.locations import file_url
 from jobs.transforms.pairs import CLIENT_NUMBER, WEIGHT, number_clients, number_items
 from jobs.transforms.vocabulary import split_keys
 from jobs.transforms.windows import events_before
@@ -136,17 +133,6 @@ class GraphJob:
     reader: Reader
     device: Literal["auto", "cpu", "cuda"]
     folder: str
-
-
-def plan_job(
-    edges: DataFrame, files: list[DataFile], given: ItemFiles | None, settings: GraphSettings,
-    training: TrainingSettings, feed: FeedSettings, folder: str,
-) -> GraphJob:  # fmt: skip
-    """The job that learns the graph of these edges, which lie in these files."""
-    last_target = edges.agg(F.max(c.TARGET_NUMBER)).collect()[0][0]
-    described = tuple((file_url(file.url), int(str(file.partition[c.PART])), file.n_rows) for file in files)
-    n_items = last_target // len(RELATIONS) + 1
-    return GraphJob(described, n_items, given, settings, feed.reader, training.device, folder)
 
 
 def train_share(ranks: Ranks, watch: StallWatch | None, job: GraphJob) -> list[float]:

@@ -13,11 +13,11 @@ from pyspark.sql import functions as F
 from conf.pipeline import PipelineConfig
 from jobs.blocks.graph import (
     RELATIONS,
+    GraphJob,
     ItemFiles,
     item_vectors,
     link_clients,
     number_edges,
-    plan_job,
     tokens_of_skus,
     train_share,
 )
@@ -29,7 +29,7 @@ from jobs.storage.locations import file_url, plain_location
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import read_windows
 from schemas.blocks import GRAPH
-from schemas.columns import BEHAVIOUR, SKU
+from schemas.columns import BEHAVIOUR, PART, SKU, TARGET_NUMBER
 from schemas.tables import CLIENTS, EDGES, VOCABULARIES
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,11 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
                 return
             given = write_item_vectors(spark, config, workspace, items, f"{url}/items")
         snapshot = read_as_files(spark, workspace, EDGES)
-        files = list_files(snapshot, EDGES.partition_by)
+        listed = list_files(snapshot, EDGES.partition_by)
+        files = tuple((file_url(file.url), int(str(file.partition[PART])), file.n_rows) for file in listed)
+        n_items = snapshot.agg(F.max(TARGET_NUMBER)).collect()[0][0] // len(RELATIONS) + 1
         folder = f"{plain_location(url)}/vectors"
-        job = plan_job(snapshot, files, given, config.graph, config.training, config.feed, folder)
+        job = GraphJob(files, n_items, given, config.graph, config.feed.reader, config.training.device, folder)
         notes = workspace.notes_of_ranks(workspace.out / ".graph")
         losses = run_ranks(spark, config.training, train_share, (job,), notes, workspace.logs / "graph.log", GRAPH)
         log.info("  %s: %s, mean loss %.4f in epoch 1, %.4f in the last", GRAPH, found, losses[0], losses[-1])
