@@ -4,7 +4,7 @@ A training row stands at an earlier cutoff: its counters look at the events befo
 the days after it, and these end before the cutoff of the profile.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import reduce
@@ -127,28 +127,24 @@ def client_vectors(
     ----------
     network : as ``train_interactions`` returns it; Spark broadcasts it with the function
     """
-    counted = shop.count(shop.clients, cutoff, cached)
     n_counters = len(known_counters(shop.behaviours))
-    return counted.mapInArrow(_make_vectors(network, settings, n_counters), VECTORS_DDL)
 
-
-def _make_vectors(trained: bytes, settings: InteractionSettings, n_counters: int) -> Callable[[Batches], Batches]:
     def make(batches: Batches) -> Batches:
         torch.set_num_threads(1)  # one Spark task, one core
         device = task_device()
-        network: torch.nn.Module | None = None
+        model: torch.nn.Module | None = None
         try:
-            network = load_network(trained, settings).to(device)
+            model = load_network(network, settings).to(device)
             for batch in batches:
                 # a copy: Arrow's memory must not be written to, and torch has no such tensors
                 numbers = torch.tensor(unpack_numbers(batch.column(NUMBERS), n_counters))
                 with torch.inference_mode():
-                    made = [network(part.to(device)).cpu() for part in numbers.split(ROWS_PER_PASS)]
+                    made = [model(part.to(device)).cpu() for part in numbers.split(ROWS_PER_PASS)]
                 # with an empty one, for a batch without rows: torch.cat takes no empty list
                 vectors = torch.cat([torch.empty(0, sum(settings.ranks)), *made]).numpy()
                 yield vector_rows(batch.column(c.CLIENT_ID), vectors)
         finally:
-            del network  # a GPU frees only what nobody holds
+            del model  # a GPU frees only what nobody holds
             release_device()
 
-    return make
+    return shop.count(shop.clients, cutoff, cached).mapInArrow(make, VECTORS_DDL)
