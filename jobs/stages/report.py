@@ -30,7 +30,7 @@ from jobs.runtime.logs import printable
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_text
 from jobs.storage.metrics_log import read_metrics
-from jobs.storage.provenance import made_stages
+from jobs.storage.provenance import read_records
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
 from jobs.transforms.windows import read_windows
@@ -61,7 +61,8 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
 
 def stages_before(workspace: Workspace, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """The stages whose output the run holds, in the order in which they last ended, by the lines of the log."""
-    made = made_stages(workspace)
+    records = read_records(workspace).values()
+    made = {record.stage for record in records if record.made and record.tables == workspace.named_tables}
     ended = [line["stage"] for line in reversed(metrics) if "stage/seconds" in line]
     return [name for name in dict.fromkeys(ended) if name in made][::-1]
 

@@ -106,9 +106,3 @@ def changed_records(workspace: Workspace) -> Iterator[Records]:
         values = {output: asdict(record) for output, record in records.items()}
         write_json(workspace.out / PROVENANCE, values, indent=1)
         workspace.push(*SHARED)
-
-
-def made_stages(workspace: Workspace) -> set[str]:
-    """The stages whose output is made, where the tables are."""
-    records = read_records(workspace).values()
-    return {record.stage for record in records if record.made and record.tables == workspace.named_tables}
