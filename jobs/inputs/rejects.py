@@ -58,11 +58,6 @@ def collect_reasons(rejects: DataFrame) -> dict[str, dict[str, int]]:
     return reasons
 
 
-def format_reasons(reasons: Mapping[str, int]) -> str:
-    """How often each reason was met."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-
-
 def collect_explanation(rejects: DataFrame, source: str, reasons: Mapping[str, int]) -> str:
     """The reasons of a source, each with how to fix it, and rows for example: of the commonest reason first."""
     reasons_and_fixes = ", ".join(

@@ -17,7 +17,7 @@ from conf.inputs import IngestSettings
 from conf.pipeline import PipelineConfig
 from jobs.inputs.ids import refuse_alike
 from jobs.inputs.mapped_tables import MappedInputs
-from jobs.inputs.rejects import collect_explanation, collect_reasons, format_reasons
+from jobs.inputs.rejects import collect_explanation, collect_reasons
 from jobs.inputs.source_files import naming_unreadable_files
 from jobs.inputs.sources import ChallengeInputs, Source
 from jobs.runtime.side_by_side import map_side_by_side
@@ -184,7 +184,8 @@ def check_no_row_lost(
         if not count.n_in:
             log.warning("  %s: no row in %s, or its condition (where) chooses none", source.table.name, source.where)
         if own_reasons:
-            log.info("  %s: quarantined: %s", source.table.name, format_reasons(own_reasons))
+            counted = ", ".join(f"{n:,} {reason}" for reason, n in own_reasons.items())
+            log.info("  %s: quarantined: %s", source.table.name, counted)
         if count.n_missing != n_bad:
             lost.append(
                 f"{source.where}: expected its {count.n_in} source rows in the tables, found {count.n_kept} kept, "

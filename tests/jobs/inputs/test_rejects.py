@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.inputs.rejects import format_reasons, format_row
+from jobs.inputs.rejects import format_row
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,3 @@ from jobs.inputs.rejects import format_reasons, format_row
 )
 def test_values_are_shortened_and_what_a_terminal_obeys_is_escaped(row: str, expected: str) -> None:
     assert format_row(row) == expected
-
-
-def test_reasons_are_counted() -> None:
-    assert format_reasons({"sku is null": 1234, "client_id is null": 1}) == "1,234 sku is null, 1 client_id is null"
