@@ -5,7 +5,7 @@ from typing import Any
 
 from jobs.evaluation.ablation import ALL, ONLY, WITHOUT, Ablation, compare_to_whole
 from jobs.evaluation.comparison import SUM, Comparisons, Scores, describe_comparisons, mean_score
-from jobs.reporting.tables import MISSING, Rows, build_score_rows, noise_note
+from jobs.reporting.tables import MISSING, Rows, build_score_rows
 from schemas.tasks import TASKS
 
 
@@ -27,15 +27,11 @@ class Change:
 
 def rows_alone(ablation: Ablation) -> Rows:
     """The scores of each block alone, then of all blocks, as in the score table; its Borda points are left out."""
-    return {name: cells[:-1] for name, cells in build_score_rows(_scores_alone(ablation)).items()}
+    return {name: cells[:-1] for name, cells in build_score_rows(scores_alone(ablation)).items()}
 
 
-def noise_alone(ablation: Ablation) -> str | None:
-    """What the marks of noise in ``rows_alone`` mean; None where no repeats compare anything."""
-    return noise_note(_scores_alone(ablation))
-
-
-def _scores_alone(ablation: Ablation) -> Scores:
+def scores_alone(ablation: Ablation) -> Scores:
+    """The scores of each block alone, then of all blocks."""
     variants = [variant for kind in (ONLY, ALL) for variant in _of_kind(ablation, kind)]
     return {variant["block"] or "all blocks": variant["scores"] for variant in variants}
 

@@ -11,7 +11,7 @@ from conf.pipeline import PipelineConfig
 from jobs.evaluation.ablation import Ablation
 from jobs.evaluation.comparison import SUM, Scores, result_of
 from jobs.reporting import figures, tables
-from jobs.reporting.ablation import noise_alone, noise_of_changes, rows_alone, rows_without
+from jobs.reporting.ablation import noise_of_changes, rows_alone, rows_without, scores_alone
 from jobs.reporting.facts import ProfileMap, SequenceFacts, VocabularyFacts
 from jobs.reporting.history import Lines, TrainingHistory, newest_by, stage_runs, thin
 from schemas.blocks import BASELINE
@@ -102,7 +102,7 @@ def render_page(facts: RunFacts, config: PipelineConfig, stage_names: list[str])
             "ablation_columns": tables.score_columns()[:-1],
             "alone_rows": {name: (*cells, tables.Cell(seconds.get(name, ""))) for name, cells in alone.items()},
             "without_rows": rows_without(facts.ablation),
-            "noise_alone": noise_alone(facts.ablation),
+            "noise_alone": tables.noise_note(scores_alone(facts.ablation)),
             "noise_of_changes": noise_of_changes(facts.ablation),
         }
     return _environment().get_template("report.html").render(context)

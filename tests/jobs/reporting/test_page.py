@@ -4,12 +4,12 @@ import pytest
 from report_facts import CONFIG, WINDOWS, full_page, render, some_ablation, some_facts, some_metrics, some_scores
 
 from conf.load import load_config
-from jobs.reporting.ablation import Change, noise_alone, noise_of_changes, rows_alone, rows_without
+from jobs.reporting.ablation import Change, noise_of_changes, rows_alone, rows_without, scores_alone
 from jobs.reporting.facts import SequenceFacts, VocabularyFacts
 from jobs.reporting.figures import palette
 from jobs.reporting.history import StageRun, split_training, stage_runs
 from jobs.reporting.page import Verdict, render_page, tell_verdict
-from jobs.reporting.tables import Standing
+from jobs.reporting.tables import Standing, noise_note
 
 MINUS = "\N{MINUS SIGN}"
 ONE = {"baseline": {"conversion": {"score": 0.5222, "auroc": 0.5222}}}
@@ -214,8 +214,10 @@ def test_a_block_whose_loss_lowers_the_score_helps_and_noise_is_marked():
     assert once["baseline"][-1] == Change("+0.0600", helps=False)
     assert thrice["baseline"][0] == Change("+0.0100", helps=False)
     assert thrice["baseline"][-1] == Change("+0.0600", helps=False)
-    assert noise_alone(some_ablation()) is None
-    assert "do not tell it from the highest mean of the column (paired t-tests, 21 in" in noise_alone(some_ablation(3))
+    assert noise_note(scores_alone(some_ablation())) is None
+    noise = noise_note(scores_alone(some_ablation(3)))
+    assert noise is not None
+    assert "do not tell it from the highest mean of the column (paired t-tests, 21 in" in noise
     assert noise_of_changes(some_ablation()).startswith("How much of a change is noise is unknown")
     assert "paired t-tests, 14 in this table" in noise_of_changes(some_ablation(3))
     close = some_ablation(3)
