@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from conf.pipeline import PipelineConfig
-from jobs.pipeline.out_of_date import INGEST, Call, find_outdated, require_up_to_date
+from jobs.pipeline.out_of_date import INGEST, find_outdated, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, STAGES, Stage, describe_call
-from jobs.storage.provenance import MODELS, Records, read_records
+from jobs.storage.provenance import MODELS, read_records
 from jobs.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -98,8 +98,9 @@ def plan_run(
         elif not outputs:
             step = Step(stage, [], "up to date")
         else:
-            again = [] if first or reads_fresh else _list_reasons(outputs, records, call)
-            step = Step(stage, outputs, why_again=again)
+            found = {} if first or reads_fresh else find_outdated(outputs, records, call)
+            reasons = [each.text for of_output in found.values() for each in of_output if each.kind != "not made"]
+            step = Step(stage, outputs, why_again=list(dict.fromkeys(reasons)))  # each reason once
             fresh.update(outputs)
         if fresh or first:
             plan.append(step)
@@ -107,12 +108,6 @@ def plan_run(
         # all of them before the first begins: a run that cannot end should not replace anything
         require_up_to_date(stage.name, stage.inputs(config), records, stage.as_reader(call), fresh)
     return plan
-
-
-def _list_reasons(outputs: Sequence[str], records: Records, call: Call) -> list[str]:
-    """Why outputs are made again that were made before, each reason once."""
-    reasons = [reason for found in find_outdated(outputs, records, call).values() for reason in found]
-    return list(dict.fromkeys(reason.text for reason in reasons if reason.kind != "not made"))
 
 
 def _changed_tables(spark: "SparkSession", config: PipelineConfig, workspace: Workspace) -> list[str]:
