@@ -167,7 +167,14 @@ def collect_counters(shop: Shop, cutoff: datetime, cached: ExitStack) -> tuple[B
     unknown = [name for counter in asked for name in counter.behaviours if name not in behaviours]
     lacking = [name for name, n in n_known.items() if not n]
     _log_left_out([one for one in asked if one.name not in columns], unknown, silent, lacking)
-    return Block(COUNTERS, columns, f"counters of {', '.join(early)}"), _scaled(counted, scaling, is_kept)
+
+    def scale(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            vectors = scaling.apply(unpack_numbers(batch.column(NUMBERS), len(scaling.mean)), is_kept)
+            yield vector_rows(batch.column(c.CLIENT_ID), vectors)
+
+    block = Block(COUNTERS, columns, f"counters of {', '.join(early)}")
+    return block, counted.mapInArrow(scale, VECTORS_DDL)
 
 
 def describe_items(
@@ -337,15 +344,6 @@ def collect_scaling(counted: DataFrame, n_columns: int) -> Scaling:
         deviation = np.sqrt(np.maximum(0, squares / n - mean**2))
     lowest, highest = parts[1:, 3].min(axis=0, initial=np.inf), parts[1:, 4].max(axis=0, initial=-np.inf)
     return Scaling(sum(row["n"] for row in rows), mean, deviation, lowest, highest)
-
-
-def _scaled(counted: DataFrame, scaling: Scaling, is_kept: NDArray[np.bool_]) -> DataFrame:
-    def scale(batches: Batches) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            vectors = scaling.apply(unpack_numbers(batch.column(NUMBERS), len(scaling.mean)), is_kept)
-            yield vector_rows(batch.column(c.CLIENT_ID), vectors)
-
-    return counted.mapInArrow(scale, VECTORS_DDL)
 
 
 def _log_left_out(
