@@ -3,6 +3,7 @@
 import re
 import zoneinfo
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -144,11 +145,14 @@ class InputSettings(Settings):
         found = {name: getattr(self, name) for name in COLUMNS}
         return {name: column for name, column in found.items() if column is not None}
 
-    def mentions(self, column: str) -> bool:
-        """Whether the input reads a column of its table, as far as its words tell."""
-        texts = (self.where, self.expand, *(each.text for each in self.columns.values()))
-        word = re.compile(rf"(?<!\w){re.escape(column)}(?!\w)", re.IGNORECASE)
-        return any(word.search(text or "") for text in texts)
+    def reads(self, column: str) -> bool:
+        """Whether the input reads a column of its table; of expressions, as far as their words tell."""
+        return column == self.expand or _is_named(column, self.columns.values(), self.where)
+
+    def has_id(self, column: str) -> bool:
+        """Whether a column of its table is read as an id, or may be: an item can be codes too."""
+        roles = (CLIENT_ID, SKU, CATEGORY, ITEM)
+        return _is_named(column, [each for role, each in self.columns.items() if role in roles])
 
     @property
     def location(self) -> str:
@@ -204,6 +208,10 @@ class InputSettings(Settings):
             f"{owner}: expected a format (delta, parquet, csv, json) for the URL {self.path}, found none",
         )
         require(not (self.table and self.format), f"{owner}: format goes with path; a table has one of its own")
+        is_csv = not self.table and self.format in (None, "csv")
+        require(
+            is_csv or (not self.header and self.delimiter == ","), f"{owner}: header and delimiter are of CSV alone"
+        )
         is_versioned = self.version is not None or self.as_of is not None
         may_be_delta = self.table is not None or self.format in (None, "delta")
         require(
@@ -221,6 +229,14 @@ class InputSettings(Settings):
     def is_url(self) -> bool:
         """Whether the path is of a store that no mount reaches."""
         return re.match(r"(?!file:|dbfs:)[a-z][a-z0-9+.-]*:/", self.path or "") is not None
+
+
+def _is_named(name: str, columns: Collection[ColumnSettings], condition: str | None = None) -> bool:
+    if any(name in (each.column, (each.column or "").split(".")[0]) for each in columns):
+        return True
+    # a star alone stands for all columns
+    word = re.compile(rf"(?<!\w){re.escape(name.replace('`', '``'))}(?!\w)|[(,]\s*\*\s*[,)]", re.IGNORECASE)
+    return any(word.search(text or "") for text in (condition, *(each.expression for each in columns)))
 
 
 @dataclass(frozen=True)

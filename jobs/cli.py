@@ -130,7 +130,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     from jobs.pipeline.runner import plan_run, run_stages
 
     if arguments.restart and arguments.first:
-        raise ConfigError("--restart and --from: expected one of them, for --restart begins with ingest; found both")
+        raise ConfigError("--restart and --from: expected one of them, found both; leave out --restart, or --from")
     first = INGEST if arguments.restart else arguments.first
     if first and arguments.last and STAGE_NAMES.index(first) > STAGE_NAMES.index(arguments.last):
         raise PipelineError(f"--from {first} comes after --to {arguments.last}; the order is {STAGE_NAMES}")

@@ -15,7 +15,8 @@ def main() -> int:
         sys.stderr.write("expected docstrings, which PySpark reads, found PYTHONOPTIMIZE=2 (python -OO); unset it\n")
         return 2
     os.environ.pop("MPLBACKEND", None)  # a notebook's kernel names its own, which need not be installed here
-    if "error" in os.environ.get("PYTHONWARNINGS", ""):  # of what libraries say of each other, in children too
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        # as errors, the warnings of libraries would end the run; children get the variable too
         del os.environ["PYTHONWARNINGS"]
         warnings.simplefilter("ignore")
     if given := os.environ.get("PYTHONPATH", ""):

@@ -106,8 +106,8 @@ def check_mapping(mapping: MappingSettings, data: Path | None) -> None:
             continue
         if found.format != "csv" and (settings.header or settings.delimiter != ","):
             raise InputError(
-                f"{owner}: expected header and delimiter of CSV alone, found them for {found.format} in "
-                f"{settings.location}; leave them out"
+                f"{owner}: header and delimiter are of CSV alone, found {found.format} in {settings.location}; leave "
+                "them out"
             )
         columns = read_columns(owner, settings, found)
         if columns is None:
@@ -174,7 +174,7 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
 
 def input_path(text: str, data: Path | None) -> Path | None:
     """Where an input's path leads; None for one that is under ``--data`` where there is none."""
-    if text.startswith(("/", "~", "file:", "dbfs:")):
+    if text.startswith(("/", "~/", "file:", "dbfs:")):
         return mounted_path(text)
     return data / text if data else None
 
@@ -372,45 +372,45 @@ def _end_of_value(line: str) -> int | None:
 
 @dataclass(frozen=True)
 class ParquetGroup:
-    """Files of one input that Spark reads together.
+    """Files of one input that Spark reads together, and what becomes of columns that differ in other files.
 
     Attributes
     ----------
     left_out : columns of which nothing is read
-    nanoseconds : as of ``nanosecond_columns``, of columns that have another type in other files
+    doubles : numbers, whole ones in some files
+    nanoseconds : as of ``nanosecond_columns``
     """
 
     files: list[Path]
     left_out: list[str]
+    doubles: list[str]
     nanoseconds: dict[str, bool]
 
 
-def group_by_types(owner: str, files: Sequence[Path], is_read: Callable[[str], bool]) -> list[ParquetGroup]:
+def group_by_types(owner: str, files: Sequence[Path], settings: InputSettings) -> list[ParquetGroup]:
     """Parquet files in groups of equal types, which a union makes one table of.
 
-    Numbers of several types are one column there, and so are times of several units. Where a file has a column without
-    any value, as pandas writes it, nothing is read of it.
-
-    Parameters
-    ----------
-    is_read : whether the mapping reads a column of this name
+    Numbers of several types are one column there, but for ids, and so are times of several units. Where a file has a
+    column without any value, as pandas writes it, nothing is read of it; nor of a column of several other types that
+    the mapping does not read.
 
     Raises
     ------
     InputError
         If a column that is read has one type in some file and another type in another.
     """
-    stored = {file: {field.name: _plain(field.type) for field in read_footer(file).schema} for file in files}
+    stored = {file: _stored_types(file) for file in files}
     first: dict[str, dict[pa.DataType, Path]] = {}
     for file, kinds in stored.items():
         for name, kind in kinds.items():
             first.setdefault(name, {}).setdefault(kind, file)
     mixed = {name: kinds for name, kinds in first.items() if len(kinds) > 1}
-    unread = []
+    unread, doubles = [], []
     for name, kinds in mixed.items():
         (one, file), *others = [each for each in kinds.items() if not pa.types.is_null(each[0])]
-        differing = next((each for each in others if _family(each[0]) != _family(one)), None)
-        if differing and is_read(name):
+        is_id = settings.has_id(name)
+        differing = next((each for each in others if _family(each[0], is_id) != _family(one, is_id)), None)
+        if differing and settings.reads(name):
             other, another = differing
             raise InputError(
                 f"{owner}: expected one type of the column {name!r}, found {one} in {file} and {other} in {another}; "
@@ -418,25 +418,35 @@ def group_by_types(owner: str, files: Sequence[Path], is_read: Callable[[str], b
             )
         if differing:
             unread.append(name)
+        elif any(map(pa.types.is_floating, kinds)):
+            doubles.append(name)
     groups: dict[tuple[pa.DataType | None, ...], ParquetGroup] = {}
     for file, kinds in stored.items():
-        left_out = [name for name in mixed if name in unread or pa.types.is_null(kinds.get(name, pa.string()))]
-        nanoseconds = {name: is_instant for name, is_instant in nanosecond_columns(file).items() if name in mixed}
-        group = groups.setdefault(tuple(map(kinds.get, mixed)), ParquetGroup([], left_out, nanoseconds))
-        group.files.append(file)
+        key = tuple(map(kinds.get, mixed))
+        if key not in groups:
+            left_out = [name for name in mixed if name in unread or pa.types.is_null(kinds.get(name, pa.string()))]
+            nanoseconds = {name: is_instant for name, is_instant in nanosecond_columns(file).items() if name in mixed}
+            groups[key] = ParquetGroup([], left_out, [name for name in doubles if name in kinds], nanoseconds)
+        groups[key].files.append(file)
     return list(groups.values())
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type as Parquet stores it: Arrow alone tells dictionaries and large texts from texts."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(kind, kind)
+def _stored_types(file: Path) -> dict[str, pa.DataType]:
+    """Type of each column as Spark tells them apart: Arrow alone knows dictionaries and large texts."""
+    footer = read_footer(file)
+    plain = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    kinds = {field.name: field.type for field in footer.schema}
+    kinds = {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in kinds.items()}
+    kinds = {name: plain.get(kind, kind) for name, kind in kinds.items()}
+    columns = map(footer.metadata.schema.column, range(len(footer.metadata.schema)))
+    # Spark's own form of a time, an instant, which pyarrow takes for nanoseconds without a zone
+    return kinds | {each.path: pa.timestamp("us", "UTC") for each in columns if each.physical_type == "INT96"}
 
 
-def _family(kind: pa.DataType) -> object:
-    """What columns of two types have in common where they can be one."""
+def _family(kind: pa.DataType, is_id: bool) -> object:
+    """What columns of two types have in common where they can be one; a float would not hold all ids."""
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "number"
+        return ("number", is_id and pa.types.is_floating(kind))
     return ("time", kind.tz is None) if pa.types.is_timestamp(kind) else kind
 
 

@@ -225,7 +225,7 @@ def _read(
             if found is None or "CANNOT_MERGE_SCHEMAS" not in str(error):
                 raise
         # Spark merges columns of equal types alone, but makes numbers of different types one in a union
-        groups = group_by_types(owner, found.files, settings.mentions)
+        groups = group_by_types(owner, found.files, settings)
         frames = (_read_group(reader, group) for group in groups)
         return functools.reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames)
     if kind == "json":
@@ -250,8 +250,9 @@ def _read(
 
 def _read_group(reader: DataFrameReader, group: ParquetGroup) -> DataFrame:
     frame = reader.parquet(*map(escaped_url, group.files)).drop(*group.left_out)
+    for name in set(group.doubles).difference(group.left_out):
+        frame = frame.withColumn(name, F.col(_quoted(name)).cast("double"))
     for name, is_instant in group.nanoseconds.items():
-        # a number, but of INT96, Spark's own form of a time, which pyarrow takes for nanoseconds too
-        if (name, "bigint") in frame.dtypes:
+        if (name, "bigint") in frame.dtypes:  # not of INT96, nor left out
             frame = frame.withColumn(name, nanos_to_time(F.col(_quoted(name)), is_instant))
     return frame

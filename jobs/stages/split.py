@@ -41,7 +41,7 @@ from schemas.tables import CLIENTS, WINDOWS
 log = logging.getLogger(__name__)
 
 N_ASKED_FIRST = 1000
-"""Of the listed clients, whether any has an event."""
+"""So many of the listed clients are first asked whether any has an event."""
 LONGEST_PAUSE = timedelta(days=28)
 """Before the last purchases; few of them after a longer one look like slips in a year, which would move the windows."""
 
@@ -143,7 +143,7 @@ def relevant_clients(
     Raises
     ------
     InputError
-        If no file names the clients and there is no input event.
+        If no file names the clients and there is no input event, or the clients that files name are of other data.
     """
     relevant, listed_active = (
         read_id_array(folder / name) if folder else None for name in (RELEVANT_CLIENTS, ACTIVE_CLIENTS)
@@ -177,8 +177,8 @@ def _refuse_strangers(spark: SparkSession, path: Path, client_ids: np.ndarray, e
             return
     examples = ", ".join(map(str, client_ids[:3]))
     raise InputError(
-        f"{path}: expected clients with events before the train target window, found none among {len(client_ids):,} "
-        f"({examples}, ...); give the list of this data set, or remove it to have it derived from the events"
+        f"{path}: expected clients with input events, found none among {len(client_ids):,} (the first: {examples}); "
+        "give the list of this data set, or remove it to have it derived from the events"
     )
 
 

@@ -62,10 +62,10 @@ def require_files(folder: Path, owner: str) -> None:
     ----------
     owner : what names the folder, for the message
     """
-    if not all((folder / name).is_file() for name in (CLIENT_IDS, EMBEDDINGS)):
+    if missing := [name for name in (CLIENT_IDS, EMBEDDINGS) if not (folder / name).is_file()]:
+        found = "none" if len(missing) > 1 else f"no {missing[0]}"
         raise EntryError(
-            f"{owner}: expected {CLIENT_IDS} and {EMBEDDINGS} in {folder}, found none; name another folder, or leave "
-            "it out"
+            f"{owner}: expected {CLIENT_IDS} and {EMBEDDINGS} in {folder}, found {found}; name another folder"
         )
 
 

@@ -31,11 +31,12 @@ def mounted_path(text: str) -> Path:
     # a colon makes no URL: names of folders may have one
     if not rest.startswith("/"):
         try:
-            return Path(text).expanduser().absolute()  # bash leaves --out=~/x as it is
+            # bash leaves --out=~/x as it is
+            return (Path(text).expanduser() if text.startswith("~/") else Path(text)).absolute()
         except FileNotFoundError as error:
             raise ConfigError("expected a working directory, found that it was removed; cd to another one") from error
         except RuntimeError as error:
-            raise ConfigError(f"expected a path, found {text}, and no such user's home; write it out") from error
+            raise ConfigError(f"expected a path, found {text} and no home of this user; write the home out") from error
     if scheme not in ("file", "dbfs"):
         raise ConfigError(
             "expected a path that driver and workers mount, dbfs:/... or /Volumes/..., found "

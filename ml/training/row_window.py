@@ -1,10 +1,11 @@
-"""The rows of item tables that one step uses, as dense tensors of a constant shape.
+"""The rows of item tables that one step uses, as dense tensors whose shape hardly ever changes.
 
 A sparse gradient has as many rows as a batch has different tokens: to know their number is to wait for the device, and
 no compiler takes one. Here a step's rows are gathered beforehand, gradients are dense in these, and row-wise Adam puts
 them back.
 
-Legend of shapes: V rows of a table, C its columns, N rows that a step asks for, repeated ones included.
+Legend of shapes: V rows of a table, C its columns, N places of a window: rows that a step asks for, repeated ones
+included, or more.
 """
 
 import torch

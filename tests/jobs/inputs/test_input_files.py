@@ -94,7 +94,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("cases.csv"), r"differ by more than case, in \S*cases\.csv .* found user, User; rename"),
         (purchases("days"), r"more than case, in \S*day=1/x\.csv and .* found day, day"),
         (purchases("users"), r"more than case, in \S*user=1/x\.parquet and in the names .* found user, user; rename"),
-        (purchases("users", delimiter=";"), r"expected header and delimiter of CSV alone, .* for parquet"),
+        (purchases("users", delimiter=";"), r"header and delimiter are of CSV alone, found parquet in users"),
         (purchases("packed.csv.GZ", format="csv"), r"packed\.csv\.GZ: expected CSV, found gzip; unpack it, or name it"),
         (purchases("mac.csv"), r"mac\.csv: expected CSV whose lines end in LF or CRLF, found new-line character"),
         (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),

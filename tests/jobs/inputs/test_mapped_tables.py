@@ -373,10 +373,29 @@ def test_columns_of_several_types_are_one_where_they_can_be_and_refused_by_name_
     assert rows.columns == ["user", "at", "brand", "size"]
     assert rows_of(rows, *rows.columns) == [(7, NOON, "b", 1.5), (9, None, "b", None), (2**40, NOON, None, 2.0)]
 
-    settings = replace(settings, where="note = 'n'")
-    with pytest.raises(
-        InputError, match=r"one type of the column 'note', found string in \S*0\.parquet and int64 in \S*1\.parquet"
-    ):
+    for note in ("note = 'n'", "to_json(struct(*)) <> ''"):
+        with pytest.raises(
+            InputError, match=r"type of the column 'note', found string in \S*0\.parquet and int64 in \S*1\.parquet"
+        ):
+            read_input(spark, "inputs.x", replace(settings, where=note), find_input("inputs.x", settings, None))
+    settings = replace(settings, item=ColumnSettings("size"))  # an id, which a float would not hold
+    with pytest.raises(InputError, match=r"type of the column 'size', found double in .* and int64 in"):
+        read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
+
+
+def test_sparks_own_times_are_instants_also_beside_other_files(spark: SparkSession, tmp_path: Path) -> None:
+    def write(name: str, kind: pa.DataType, **more: Any) -> None:
+        table = pa.table({"at": pa.array([NOON], kind), "n": pa.array([1], pa.int32() if more else pa.int64())})
+        pq.write_table(table, tmp_path / "log" / name, **more)
+
+    (tmp_path / "log").mkdir()
+    write("a.parquet", pa.timestamp("us"), use_deprecated_int96_timestamps=True)
+    write("b.parquet", pa.timestamp("us", "UTC"))
+    settings = InputSettings(path=str(tmp_path / "log"), timestamp=ColumnSettings("at"))
+    rows = read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
+    assert dict(rows.dtypes) == {"at": "timestamp", "n": "bigint"}
+    write("c.parquet", pa.timestamp("us"))
+    with pytest.raises(InputError, match=r"column 'at', found timestamp\[us, tz=UTC\] in .* and timestamp\[us\] in"):
         read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
 
 

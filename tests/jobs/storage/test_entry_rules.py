@@ -133,7 +133,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
 def test_an_entry_that_settings_name_must_be_there(tmp_path):
     (tmp_path / "client_ids.npy").touch()
     with pytest.raises(
-        EntryError, match=r"probe.entries: expected client_ids.npy and embeddings.npy in .*, found none"
+        EntryError, match=r"probe.entries: expected client_ids.npy and embeddings.npy in .*, found no embeddings.npy"
     ):
         require_entries([str(tmp_path)])
     (tmp_path / "embeddings.npy").touch()

@@ -60,7 +60,7 @@ def test_of_many_files_ranks_read_their_own_and_share_what_is_left(spread: int) 
     st.integers(1, 3),
 )
 @settings(max_examples=50)
-def test_whatever_the_files_and_their_row_groups_each_row_is_in_one_shard_and_steps_are_equal(
+def test_whatever_the_files_and_their_row_groups_each_row_is_in_one_shard(
     groups: list[list[int]], world_size: int, n_chunks: int
 ) -> None:
     files = [
