@@ -25,6 +25,7 @@ from jobs.blocks.table import (
 )
 from jobs.storage.delta_tables import exists, read_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms.ranks import in_parts
 from ml.profiles.composition import BlockRows, Composition, Network, fit_composition, prepare_vectors, standardising
 from ml.profiles.moments import Moments
 from schemas import columns as c
@@ -137,16 +138,15 @@ def compose_profiles(
         parts = f"principal axes of {', '.join(axes)}" if axes else ", ".join(composition.transforms)
         log.info("  profile %s: %d columns of %s", name, composition.width, parts)
     clients = with_keys(read_table(spark, workspace, CLIENTS).select(c.POSITION, c.CLIENT_ID), ids)
-    n_parts = max(spark.sparkContext.defaultParallelism, -(-clients.count() // CLIENTS_PER_PARTITION))
+    n_clients = clients.count()
+    n_parts = max(spark.sparkContext.defaultParallelism, -(-n_clients // CLIENTS_PER_PARTITION))
     # a client's rows are sorted by the order of the blocks in ``widths``, not by their names
     order = F.create_map(*(F.lit(each) for number, name in enumerate(widths) for each in (name, number)))
-    # by range of position, and not by hash: a file then holds neighbours, and an export writes each array in order
-    ordered = (
-        rows.join(clients, on=c.CLIENT_ID)
-        .select(c.POSITION, order[F.col(c.BLOCK)].alias("order"), c.CLIENT_ID, c.CLIENT_KEY, c.IS_PRESENT, c.VECTOR)
-        .repartitionByRange(n_parts, c.POSITION)
-        .sortWithinPartitions(c.POSITION, "order")
+    with_positions = rows.join(clients, on=c.CLIENT_ID).select(
+        c.POSITION, order[F.col(c.BLOCK)].alias("order"), c.CLIENT_ID, c.CLIENT_KEY, c.IS_PRESENT, c.VECTOR
     )
+    # a file then holds neighbours, and an export writes each array in order
+    ordered = in_parts(with_positions, c.POSITION, n_clients, n_parts).sortWithinPartitions(c.POSITION, "order")
 
     def stream(batches: Batches) -> Batches:
         for batch in whole_clients(batches, len(widths)):

@@ -15,6 +15,7 @@ from jobs.blocks.table import collect_blocks, write_blocks
 from jobs.blocks.vectors import ROWS_DDL, embed_chunk, find_models, join_sequences, map_chunks
 from jobs.storage.delta_tables import read_table
 from jobs.storage.workspace import Workspace
+from jobs.transforms.ranks import in_parts
 from jobs.transforms.windows import read_windows
 from schemas.columns import BEHAVIOUR, POSITION
 from schemas.tables import CLIENTS, SEQUENCES
@@ -31,9 +32,10 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     cutoff = read_windows(spark, workspace).input_end
     clients, streams = read_table(spark, workspace, CLIENTS), list(dict.fromkeys(source.stream for source in sources))
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(streams))
-    n_parts = max(spark.sparkContext.defaultParallelism, ceil(clients.count() / config.inference.clients_per_partition))
-    # ranges of positions, sorted: a file then holds clients in the order of the entries
-    rows = join_sequences(clients, sequences, streams).repartitionByRange(n_parts, POSITION)
+    n_clients = clients.count()
+    n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
+    # by position, sorted: a file then holds clients in the order of the entries
+    rows = in_parts(join_sequences(clients, sequences, streams), POSITION, n_clients, n_parts)
     vectors = rows.sortWithinPartitions(POSITION).mapInArrow(map_chunks(sources, embed_chunk), ROWS_DDL)
     # of encoders alone: the other blocks of the table are not this stage's to remove
     former = sorted(collect_blocks(spark, workspace).keys() & config.encoders.keys() - {block.name for block in blocks})

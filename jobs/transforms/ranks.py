@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from itertools import accumulate
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.runtime.caching import cache_rows
@@ -60,3 +60,27 @@ def with_global_rank(
     # element_at counts from 1
     rank = F.element_at(F.array(*map(F.lit, firsts)), partition.cast("int") + 1) + row_in_partition
     return numbered.withColumn(rank_column, rank).drop(position)
+
+
+def in_parts(frame: DataFrame, rank_column: str, n_ranks: int, n_parts: int) -> DataFrame:
+    """The rows in partitions of equally many consecutive ranks, the same ones at each run.
+
+    ``repartitionByRange`` runs the frame twice, the first time to sample its bounds, by a seed that differs from run
+    to run: rows would be computed in other batches, and floats of them differ in their last bits.
+
+    Parameters
+    ----------
+    rank_column : bigint, of 0 to ``n_ranks`` - 1; several rows may have one rank
+    """
+    part = F.floor(F.col(rank_column) * n_parts / n_ranks).cast("int")
+    keys = F.lit(_keys_of_partitions(frame.sparkSession, n_parts))
+    return frame.repartition(n_parts, F.element_at(keys, part + 1))
+
+
+def _keys_of_partitions(spark: SparkSession, n_parts: int) -> list[int]:
+    """For each of so many partitions a number whose rows Spark puts there by its hash."""
+    number = F.col("id").cast("int")
+    # of 40 numbers for each partition all miss one of a million with probability e^-26
+    hashed = spark.range(40 * n_parts, numPartitions=1).select(number, F.pmod(F.hash(number), F.lit(n_parts)))
+    found = {part: key for key, part in hashed.collect()}
+    return [found[part] for part in range(n_parts)]

@@ -47,7 +47,7 @@ def test_what_a_killed_run_left_in_a_folder_for_spark_is_not_taken_for_rows_of_t
 
 def test_a_folder_for_spark_that_another_user_left_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".graph").mkdir()
-    monkeypatch.setattr("jobs.storage.files.shutil.rmtree", lambda *_, **__: None)  # as if it might not
+    monkeypatch.setattr("jobs.storage.workspace.shutil.rmtree", lambda *_, **__: None)  # as if it might not
     with (
         pytest.raises(OutputError, match=r"expected to remove .*\.graph, which an earlier run left"),
         Workspace(tmp_path).spark_folder(".graph"),

@@ -3,7 +3,7 @@ from contextlib import ExitStack
 from pyspark.sql import functions as F
 
 from jobs.transforms import ranks
-from jobs.transforms.ranks import with_global_rank
+from jobs.transforms.ranks import in_parts, with_global_rank
 
 
 def test_ranks_follow_the_given_order_from_start(spark, cached):
@@ -59,3 +59,12 @@ def test_what_is_cached_for_the_ranks_goes_when_the_stack_is_closed_and_nothing_
     assert others.storageLevel.useMemory
     others.unpersist()
     assert manager.isEmpty()
+
+
+def test_parts_are_equal_ranges_of_ranks_at_each_run(spark):
+    ranks_of = spark.range(0, 103, numPartitions=5).select(((F.col("id") * 7) % 103).alias("rank"))
+    twice = ranks_of.union(ranks_of)  # as a client's rows of several blocks
+    for n_parts in (1, 7, 200):
+        rows = in_parts(twice, "rank", 103, n_parts).select("rank", F.spark_partition_id()).collect()
+        assert {(rank, part) for rank, part in rows} == {(rank, rank * n_parts // 103) for rank in range(103)}
+        assert len(rows) == 206
