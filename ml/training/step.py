@@ -22,6 +22,9 @@ from ml.training.distributed import Ranks
 from ml.training.optimizers import RowAdam, build_optimizers, learning_rate
 from ml.training.row_window import RowGradient, RowWindow
 
+MAY_COMPILE_ANY_SHAPE = torch.__version__ >= "2.8"  # by its own type, which compares versions
+"""From the third graph of changing shapes on, torch 2.3 computes other losses than uncompiled; 2.8 does not."""
+
 
 class StepSums(NamedTuple):
     """One rank's sums over one step; what is a tensor stays on its device until somebody asks for its value.
@@ -88,7 +91,8 @@ class Learner:
             # the encoders of a run share this code, and Dynamo gives up after eight graphs of it
             torch._dynamo.reset()
             # packed batches have one shape, hardly ever another: a graph of each is quicker than one of any
-            mode, any_shape = ("reduce-overhead" if self.is_recorded else None), (False if is_packed else None)
+            mode = "reduce-overhead" if self.is_recorded else None
+            any_shape = None if MAY_COMPILE_ANY_SHAPE and not is_packed else False
             self._loss_of = torch.compile(self.loss, mode=mode, dynamic=any_shape)
         self.optimizers = build_optimizers(self.encoder, settings.training)
         self.ranks.broadcast(self.encoder)
