@@ -425,8 +425,10 @@ def group_by_types(owner: str, files: Sequence[Path], settings: InputSettings) -
         key = tuple(map(kinds.get, mixed))
         if key not in groups:
             left_out = [name for name in mixed if name in unread or pa.types.is_null(kinds.get(name, pa.string()))]
-            nanoseconds = {name: is_instant for name, is_instant in nanosecond_columns(file).items() if name in mixed}
-            groups[key] = ParquetGroup([], left_out, [name for name in doubles if name in kinds], nanoseconds)
+            kept = {name: kinds[name] for name in mixed if name in kinds and name not in left_out}
+            times = {name: kind for name, kind in kept.items() if pa.types.is_timestamp(kind)}
+            nanoseconds = {name: kind.tz is not None for name, kind in times.items() if kind.unit == "ns"}
+            groups[key] = ParquetGroup([], left_out, [name for name in doubles if name in kept], nanoseconds)
         groups[key].files.append(file)
     return list(groups.values())
 

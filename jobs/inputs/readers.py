@@ -250,9 +250,9 @@ def _read(
 
 def _read_group(reader: DataFrameReader, group: ParquetGroup) -> DataFrame:
     frame = reader.parquet(*map(escaped_url, group.files)).drop(*group.left_out)
-    for name in set(group.doubles).difference(group.left_out):
+    for name in group.doubles:
         frame = frame.withColumn(name, F.col(_quoted(name)).cast("double"))
     for name, is_instant in group.nanoseconds.items():
-        if (name, "bigint") in frame.dtypes:  # not of INT96, nor left out
+        if (name, "bigint") in frame.dtypes:  # else the Arrow schema tells another unit than Parquet's own
             frame = frame.withColumn(name, nanos_to_time(F.col(_quoted(name)), is_instant))
     return frame
