@@ -85,7 +85,7 @@ class VisitsAlone(ChallengeInputs):
     """A directory without purchases and products, which a pipeline would refuse."""
 
     def __init__(self, spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-        self.spark, self.config, self.workspace, self.has_begun = spark, config, workspace, False
+        self.spark, self.config, self.workspace = spark, config, workspace
 
 
 def run_stages(spark: SparkSession, workspace: Workspace, stages: Stages) -> dict[str, SparkWork]:

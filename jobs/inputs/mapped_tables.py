@@ -63,7 +63,7 @@ class MappedInputs:
         self.files: dict[str, tuple[Path, ...]] = {}
         self.lines: dict[str, Callable[[], int]] = {}
         self.versions: dict[tuple[str, int | None, str | None], int | None] = {}
-        self.ids: DataFrame | None = None
+        self.ids: DataFrame | None = None  # once they are written, the integers that good rows have for their texts
         for name, settings in config.mapping.inputs.items():
             self._open(name, settings)
         # once all inputs are open: a kind of id is text everywhere if one column of it is
@@ -103,10 +103,6 @@ class MappedInputs:
                 found.append(good.select(F.explode(F.array(*pairs)).alias("pair")).select("pair.*"))
         return reduce(DataFrame.unionByName, found) if found else None
 
-    def begin(self, ids: DataFrame) -> None:
-        """From here on good rows have these integers for their texts, and products may judge events."""
-        self.ids = ids
-
     def products(self) -> Source | None:
         """The products; None where the mapping has none."""
         if PRODUCTS not in self.rows:
@@ -120,15 +116,13 @@ class MappedInputs:
 
         return self._source(PRODUCTS, PRODUCT_PROPERTIES, good, lambda: reject_others_of_sku(judged, PRODUCTS))
 
-    def events(self, name: str) -> Source:
-        """The events of a behaviour."""
+    def events(self, name: str, has_products: bool = False) -> Source:
+        """The events of a behaviour; see ``ChallengeInputs.events``."""
         table, judged, item = self.config.events_table(name), self.judged[name], self.config.behaviour(name).item
-        is_judged = item == SKU and self.config.ingest.unknown_sku == "quarantine"
+        is_judged = has_products and item == SKU and self.config.ingest.unknown_sku == "quarantine"
 
         def known_skus() -> DataFrame | None:
-            # before ``begin`` the table is not there, or holds the products of an earlier ingest
-            has_begun = self.ids is not None
-            return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged and has_begun else None
+            return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged else None
 
         def good() -> DataFrame:
             events = self._with_ids(name, judged.filter(F.col(REASON).isNull()).drop(REASON, ROW))
@@ -240,7 +234,7 @@ class MappedInputs:
         return [column.name for column in self.columns[name] if column.holds_ids and column.name in self.keyed]
 
     def _with_ids(self, name: str, rows: DataFrame) -> DataFrame:
-        """Unchanged before ``begin``."""
+        """Unchanged before there are ids."""
         return rows if self.ids is None else with_ids(rows, self._keyed_columns(name), self.ids)
 
 

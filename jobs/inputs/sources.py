@@ -64,14 +64,6 @@ class ChallengeInputs:
         check_challenge(workspace.data, config)
         log_unread_files(workspace.data, config)
         self.spark, self.config, self.workspace = spark, config, workspace
-        self.has_begun = False
-
-    def texts(self, ids: DataFrame) -> None:
-        """The texts that are to have integers: none, for all ids are integers."""
-
-    def begin(self, ids: DataFrame) -> None:
-        """From here on products may judge events."""
-        self.has_begun = True
 
     def products(self) -> Source:
         """The products."""
@@ -81,20 +73,23 @@ class ChallengeInputs:
         good, bad = partial(keep_one_per_sku, judged), partial(reject_others_of_sku, judged, PRODUCT_PROPERTIES.name)
         return Source(str(path), PRODUCT_PROPERTIES, partial(count_rows, path), good, bad, [path])
 
-    def events(self, name: str) -> Source | None:
-        """The events of a behaviour; None where it has no file."""
+    def events(self, name: str, has_products: bool = False) -> Source | None:
+        """The events of a behaviour; None where it has no file.
+
+        Parameters
+        ----------
+        has_products : the products will be written before the events are read, and may judge them
+        """
         path, settings = source_path(self.workspace.data, name), self.config.behaviour(name)
         if not path.exists():
             log.info("  %s: no %s.parquet in the data, left out", name, name)
             return None
         item, kind, ingest = settings.item, ItemKind(settings.kind), self.config.ingest
         groups = group_files(path, events_contract(item, kind))
-        is_judged = item == SKU and ingest.unknown_sku == "quarantine"
+        is_judged = has_products and item == SKU and ingest.unknown_sku == "quarantine"
 
         def known_skus() -> DataFrame | None:
-            # before ``begin`` the table is not there, or holds the products of an earlier ingest
-            is_judged_now = is_judged and self.has_begun
-            return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged_now else None
+            return read_table(self.spark, self.workspace, PRODUCT_PROPERTIES) if is_judged else None
 
         def good() -> DataFrame:
             # each group is typed before they are united: text and timestamps have no common type

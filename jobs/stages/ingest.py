@@ -67,11 +67,12 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     check_any_purchase(inputs.events(PRODUCT_BUY))  # before anything is written
     tables = {**config.events_tables(), PRODUCT_PROPERTIES.name: PRODUCT_PROPERTIES}
     number = next_ingest(spark, workspace, [*tables.values(), IDS])
-    inputs.begin(write_ids(spark, inputs, workspace, number))
+    if isinstance(inputs, MappedInputs):
+        inputs.ids = write_ids(spark, inputs, workspace, number)
     # a task per part of a source file writes one file: as large as its part, nothing to gather
     write = partial(write_table, workspace=workspace, is_log=True, keep_partitions=True, ingest=number)
     # products first, see ``n_first``
-    found = [inputs.products(), *(inputs.events(name) for name in config.behaviours)]
+    found = [inputs.products(), *(inputs.events(name, has_products=True) for name in config.behaviours)]
     sources = [source for source in found if source]
     given = [source.table.name for source in sources]
     for name, table in tables.items():
@@ -96,9 +97,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     check_few_rejected(sources, counts, reasons, quarantine, config.ingest)
 
 
-def write_ids(
-    spark: SparkSession, inputs: ChallengeInputs | MappedInputs, workspace: Workspace, ingest: int
-) -> DataFrame:
+def write_ids(spark: SparkSession, inputs: MappedInputs, workspace: Workspace, ingest: int) -> DataFrame:
     """``tables/ids``, with a row for each text of the inputs that had none.
 
     Raises
