@@ -24,7 +24,7 @@ from jobs.runtime.locks import locked
 from jobs.runtime.logs import SHOWN, JsonLines, PlainLines, printable
 from jobs.runtime.temp_dirs import scratch_folder
 from jobs.runtime.user_errors import explain
-from jobs.storage.locations import is_s3, takes_whole_files
+from jobs.storage.locations import is_s3, mounted_path, takes_whole_files
 from jobs.storage.provenance import CONFIG, read_records
 from jobs.storage.working_copy import WorkingCopy, copy_folder
 from jobs.storage.workspace import Workspace
@@ -291,10 +291,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
     """Check all that can be checked without Spark before the output directory is touched."""
-    from jobs.blocks.imported import require_blocks
     from jobs.inputs.data_files import check_data, log_left_out
     from jobs.inputs.input_files import require_out_elsewhere
-    from jobs.storage.entry_rules import require_entries
 
     if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
         raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
@@ -315,8 +313,7 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
     if unknown := [name for name in getattr(arguments, "only", []) if name not in config.encoders]:
         known = ", ".join(config.encoders)
         raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
-    require_blocks(config.ensemble)
-    require_entries(config.probe.entries)
+    _require_entries(config)
     workspace = _open_workspace(arguments, config)
     if reads_data:
         config.behaviour(PRODUCT_BUY)  # a ConfigError without purchases: they date the windows
@@ -329,6 +326,17 @@ def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineC
         workspace.working_copy.start()
         arguments.locks.enter_context(_copied_back(workspace, is_ours))
     return config, workspace
+
+
+def _require_entries(config: PipelineConfig) -> None:
+    """Look for the entries that settings name, before hours are spent on other work."""
+    from jobs.storage.entry_rules import require_files
+
+    for name, folder in config.ensemble.named_blocks.items():
+        if folder:
+            require_files(mounted_path(folder), f"block {name!r}")
+    for folder in config.probe.entries:
+        require_files(mounted_path(folder), "probe.entries")
 
 
 def _find_settings(out: Path | str) -> str:

@@ -15,7 +15,7 @@ from conf.profile import EnsembleSettings
 from jobs.blocks.table import VECTORS_DDL, Block, vector_rows, write_block
 from jobs.storage.delta_tables import read_as_files
 from jobs.storage.entry_files import read_client_ids, snapshot_files
-from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, require_files, validate_entry
+from jobs.storage.entry_rules import CLIENT_IDS, COLUMN_EXPONENTS, EMBEDDINGS, validate_entry
 from jobs.storage.files import read_json
 from jobs.storage.locations import mounted_path
 from jobs.storage.workspace import Workspace
@@ -23,22 +23,6 @@ from schemas.errors import EntryError
 from schemas.tables import CLIENTS
 
 ROWS_PER_BATCH = 8192
-
-
-def require_blocks(settings: EnsembleSettings) -> None:
-    """Look for the folders that ``settings.blocks`` names, before hours are spent on others.
-
-    Raises
-    ------
-    EntryError
-        If one holds no entry.
-    ConfigError
-        If a folder is on an object store.
-    """
-    for name, folder in settings.named_blocks.items():
-        if not folder:
-            continue
-        require_files(mounted_path(folder), f"block {name!r}")
 
 
 def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: datetime, workspace: Workspace) -> None:
@@ -56,7 +40,6 @@ def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: dateti
     folders = {name: mounted_path(folder) for name, folder in settings.named_blocks.items() if folder}
     if not folders:
         return
-    require_blocks(settings)
     # from the files: an array of ids, where rows that Spark collects would take hundreds of bytes each
     client_ids = read_client_ids(snapshot_files(read_as_files(clients.sparkSession, workspace, CLIENTS)))
     for name, folder in folders.items():

@@ -4,13 +4,12 @@ An entry is a folder with ``client_ids.npy`` int64 [N], the relevant clients, ea
 float16 [N, width], the same order, every number finite.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from conf.profile import MAX_WIDTH
-from jobs.storage.locations import mounted_path
 from ml.files.npy import NpyError, open_npy
 from schemas.errors import EntryError
 
@@ -67,15 +66,6 @@ def require_files(folder: Path, owner: str) -> None:
         raise EntryError(
             f"{owner}: expected {CLIENT_IDS} and {EMBEDDINGS} in {folder}, found {found}; name another folder"
         )
-
-
-def require_entries(folders: Iterable[str]) -> None:
-    """Look for the files of the entries that ``probe.entries`` names; EntryError where there are none.
-
-    ConfigError if a folder is on an object store.
-    """
-    for folder in folders:
-        require_files(mounted_path(folder), "probe.entries")
 
 
 def _open_array(path: Path, dtype: np.dtype, kinds: str, n_axes: int) -> tuple[np.ndarray | None, list[str]]:

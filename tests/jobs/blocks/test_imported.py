@@ -69,14 +69,12 @@ def test_columns_that_an_export_divided_are_multiplied_again(spark: SparkSession
             import_entry(spark, workspace, str(folder))
 
 
-def test_a_block_may_lie_where_spark_has_a_name_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locations, "_DBFS_MOUNT", str(tmp_path / "dbfs"))
-    save_entry(tmp_path / "dbfs" / "blocks")
-    imported.require_blocks(EnsembleSettings(blocks=("clip=dbfs:/blocks", "baseline")))
-    with pytest.raises(EntryError, match=r"block 'clip': expected .* found none; name another folder"):
-        imported.require_blocks(EnsembleSettings(blocks=("clip=dbfs:/nowhere",)))
-    with pytest.raises(ConfigError, match="expected a path that driver and workers mount"):
-        imported.require_blocks(EnsembleSettings(blocks=("clip=s3://bucket/clip",)))
+def test_a_block_may_lie_where_spark_has_a_name_for_it(
+    spark: SparkSession, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locations, "_DBFS_MOUNT", str(workspace.out / "dbfs"))
+    save_entry(workspace.out / "dbfs" / "blocks")
+    assert import_entry(spark, workspace, "dbfs:/blocks").keys() == set(IDS.tolist())
 
 
 def test_an_entry_of_other_clients_is_refused(spark: SparkSession, workspace: Workspace) -> None:
@@ -87,7 +85,15 @@ def test_an_entry_of_other_clients_is_refused(spark: SparkSession, workspace: Wo
 
 
 @pytest.mark.parametrize("command", ["run", "profile", "ablate"])
-@pytest.mark.parametrize(("block", "message"), [("clip=nowhere", "/nowhere, found none"), ("a b=x", "letters")])
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("clip=nowhere", "/nowhere, found none; name another folder"),
+        ("clip=dbfs:/nowhere", "block 'clip': expected client_ids.npy and embeddings.npy in /dbfs/nowhere, found none"),
+        ("clip=s3://bucket/clip", "expected a path that driver and workers mount"),
+        ("a b=x", "letters"),
+    ],
+)
 def test_a_wrong_block_on_the_command_line_ends_with_2_before_anything_is_touched(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str, block: str, message: str
 ) -> None:

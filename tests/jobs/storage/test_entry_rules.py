@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from jobs.storage.entry_rules import require_entries, validate_entry
+from jobs.storage.entry_rules import require_files, validate_entry
 from schemas.errors import EntryError
 
 IDS = np.array([10, 20, 30])
@@ -130,11 +130,11 @@ def test_missing_files_and_folders_are_named(tmp_path):
     assert "expected a folder with client_ids.npy and embeddings.npy, found nothing" in message(tmp_path / "none")
 
 
-def test_an_entry_that_settings_name_must_be_there(tmp_path):
+def test_the_files_of_an_entry_must_be_there_whatever_they_hold(tmp_path):
     (tmp_path / "client_ids.npy").touch()
     with pytest.raises(
-        EntryError, match=r"probe.entries: expected client_ids.npy and embeddings.npy in .*, found no embeddings.npy"
+        EntryError, match=r"--entry: expected client_ids.npy and embeddings.npy in .*, found no embeddings.npy"
     ):
-        require_entries([str(tmp_path)])
+        require_files(tmp_path, "--entry")
     (tmp_path / "embeddings.npy").touch()
-    require_entries([str(tmp_path)])
+    require_files(tmp_path, "--entry")
