@@ -14,7 +14,7 @@ from pyspark.sql.types import StructType
 
 from jobs.inputs.challenge_directory import FileGroup, StoredColumn
 from jobs.inputs.listing import parquet_files
-from jobs.inputs.timestamps import instant_to_utc, micros_to_utc, to_micros
+from jobs.inputs.timestamps import instant_to_utc, nanos_to_time
 from jobs.storage.locations import spark_url
 from schemas.errors import InputError
 
@@ -84,4 +84,4 @@ def _plain(column: StoredColumn) -> Column:
         return F.col(column.name)
     if column.form == "instant":
         return instant_to_utc(F.col(column.name))
-    return micros_to_utc(to_micros(F.col(column.name)))
+    return nanos_to_time(F.col(column.name), is_instant=False)

@@ -80,15 +80,13 @@ def instant_to_utc(instant: Column) -> Column:
     return micros_to_utc(F.unix_micros(instant))
 
 
-def to_micros(nanos: Column) -> Column:
-    """Whole microseconds of nanoseconds after 1970, bigint; before 1970 towards the earlier one."""
-    # "/" makes doubles of both, which hold no nanoseconds of today: whole milliseconds came out a microsecond early
-    return F.call_function("div", nanos - F.pmod(nanos, F.lit(1000)), F.lit(1000))
-
-
 def nanos_to_time(nanos: Column, is_instant: bool) -> Column:
-    """Nanoseconds after 1970 as the time that they are in Parquet: a timestamp, or a timestamp_ntz."""
-    micros = to_micros(nanos)
+    """Nanoseconds after 1970 as the time that they are in Parquet: a timestamp, or a timestamp_ntz.
+
+    To whole microseconds, before 1970 towards the earlier one.
+    """
+    # "/" makes doubles of both, which hold no nanoseconds of today: whole milliseconds came out a microsecond early
+    micros = F.call_function("div", nanos - F.pmod(nanos, F.lit(1000)), F.lit(1000))
     return F.timestamp_micros(micros) if is_instant else micros_to_utc(micros)
 
 
