@@ -61,10 +61,9 @@ class Counts:
 
 def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
     """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
-    # an error where the configuration has none: windows and labels are made of purchases
-    config.behaviour(PRODUCT_BUY)
     inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
-    check_any_purchase(inputs.events(PRODUCT_BUY))  # before anything is written
+    # before anything is written: windows and labels are made of purchases
+    check_any_purchase(inputs.events(PRODUCT_BUY))
     tables = {**config.events_tables(), PRODUCT_PROPERTIES.name: PRODUCT_PROPERTIES}
     number = next_ingest(spark, workspace, [*tables.values(), IDS])
     if isinstance(inputs, MappedInputs):
