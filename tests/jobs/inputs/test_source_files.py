@@ -127,27 +127,19 @@ def test_files_stored_alike_are_one_group_whatever_else_they_hold(source: Path) 
     assert [path.name for path in group.files] == ["a.parquet", "b.parquet"]
 
 
-def test_what_writers_leave_behind_is_neither_counted_nor_read(spark: SparkSession, source: Path) -> None:
-    write(source / "a.parquet")
-    (source / "_temporary").mkdir()
-    write(source / "_temporary" / "b.parquet")
-    write(source / ".c.parquet")
-    (source / "notes.txt").write_text("not Parquet")
-    assert read(spark, source) == [(1, TIME, 7)]
-    assert count_rows(source) == 1
-
-
 def test_spark_reads_the_files_that_are_counted(spark: SparkSession, source: Path, tmp_path: Path) -> None:
-    names = ["000002_0", "part-00002", "b.parq", "d.PARQUET", "day=1/e", "12:00/f", "_day=1/g", "x.parquet._COPYING_"]
-    for number, name in enumerate(names):
+    names = ["000002_0", "part-00002", "b.parq", "d.PARQUET", "day=1/e", "12:00/f"]
+    left_behind = ["_temporary/g.parquet", ".g.parquet", "x.parquet._COPYING_"]
+    for number, name in enumerate([*names, *left_behind]):
         (source / name).parent.mkdir(exist_ok=True)
         write(source / name, client_id=[number])
-    write(source / "newer.parquet", client_id=[8])
+    (source / "notes.txt").write_text("not Parquet")
+    write(source / "newer.parquet", client_id=[18])
     spoil_arrow_schema(source / "newer.parquet")
     (tmp_path / "elsewhere").mkdir()
-    write(tmp_path / "elsewhere" / "h", client_id=[9])
+    write(tmp_path / "elsewhere" / "h", client_id=[19])
     (source / "linked").symlink_to(tmp_path / "elsewhere")
-    assert [client for client, *_ in read(spark, source)] == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert [client for client, *_ in read(spark, source)] == [0, 1, 2, 3, 4, 5, 18, 19]
     assert count_rows(source) == 8
 
 

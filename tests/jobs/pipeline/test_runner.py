@@ -285,18 +285,14 @@ def test_a_run_whose_stages_are_up_to_date_up_to_the_last_one_wanted_does_nothin
     assert f"nothing to do: ingest to {once[-1]} are up to date (--restart begins anew)" in caplog.text
 
 
-@pytest.mark.usefixtures("ran")
-def test_a_stage_that_is_run_alone_saves_its_settings(workspace: Workspace) -> None:
-    run_alone("ingest", workspace)
-    assert load_config(str(workspace.out / "config.yaml")) == CONFIG
-
-
 def saved(workspace: Workspace) -> PipelineConfig:
     return load_config(str(workspace.out / "config.yaml"))
 
 
 @pytest.mark.usefixtures("ran")
 def test_the_saved_configuration_shows_settings_that_the_outputs_have(workspace: Workspace) -> None:
+    run_alone("ingest", workspace)
+    assert saved(workspace) == CONFIG
     run(workspace)
     other = load_config("demo", ["training.epochs=3", "ensemble.blocks_weight=2"])
     run_alone("targets", workspace, other)

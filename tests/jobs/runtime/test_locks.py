@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -78,14 +77,15 @@ def lost_on_another_host(logs: Path, *names: str) -> Path:
     return path
 
 
-def test_the_second_run_is_told_who_works_there_and_may_when_that_one_ended(logs: Path) -> None:
+def test_the_second_run_is_told_who_works_there_and_takes_its_lock_over_when_that_one_was_killed(logs: Path) -> None:
     with holder(logs) as other:
         told = rf"`ubp run` there since .*, process {other.pid} on .*, remove \S+lock-\w+\.json$"
         with pytest.raises(OutputError, match=told), locked(logs, ["vocabulary", "sequences"], "x"):
             pass
         assert [each["pid"] for each in holders(logs)] == [other.pid]
-        other.terminate()
+        other.kill()
         other.wait()
+    assert [each["pid"] for each in holders(logs)] == [other.pid]
     with locked(logs, ["sequences"], "x"):
         assert [each["pid"] for each in holders(logs)] == [os.getpid()]
     assert list(logs.iterdir()) == []
@@ -94,15 +94,6 @@ def test_the_second_run_is_told_who_works_there_and_may_when_that_one_ended(logs
 def test_stages_that_share_nothing_may_run_at_once(logs: Path) -> None:
     with locked(logs, ["train"], "ubp train"), locked(logs, ["baseline"], "ubp baseline"):
         assert sorted(each["names"] for each in holders(logs)) == [["baseline"], ["train"]]
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(logs: Path) -> None:
-    with holder(logs) as other:
-        other.send_signal(signal.SIGKILL)
-        other.wait()
-    assert [each["pid"] for each in holders(logs)] == [other.pid]
-    with locked(logs, ["sequences"], "x"):
-        assert [each["pid"] for each in holders(logs)] == [os.getpid()]
 
 
 @pytest.mark.parametrize(

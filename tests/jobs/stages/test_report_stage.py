@@ -110,9 +110,9 @@ def finished(tables, ablated):
     return workspace
 
 
-def write_names(spark, workspace) -> None:
-    """The table of the blocks' columns; ``page_visit`` is not one of the run's yet."""
-    names = [(name, 0, "a", "a test") for name in ("product_buy", "baseline")]
+def write_names(spark, workspace, *more: str) -> None:
+    """The table of the blocks' columns."""
+    names = [(name, 0, "a", "a test") for name in ("product_buy", "baseline", *more)]
     write_table(spark.createDataFrame(names, BLOCK_COLUMNS.ddl), workspace, BLOCK_COLUMNS)
 
 
@@ -157,8 +157,7 @@ def another_model(spark, workspace):
 
 
 def another_behaviour(spark, workspace):
-    names = [(name, 0, "a", "a test") for name in ("product_buy", "baseline", "page_visit")]
-    write_table(spark.createDataFrame(names, BLOCK_COLUMNS.ddl), workspace, BLOCK_COLUMNS)
+    write_names(spark, workspace, "page_visit")  # of which there are rows
 
 
 def no_such_block(spark, workspace):

@@ -1,7 +1,6 @@
 """A stage refuses what earlier ones made from other inputs or with other settings, and takes what does not matter."""
 
 import fnmatch
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from conf.load import load_config
 from conf.pipeline import PipelineConfig
 from jobs.pipeline.registry import SETTINGS, STAGE_NAMES, find_stage, settings_of
 from jobs.pipeline.runner import run_stages
-from jobs.storage.provenance import PROVENANCE, Record, changed_records, read_records
+from jobs.storage.provenance import PROVENANCE, read_records
 from jobs.storage.workspace import Workspace
 from schemas.blocks import ON_REQUEST
 from schemas.errors import OutdatedError, TableError
@@ -192,16 +191,3 @@ def test_a_stage_is_compared_with_what_it_reads_and_nothing_else(workspace: Work
     with pytest.raises(OutdatedError, match=r"probe: .*train had encoders\.product_buy\.training\.epochs=15 \(now 3\)"):
         run_stages(NoWork(), now, workspace, first="targets")  # type: ignore[arg-type]
     assert read_records(workspace) == before, "a run that cannot end does not begin"
-
-
-def test_stages_that_end_at_once_are_all_recorded(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-
-    def record(name: str) -> None:
-        with changed_records(workspace) as records:
-            records[name] = Record(name)
-
-    names = [f"stage {number}" for number in range(40)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(record, names))
-    assert set(read_records(workspace)) == set(names)
