@@ -88,13 +88,6 @@ def test_a_popularity_file_is_taken_as_it_is(workspace, counts):
     assert labels["propensity_sku"] == [(80, 0.9), (70, 0.25)]
 
 
-def test_a_popularity_of_another_length_is_an_input_error(workspace, counts):
-    save_ids(workspace, "target/propensity_sku.npy", [80, 70])
-    np.save(workspace.data / "target/popularity_propensity_sku.npy", np.array([0.5]))
-    with pytest.raises(InputError, match="expected 2 finite numbers"):
-        read_labels(counts, workspace.data / "target")
-
-
 def test_labels_of_no_product_and_no_purchase_are_told_and_nobody_has_them(spark, workspace, caplog):
     save_ids(workspace, "target/propensity_sku.npy", [80, 1, 2, 70, 3, 4])
     run(spark, SMALL, workspace)

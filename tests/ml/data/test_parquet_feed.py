@@ -275,12 +275,6 @@ def test_of_many_files_one_is_open_at_a_time(tmp_path: Path) -> None:
         assert psutil.Process().num_fds() <= n_open + 2
 
 
-def test_ranks_that_share_files_keep_different_rows(tmp_path: Path) -> None:
-    file = write_file(tmp_path, "f.parquet", numbered(100, 20), 4)
-    kept = [last_tokens(read_shard(shard_files([file], rank, 2), seed=5)) for rank in range(2)]
-    assert sorted(kept[0] + kept[1]) == list(range(100, 120))
-
-
 def write_events(
     folder: Path, sequences: list[list[int]], width: int, n_chunks: int = 1, name: str = "events.parquet"
 ) -> FeedFile:

@@ -77,30 +77,19 @@ def test_a_folder_that_goes_away_for_a_while_does_not_end_the_watch(
         assert shown.wait(600), "progress that could not be shown is shown later"
 
 
-def test_every_batch_of_a_watched_feed_is_progress() -> None:
-    rows = Sequences.from_rows([[3, 4, 5]] * 6)
-    feed = ArrayFeed(rows, rows, widths=(4,), tokens_per_batch=8, seed=0)
-    watch = StallWatch(60)
-    seen = []
-    watch.note_progress = lambda: seen.append(1)  # type: ignore[method-assign]
-    watched = WatchedFeed(feed, watch)
-    assert watched.n_batches == feed.n_batches
-    batches, plain = list(watched.training(1)), list(feed.training(1))
-    assert all(np.array_equal(one.token_ids, other.token_ids) for one, other in zip(batches, plain, strict=True))
-    assert len(seen) == len(batches) > 0
-    assert len(list(watched.validation())) == len(list(feed.validation()))
-    assert len(seen) > len(batches)
-
-
-def test_batches_that_are_passed_over_are_progress_and_an_epoch_without_a_rest_reads_none() -> None:
+def test_every_batch_of_a_watched_feed_is_progress_and_so_are_those_that_are_passed_over() -> None:
     rows = Sequences.from_rows([[3, 4, 5]] * 12)
     feed = ArrayFeed(rows, rows, widths=(4,), tokens_per_batch=8, seed=0)
     watch, seen = StallWatch(60), []
     watch.note_progress = lambda: seen.append(1)  # type: ignore[method-assign]
     watched = WatchedFeed(feed, watch)
-    assert feed.n_batches > 4
-    rest, plain = list(watched.training(2, skip=3)), list(feed.training(2, skip=3))
-    assert all(np.array_equal(one.token_ids, other.token_ids) for one, other in zip(rest, plain, strict=True))
-    assert len(seen) == feed.n_batches == len(rest) + 3
+    assert watched.n_batches == feed.n_batches > 4
+    for skip in (0, 3):
+        seen.clear()
+        rest, plain = list(watched.training(2, skip)), list(feed.training(2, skip))
+        assert all(np.array_equal(one.token_ids, other.token_ids) for one, other in zip(rest, plain, strict=True))
+        assert len(seen) == feed.n_batches == len(rest) + skip
+    seen.clear()
     assert list(watched.training(2, skip=feed.n_batches)) == []
-    assert len(seen) == feed.n_batches
+    assert seen == [], "an epoch without a rest reads none"
+    assert len(list(watched.validation())) == len(list(feed.validation())) == len(seen) > 0
