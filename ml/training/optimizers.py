@@ -23,17 +23,13 @@ class RowAdam(Optimizer):
     Parameters
     ----------
     parameters : float [V, D] each, with sparse gradients
-    betas : decay of the first and the second moment, per step of the row
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps})
+    beta1, beta2, eps = 0.9, 0.999, 1e-8
+    """Adam's own: decay of the first and the second moment, per step of the row; and what keeps 0 out of a divisor."""
+
+    def __init__(self, parameters: Iterable[Any], lr: float = 1e-3) -> None:
+        super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -60,13 +56,12 @@ class RowAdam(Optimizer):
             state["mean"] = torch.zeros_like(table)
             state["square"] = table.new_zeros(len(table), 1)
             state["n_steps"] = table.new_zeros(len(table), 1)
-        beta1, beta2 = group["betas"]
         before = {name: values.index_select(0, rows) for name, values in state.items()}
         n_steps = before["n_steps"] + 1  # [R, 1]
-        mean = before["mean"].lerp(gradient, 1 - beta1)  # [R, D]
-        square = before["square"].lerp(gradient.square().mean(1, keepdim=True), 1 - beta2)
-        spread = (square / (1 - beta2**n_steps)).sqrt_().add_(group["eps"])  # [R, 1]
-        change = mean / (spread * (1 - beta1**n_steps))
+        mean = before["mean"].lerp(gradient, 1 - self.beta1)  # [R, D]
+        square = before["square"].lerp(gradient.square().mean(1, keepdim=True), 1 - self.beta2)
+        spread = (square / (1 - self.beta2**n_steps)).sqrt_().add_(self.eps)  # [R, 1]
+        change = mean / (spread * (1 - self.beta1**n_steps))
         after = {"n_steps": n_steps, "mean": mean, "square": square}
         if skips_zeros:
             # by where, not by a choice of rows: to know their number is to wait for the device

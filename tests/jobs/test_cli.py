@@ -256,9 +256,9 @@ jobs.start.main()
 def test_what_a_daemon_has_closed_or_filled_is_no_unexpected_error(tmp_path: Path) -> None:
     ubp = [sys.executable, "-c", "import sys, jobs.start; sys.exit(jobs.start.main())"]
 
-    def run_in_shell(redirection: str, folder: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def run_in_shell(redirection: str) -> subprocess.CompletedProcess[str]:
         line = f"{shlex.join([*ubp, 'status', '--out', 'out'])} {redirection}"
-        return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True)
+        return subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
 
     (tmp_path / "out").mkdir()
     assert run_in_shell(">&- 2>&- <&-").returncode == 0

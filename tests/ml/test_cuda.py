@@ -108,9 +108,9 @@ def test_the_loss_of_a_batch_does_not_wait_for_the_device(name: Any, attention: 
 PACKED: dict[str, Any] = {"packing": True, "compile": False}
 
 
-def packed_batches(n: int, seed: int = 0) -> list[SequenceBatch[Tokens]]:
+def packed_batches(n: int) -> list[SequenceBatch[Tokens]]:
     """Batches of 8 rows of 128 positions."""
-    sequences = Sequences.from_rows([row[row != PAD] for row in rows(150 * n, seed)])
+    sequences = Sequences.from_rows([row[row != PAD] for row in rows(150 * n)])
     nobody = Sequences.from_rows([])
     feed = PackedFeed(ArrayFeed(sequences, nobody, (4, 8, WIDTH), 64, seed=1), 128, 1024, is_pinned=True)
     return [batch for batch, _ in zip(feed.training(1), range(n), strict=False)]

@@ -24,12 +24,11 @@ ARROW = {"bigint": pa.int64(), "int": pa.int32(), "double": pa.float64(), "times
 SCHEMA = pa.schema([(name, ARROW[kind]) for name, kind in (part.split() for part in LOG_DDL.split(", "))])
 
 
-def random_events(seed: int = 1, n_events: int = 600, n_clients: int = 12) -> list[Event]:
+def random_events() -> list[Event]:
     """Clients of very different sizes; whole days, equal times, sessions, months, products without a price or name."""
-    rng = np.random.default_rng(seed)
-    clients = rng.choice(
-        n_clients, n_events, p=np.arange(1, n_clients + 1) ** 2 / sum(np.arange(1, n_clients + 1) ** 2)
-    )
+    rng = np.random.default_rng(1)
+    shares = np.arange(1, 13) ** 2
+    clients = rng.choice(12, 600, p=shares / sum(shares))
     events = []
     for client in clients.tolist():
         behaviour = str(rng.choice(list(BEHAVIOURS)[: 2 + client % 4]))

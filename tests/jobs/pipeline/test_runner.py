@@ -41,8 +41,8 @@ def run_alone(stage: str, workspace: Workspace, config: PipelineConfig = CONFIG)
     find_stage(stage).run(NoWork(), config, workspace)  # type: ignore[arg-type]
 
 
-def next_stage(workspace: Workspace, config: PipelineConfig = CONFIG) -> str:
-    return [*(step.stage.name for step in plan_run(config, workspace) if not step.why_not), "none"][0]
+def next_stage(workspace: Workspace) -> str:
+    return [*(step.stage.name for step in plan_run(CONFIG, workspace) if not step.why_not), "none"][0]
 
 
 def test_a_run_that_died_goes_on_after_the_last_finished_stage(workspace: Workspace, ran: list[str]) -> None:

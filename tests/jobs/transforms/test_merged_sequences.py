@@ -36,12 +36,12 @@ def settings_of(max_length: int, drop_repeats: bool = True) -> PipelineConfig:
     return load_config("demo", [encoder, *changed, "behaviours.page_visit.keep_rare_as_unk=true"])
 
 
-def random_events(n: int, n_clients: int = 9) -> list[Event]:
+def random_events(n: int) -> list[Event]:
     """With many ties, repeats, and a client of a third of all events."""
     generator = np.random.default_rng(n)
     events: list[Event] = []
     for _ in range(n):
-        client = 0 if generator.random() < 0.33 else int(generator.integers(n_clients))
+        client = 0 if generator.random() < 0.33 else int(generator.integers(9))
         behaviour = BEHAVIOURS[generator.integers(4)]
         item = int(generator.integers(1, 13))
         events.append(

@@ -15,10 +15,10 @@ from schemas.tasks import TaskScore
 TINY = ProbeSettings(hidden_size=8, n_blocks=2, batch_size=5, epochs=3)
 
 
-def examples(n=23, width=4):
+def examples():
     generator = np.random.default_rng(0)
-    labels = generator.integers(0, 2, size=(n, 1)).astype(np.uint8)
-    rows = generator.normal(size=(n, width)).astype(np.float16)
+    labels = generator.integers(0, 2, size=(23, 1)).astype(np.uint8)
+    rows = generator.normal(size=(23, 4)).astype(np.float16)
     rows[:, 0] += 3 * labels[:, 0]
     return rows, labels
 

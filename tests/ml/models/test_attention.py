@@ -4,10 +4,10 @@ import torch.nn.functional as F
 from ml.models.attention import attend
 
 
-def inputs(n_queries=3, width=4, dtype=torch.float64):
+def inputs(n_queries=3):
     torch.manual_seed(7)
-    query = torch.randn(2, 2, n_queries, 6, dtype=dtype, requires_grad=True)
-    key_value = torch.randn(2, 2, 2, width, 6, dtype=dtype, requires_grad=True)
+    query = torch.randn(2, 2, n_queries, 6, dtype=torch.float64, requires_grad=True)
+    key_value = torch.randn(2, 2, 2, 4, 6, dtype=torch.float64, requires_grad=True)
     is_visible = torch.tensor([[False, False, True, True], [False, True, True, True]])[:, None, None, :]
     return query, key_value, is_visible
 

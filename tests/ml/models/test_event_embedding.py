@@ -130,9 +130,9 @@ def test_each_part_of_the_context_can_be_left_out(name: str) -> None:
     torch.testing.assert_close(every(batch, torch.tensor([1, 7])), whole[[1, 7]])
 
 
-def transformer_of(settings: EncoderSettings, is_sparse: bool = False) -> Transformer:
+def transformer_of(settings: EncoderSettings) -> Transformer:
     torch.manual_seed(0)
-    return Transformer(settings, shop_vocabulary(), is_sparse).eval()
+    return Transformer(settings, shop_vocabulary()).eval()
 
 
 def test_neither_padding_nor_batch_mates_nor_later_events_change_a_vector() -> None:

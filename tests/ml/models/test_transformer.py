@@ -257,12 +257,12 @@ def test_a_separate_output_table_is_what_outputs_are_compared_with_and_a_tied_on
     assert not any("output_table" in name for name in transformer(SETTINGS, n_tokens=20).state_dict())
 
 
-def numbers(layer, weight, bias=0.0):
-    """Give a linear layer one weight everywhere on its diagonal blocks."""
+def repeat_input(layer):
+    """Have a linear layer give its input, as often as it is wide."""
     with torch.no_grad():
         size = layer.weight.shape[1]
-        layer.weight.copy_(weight * torch.eye(size).repeat(layer.weight.shape[0] // size, 1))
-        layer.bias.fill_(bias)
+        layer.weight.copy_(torch.eye(size).repeat(layer.weight.shape[0] // size, 1))
+        layer.bias.zero_()
 
 
 @pytest.mark.parametrize("block", ["sasrec", "ligr"])
@@ -271,7 +271,7 @@ def test_a_block_of_two_columns_gives_what_its_formula_gives_by_hand(block):
     settings = replace(SETTINGS, hidden_size=2, n_heads=1, feed_forward_size=2, encoder_dropout=0.0, block=block)
     layer, grid = BLOCKS[block](settings), Grid(None, 1, 1)
     for linear in (each for each in layer.modules() if isinstance(each, torch.nn.Linear)):
-        numbers(linear, 1.0)
+        repeat_input(linear)
     row = layer(torch.tensor([[3.0, 1.0]]), Context(grid, None, grid, grid))[0].tolist()
     if block == "sasrec":
         # queries [1, -1] plus the value of the raw row [3, 1]: [4, 0], normed [1, -1]; plus its ReLU, [1, 0]

@@ -24,14 +24,14 @@ def compose(parts, **settings):
     return profiles
 
 
-def random_blocks(n=200, widths=(6, 3), seed=0):
+def random_blocks(widths=(6, 3)):
     """Blocks of correlated columns with unequal spreads, far from zero, a third of the clients absent."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     return [
         Block(
             f"block_{width}",
-            (rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) * 7 + 50).astype(np.float32),
-            rng.random(n) < 0.67,
+            (rng.normal(size=(200, width)) @ rng.normal(size=(width, width)) * 7 + 50).astype(np.float32),
+            rng.random(200) < 0.67,
         )
         for width in widths
     ]

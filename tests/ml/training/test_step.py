@@ -36,8 +36,8 @@ def learner_of(settings: EncoderSettings, seed: int = 0, ranks: Ranks | None = N
     return Learner(settings, VOCABULARY, seed, ranks)
 
 
-def tokens(n_rows: int, width: int = 8, seed: int = 0) -> SequenceBatch[Tokens]:
-    return SequenceBatch(np.random.default_rng(seed).integers(FIRST_ITEM, N_TOKENS, (n_rows, width), dtype=np.int32))
+def tokens(n_rows: int) -> SequenceBatch[Tokens]:
+    return SequenceBatch(np.random.default_rng(0).integers(FIRST_ITEM, N_TOKENS, (n_rows, 8), dtype=np.int32))
 
 
 def masked(batch: SequenceBatch[Tokens], rows: slice = ALL, seed: int = 0) -> TrainingBatch:
