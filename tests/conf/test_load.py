@@ -208,6 +208,8 @@ def test_a_missing_file_names_the_known_ones() -> None:
         (b"", "expected keys and values at the top level, found none"),
         (b"- 1\n", "found a list"),
         (b"3\n", "is not YAML that settings can have"),
+        (b"training: {epochs: [", "is not YAML that settings can have"),
+        (b"seed: !!python/object/apply:os.getpid []\n", "could not determine a constructor for the tag"),
         (b"1: 3\n", "Keys should be strings"),
         (b"seed: 1\nseed: 2\n", "duplicate key seed"),
         (b"seed: &a 1\ntraining: {epochs: *a}\n", "found a YAML alias"),
@@ -271,20 +273,6 @@ def test_a_reference_to_another_setting_is_resolved() -> None:
     assert load_config("demo", ["seed=7", "training.epochs=${seed}"]).training.epochs == 7
     relative = load_config("demo", ["training.epochs=${.tokens_per_batch}", "seed=${sequences.widths.1}"])
     assert (relative.training.epochs, relative.seed) == (relative.training.tokens_per_batch, 8)
-
-
-def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "broken.yaml"
-    path.write_text("training: {epochs: [")
-    with pytest.raises(ConfigError, match="not YAML"):
-        load_config(str(path))
-
-
-def test_a_file_cannot_run_code(tmp_path: Path) -> None:
-    path = tmp_path / "evil.yaml"
-    path.write_text("seed: !!python/object/apply:os.getpid []\n")
-    with pytest.raises(ConfigError):
-        load_config(str(path))
 
 
 @pytest.mark.parametrize("tasks", ["[]", "[dance]", "[churn, churn]"])
