@@ -53,10 +53,13 @@ def with_ids(rows: DataFrame, keyed: Sequence[str], ids: DataFrame) -> DataFrame
 def refuse_alike(ids: DataFrame) -> None:
     """Raise InputError where two ids of a kind differ by nothing but white space around them, or .0 behind a number.
 
-    pandas writes whole numbers with .0 where a column lacks one of them.
+    pandas writes whole numbers with .0 where a column lacks one of them, which Spark's reader of JSON gives an exponent
+    (5.4131214E8).
     """
     bare = F.regexp_replace(KEY, r"^\s+|\s+$", "")
-    stripped = ids.select(KIND, KEY, F.regexp_replace(bare, r"^([+-]?[0-9]+)\.0+$", "$1").alias("stripped"))
+    whole = F.regexp_replace(bare, r"^([+-]?[0-9]+)\.0+$", "$1")
+    written_out = F.when(bare.rlike(r"^[+-]?[0-9]\.[0-9]+E[0-9]{1,2}$"), bare.cast("decimal(38,0)").cast("string"))
+    stripped = ids.select(KIND, KEY, F.coalesce(written_out, whole).alias("stripped"))
     # one of two such ids has white space or .0: few groups are left to compare
     padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()
     groups = stripped.join(padded, on=[KIND, "stripped"], how="left_semi").groupBy(KIND, "stripped")
@@ -66,5 +69,5 @@ def refuse_alike(ids: DataFrame) -> None:
         raise InputError(
             f"{found[0][KIND]}: expected ids that differ by more than white space around them or .0 behind a number, "
             f"found {pairs}; correct them, or take them for one by expression: trim(COLUMN), or "
-            "regexp_replace(COLUMN, '[.]0+$', '')"
+            "regexp_replace(COLUMN, '[.]0+$', ''); of floats in JSON: cast(cast(COLUMN as decimal(38,0)) as string)"
         )

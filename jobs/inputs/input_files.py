@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import PARQUET_SUFFIXES, is_passed_over, list_source
+from jobs.inputs.listing import PARQUET_SUFFIXES, check_format, is_passed_over, list_source
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
 from ml.files.regular import require_regular
@@ -168,6 +168,13 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
         return InputFiles("delta", path, ())
     if settings.format == "delta" or settings.version is not None or settings.as_of is not None:
         raise InputError(f"{owner}: expected a Delta table, found no {DELTA_LOG} in {path}; correct path or format")
+    for folder in path.absolute().parents:
+        if (folder / DELTA_LOG).is_dir():
+            raise InputError(
+                f"{owner}: expected a Delta table whole, found {path}, files of the table {folder}, of which some may "
+                f"be of former versions; give path: {folder}, and choose rows by where"
+            )
+        check_format(folder)
     kind, files = _files_of_one_format(owner, settings, path, roots)
     return InputFiles(kind, path.parent if "*" in path.name or path.is_file() else path, tuple(files))
 
@@ -255,7 +262,9 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
         If CSV files differ in their first lines, or name a column twice, or a first line of JSON holds several objects.
     """
     if found.format == "delta":
-        return _delta_columns(found.root)
+        # those of the newest version: what an earlier one calls its columns, Spark tells
+        return _delta_columns(found.root) if settings.version is None and settings.as_of is None else None
+    _require_partitions(owner, found)
     partitions = [part.partition("=")[0] for part in found.files[0].relative_to(found.root).parent.parts if "=" in part]
     if found.format == "parquet":
         names: dict[str, None] = {}
@@ -278,6 +287,22 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     header = _read_headers(owner, settings, found)
     _require_different(owner, [*header, *partitions], found.files[0])
     return [*header, *partitions]
+
+
+def _require_partitions(owner: str, found: InputFiles) -> None:
+    """Refuse files in folders of other columns than those of the rest: Spark would leave some out without a word."""
+    first: tuple[str, ...] | None = None
+    for file in found.files:
+        parts = file.relative_to(found.root).parent.parts
+        own = tuple(part.partition("=")[0].casefold() for part in parts if "=" in part)
+        if first is None:
+            first = own
+        if own != first:
+            of_both = [" and ".join(f"{name}=" for name in names) or "no such folder" for names in (first, own)]
+            raise InputError(
+                f"{owner}: expected all files in folders of the same columns (NAME=VALUE), found {of_both[0]} of "
+                f"{found.files[0]}, {of_both[1]} of {file}; move one of them, or read them as inputs of their own"
+            )
 
 
 def _read_headers(owner: str, settings: InputSettings, found: InputFiles) -> list[str]:
@@ -355,9 +380,16 @@ def _check_lines(owner: str, file: Path) -> None:
                 "first lines; write each object into one line, as jq -c does"
             )
         return
-    if rest := line[end:].strip(" ,"):
+    require_one_object(owner, line, str(file))
+
+
+def require_one_object(owner: str, line: str, where: str) -> None:
+    """Raise InputError where a line of JSON goes on behind its value: Spark would not read that."""
+    line = line.removeprefix("\ufeff").strip()
+    end = _end_of_value(line)
+    if end is not None and (rest := line[end:].strip(" ,")):
         raise InputError(
-            f"{owner}: expected one JSON object a line in {file}, found another one behind the first: {rest[:60]!r}; "
+            f"{owner}: expected one JSON object a line in {where}, found another one behind the first: {rest[:60]!r}; "
             "write a line break between them"
         )
 
@@ -452,9 +484,19 @@ def _family(kind: pa.DataType, is_id: bool) -> object:
     return ("time", kind.tz is None) if pa.types.is_timestamp(kind) else kind
 
 
-def nanosecond_columns(file: Path) -> dict[str, bool]:
-    """Columns of a Parquet file whose times Spark reads as numbers -> whether they are instants."""
-    times = [field for field in read_footer(file).schema if pa.types.is_timestamp(field.type)]
+def mixes_nanoseconds(files: Sequence[Path]) -> bool:
+    """Whether a column of Parquet files has times in nanoseconds in one, and another type in another."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for file in files:
+        for name, kind in _stored_types(file).items():
+            kinds.setdefault(name, set()).add(kind)
+    mixed = [kind for own in kinds.values() if len(own) > 1 for kind in own]
+    return any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in mixed)
+
+
+def nanosecond_columns(files: Sequence[Path]) -> dict[str, bool]:
+    """Columns of Parquet files whose times Spark reads as numbers -> whether they are instants."""
+    times = [field for file in files for field in read_footer(file).schema if pa.types.is_timestamp(field.type)]
     return {field.name: field.type.tz is not None for field in times if field.type.unit == "ns"}
 
 

@@ -92,7 +92,9 @@ def type_price(column: MappedColumn) -> Typed:
     if not isinstance(column.kind, StringType | NumericType):
         raise column.refuse("numbers or text")
     if column.settings.as_ == "amount":
-        number = column.value.cast("double")
+        # the cast takes Java's 12d and 12f for numbers
+        is_number = ~column.value.cast("string").rlike(r"[dDfF]\s*\z")
+        number = F.when(is_number, column.value).cast("double")
         # below infinity keeps NaN out too: to Spark it is the largest number
         amount = F.when((number >= 0) & (number < float("inf")), number)
         return amount, [(~column.is_missing & amount.isNull(), t.NO_AMOUNT)]

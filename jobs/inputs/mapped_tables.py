@@ -32,7 +32,7 @@ from jobs.inputs.mapped_columns import (
     type_time,
     with_buckets,
 )
-from jobs.inputs.readers import MALFORMED, find_column, find_version, read_input, select_rows
+from jobs.inputs.readers import MALFORMED, find_column, find_version, read_input, refuse_joined_lines, select_rows
 from jobs.inputs.sources import Source
 from jobs.inputs.timestamps import nanos_to_time
 from jobs.storage.delta_tables import read_table
@@ -160,10 +160,12 @@ class MappedInputs:
         whole = read_input(self.spark, owner, settings, found, version)
         is_first = settings.location not in [self.config.mapping.inputs[other].location for other in self.rows]
         self.rows[name] = select_rows(whole, owner, settings, has_malformed=is_first)
-        nanoseconds = nanosecond_columns(found.files[0]) if found and found.format == "parquet" else {}
+        nanoseconds = nanosecond_columns(found.files) if found and found.format == "parquet" else {}
         self.columns[name] = [
             self._find_column(name, role, column, nanoseconds) for role, column in settings.columns.items()
         ]
+        if is_first:
+            refuse_joined_lines(self.spark, owner, settings, found)
         if is_first and MALFORMED in whole.columns:
             self.lines[name] = partial(_count_rows, whole, whole.columns[0])
 

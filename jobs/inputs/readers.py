@@ -14,7 +14,15 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from conf.expressions import computed_names
 from conf.mappings import ColumnSettings, InputSettings
-from jobs.inputs.input_files import InputFiles, ParquetGroup, group_by_types, no_such_column, read_header
+from jobs.inputs.input_files import (
+    InputFiles,
+    ParquetGroup,
+    group_by_types,
+    mixes_nanoseconds,
+    no_such_column,
+    read_header,
+    require_one_object,
+)
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
 from jobs.inputs.timestamps import nanos_to_time
 from jobs.storage.delta_tables import read_version
@@ -24,6 +32,8 @@ from schemas.errors import InputError
 
 MALFORMED = "_malformed_line"
 """Column that holds a line of CSV or JSON whole where Spark cannot take it apart, null elsewhere."""
+MAX_SUSPECTS = 1000
+"""Lines of JSON that may hold two objects and are looked at one by one."""
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _WRITTEN_CAST = re.compile(rf"\b({'|'.join(_INTEGERS)})\s*\(", re.IGNORECASE)
 """A cast as a function, which Spark does not tell from one of its own."""
@@ -44,11 +54,11 @@ def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles
         return settings.version
     try:
         history = spark.sql(f"DESCRIBE HISTORY {name}")
-    except PySparkException:  # no Delta table, or none that is there: reading it tells
+        if settings.as_of is not None:
+            history = history.filter(F.date_format("timestamp", "yyyy-MM-dd HH:mm:ss") <= settings.as_of)
+        version: int | None = history.agg(F.max("version")).collect()[0][0]
+    except (PySparkException, Py4JJavaError):  # no Delta table, or one that Delta cannot read: reading it tells
         return None
-    if settings.as_of is not None:
-        history = history.filter(F.date_format("timestamp", "yyyy-MM-dd HH:mm:ss") <= settings.as_of)
-    version: int | None = history.agg(F.max("version")).collect()[0][0]
     return version
 
 
@@ -70,6 +80,21 @@ def read_input(
     """
     with naming_input(owner, settings.location):
         return _read(spark, owner, settings, found, version)
+
+
+def refuse_joined_lines(spark: SparkSession, owner: str, settings: InputSettings, found: InputFiles | None) -> None:
+    """Raise InputError where a line of JSON holds two objects, as where files without a last line break were joined.
+
+    Spark reads the first one. To see that takes a pass over the text.
+    """
+    if (found.format if found else settings.format) != "json":
+        return
+    paths = [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
+    with naming_input(owner, settings.location):
+        # nothing but text in quotes has these signs in one object: few lines are looked at
+        lines = spark.read.text(paths).filter(F.col("value").rlike(r"\}\s*\{")).limit(MAX_SUSPECTS).collect()
+    for line in lines:
+        require_one_object(owner, line["value"], settings.location)
 
 
 def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malformed: bool) -> DataFrame:
@@ -219,11 +244,13 @@ def _read(
     if kind == "parquet":
         # without mergeSchema, the columns would be those of one file
         reader = reader.options(mergeSchema=True, **PARQUET_OPTIONS)
-        try:
-            return reader.parquet(*paths)
-        except (PySparkException, Py4JJavaError) as error:
-            if found is None or "CANNOT_MERGE_SCHEMAS" not in str(error):
-                raise
+        # of nanoseconds Spark reads whole numbers, and would merge them with times that are others, or with numbers
+        if found is None or not mixes_nanoseconds(found.files):
+            try:
+                return reader.parquet(*paths)
+            except (PySparkException, Py4JJavaError) as error:
+                if found is None or "CANNOT_MERGE_SCHEMAS" not in str(error):
+                    raise
         # Spark merges columns of equal types alone, but makes numbers of different types one in a union
         groups = group_by_types(owner, found.files, settings)
         frames = (_read_group(reader, group) for group in groups)

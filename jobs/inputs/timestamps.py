@@ -34,7 +34,7 @@ _NUMBER = r"^\s*[+-]?[0-9]{1,19}(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?\s*\z"
 """Also as programs write a float; the cast rounds what is finer than six decimals."""
 _ISO = (
     r"^\s*([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?))?"
-    r"(?: ?(Z|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?))?\s*\z"
+    r"(?: ?(Z|UTC|GMT|[+-](?:0[0-9]|1[0-8])(?::?[0-5][0-9])?))?\s*\z"
 )
 """Day, time of day, zone: the parts that a text of ISO 8601 has here, also with `` UTC``."""
 

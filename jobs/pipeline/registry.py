@@ -19,6 +19,7 @@ from jobs.storage.metrics_log import append_metrics, lines_of_stage, log_size, r
 from jobs.storage.provenance import CONFIG, MODELS, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
 from schemas.blocks import ALS_CATEGORY, ALS_URL, COUNTERS, GRAPH, INTERACTIONS, ON_REQUEST
+from schemas.errors import TableError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -186,6 +187,9 @@ class Stage:
             # the data that change while a run works do not stop it: the next run finds them
             call = describe_call(config, workspace, self.reads_ingested)
             rule.require_up_to_date(self.name, self.inputs(config), records, call)
+            newest = records[rule.INGEST].ingest if rule.INGEST in records else None
+            if self.reads_ingested and newest is not None and not 0 <= (workspace.as_of or 0) <= newest:
+                raise TableError(f"--as-of: expected an ingest from 0 to {newest}, found {workspace.as_of}; correct it")
             if self.saves_config:
                 made = [*outputs, *planned]
                 # what was made --as-of another ingest is up to date too: its settings must stay to be seen
@@ -193,7 +197,6 @@ class Stage:
             inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
             as_of = ingest = None
             if self.reads_ingested:
-                newest = records[rule.INGEST].ingest if rule.INGEST in records else None
                 as_of = workspace.as_of
                 ingest = newest if as_of is None else as_of
             sources = [*list_sources(self.name, config), *list_entry_files(self.name, config)]
@@ -367,9 +370,9 @@ def describe_call(
 
 
 def find_gone(workspace: Workspace, records: Records) -> dict[str, list[str]]:
-    """Output -> the folders that were written with it and are not there now."""
+    """Output -> the folders and files that were written with it and are not there, or not whole, now."""
     gone = {
-        output: [folder for folder in record.folders if not workspace.has_folder(folder)]
+        output: [folder for folder in record.folders if not workspace.has_output(folder)]
         for output, record in records.items()
     }
     return {output: folders for output, folders in gone.items() if folders}

@@ -15,7 +15,7 @@ _TOO_LONG = r"File name too long"
 _NO_CONNECTOR = r'No FileSystem for scheme "?\w+|Class org\.apache\.hadoop\.fs\.[\w.]+ not found'
 # as Java reads gzip, bzip2 and deflate
 _CUT = (
-    r"Unexpected end of input stream|gzip stream CRC failure|incorrect (?:data|header|length) check"
+    r"Unexpected end of input stream|not a gzip file|gzip stream CRC failure|incorrect (?:data|header|length) check"
     r"|invalid (?:block type|stored block lengths|code lengths set|distance)|bad block header"
 )
 # as Spark, Parquet's Java library and pyarrow report it

@@ -48,6 +48,7 @@ def run(
             append_metrics(workspace.metrics, {"entry": entry, **named})
     write_table(spark.createDataFrame(rows, SCORES.ddl), workspace, SCORES)
     write_json(workspace.out / "scores.json", as_json, indent=2)
+    append_metrics(workspace.metrics, {"folders": ["scores.json"]})
 
 
 if __name__ == "__main__":

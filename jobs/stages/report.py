@@ -29,7 +29,7 @@ from jobs.reporting.tables import format_score_table, probe_note
 from jobs.runtime.logs import printable
 from jobs.storage.delta_tables import read_table
 from jobs.storage.files import write_text
-from jobs.storage.metrics_log import read_metrics
+from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
 from jobs.storage.stored_rows import timestamp_literal
 from jobs.storage.workspace import Workspace
@@ -53,6 +53,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     facts = collect_facts(spark, config, workspace, scores)
     path = workspace.out / "report.html"
     write_text(path, render_page(facts, config, stages_before(workspace, facts.metrics)))
+    append_metrics(workspace.metrics, {"folders": [path.name]})
     table = format_score_table(scores, probe_note(config.probe)) if scores else "no scores in mode entry\n"
     if config.tracking.mlflow:
         track_run(config, workspace)

@@ -12,6 +12,9 @@ from jobs.storage.working_copy import COMPLETE, METRICS, WorkingCopy
 from ml.files.notes import FolderNotes, Notes, StoreNotes
 from schemas.errors import ConfigError, InputError, OutputError
 
+NEEDED_FILES = {"models": ("weights.safetensors", "config.json"), "entries": ("client_ids.npy", "embeddings.npy")}
+"""What each folder in a folder of ``out`` has, if it is whole."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -124,10 +127,14 @@ class Workspace:
         if self.working_copy:
             self.working_copy.push(*names)
 
-    def has_folder(self, name: str) -> bool:
-        """Whether ``out`` has a folder whose files belong together, here or, whole, in the store."""
-        copy = self.working_copy
-        return (self.out / name).is_dir() or bool(copy and copy.store.describe(f"{name}/{COMPLETE}"))
+    def has_output(self, name: str) -> bool:
+        """Whether ``out`` has a file, or a folder whose files belong together, here or, whole, in the store."""
+        path, copy = self.out / name, self.working_copy
+        needed = [path / file for file in NEEDED_FILES.get(name.partition("/")[0], ())]
+        if all(each.exists() for each in (path, *needed)):
+            return True
+        # a folder is in the store when its mark is
+        return bool(copy and (copy.store.describe(f"{name}/{COMPLETE}") or copy.store.describe(name)))
 
     def remove(self, folder: Path) -> bool:
         """Remove a folder of ``out``, which need not have been fetched; whether it was there."""

@@ -63,6 +63,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
     assert columns["*.csv*"] == columns["orders"] == ["user", "time", "sku"]
     assert columns["log"] == ["user", "time", "day"]
     assert columns["lines.jsonl"] is None, "Spark looks into them"
+    assert read_columns("inputs.x", purchases("orders", version=0), found["orders"]) is None, "then called otherwise"
     check(tmp_path, purchases("log", item="day"))
     (tmp_path / "athena" / "day=1").mkdir(parents=True)  # the column in the files too, which nothing reads
     pq.write_table(
@@ -112,6 +113,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("a.csv", format="parquet"), r"a\.csv is not a whole Parquet file"),
         (purchases("orders", item="item"), r"expected the column 'item' in orders, found user, time"),
         (purchases("orders", format="parquet"), "expected plain Parquet files, found a Delta table"),
+        (purchases("orders/*.parquet"), r"expected a Delta table whole, found \S*orders/\*\.parquet, files of the"),
+        (purchases("partly"), r"same columns .*found day= of \S*day=1/x\.csv, no such folder of \S*partly/y\.csv"),
     ],
 )  # fmt: skip
 def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, settings: InputSettings, message: str) -> None:
@@ -144,6 +147,10 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     (tmp_path / "same" / "c.csv").write_text(HEADER)
     (tmp_path / "same" / "c.csv.gz").write_bytes(gzip.compress(HEADER.encode()))
     make_delta(tmp_path / "orders", "user", "time")
+    pq.write_table(pa.table({"user": [2], "time": ["t"]}), tmp_path / "orders" / "of-a-former-version.parquet")
+    (tmp_path / "partly" / "day=1").mkdir(parents=True)
+    for name in ("day=1/x.csv", "y.csv"):
+        (tmp_path / "partly" / name).write_text(HEADER)
     for folder, name in (("mixed", "a.csv"), ("mixed", "b.json"), ("notes", "README")):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / name).write_text(HEADER)

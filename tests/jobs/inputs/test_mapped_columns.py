@@ -37,6 +37,7 @@ OTHERS = [
     ("2022-03-27 02:30:00", {}, datetime(2022, 3, 27, 1, 30)),  # does not come: an hour later
     ("27.03.2022 02:30", {"format": "dd.MM.yyyy HH:mm"}, datetime(2022, 3, 27, 1, 30)),
     ("2022-02-30", {}, NO_TIME), ("2022-06-01 25:00:00", {}, NO_TIME), ("noon", {}, NO_TIME), ("20220601", {}, NO_TIME),
+    ("2022-06-01T12:00:00+99:99", {}, NO_TIME), ("2022-06-01T12:00:00+02:75", {}, NO_TIME),
     ("31.02.2022", {"format": "dd.MM.yyyy"}, "timestamp is not dd.MM.yyyy"),
     ("1654084800.1234565891", {"unit": "s"}, NOON.replace(microsecond=123457)),
     ("1.6540848001234567E9", {"unit": "s"}, NOON.replace(microsecond=123457)),
@@ -107,6 +108,7 @@ def test_ids_codes_and_prices_are_typed_or_have_a_reason(spark: SparkSession) ->
         (type_price(column("price", "9,5", as_="amount")), "price is not an amount of 0 or more"),
         (type_price(column("price", -1.0, as_="amount")), "price is not an amount of 0 or more"),
         (type_price(column("price", "NaN", as_="amount")), "price is not an amount of 0 or more"),
+        (type_price(column("price", "12d", as_="amount")), "price is not an amount of 0 or more"),
         (type_price(column("price", 99)), 99),
         (type_price(column("price", 100)), "price is outside 0-99"),
         (type_price(column("price", None, as_="amount")), None),

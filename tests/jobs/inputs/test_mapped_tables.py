@@ -248,6 +248,22 @@ def test_ids_that_differ_by_white_space_alone_are_refused(
     )  # of a column with a gap in pandas
     with pytest.raises(InputError, match=r"\.0 behind a number, found '7' and '7\.0'; correct them"):
         ingest(spark, shop, workspace)
+    lines = [{"who": who, "at": "2022-06-01 12:00:00", "what": "fan"} for who in (541312140, 541312140.0)]
+    (shop / "orders.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(InputError, match=r"found '5\.4131214E8' and '541312140'; .* of floats in JSON: cast"):
+        ingest(spark, shop, workspace)
+
+
+def test_files_of_json_that_were_joined_without_a_line_break_are_refused(
+    spark: SparkSession, shop: Path, workspace: Workspace
+) -> None:
+    part = "\n".join(json.dumps({"who": who, "at": "2022-06-01 12:00:00", "what": "}{"}) for who in ("bob", "amy"))
+    (shop / "orders.jsonl").write_text(part + part)  # the third line has two objects
+    with pytest.raises(InputError, match=r"found another one behind the first: '{\"who\": \"bob\".*write a line break"):
+        ingest(spark, shop, workspace)
+    (shop / "orders.jsonl").write_text(f"{part}\n{part}")
+    ingest(spark, shop, workspace)
+    assert read_table(spark, workspace, load_config("demo").events_table("product_buy")).count() == 4
 
 
 def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, workspace: Workspace) -> None:
@@ -270,6 +286,15 @@ def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, w
         spark.sql("DROP TABLE shop_orders")
     read = [line["read/version"] for line in read_metrics(workspace.metrics) if "read" in line]
     assert read == [1, 0, 1, 0]
+    features = {name: ["of-tomorrow"] for name in ("readerFeatures", "writerFeatures")}
+    protocol = {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}
+    (shop / "orders" / "_delta_log" / f"{2:020}.json").write_text(json.dumps(protocol))
+    with pytest.raises(InputError, match=r"product_buy: expected rows that Spark can read .*of-tomorrow"):
+        MappedInputs(
+            spark,
+            load_config("demo", inputs=mapping(shop, product_buy={"path": "orders"})),
+            Workspace(workspace.out, shop),
+        )
 
 
 def test_all_inputs_of_a_delta_table_read_one_version_of_it(
@@ -396,6 +421,11 @@ def test_sparks_own_times_are_instants_also_beside_other_files(spark: SparkSessi
     assert dict(rows.dtypes) == {"at": "timestamp", "n": "bigint"}
     write("c.parquet", pa.timestamp("us"))
     with pytest.raises(InputError, match=r"column 'at', found timestamp\[us, tz=UTC\] in .* and timestamp\[us\] in"):
+        read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
+    # Spark reads whole numbers of both, and would take one zone's for the other's
+    for name, kind in (("a", pa.timestamp("ns")), ("b", pa.timestamp("ns", "UTC")), ("c", pa.timestamp("ns"))):
+        write(f"{name}.parquet", kind)
+    with pytest.raises(InputError, match=r"column 'at', found timestamp\[ns\] in .* and timestamp\[ns, tz=UTC\] in"):
         read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from jobs.pipeline.registry import STAGE_NAMES, find_stage
 from jobs.pipeline.runner import plan_run, run_stages
 from jobs.storage.metrics_log import append_metrics, read_metrics
 from jobs.storage.provenance import read_records
-from jobs.storage.workspace import Workspace
-from schemas.errors import InputError, OutdatedError, TrainingError
+from jobs.storage.workspace import NEEDED_FILES, Workspace
+from schemas.errors import InputError, OutdatedError, TableError, TrainingError
 
 CONFIG = load_config("demo")
 AFTER_BLOCKS = ["profile", "probe", "report"]
@@ -336,6 +337,17 @@ def test_a_record_tells_what_an_output_was_made_from(workspace: Workspace, monke
     assert vocabulary.read == {"product_buy": 7, "windows": 5}
 
 
+@pytest.mark.usefixtures("ran")
+def test_an_ingest_that_there_is_not_outdates_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingested = {"table": "product_buy", "table/rows": 3, "table/version": 0, "table/ingest": 0}
+    leave_out_work(monkeypatch, lambda *_, **__: append_metrics(workspace.metrics, ingested))
+    run(workspace)
+    for number in (99, -1):
+        with pytest.raises(TableError, match=f"--as-of: expected an ingest from 0 to 0, found {number}; correct it"):
+            run_alone("split", replace(workspace, as_of=number))
+    assert plan_run(CONFIG, workspace) == []
+
+
 def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_them(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +357,8 @@ def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_t
         own = folders.get(ran[-1], [])
         for folder in own:
             (workspace.out / folder).mkdir(parents=True, exist_ok=True)
+            for file in NEEDED_FILES[folder.partition("/")[0]]:
+                (workspace.out / folder / file).touch()
         append_metrics(workspace.metrics, {"folders": own})
 
     ran = leave_out_work(monkeypatch, write)
@@ -361,7 +375,7 @@ def test_folders_that_were_removed_are_made_again_and_nothing_reads_on_without_t
     run(workspace)
     assert ran == ["train", "embed", *AFTER_BLOCKS]
 
-    shutil.rmtree(workspace.out / "entries/ensemble")
+    (workspace.out / "entries/ensemble/embeddings.npy").unlink()
     ran.clear()
     run(workspace)
     assert ran == AFTER_BLOCKS

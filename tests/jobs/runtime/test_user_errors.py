@@ -45,7 +45,12 @@ def test_a_name_that_no_file_can_have_is_a_mistake_of_who_gave_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "cause", ["java.io.EOFException: Unexpected end of input stream", "java.io.IOException: gzip stream CRC failure"]
+    "cause",
+    [
+        "java.io.EOFException: Unexpected end of input stream",
+        "java.io.IOException: gzip stream CRC failure",
+        "java.io.IOException: not a gzip file",
+    ],
 )
 def test_a_compressed_file_that_ends_early_or_is_damaged_is_an_input_error(cause: str) -> None:
     found = explain(RuntimeError(JAVA.format(cause)))

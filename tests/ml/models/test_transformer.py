@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from packed_rows import both_layouts, random_sequences, tokens_by_sequence
 from small_encoders import batch_of, settings_of, transformer
 
-from ml.data.sequence_batch import SequenceBatch
 from ml.models import padding
 from ml.models.padding import Grid
 from ml.models.protocol import evaluating
