@@ -276,9 +276,15 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
         # of a folder's value that nothing reads it does not matter
         read = [name for name in partitions if re.search(rf"\b{re.escape(name)}\b", " ".join(filter(None, told)))]
         for file in found.files:
-            own = read_footer(file).schema.names
-            _require_different(owner, [*own, *read], file)
-            names |= dict.fromkeys(own)
+            schema = read_footer(file).schema
+            for field in schema:
+                if pa.types.is_time(field.type):  # Spark stops, whether it is read or not
+                    raise InputError(
+                        f"{owner}: expected columns that Spark can read in {file}, found times of day ({field.type}) "
+                        f"in {field.name!r}; write the file without that column, or with text in it"
+                    )
+            _require_different(owner, [*schema.names, *read], file)
+            names |= dict.fromkeys(schema.names)
         return [*names, *partitions]
     if found.format == "json":
         for file in found.files:
@@ -354,10 +360,12 @@ def read_header(file: Path, delimiter: str) -> list[str]:
         if len(line) == MAX_HEADER_BYTES:
             raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
         # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
-        return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter), [])
+        # strictly: of quotes that do not close, as where a name has a line break, Spark makes other names
+        return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
         raise InputError(
-            f"{file}: expected CSV whose lines end in LF or CRLF, found {error}; write it again"
+            f"{file}: expected CSV with the names of columns, their quotes closed, in a first line that ends in LF or "
+            f"CRLF, found {error}; write it again"
         ) from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error

@@ -131,6 +131,7 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("windows.end=June", "windows.end must be yyyy-MM-dd or yyyy-MM-dd HH:mm:ss; found 'June'"),
         ("ingest.unknown_sku=drop", "ingest.unknown_sku: .*'keep' or 'quarantine'"),
         ("seed=-1", "seed: expected 0 or more, found -1"),
+        ("spark.driver_memory=2gib", "spark.driver_memory: expected a whole number and k, m, g or t, .* found '2gib'"),
         ("behaviours.page_visit.item=url` bigint; DROP TABLE x", "item must be a column's name"),
         ("behaviours.my-visits={item: url}", "behaviours: a name has letters, digits, _; found 'my-visits'"),
         ("behaviours.baseline={item: url}", "behaviours: 'baseline' is the name of a table, a block or a profile of"),

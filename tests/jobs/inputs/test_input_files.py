@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import shutil
+from datetime import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -97,7 +98,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("users"), r"more than case, in \S*user=1/x\.parquet and in the names .* found user, user; rename"),
         (purchases("users", delimiter=";"), r"header and delimiter are of CSV alone, found parquet in users"),
         (purchases("packed.csv.GZ", format="csv"), r"packed\.csv\.GZ: expected CSV, found gzip; unpack it, or name it"),
-        (purchases("mac.csv"), r"mac\.csv: expected CSV whose lines end in LF or CRLF, found new-line character"),
+        (purchases("mac.csv"), r"mac\.csv: expected CSV .* first line that ends in LF or CRLF, found new-line char"),
+        (purchases("broken.csv"), r"broken\.csv: expected CSV .* quotes closed, .* found unexpected end of data"),
         (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),
         (purchases("endless.csv"), r"endless\.csv: expected a first line of names of columns, found none that ends"),
         (purchases("marked.csv"), r"marked\.csv: expected a first line of names of columns, found none that ends"),
@@ -114,6 +116,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("orders", item="item"), r"expected the column 'item' in orders, found user, time"),
         (purchases("orders", format="parquet"), "expected plain Parquet files, found a Delta table"),
         (purchases("orders/*.parquet"), r"expected a Delta table whole, found \S*orders/\*\.parquet, files of the"),
+        (purchases("noon.parquet"), r"Spark can read in \S*noon\.parquet, found times of day \(time64\[us\]\) in 'at'"),
         (purchases("partly"), r"same columns .*found day= of \S*day=1/x\.csv, no such folder of \S*partly/y\.csv"),
     ],
 )  # fmt: skip
@@ -133,6 +136,7 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     pq.write_table(pa.table({"user": [2], "time": ["t"]}), tmp_path / "users" / "user=1" / "x.parquet")
     (tmp_path / "packed.csv.GZ").write_bytes(gzip.compress(HEADER.encode()))
     (tmp_path / "mac.csv").write_bytes(HEADER.replace("\n", "\r").encode() + b"1,2,3\r")
+    (tmp_path / "broken.csv").write_text('user,time,sku,"Amount\n(EUR)"\n')
     (tmp_path / "semicolons.csv").write_text("user;time;sku\n")
     (tmp_path / "empty.csv").touch()
     (tmp_path / "blank.csv").write_text("\n")
@@ -148,6 +152,7 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     (tmp_path / "same" / "c.csv.gz").write_bytes(gzip.compress(HEADER.encode()))
     make_delta(tmp_path / "orders", "user", "time")
     pq.write_table(pa.table({"user": [2], "time": ["t"]}), tmp_path / "orders" / "of-a-former-version.parquet")
+    pq.write_table(pa.table({"at": pa.array([time(12)])}), tmp_path / "noon.parquet")
     (tmp_path / "partly" / "day=1").mkdir(parents=True)
     for name in ("day=1/x.csv", "y.csv"):
         (tmp_path / "partly" / name).write_text(HEADER)
