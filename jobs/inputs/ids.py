@@ -58,7 +58,8 @@ def refuse_alike(ids: DataFrame) -> None:
     """
     bare = F.regexp_replace(KEY, r"^\s+|\s+$", "")
     whole = F.regexp_replace(bare, r"^([+-]?[0-9]+)\.0+$", "$1")
-    written_out = F.when(bare.rlike(r"^[+-]?[0-9]\.[0-9]+E[0-9]{1,2}$"), bare.cast("decimal(38,0)").cast("string"))
+    has_exponent = bare.rlike(r"^[+-]?[0-9]\.[0-9]+E(?:[12]?[0-9]|3[0-6])$")
+    written_out = F.when(has_exponent, bare.cast("decimal(38,0)").cast("string"))
     stripped = ids.select(KIND, KEY, F.coalesce(written_out, whole).alias("stripped"))
     # one of two such ids has white space or .0: few groups are left to compare
     padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()
