@@ -14,6 +14,7 @@ from tiny_run import ENCODERS, TinyRun
 from jobs.cli import main
 from jobs.storage.delta_tables import read_table
 from jobs.storage.entry_rules import validate_entry
+from jobs.storage.provenance import read_records
 from schemas.tables import SEQUENCES
 from schemas.tasks import TASKS
 
@@ -42,6 +43,11 @@ def test_a_simulated_shop_runs_to_its_scores(spark: SparkSession, tiny_run: Tiny
         "report.html", "scores.json", "tables",
     }  # fmt: skip
     check_scores(tiny_run.data, out)
+    records = read_records(tiny_run.workspace)
+    assert {name: records[name].folders for name in ("probe", "report")} == {
+        "probe": ["scores.json"],
+        "report": ["report.html"],
+    }
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     check_losses(out, lines)
     held_out = read_table(spark, tiny_run.workspace, SEQUENCES).filter("is_held_out and width > 1")

@@ -58,8 +58,9 @@ def refuse_alike(ids: DataFrame) -> None:
     """
     bare = F.regexp_replace(KEY, r"^\s+|\s+$", "")
     whole = F.regexp_replace(bare, r"^([+-]?[0-9]+)\.0+$", "$1")
-    has_exponent = bare.rlike(r"^[+-]?[0-9]\.[0-9]+E(?:[12]?[0-9]|3[0-6])$")
-    written_out = F.when(has_exponent, bare.cast("decimal(38,0)").cast("string"))
+    # of int64's, what is behind the exponent's point would be rounded
+    is_whole = bare.rlike(r"^[+-]?[0-9]\.[0-9]+E1?[0-9]$") & (bare.cast("double") == F.floor(bare.cast("double")))
+    written_out = F.when(is_whole, bare.cast("decimal(38,0)").cast("string"))
     stripped = ids.select(KIND, KEY, F.coalesce(written_out, whole).alias("stripped"))
     # one of two such ids has white space or .0: few groups are left to compare
     padded = stripped.filter(F.col(KEY) != F.col("stripped")).select(KIND, "stripped").distinct()

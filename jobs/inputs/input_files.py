@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import PARQUET_SUFFIXES, check_format, is_passed_over, list_source
+from jobs.inputs.listing import PARQUET_SUFFIXES, is_passed_over, list_source
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
 from ml.files.regular import require_regular
@@ -39,6 +39,8 @@ _SUFFIXES = {
 }
 _IS_PART = re.compile(r"(part-)?\d[\w-]*", re.ASCII)
 """What Hive and Spark call files that they give no suffix: 000000_0, part-00000."""
+_TABLE_MARKS = (DELTA_LOG, ".hoodie", "_spark_metadata")
+"""What is in the folder of a table, of Delta, of Hudi, of a Spark stream: files below may be of former versions."""
 _DELIMITERS = ";\t|,"
 _OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Of compressed text, as Spark reads it."""
@@ -168,13 +170,14 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
         return InputFiles("delta", path, ())
     if settings.format == "delta" or settings.version is not None or settings.as_of is not None:
         raise InputError(f"{owner}: expected a Delta table, found no {DELTA_LOG} in {path}; correct path or format")
-    for folder in path.absolute().parents:
-        if (folder / DELTA_LOG).is_dir():
+    # also through a link
+    own = path.parent.resolve() / path.name if "*" in path.name else path.resolve()
+    for folder in own.parents:
+        if mark := next((mark for mark in _TABLE_MARKS if (folder / mark).exists()), None):
             raise InputError(
-                f"{owner}: expected a Delta table whole, found {path}, files of the table {folder}, of which some may "
-                f"be of former versions; give path: {folder}, and choose rows by where"
+                f"{owner}: expected a table whole, found {path}, files of the table {folder} ({mark}), of which some "
+                f"may be of former versions; give path: {folder}, and choose rows by where"
             )
-        check_format(folder)
     kind, files = _files_of_one_format(owner, settings, path, roots)
     return InputFiles(kind, path.parent if "*" in path.name or path.is_file() else path, tuple(files))
 
@@ -388,18 +391,23 @@ def _check_lines(owner: str, file: Path) -> None:
                 "first lines; write each object into one line, as jq -c does"
             )
         return
-    require_one_object(owner, line, str(file))
+    if second := second_object(line):
+        raise two_objects(owner, str(file), second)
 
 
-def require_one_object(owner: str, line: str, where: str) -> None:
-    """Raise InputError where a line of JSON goes on behind its value: Spark would not read that."""
+def second_object(line: str) -> str:
+    """What a line of JSON has behind its value, which Spark does not read; empty where it has nothing, or no value."""
     line = line.removeprefix("\ufeff").strip()
     end = _end_of_value(line)
-    if end is not None and (rest := line[end:].strip(" ,")):
-        raise InputError(
-            f"{owner}: expected one JSON object a line in {where}, found another one behind the first: {rest[:60]!r}; "
-            "write a line break between them"
-        )
+    return "" if end is None else line[end:].strip(" ,")
+
+
+def two_objects(owner: str, where: str, second: str) -> InputError:
+    """The error of a line of JSON with a second value."""
+    return InputError(
+        f"{owner}: expected one JSON object a line in {where}, found another one behind the first: {second[:60]!r}; "
+        "write a line break between them"
+    )
 
 
 def _end_of_value(line: str) -> int | None:

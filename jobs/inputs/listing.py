@@ -65,7 +65,7 @@ def list_source(source: Path) -> Listing:
     try:
         # the list grows as it is walked, by the folders that are found
         for folder in folders:
-            check_format(folder)
+            _check_format(folder)
             real_folder = folder.resolve()
             for path in sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_"))):
                 if path.is_dir():
@@ -91,8 +91,7 @@ def is_passed_over(name: str) -> bool:
     return name.startswith((".", "_")) or name.endswith("._COPYING_")
 
 
-def check_format(folder: Path) -> None:
-    """Raise InputError for the folder of a table whose files are not all its rows."""
+def _check_format(folder: Path) -> None:
     for pattern, name in _FORMATS.items():
         if any(folder.glob(pattern)):
             raise InputError(

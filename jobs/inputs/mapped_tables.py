@@ -32,7 +32,15 @@ from jobs.inputs.mapped_columns import (
     type_time,
     with_buckets,
 )
-from jobs.inputs.readers import MALFORMED, find_column, find_version, read_input, refuse_joined_lines, select_rows
+from jobs.inputs.readers import (
+    MALFORMED,
+    find_column,
+    find_version,
+    naming_input,
+    read_input,
+    refuse_joined_lines,
+    select_rows,
+)
 from jobs.inputs.sources import Source
 from jobs.inputs.timestamps import nanos_to_time
 from jobs.storage.delta_tables import read_table
@@ -151,7 +159,8 @@ class MappedInputs:
         found = find_input(owner, settings, self.workspace.challenge)
         asked = (settings.location, settings.version, settings.as_of)
         if asked not in self.versions:  # once: the inputs of a table, told apart by ``where``, read one version of it
-            self.versions[asked] = find_version(self.spark, settings, found)
+            with naming_input(owner, settings.location):  # also of a table that Delta cannot read
+                self.versions[asked] = find_version(self.spark, settings, found)
         version = self.versions[asked]
         if version is not None:
             read = {"read": settings.location, "read/version": version, "read/as_of": None}

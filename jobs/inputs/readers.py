@@ -21,7 +21,8 @@ from jobs.inputs.input_files import (
     mixes_nanoseconds,
     no_such_column,
     read_header,
-    require_one_object,
+    second_object,
+    two_objects,
 )
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
 from jobs.inputs.timestamps import nanos_to_time
@@ -32,8 +33,6 @@ from schemas.errors import InputError
 
 MALFORMED = "_malformed_line"
 """Column that holds a line of CSV or JSON whole where Spark cannot take it apart, null elsewhere."""
-MAX_SUSPECTS = 1000
-"""Lines of JSON that may hold two objects and are looked at one by one."""
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _WRITTEN_CAST = re.compile(rf"\b({'|'.join(_INTEGERS)})\s*\(", re.IGNORECASE)
 """A cast as a function, which Spark does not tell from one of its own."""
@@ -57,7 +56,7 @@ def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles
         if settings.as_of is not None:
             history = history.filter(F.date_format("timestamp", "yyyy-MM-dd HH:mm:ss") <= settings.as_of)
         version: int | None = history.agg(F.max("version")).collect()[0][0]
-    except (PySparkException, Py4JJavaError):  # no Delta table, or one that Delta cannot read: reading it tells
+    except PySparkException:  # no Delta table, or none that is there: reading it tells
         return None
     return version
 
@@ -92,9 +91,12 @@ def refuse_joined_lines(spark: SparkSession, owner: str, settings: InputSettings
     paths = [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
     with naming_input(owner, settings.location):
         # nothing but text in quotes has these signs in one object: few lines are looked at
-        lines = spark.read.text(paths).filter(F.col("value").rlike(r"\}\s*\{")).limit(MAX_SUSPECTS).collect()
-    for line in lines:
-        require_one_object(owner, line["value"], settings.location)
+        suspects = spark.read.text(paths).filter(F.col("value").rlike(r"\}\s*\{"))
+        joined = (
+            suspects.select(F.udf(second_object)("value").alias("second")).filter("second <> ''").limit(1).collect()
+        )
+    if joined:
+        raise two_objects(owner, settings.location, joined[0]["second"])
 
 
 def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malformed: bool) -> DataFrame:

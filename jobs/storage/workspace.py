@@ -129,12 +129,14 @@ class Workspace:
 
     def has_output(self, name: str) -> bool:
         """Whether ``out`` has a file, or a folder whose files belong together, here or, whole, in the store."""
-        path, copy = self.out / name, self.working_copy
-        needed = [path / file for file in NEEDED_FILES.get(name.partition("/")[0], ())]
-        if all(each.exists() for each in (path, *needed)):
+        files = [f"{name}/{file}" for file in NEEDED_FILES.get(name.partition("/")[0], ())]
+        if all((self.out / each).exists() for each in files or [name]):
             return True
-        # a folder is in the store when its mark is
-        return bool(copy and (copy.store.describe(f"{name}/{COMPLETE}") or copy.store.describe(name)))
+        if self.working_copy is None:
+            return False
+        # a folder is whole in the store when its mark is there, too
+        needed = [*files, f"{name}/{COMPLETE}"] if files else [name]
+        return all(self.working_copy.store.describe(each) for each in needed)
 
     def remove(self, folder: Path) -> bool:
         """Remove a folder of ``out``, which need not have been fetched; whether it was there."""

@@ -83,7 +83,6 @@ def test_a_missing_directory_is_told(entry, tmp_path, caplog):
     assert "expected a challenge directory" in caplog.text
 
 
-@pytest.mark.slow
 def test_an_entry_that_settings_name_must_be_there(data, tmp_path, caplog):
     settings = ["--set", f"probe.entries=['{tmp_path / 'nowhere'}']"]
     assert main(["probe", "--data", str(data), "--out", str(tmp_path / "out"), *settings]) == 2
@@ -91,6 +90,7 @@ def test_an_entry_that_settings_name_must_be_there(data, tmp_path, caplog):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_any_entry_is_scored_from_a_challenge_directory_alone(spark, data, entry, tmp_path, capsys, caplog):
     caplog.set_level("INFO")
     name_clients(data, CLIENTS)

@@ -52,6 +52,9 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
     (tmp_path / "lines.jsonl").write_text("{}\n")
     (tmp_path / "led.txt").write_text("\n  \n" + HEADER)
     check(tmp_path, purchases("led.txt", format="csv"))  # Spark passes over empty lines
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "orders.metadata.json").write_text("{}")
+    check(tmp_path / "orders", purchases("../a.csv"))  # beside a table, and a description as Iceberg's
     found = {
         path: find_input("inputs.x", settings := purchases(path), tmp_path)
         for path in ("a.csv", "*.csv*", "log", "orders", "lines.jsonl", str(tmp_path / "b.csv.gz"))
@@ -115,7 +118,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("a.csv", format="parquet"), r"a\.csv is not a whole Parquet file"),
         (purchases("orders", item="item"), r"expected the column 'item' in orders, found user, time"),
         (purchases("orders", format="parquet"), "expected plain Parquet files, found a Delta table"),
-        (purchases("orders/*.parquet"), r"expected a Delta table whole, found \S*orders/\*\.parquet, files of the"),
+        (purchases("orders/*.parquet"), r"expected a table whole, found \S*orders/\*\.parquet, files of the table"),
+        (purchases("link.parquet"), r"found \S*link\.parquet, files of the table \S*orders \(_delta_log\)"),
         (purchases("noon.parquet"), r"Spark can read in \S*noon\.parquet, found times of day \(time64\[us\]\) in 'at'"),
         (purchases("partly"), r"same columns .*found day= of \S*day=1/x\.csv, no such folder of \S*partly/y\.csv"),
     ],
@@ -153,6 +157,7 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     make_delta(tmp_path / "orders", "user", "time")
     pq.write_table(pa.table({"user": [2], "time": ["t"]}), tmp_path / "orders" / "of-a-former-version.parquet")
     pq.write_table(pa.table({"at": pa.array([time(12)])}), tmp_path / "noon.parquet")
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "orders" / "of-a-former-version.parquet")
     (tmp_path / "partly" / "day=1").mkdir(parents=True)
     for name in ("day=1/x.csv", "y.csv"):
         (tmp_path / "partly" / name).write_text(HEADER)

@@ -289,12 +289,10 @@ def test_a_delta_table_is_read_at_one_version(spark: SparkSession, shop: Path, w
     features = {name: ["of-tomorrow"] for name in ("readerFeatures", "writerFeatures")}
     protocol = {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}
     (shop / "orders" / "_delta_log" / f"{2:020}.json").write_text(json.dumps(protocol))
-    with pytest.raises(InputError, match=r"product_buy: expected rows that Spark can read .*of-tomorrow"):
-        MappedInputs(
-            spark,
-            load_config("demo", inputs=mapping(shop, product_buy={"path": "orders"})),
-            Workspace(workspace.out, shop),
-        )
+    for source in ({"path": "orders"}, {"path": "orders", "as_of": "2099-01-01 00:00:00"}):
+        config = load_config("demo", inputs=mapping(shop, product_buy=source))
+        with pytest.raises(InputError, match=r"product_buy: expected rows that Spark can read .*of-tomorrow"):
+            MappedInputs(spark, config, Workspace(workspace.out, shop))
 
 
 def test_all_inputs_of_a_delta_table_read_one_version_of_it(

@@ -75,6 +75,13 @@ def test_a_command_finds_what_another_has_made_and_copies_what_changed_alone(sto
     second = run_on(store, tmp_path / "b")
     assert (second.out / "scores.json").read_text() == '{"a": 1}'
     assert not second.model("").exists(), "folders come when a stage opens them"
+    asked = ("models/page_visit", "scores.json", "models/mixed", "report.html")
+    assert [second.has_output(name) for name in asked] == [True, True, False, False]
+    for name in ("weights.safetensors", COMPLETE):  # then it is not whole, though its folder is there
+        kept = store.read(f"models/page_visit/{name}")
+        store.remove([f"models/page_visit/{name}"])
+        assert not second.has_output("models/page_visit")
+        store.write(f"models/page_visit/{name}", kept)
     second.pull("models")
     assert (second.model("page_visit") / "weights.safetensors").read_text() == "1"
     assert second.remove(second.model("page_visit"))
