@@ -1,24 +1,22 @@
 """The files and Delta tables that a mapping names: found, checked and described without Spark."""
 
-import bz2
-import csv
-import gzip
 import itertools
 import json
 import logging
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import PARQUET_SUFFIXES, is_passed_over, list_source
+from jobs.inputs.listing import PARQUET_SUFFIXES, TABLE_MARKS, is_passed_over, list_source
+from jobs.inputs.parquet_types import Types, stored_types
+from jobs.inputs.text_files import OPENERS, check_lines, is_empty, read_header
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
 from ml.files.regular import require_regular
@@ -26,8 +24,6 @@ from schemas.errors import InputError
 
 log = logging.getLogger(__name__)
 
-MAX_HEADER_BYTES = 2**20
-"""Of the first line of a CSV file: a hostile one would fill the memory."""
 MAX_SCHEMA_BYTES = 2**26
 """Of a Delta table's commit, a line."""
 MAX_COLUMNS = 10_000
@@ -39,12 +35,7 @@ _SUFFIXES = {
 }
 _IS_PART = re.compile(r"(part-)?\d[\w-]*", re.ASCII)
 """What Hive and Spark call files that they give no suffix: 000000_0, part-00000."""
-_TABLE_MARKS = (DELTA_LOG, ".hoodie", "_spark_metadata")
-"""What is in the folder of a table, of Delta, of Hudi, of a Spark stream: files below may be of former versions."""
 _DELIMITERS = ";\t|,"
-_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
-"""Of compressed text, as Spark reads it."""
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "Zstandard"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,11 @@ class InputFiles:
     format: str
     root: Path
     files: tuple[Path, ...]
+
+    @cached_property
+    def types(self) -> Types:
+        """Of Parquet files, read from their footers once."""
+        return {file: stored_types(file) for file in self.files}
 
 
 def describe_path(path: Path) -> dict[Path, list[int]]:
@@ -173,7 +169,7 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
     # also through a link
     own = path.parent.resolve() / path.name if "*" in path.name else path.resolve()
     for folder in own.parents:
-        if mark := next((mark for mark in _TABLE_MARKS if (folder / mark).exists()), None):
+        if mark := next((mark for mark in TABLE_MARKS if (folder / mark).exists()), None):
             raise InputError(
                 f"{owner}: expected a table whole, found {path}, files of the table {folder} ({mark}), of which some "
                 f"may be of former versions; give path: {folder}, and choose rows by where"
@@ -214,7 +210,7 @@ def _files_of_one_format(
         # a file that is named itself is read whatever its suffix says
         has_format = settings.format is not None
         named = [f for f in files if format_of(f) == kind or f == path or (has_format and _IS_PART.fullmatch(f.name))]
-        own = [file for file in named if not _is_empty(file)]
+        own = [file for file in named if not is_empty(file)]
         if named and not own:
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
     if not own:
@@ -233,19 +229,6 @@ def _files_of_one_format(
     return kind, own
 
 
-def _is_empty(file: Path) -> bool:
-    """Whether a file of lines has none; a compressed one of nothing has bytes of its own."""
-    if not file.stat().st_size:
-        return True
-    if file.suffix not in _OPENERS:
-        return False
-    try:
-        with _open_text(file) as stream:
-            return not stream.read(1)
-    except (OSError, EOFError, zlib.error):
-        return False  # reading its first line says what is wrong
-
-
 def format_of(path: Path) -> str | None:
     """The format that a file's name tells."""
     suffix = _uncompressed(path).suffix.lower()
@@ -253,7 +236,7 @@ def format_of(path: Path) -> str | None:
 
 
 def _uncompressed(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix in _OPENERS else path
+    return path.with_suffix("") if path.suffix in OPENERS else path
 
 
 def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list[str] | None:
@@ -267,8 +250,7 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
     if found.format == "delta":
         # those of the newest version: what an earlier one calls its columns, Spark tells
         return _delta_columns(found.root) if settings.version is None and settings.as_of is None else None
-    _require_partitions(owner, found)
-    partitions = [part.partition("=")[0] for part in found.files[0].relative_to(found.root).parent.parts if "=" in part]
+    partitions = _partition_columns(owner, found)
     if found.format == "parquet":
         names: dict[str, None] = {}
         told = [
@@ -291,27 +273,28 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
         return [*names, *partitions]
     if found.format == "json":
         for file in found.files:
-            _check_lines(owner, file)
+            check_lines(owner, file)
         return None
     header = _read_headers(owner, settings, found)
     _require_different(owner, [*header, *partitions], found.files[0])
     return [*header, *partitions]
 
 
-def _require_partitions(owner: str, found: InputFiles) -> None:
-    """Refuse files in folders of other columns than those of the rest: Spark would leave some out without a word."""
-    first: tuple[str, ...] | None = None
-    for file in found.files:
+def _partition_columns(owner: str, found: InputFiles) -> list[str]:
+    """The columns that the names of folders are of (NAME=VALUE), of all files alike: Spark would leave others out."""
+    columns: list[str] = []
+    for number, file in enumerate(found.files):
         parts = file.relative_to(found.root).parent.parts
-        own = tuple(part.partition("=")[0].casefold() for part in parts if "=" in part)
-        if first is None:
-            first = own
-        if own != first:
-            of_both = [" and ".join(f"{name}=" for name in names) or "no such folder" for names in (first, own)]
+        own = [part.partition("=")[0] for part in parts if "=" in part]
+        if number == 0:
+            columns = own
+        elif [name.casefold() for name in own] != [name.casefold() for name in columns]:
+            of_both = [" and ".join(f"{name}=" for name in names) or "no such folder" for names in (columns, own)]
             raise InputError(
                 f"{owner}: expected all files in folders of the same columns (NAME=VALUE), found {of_both[0]} of "
                 f"{found.files[0]}, {of_both[1]} of {file}; move one of them, or read them as inputs of their own"
             )
+    return columns
 
 
 def _read_headers(owner: str, settings: InputSettings, found: InputFiles) -> list[str]:
@@ -349,175 +332,6 @@ def _require_different(owner: str, names: Sequence[str], where: Path) -> None:
             f"{owner}: expected names of columns that differ by more than case, in {where} and in the names of its "
             f"folders (day=1), found {_shown(twice)}; rename one of them"
         )
-
-
-def read_header(file: Path, delimiter: str) -> list[str]:
-    """The first line of a CSV file; InputError where that is no text in UTF-8."""
-    try:
-        with _open_text(file) as stream:
-            line = stream.readline(MAX_HEADER_BYTES)
-            while line and not line.strip():  # Spark passes over empty lines too
-                line = stream.readline(MAX_HEADER_BYTES)
-        if packed := next((name for sign, name in _COMPRESSED.items() if line.startswith(sign)), None):
-            raise InputError(f"{file}: expected CSV, found {packed}; unpack it, or name it as Spark knows it: x.csv.gz")
-        if len(line) == MAX_HEADER_BYTES:
-            raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
-        # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
-        # strictly: of quotes that do not close, as where a name has a line break, Spark makes other names
-        return next(csv.reader([line.decode("utf-8-sig")], delimiter=delimiter, strict=True), [])
-    except csv.Error as error:
-        raise InputError(
-            f"{file}: expected CSV with the names of columns, their quotes closed, in a first line that ends in LF or "
-            f"CRLF, found {error}; write it again"
-        ) from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
-
-
-def _check_lines(owner: str, file: Path) -> None:
-    """Raise InputError where a JSON file does not have one object a line: Spark reads the first of a line."""
-    try:
-        with _open_text(file) as stream:
-            lines = [stream.readline(MAX_HEADER_BYTES).decode(errors="replace") for _ in range(2)]
-    except (OSError, EOFError, zlib.error):
-        return  # Spark says what it cannot read
-    line, second = (text.removeprefix("\ufeff").strip() for text in lines)
-    end = _end_of_value(line)
-    if end is None:
-        # one line that cannot be read is counted and quarantined; of an object over several lines no line can be
-        if line and second and _end_of_value(second) is None:
-            raise InputError(
-                f"{owner}: expected one JSON object a line in {file}, found {line[:20]!r} and {second[:20]!r} as its "
-                "first lines; write each object into one line, as jq -c does"
-            )
-        return
-    if second := second_object(line):
-        raise two_objects(owner, str(file), second)
-
-
-def second_object(line: str) -> str:
-    """What a line of JSON has behind its value, which Spark does not read; empty where it has nothing, or no value."""
-    line = line.removeprefix("\ufeff").strip()
-    end = _end_of_value(line)
-    return "" if end is None else line[end:].strip(" ,")
-
-
-def two_objects(owner: str, where: str, second: str) -> InputError:
-    """The error of a line of JSON with a second value."""
-    return InputError(
-        f"{owner}: expected one JSON object a line in {where}, found another one behind the first: {second[:60]!r}; "
-        "write a line break between them"
-    )
-
-
-def _end_of_value(line: str) -> int | None:
-    """Where the JSON value ends that a line begins with; None where it is none."""
-    try:
-        return json.JSONDecoder().raw_decode(line)[1]
-    except (ValueError, RecursionError):
-        return None
-
-
-@dataclass(frozen=True)
-class ParquetGroup:
-    """Files of one input that Spark reads together, and what becomes of columns that differ in other files.
-
-    Attributes
-    ----------
-    left_out : columns of which nothing is read
-    doubles : numbers, whole ones in some files
-    nanoseconds : as of ``nanosecond_columns``
-    """
-
-    files: list[Path]
-    left_out: list[str]
-    doubles: list[str]
-    nanoseconds: dict[str, bool]
-
-
-def group_by_types(owner: str, files: Sequence[Path], settings: InputSettings) -> list[ParquetGroup]:
-    """Parquet files in groups of equal types, which a union makes one table of.
-
-    Numbers of several types are one column there, but for ids, and so are times of several units. Where a file has a
-    column without any value, as pandas writes it, nothing is read of it; nor of a column of several other types that
-    the mapping does not read.
-
-    Raises
-    ------
-    InputError
-        If a column that is read has one type in some file and another type in another.
-    """
-    stored = {file: _stored_types(file) for file in files}
-    first: dict[str, dict[pa.DataType, Path]] = {}
-    for file, kinds in stored.items():
-        for name, kind in kinds.items():
-            first.setdefault(name, {}).setdefault(kind, file)
-    mixed = {name: kinds for name, kinds in first.items() if len(kinds) > 1}
-    unread, doubles = [], []
-    for name, kinds in mixed.items():
-        (one, file), *others = [each for each in kinds.items() if not pa.types.is_null(each[0])]
-        is_id = settings.has_id(name)
-        differing = next((each for each in others if _family(each[0], is_id) != _family(one, is_id)), None)
-        if differing and settings.reads(name):
-            other, another = differing
-            raise InputError(
-                f"{owner}: expected one type of the column {name!r}, found {one} in {file} and {other} in {another}; "
-                "write the files alike"
-            )
-        if differing:
-            unread.append(name)
-        elif any(map(pa.types.is_floating, kinds)):
-            doubles.append(name)
-    groups: dict[tuple[pa.DataType | None, ...], ParquetGroup] = {}
-    for file, kinds in stored.items():
-        key = tuple(map(kinds.get, mixed))
-        if key not in groups:
-            left_out = [name for name in mixed if name in unread or pa.types.is_null(kinds.get(name, pa.string()))]
-            kept = {name: kinds[name] for name in mixed if name in kinds and name not in left_out}
-            times = {name: kind for name, kind in kept.items() if pa.types.is_timestamp(kind)}
-            nanoseconds = {name: kind.tz is not None for name, kind in times.items() if kind.unit == "ns"}
-            groups[key] = ParquetGroup([], left_out, [name for name in doubles if name in kept], nanoseconds)
-        groups[key].files.append(file)
-    return list(groups.values())
-
-
-def _stored_types(file: Path) -> dict[str, pa.DataType]:
-    """Type of each column as Spark tells them apart: Arrow alone knows dictionaries and large texts."""
-    footer = read_footer(file)
-    plain = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
-    kinds = {field.name: field.type for field in footer.schema}
-    kinds = {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in kinds.items()}
-    kinds = {name: plain.get(kind, kind) for name, kind in kinds.items()}
-    columns = map(footer.metadata.schema.column, range(len(footer.metadata.schema)))
-    # Spark's own form of a time, an instant, which pyarrow takes for nanoseconds without a zone
-    return kinds | {each.path: pa.timestamp("us", "UTC") for each in columns if each.physical_type == "INT96"}
-
-
-def _family(kind: pa.DataType, is_id: bool) -> object:
-    """What columns of two types have in common where they can be one; a float would not hold all ids."""
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return ("number", is_id and pa.types.is_floating(kind))
-    return ("time", kind.tz is None) if pa.types.is_timestamp(kind) else kind
-
-
-def mixes_nanoseconds(files: Sequence[Path]) -> bool:
-    """Whether a column of Parquet files has times in nanoseconds in one, and another type in another."""
-    kinds: dict[str, set[pa.DataType]] = {}
-    for file in files:
-        for name, kind in _stored_types(file).items():
-            kinds.setdefault(name, set()).add(kind)
-    mixed = [kind for own in kinds.values() if len(own) > 1 for kind in own]
-    return any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in mixed)
-
-
-def nanosecond_columns(files: Sequence[Path]) -> dict[str, bool]:
-    """Columns of Parquet files whose times Spark reads as numbers -> whether they are instants."""
-    times = [field for file in files for field in read_footer(file).schema if pa.types.is_timestamp(field.type)]
-    return {field.name: field.type.tz is not None for field in times if field.type.unit == "ns"}
-
-
-def _open_text(file: Path) -> Any:
-    return _OPENERS[file.suffix](file) if file.suffix in _OPENERS else file.open("rb")
 
 
 def _delta_columns(table: Path) -> list[str] | None:

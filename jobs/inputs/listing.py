@@ -12,13 +12,14 @@ _COPIES = (".bak", ".old", ".orig", ".tmp", ".swp")
 """Suffixes of what editors and people put beside a file."""
 _PARQUET_STARTS = (b"PAR1", b"PARE")
 """Of plain files, and of those whose footer is encrypted."""
-_FORMATS = {
+TABLE_MARKS = {
     "_delta_log": "a Delta table",
     ".hoodie": "a Hudi table",
-    "metadata/*.metadata.json": "an Iceberg table",
     "_spark_metadata": "the output of a Spark stream",
 }
 """What in a folder says that its files are not all rows: some are of former versions, or of writes that failed."""
+_FORMATS = {**TABLE_MARKS, "metadata/*.metadata.json": "an Iceberg table"}
+"""The same, and what other data may have too, so that in a folder further up it says nothing."""
 
 
 @dataclass(frozen=True)

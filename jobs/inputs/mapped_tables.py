@@ -21,7 +21,7 @@ from jobs.inputs.event_rules import (
     rejected,
 )
 from jobs.inputs.ids import find_keyed, with_ids
-from jobs.inputs.input_files import find_input, nanosecond_columns
+from jobs.inputs.input_files import find_input
 from jobs.inputs.mapped_columns import (
     MappedColumn,
     Rule,
@@ -32,6 +32,7 @@ from jobs.inputs.mapped_columns import (
     type_time,
     with_buckets,
 )
+from jobs.inputs.parquet_types import nanosecond_columns
 from jobs.inputs.readers import (
     MALFORMED,
     find_column,
@@ -169,7 +170,7 @@ class MappedInputs:
         whole = read_input(self.spark, owner, settings, found, version)
         is_first = settings.location not in [self.config.mapping.inputs[other].location for other in self.rows]
         self.rows[name] = select_rows(whole, owner, settings, has_malformed=is_first)
-        nanoseconds = nanosecond_columns(found.files) if found and found.format == "parquet" else {}
+        nanoseconds = nanosecond_columns(found.types) if found and found.format == "parquet" else {}
         self.columns[name] = [
             self._find_column(name, role, column, nanoseconds) for role, column in settings.columns.items()
         ]
@@ -186,7 +187,7 @@ class MappedInputs:
         zone = self.config.mapping.timezone if is_time else "UTC"
         value = find_column(rows, owner, settings, self.config.mapping.inputs[name].location, zone)
         column, kind = settings.column or "", rows.select(value).schema[0].dataType
-        # Spark has read numbers; not of INT96, its own form of a time, which pyarrow takes for nanoseconds too
+        # where Spark has read numbers: of files that differ, its reader has made times of them
         if is_time and column in nanoseconds and isinstance(kind, IntegralType):
             value = nanos_to_time(value, nanoseconds[column])
             kind = TimestampType() if nanoseconds[column] else TimestampNTZType()

@@ -14,17 +14,10 @@ from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from conf.expressions import computed_names
 from conf.mappings import ColumnSettings, InputSettings
-from jobs.inputs.input_files import (
-    InputFiles,
-    ParquetGroup,
-    group_by_types,
-    mixes_nanoseconds,
-    no_such_column,
-    read_header,
-    second_object,
-    two_objects,
-)
+from jobs.inputs.input_files import InputFiles, no_such_column
+from jobs.inputs.parquet_types import ParquetGroup, group_by_types, mixes_nanoseconds
 from jobs.inputs.source_files import PARQUET_OPTIONS, escaped_url
+from jobs.inputs.text_files import read_header, second_object, two_objects
 from jobs.inputs.timestamps import nanos_to_time
 from jobs.storage.delta_tables import read_version
 from jobs.storage.locations import delta_name, quoted_name, spark_url
@@ -88,7 +81,7 @@ def refuse_joined_lines(spark: SparkSession, owner: str, settings: InputSettings
     """
     if (found.format if found else settings.format) != "json":
         return
-    paths = [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
+    paths = _urls(settings, found)
     with naming_input(owner, settings.location):
         # nothing but text in quotes has these signs in one object: few lines are looked at
         suspects = spark.read.text(paths).filter(F.col("value").rlike(r"\}\s*\{"))
@@ -221,6 +214,11 @@ def naming_input(owner: str, where: str) -> Iterator[None]:
         ) from error
 
 
+def _urls(settings: InputSettings, found: InputFiles | None) -> list[str]:
+    """Of the files of an input, as Spark takes them."""
+    return [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
+
+
 def _quoted(name: str) -> str:
     """The name of a column as Spark takes it whole, dots and backquotes in it too."""
     return f"`{name.replace('`', '``')}`"
@@ -241,20 +239,20 @@ def _read(
         reader = spark.read.format("delta")
         url = spark_url(found.root) if found else spark_scheme(str(settings.path))
         return (reader if version is None else reader.option("versionAsOf", version)).load(url)
-    paths = [escaped_url(file) for file in found.files] if found else [spark_scheme(str(settings.path))]
+    paths = _urls(settings, found)
     reader = spark.read.option("basePath", spark_url(found.root)) if found else spark.read
     if kind == "parquet":
         # without mergeSchema, the columns would be those of one file
         reader = reader.options(mergeSchema=True, **PARQUET_OPTIONS)
         # of nanoseconds Spark reads whole numbers, and would merge them with times that are others, or with numbers
-        if found is None or not mixes_nanoseconds(found.files):
+        if found is None or not mixes_nanoseconds(found.types):
             try:
                 return reader.parquet(*paths)
             except (PySparkException, Py4JJavaError) as error:
                 if found is None or "CANNOT_MERGE_SCHEMAS" not in str(error):
                     raise
         # Spark merges columns of equal types alone, but makes numbers of different types one in a union
-        groups = group_by_types(owner, found.files, settings)
+        groups = group_by_types(owner, found.types, settings)
         frames = (_read_group(reader, group) for group in groups)
         return functools.reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames)
     if kind == "json":

@@ -13,7 +13,7 @@ from ml.files.notes import FolderNotes, Notes, StoreNotes
 from schemas.errors import ConfigError, InputError, OutputError
 
 NEEDED_FILES = {"models": ("weights.safetensors", "config.json"), "entries": ("client_ids.npy", "embeddings.npy")}
-"""What each folder in a folder of ``out`` has, if it is whole."""
+"""What each folder in a folder of ``out`` has, if it is whole. Those who write them import numpy or torch."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from frames import rows_of
 from no_work import leave_out_work
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from conf.load import load_config
-from conf.mappings import ColumnSettings, InputSettings
+from conf.mappings import InputSettings
 from jobs.inputs import mapped_tables
-from jobs.inputs.input_files import find_input
 from jobs.inputs.mapped_tables import MappedInputs
-from jobs.inputs.readers import MALFORMED, find_column, read_input, select_rows
 from jobs.pipeline.runner import run_stages
 from jobs.profiles.composition import with_keys
 from jobs.stages import ingest as ingest_events
@@ -32,108 +29,6 @@ from schemas.errors import InputError
 from schemas.tables import IDS, PRODUCT_PROPERTIES, QUARANTINE
 
 NOON = datetime(2022, 6, 1, 12)
-
-
-def write_rees46(folder: Path) -> None:
-    (folder / "2022-Jun.csv").write_text(
-        "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
-        "2022-06-01 12:00:00 UTC,view,11,2103807459595387724,,shiseido,35.79,7,s\n"
-        '2022-06-01 12:00:00 UTC,purchase,12,2053013552326770905,appliances.fan,"a ""b"", c",33.20,8,s\n'
-        "2022-06-01 11:00:00 UTC,cart,12,2053013552326770905,appliances.fan,aqua,34.20,8,s\n"
-        "2022-06-01 12:00:00 UTC,remove_from_cart,12,2053013552326770905,appliances.fan,aqua,31,8,s\n"
-    )
-
-
-def write_retailrocket(folder: Path) -> None:
-    (folder / "events.csv").write_text(
-        "timestamp,visitorid,event,itemid,transactionid\n"
-        "1654084800000,7,view,11,\n1654084800000,8,addtocart,12,\n1654084800000,8,transaction,12,4000\n"
-    )
-
-
-def write_taobao(folder: Path) -> None:
-    (folder / "UserBehavior.csv").write_text(
-        "7,11,500,pv,1654084800\n8,12,501,cart,1654084800\n8,12,501,buy,1654084800\n8,12,501,fav,1654084800\n"
-    )
-
-
-def write_jdata(folder: Path) -> None:
-    lines = [
-        "7.0,11,2022-06-01 20:00:00,,1,8,403",
-        *(f"8.0,12,2022-06-01 20:00:00,,{kind},8,404" for kind in (2, 3, 4)),
-    ]
-    for month in (1, 2):
-        own = lines[2 * month - 2 : 2 * month]
-        text = "\n".join(["user_id,sku_id,time,model_id,type,cate,brand", *own])
-        (folder / f"JData_Action_20220{month}.csv").write_text(text)
-
-
-def ga4_event(name: str, *items: dict[str, Any], user: str = "8", **parameters: str) -> dict[str, Any]:
-    values = [{"key": key, "value": {"string_value": text, "int_value": None}} for key, text in parameters.items()]
-    own = {"event_timestamp": 1654084800000000, "event_name": name, "user_pseudo_id": user}
-    return own | {"event_params": values, "items": list(items)}
-
-
-def write_ga4(folder: Path) -> None:
-    item = {"item_id": "12", "item_name": "Blue fan", "item_category": "Home", "price": 3.0}
-    rows = [
-        ga4_event("page_view", user="7", page_location="11"),
-        *(ga4_event(name, item) for name in ("add_to_cart", "remove_from_cart")),
-        ga4_event("purchase", item, item | {"item_id": "13"}),
-        ga4_event("view_search_results", search_term="blue fan", user="7"),
-    ]
-    (folder / "events.json").write_text("\n".join(map(json.dumps, rows)))
-
-
-VISIT, BOUGHT = [(7, NOON, 11)], [(8, NOON, 12)]
-SHAPES: dict[str, tuple[Callable[[Path], None], dict[str, list[tuple[Any, ...]]]]] = {
-    "rees46": (
-        write_rees46,
-        {
-            "product_buy": BOUGHT, "add_to_cart": [(8, NOON.replace(hour=11), 12)], "remove_from_cart": BOUGHT,
-            "page_visit": VISIT,
-        },
-    ),
-    "retailrocket": (write_retailrocket, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "page_visit": VISIT}),
-    "taobao": (write_taobao, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "page_visit": VISIT}),
-    "jdata": (
-        write_jdata, {"product_buy": BOUGHT, "add_to_cart": BOUGHT, "remove_from_cart": BOUGHT, "page_visit": VISIT}
-    ),
-    "ga4": (
-        write_ga4,
-        {
-            "product_buy": [("8", NOON, "12"), ("8", NOON, "13")], "add_to_cart": [("8", NOON, "12")],
-            "remove_from_cart": [("8", NOON, "12")], "page_visit": [("7", NOON, "11")],
-        },
-    ),
-}  # fmt: skip
-PRODUCTS = {
-    # of two rows at the latest time, the one of the larger values: it is sold for 33.2, not 31
-    "rees46": [(11, 2103807459595387724, 99), (12, 2053013552326770905, 0)],
-    "taobao": [(11, 500, None), (12, 501, None)],
-    "jdata": [(11, 8, None), (12, 8, None)],
-    "ga4": [("12", "Home", 0), ("13", "Home", 0)],
-}
-
-
-def rows_of(frame: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
-    return sorted(tuple(row) for row in frame.select(*(columns or frame.columns)).collect())
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_public_logs_shape_is_read_by_its_name(spark: SparkSession, tmp_path: Path, name: str) -> None:
-    write, expected = SHAPES[name]
-    write(tmp_path)
-    inputs = MappedInputs(spark, load_config("demo", inputs=name), Workspace(tmp_path / "out", tmp_path))
-    for behaviour, rows in expected.items():
-        source = inputs.events(behaviour)
-        assert rows_of(source.good()) == rows, behaviour
-        assert source.count() == len(rows), "and none is bad"
-    if name in PRODUCTS:
-        assert rows_of(inputs.products().good(), "sku", "category", "price") == PRODUCTS[name]
-    if name == "ga4":
-        (query,) = inputs.events("search_query").good().collect()
-        assert query["query"].count(" ") == 15
 
 
 SPREADSHEETS = """
@@ -378,84 +273,6 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
     assert times == {name: [(noon,), (noon.replace(microsecond=5),)] for name, noon in hours.items()}
 
 
-def test_columns_of_several_types_are_one_where_they_can_be_and_refused_by_name_where_they_are_read(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    nanos, micros, brands = pa.timestamp("ns"), pa.timestamp("us"), pa.array(["b"])
-    months = [
-        {"user": pa.array([7], pa.int32()), "at": pa.array([NOON], micros), "brand": brands, "size": pa.array([1.5])},
-        {"user": pa.array([2**40]), "at": pa.array([NOON], nanos), "brand": pa.nulls(1), "size": pa.array([2])},
-        {"user": pa.array([9], pa.int32()), "at": pa.array([None], micros), "brand": brands.dictionary_encode()},
-    ]
-    (tmp_path / "log").mkdir()
-    for number, month in enumerate(months):
-        month["note"] = pa.array([number]) if number else pa.array(["n"])  # which nothing reads
-        pq.write_table(pa.table(month), tmp_path / "log" / f"{number}.parquet")
-    settings = InputSettings(path=str(tmp_path / "log"), timestamp=ColumnSettings("at"), where="brand is not null")
-    rows = read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
-    assert rows.columns == ["user", "at", "brand", "size"]
-    assert rows_of(rows, *rows.columns) == [(7, NOON, "b", 1.5), (9, None, "b", None), (2**40, NOON, None, 2.0)]
-
-    for note in ("note = 'n'", "to_json(struct(*)) <> ''"):
-        with pytest.raises(
-            InputError, match=r"type of the column 'note', found string in \S*0\.parquet and int64 in \S*1\.parquet"
-        ):
-            read_input(spark, "inputs.x", replace(settings, where=note), find_input("inputs.x", settings, None))
-    settings = replace(settings, item=ColumnSettings("size"))  # an id, which a float would not hold
-    with pytest.raises(InputError, match=r"type of the column 'size', found double in .* and int64 in"):
-        read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
-
-
-def test_sparks_own_times_are_instants_also_beside_other_files(spark: SparkSession, tmp_path: Path) -> None:
-    def write(name: str, kind: pa.DataType, **more: Any) -> None:
-        table = pa.table({"at": pa.array([NOON], kind), "n": pa.array([1], pa.int32() if more else pa.int64())})
-        pq.write_table(table, tmp_path / "log" / name, **more)
-
-    (tmp_path / "log").mkdir()
-    write("a.parquet", pa.timestamp("us"), use_deprecated_int96_timestamps=True)
-    write("b.parquet", pa.timestamp("us", "UTC"))
-    settings = InputSettings(path=str(tmp_path / "log"), timestamp=ColumnSettings("at"))
-    rows = read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
-    assert dict(rows.dtypes) == {"at": "timestamp", "n": "bigint"}
-    write("c.parquet", pa.timestamp("us"))
-    with pytest.raises(InputError, match=r"column 'at', found timestamp\[us, tz=UTC\] in .* and timestamp\[us\] in"):
-        read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
-    # Spark reads whole numbers of both, and would take one zone's for the other's
-    for name, kind in (("a", pa.timestamp("ns")), ("b", pa.timestamp("ns", "UTC")), ("c", pa.timestamp("ns"))):
-        write(f"{name}.parquet", kind)
-    with pytest.raises(InputError, match=r"column 'at', found timestamp\[ns\] in .* and timestamp\[ns, tz=UTC\] in"):
-        read_input(spark, "inputs.x", settings, find_input("inputs.x", settings, None))
-
-
-def test_only_casts_of_text_to_integers_that_nobody_wrote_are_refused(spark: SparkSession) -> None:
-    rows = spark.createDataFrame([("0.59", 5)], "price string, n int")
-    for written in ("price > 0.0", "cast(price as int) > -1", "int(price) > -1", "n > 3", "n = '5'", "price in (1, 2)"):
-        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
-    for written in ("price > 0", "n > 3 and price <> 1", "price between 0 and 1", "trim(price) = n"):
-        with pytest.raises(InputError, match=r"inputs\.x: expected text compared with text"):
-            find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
-
-
-def test_times_of_a_zone_that_spark_would_take_for_utcs_are_refused(spark: SparkSession) -> None:
-    rows = spark.createDataFrame([("2022-06-01 12:00:00", NOON, 5)], "text string, at timestamp_ntz, n bigint")
-    for written in ("date_trunc('minute', text)", "date_trunc('minute', at)"):
-        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
-        with pytest.raises(InputError, match=r"expected times of Europe/Warsaw, found that Spark takes those in"):
-            find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv", "Europe/Warsaw")
-    for written in ("to_timestamp_ntz(text)", "timestamp_seconds(n)", "at", "concat(text, ':00')"):
-        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv", "Europe/Warsaw")
-
-
-def test_an_array_without_elements_gives_no_row_and_a_bad_line_stays(spark: SparkSession) -> None:
-    rows = spark.createDataFrame(
-        [("amy", [1, 2], None), ("bob", [], None), ("eve", None, None), (None, None, "{")],
-        f"who string, items array<int>, {MALFORMED} string",
-    )
-    settings = InputSettings(path="x.json", expand="items")
-    found = select_rows(rows, "inputs.x", settings, has_malformed=True).select("who", "items", MALFORMED)
-    assert sorted(map(tuple, found.collect()), key=str) == [("amy", 1, None), ("amy", 2, None), (None, None, "{")]
-
-
 def test_hive_partitions_are_text_as_they_are_written_and_a_condition_that_chooses_nothing_is_told(
     spark: SparkSession, shop: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -498,20 +315,3 @@ def test_what_spark_finds_wrong_is_told_by_input_before_anything_is_written(
     with pytest.raises(InputError, match=message):
         ingest(spark, shop, workspace, product_buy=changes, **({"product_properties": products} if products else {}))
     assert not (workspace.out / "tables").exists()
-
-
-def test_lines_that_cannot_be_read_are_quarantined_once_and_measured_by_their_file(
-    spark: SparkSession, tmp_path: Path, workspace: Workspace
-) -> None:
-    write_rees46(tmp_path)
-    path = tmp_path / "2022-Jun.csv"
-    path.write_text(path.read_text() + "2022-06-01 12:00:00 UTC,view,11\n")
-    config = load_config("demo", ["ingest.max_quarantined_share=0.3"], inputs="rees46")
-    config = config.restricted_to("product_buy", "page_visit")
-    place = Workspace(workspace.out, tmp_path)
-    ingest_events.run(spark, config, place)
-    (reject,) = read_table(spark, place, QUARANTINE).collect()  # half of the purchases' rows, a fifth of the lines
-    assert (reject["source"], reject["reason"]) == ("product_buy", "the line is not as the format has it")
-    assert json.loads(reject["row"])["line"] == "2022-06-01 12:00:00 UTC,view,11"
-    with pytest.raises(InputError, match=r"expected at most 10\.0% of its lines malformed .*found 1 of 5"):
-        ingest_events.run(spark, replace(config, ingest=load_config("demo").ingest), place)
