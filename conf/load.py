@@ -397,7 +397,8 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
     owner = "configuration"
     try:
         # ``owner`` is what the message below names
-        for owner, layer in layers:  # noqa: B007
+        for owner, layer in layers:
+            _refuse_empty_sections(owner, OmegaConf.to_container(layer), OmegaConf.to_container(merged))
             merged = cast(DictConfig, OmegaConf.merge(merged, layer))
         owner = "a reference between settings"
         _refuse_references_to_sections(merged)
@@ -406,6 +407,19 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
         # OmegaConf's further lines name its own types
         reason, key = str(error).partition("\n")[0], getattr(error, "full_key", None)
         raise ConfigError(f"{owner}: {f'{key}: ' if key else ''}{reason}; correct it") from error
+
+
+def _refuse_empty_sections(owner: str, changes: Any, values: Any, path: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError for ``{}`` where there are settings: keys are merged, so that it would change nothing."""
+    if not isinstance(changes, Mapping) or not isinstance(values, Mapping):
+        return
+    if path and values and not changes:  # a file of `base` alone is none
+        raise ConfigError(
+            f"{owner}: {'.'.join(path)}: expected keys and values, found {{}}, which leaves {list(values)} as they "
+            "are; name those to change (null leaves an encoder out)"
+        )
+    for key, value in changes.items():
+        _refuse_empty_sections(owner, value, values.get(key), (*path, str(key)))
 
 
 def _refuse_references_to_sections(merged: DictConfig) -> None:

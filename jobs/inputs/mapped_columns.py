@@ -4,7 +4,16 @@ from dataclasses import dataclass, replace
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, DecimalType, IntegralType, NumericType, StringType
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IntegralType,
+    NumericType,
+    StringType,
+)
 
 from conf.inputs import IngestSettings
 from conf.mappings import ColumnSettings
@@ -55,12 +64,12 @@ class MappedColumn:
         is_null = self.value.isNull()
         return is_null | ~self.value.rlike(r"\S") if isinstance(self.kind, StringType) else is_null
 
-    def refuse(self, expected: str) -> InputError:
-        """The error of a column of another type."""
+    def refuse(self, expected: str, conversion: str = "cast(... as ...)") -> InputError:
+        """The error of a column of another type, with the expression that would convert it."""
         found = self.kind.simpleString()
         return InputError(
             f"{self.owner}: expected {expected} in {self.settings.text!r}, found {found}; name another column, or "
-            "convert it by expression: cast(... as ...)"
+            f"convert it by expression: {conversion}"
         )
 
 
@@ -71,7 +80,11 @@ def type_id(column: MappedColumn, is_keyed: bool) -> Typed:
         isinstance(column.kind, DecimalType) and column.kind.scale == 0
     )
     if not is_text and not is_whole:
-        raise column.refuse("integers or text")
+        # pandas makes floats of integers with gaps, and a cast alone would make 0 of each gap, a NaN
+        text = column.settings.text
+        is_float = isinstance(column.kind, DoubleType | FloatType)
+        conversion = f"cast({f'nanvl({text}, null)' if is_float else text} as bigint)"
+        raise column.refuse("integers or text", conversion)
     rules = [] if column.role == CATEGORY else [(column.is_missing, t.is_null(column.name))]
     if is_keyed:
         value = F.when(~column.is_missing, column.value.cast("string"))

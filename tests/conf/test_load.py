@@ -176,6 +176,8 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("windows.target_days=1000000", r"windows\.target_days: expected 3650 or less, found 1000000"),
         ("interactions.windows_before=[101]", r"interactions\.windows_before\.0: expected 100 or less, found 101"),
         ("behaviours.wish={item: Reason}", "item must be another column than client_id, .*'Reason'"),
+        ("encoders={}", r"--set encoders=\{\}: encoders: expected keys and values, found \{\}, which leaves .*'mixed'"),
+        ("ensemble={stacking: {}}", r"ensemble\.stacking: expected keys and values, found \{\}"),
         ("encoders=3", "encoders: expected names and their settings, found 3"),
         ("encoders.x={behaviours: [page_visit], training: 3}", r"encoders\.x\.training: expected keys and values"),
     ],
@@ -293,7 +295,7 @@ def test_tasks_are_known_and_named_once(tasks: str) -> None:
 def test_a_file_connects_to_no_cluster(tmp_path: Path, text: str) -> None:
     path = tmp_path / "handed_over.yaml"
     path.write_text(text)
-    others = ("training.epochs=2", "spark={driver_memory: 3g}", "spark.driver_memory=3g", "spark={}")
+    others = ("training.epochs=2", "spark={driver_memory: 3g}", "spark.driver_memory=3g")
     for of_no_master in (*others, "tracking.experiment='spark://host:1,spark://host:7077'"):
         with pytest.raises(
             ConfigError, match=r"spark\.master: expected a local one such as local\[\*\] in a file, found"

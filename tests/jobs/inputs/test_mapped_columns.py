@@ -121,8 +121,13 @@ def test_ids_codes_and_prices_are_typed_or_have_a_reason(spark: SparkSession) ->
     ]
     found = evaluate(spark, [typed for typed, _ in cases])
     assert dict(enumerate(found)) == dict(enumerate(expected for _, expected in cases))
-    with pytest.raises(InputError, match=r"inputs\.x\.sku: expected integers or text in 'own', found double"):
+    with pytest.raises(
+        InputError, match=r"inputs\.x\.sku: expected integers or text in 'own', found double"
+    ) as refused:
         type_id(column("sku", 1.0), is_keyed=False)
+    conversion = str(refused.value).partition("by expression: ")[2]
+    values = spark.sql("select explode(array(7D, double('NaN'), null)) as own").select(F.expr(conversion)).collect()
+    assert [value for (value,) in values] == [7, None, None]
     with pytest.raises(
         InputError, match=r"expected text \(of an array of numbers: as: vector and its size\) in 'own', found array"
     ):
