@@ -16,7 +16,7 @@ from jobs.pipeline import out_of_date as rule
 from jobs.runtime.progress import spark_progress
 from jobs.storage.files import write_text
 from jobs.storage.metrics_log import append_metrics, lines_of_stage, log_size, read_metrics
-from jobs.storage.provenance import CONFIG, MODELS, Record, Records, changed_records, read_records, utc_now
+from jobs.storage.provenance import CONFIG, MODELS, DataFiles, Record, Records, changed_records, read_records, utc_now
 from jobs.storage.workspace import Workspace
 from schemas.blocks import ALS_CATEGORY, ALS_URL, COUNTERS, GRAPH, INTERACTIONS, ON_REQUEST
 from schemas.errors import TableError
@@ -153,14 +153,26 @@ class Stage:
         planned : outputs of later stages of the same run, which will have its settings too
         options : what the stage's own ``run`` takes beyond the three
         """
-        begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())), planned)
+        from jobs.inputs.data_files import check_data, describe_files, list_entry_files, list_sources
+
         log.info("%s: %s", self.name, self.about)
-        workspace.pull(*self.opens)
+        # before they are read: what changes from now on is found by the next run
+        files = describe_files(
+            workspace.challenge, [*list_sources(self.name, config), *list_entry_files(self.name, config)]
+        )
         started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             # only now: stages import Spark and torch, which `ubp --help` and `ubp status` do without
             module = importlib.import_module(self.module)
-            module.run(spark, config, workspace, **options)
+            opened = {}
+            if self.name == rule.INGEST:
+                # first: a mistake in them must not outdate what a finished run made
+                if workspace.challenge is None:  # else the command line has checked them
+                    check_data(config, workspace)
+                opened["inputs"] = module.open_inputs(spark, config, workspace)
+            begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())), planned, files)
+            workspace.pull(*self.opens)
+            module.run(spark, config, workspace, **opened, **options)
         seconds = round(time.monotonic() - started, 2)
         # by name, for other stages may have added lines meanwhile
         own = [line for line in read_metrics(workspace.metrics, n_bytes) if line.get("stage") == self.name]
@@ -175,13 +187,14 @@ class Stage:
         log.info("%s: done in %.1f s, %s rows written", self.name, seconds, f"{n_rows:,}", extra=extra)
 
     def _begin(
-        self, config: PipelineConfig, workspace: Workspace, outputs: Sequence[str], planned: Sequence[str]
+        self,
+        config: PipelineConfig,
+        workspace: Workspace,
+        outputs: Sequence[str],
+        planned: Sequence[str],
+        files: DataFiles,
     ) -> Records:
         """Refuse inputs that disagree, or record the outputs as begun."""
-        from jobs.inputs.data_files import check_data, describe_files, list_entry_files, list_sources
-
-        if self.name == rule.INGEST and workspace.challenge is None:
-            check_data(config, workspace)  # a caller may not have: what is recorded below would outdate a finished run
         with changed_records(workspace) as records:
             # the command line checked before Spark started; until now, other stages could change the records. Files of
             # the data that change while a run works do not stop it: the next run finds them
@@ -199,14 +212,13 @@ class Stage:
             if self.reads_ingested:
                 as_of = workspace.as_of
                 ingest = newest if as_of is None else as_of
-            sources = [*list_sources(self.name, config), *list_entry_files(self.name, config)]
             begun = {
                 output: Record(
                     self.name,
                     inputs=inputs,
                     settings=settings,
                     data=workspace.resolved_data,
-                    files=describe_files(workspace.challenge, sources),
+                    files=files,
                     tables=workspace.named_tables,
                     as_of=as_of,
                     ingest=ingest,

@@ -59,11 +59,26 @@ class Counts:
         return self.n_in - self.n_kept - self.n_dropped
 
 
-def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> None:
-    """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate."""
+def open_inputs(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> ChallengeInputs | MappedInputs:
+    """The inputs, with all that is refused before a row is written."""
     inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
-    # before anything is written: windows and labels are made of purchases
-    check_any_purchase(inputs.events(PRODUCT_BUY))
+    check_any_purchase(inputs.events(PRODUCT_BUY))  # windows and labels are made of purchases
+    return inputs
+
+
+def run(
+    spark: SparkSession,
+    config: PipelineConfig,
+    workspace: Workspace,
+    inputs: ChallengeInputs | MappedInputs | None = None,
+) -> None:
+    """Write typed events, products and quarantine; every source row is kept, quarantined or a removed duplicate.
+
+    Parameters
+    ----------
+    inputs : opened; None opens them
+    """
+    inputs = inputs or open_inputs(spark, config, workspace)
     tables = {**config.events_tables(), PRODUCT_PROPERTIES.name: PRODUCT_PROPERTIES}
     number = next_ingest(spark, workspace, [*tables.values(), IDS])
     if isinstance(inputs, MappedInputs):

@@ -157,6 +157,21 @@ def test_another_data_directory_starts_over(workspace: Workspace, ran: list[str]
     assert ran == ["ingest", "split"] * 2
 
 
+def test_a_mistake_in_a_mapping_changes_nothing_of_a_finished_run(
+    workspace: Workspace, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("inputs.page_visit.item: expected another column")
+
+    run(workspace)
+    before = (workspace.out / "config.yaml").read_text(), read_records(workspace)
+    leave_out_work(monkeypatch, open_inputs=refuse)
+    with pytest.raises(InputError, match="expected another column"):
+        run(workspace, load_config("demo", ["ingest.earliest=2022-06-25"]))
+    assert ((workspace.out / "config.yaml").read_text(), read_records(workspace)) == before
+    assert next_stage(workspace) == "none"
+
+
 @pytest.mark.parametrize(
     ("change", "begins_with", "found"),
     [
