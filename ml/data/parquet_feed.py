@@ -19,7 +19,6 @@ from ml.data.sharding import (
     Shard,
     deal_files,
     group_by_width,
-    shard_files,
     training_shard,
     width_schedule,
 )
@@ -156,7 +155,7 @@ class ParquetFeed:
     def _held_out(self) -> Batches:
         for width, files in self._validation_files.items():
             n_rows = rows_per_batch(self._tokens_per_batch, width)
-            shard = shard_files(files, self._rank, self._world_size)
+            shard = deal_files(files, self._world_size)[self._rank]
             with contextlib.closing(self._read(shard)) as chunks:
                 for chunk in chunks:
                     yield from cut(chunk, n_rows)
@@ -164,7 +163,7 @@ class ParquetFeed:
     def _cut(self, files: list[FeedFile]) -> list[FeedFile]:
         """The files with what their row groups hold, where all ranks would read all of them."""
         # footers cost a request to a store each: they are read where each rank would read all files anyway
-        if self._world_size == 1 or len(shard_files(files, 0, self._world_size).files) < len(files):
+        if self._world_size == 1 or len(deal_files(files, self._world_size)[0].files) < len(files):
             return files
         with _reading_sequences():
             footers = read_footers([file.url for file in files])

@@ -83,9 +83,9 @@ class SequenceBatch(Generic[Column]):
         """The batch as int64 tensors; to a GPU from pinned memory, so that nobody waits for the copy."""
         import torch
 
-        place = torch.device(device)
+        target = torch.device(device)
         # converted there: int64 would be twice the bytes to copy, or more
-        return self.map(lambda column: moved_to(torch.as_tensor(column), place).to(torch.int64))
+        return self.map(lambda column: moved_to(torch.as_tensor(column), target).to(torch.int64))
 
 
 def moved_to(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":

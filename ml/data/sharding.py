@@ -97,16 +97,11 @@ def deal_files(files: Sequence[FeedFile], world_size: int) -> list[Shard]:
     return [Shard(tuple(files), rank, world_size) for rank in range(world_size)]
 
 
-def shard_files(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
-    """The shard of one rank, of ``deal_files``."""
-    return deal_files(files, world_size)[rank]
-
-
 def training_shard(files: Sequence[FeedFile], rank: int, world_size: int) -> Shard:
-    """``shard_files``, but a rank left without a row (fewer rows than ranks) repeats another rank's."""
-    shard = shard_files(files, rank, world_size)
+    """One rank's of ``deal_files``; a rank left without a row (fewer rows than ranks) repeats another rank's."""
+    shards, n_rows = deal_files(files, world_size), sum(file.n_rows for file in files)
     # of fewer rows than ranks, the first ranks have one each
-    return shard if shard.n_rows else shard_files(files, rank % max(1, sum(file.n_rows for file in files)), world_size)
+    return shards[rank] if shards[rank].n_rows else shards[rank % max(1, n_rows)]
 
 
 def width_schedule(steps: dict[int, int], seed: int, epoch: int) -> NDArray[np.int64]:

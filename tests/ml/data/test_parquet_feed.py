@@ -23,7 +23,7 @@ from ml.data.arrow_rows import columns_to_read
 from ml.data.parquet_feed import ParquetFeed, read_ahead, read_shard, shuffled_batches
 from ml.data.row_groups import Reader, open_petastorm, read_row_groups
 from ml.data.sequence_batch import Feed, SequenceBatch, Sequences, Tokens
-from ml.data.sharding import FeedFile, Shard, shard_files
+from ml.data.sharding import FeedFile, Shard, deal_files
 from schemas.errors import TrainingError
 from schemas.tokens import PAD, UNK
 
@@ -225,7 +225,7 @@ def test_no_row_group_is_lost_to_petastorms_race(files: list[FeedFile], tmp_path
 @pytest.mark.parametrize("seed", [None, 4, 5])
 def test_ranks_read_files_of_their_own_and_keep_different_rows_of_the_others(tmp_path: Path, seed: int | None) -> None:
     many = [write_file(tmp_path, f"f{number}.parquet", numbered(100 * number, 20), 4) for number in range(1, 6)]
-    shards = [shard_files(many, rank, 4) for rank in range(4)]
+    shards = deal_files(many, 4)
     assert [(len(shard.own), len(shard.files)) for shard in shards] == [(1, 1)] * 4
     kept = [token for shard in shards for token in last_tokens(read_shard(shard, seed))]
     assert sorted(kept) == [100 * number + row for number in range(1, 6) for row in range(20)]

@@ -9,7 +9,6 @@ from ml.data.sharding import (
     FeedFile,
     Shard,
     deal_files,
-    shard_files,
     training_shard,
     width_schedule,
 )
@@ -28,14 +27,14 @@ def rows_of(shard: Shard) -> list[tuple[str, int | None, int]]:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("n_files", [1, 2, 3, 6])
 def test_every_row_is_in_exactly_one_shard(world_size: int, n_files: int) -> None:
-    shards = [shard_files(FILES[:n_files], rank, world_size) for rank in range(world_size)]
+    shards = deal_files(FILES[:n_files], world_size)
     rows = [row for shard in shards for row in rows_of(shard)]
     assert sorted(rows) == sorted((file.url, None, row) for file in FILES[:n_files] for row in range(file.n_rows))
     assert [shard.n_rows for shard in shards] == [len(rows_of(shard)) for shard in shards]
 
 
 def test_files_are_dealt_out_whole_where_that_is_fair() -> None:
-    shards = [shard_files(FILES, rank, 2) for rank in range(2)]
+    shards = deal_files(FILES, 2)
     assert all(shard.stride == 1 for shard in shards)
     assert [shard.n_rows for shard in shards] == [204, 197]
 
@@ -44,7 +43,7 @@ def test_files_are_dealt_out_whole_where_that_is_fair() -> None:
 def test_of_many_files_ranks_read_their_own_and_share_what_is_left(spread: int) -> None:
     sizes = np.random.default_rng(0).integers(1000 - spread, 1001 + spread, 400).tolist()
     files = [FeedFile(f"file{number}", n_rows, 8) for number, n_rows in enumerate(sizes)]
-    shards = [shard_files(files, rank, 64) for rank in range(64)]
+    shards = deal_files(files, 64)
     own = [file.url for shard in shards for file in shard.own]
     assert len(own) == len(set(own)) > 300
     assert all(len(shard.own) + len(shard.files) < 100 for shard in shards), "each read all 400"
@@ -88,13 +87,13 @@ def test_row_groups_are_dealt_out_where_there_are_too_few_files() -> None:
 
 
 def test_few_or_unequal_files_are_shared_row_by_row() -> None:
-    shards = [shard_files(FILES[:1], rank, 2) for rank in range(2)]
+    shards = deal_files(FILES[:1], 2)
     assert [shard.n_rows for shard in shards] == [35, 35]
 
 
 def test_a_rank_without_a_row_repeats_another_ranks_row() -> None:
     two_rows = [FeedFile("file", 2, 8)]
-    assert [shard_files(two_rows, rank, 3).n_rows for rank in range(3)] == [1, 1, 0]
+    assert [shard.n_rows for shard in deal_files(two_rows, 3)] == [1, 1, 0]
     assert [training_shard(two_rows, rank, 3).offset for rank in range(3)] == [0, 1, 0]
 
 
