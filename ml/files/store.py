@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -332,17 +332,9 @@ def _is_final(error: Exception) -> bool:
 def _side_by_side(work: Callable[[str], None], names: Collection[str]) -> None:
     if not names:
         return
-    # the pool's threads begin with contexts of their own, which lack this thread's limit
-    limit = _patience.get()
-
-    def limited(name: str) -> None:
-        token = _patience.set(limit)
-        try:
-            work(name)
-        finally:
-            _patience.reset(token)
-
+    # the pool's threads lack the limit that ``patience`` sets in this one; each gets a copy, for a context is entered once
+    contexts = [copy_context() for _ in names]
     with ThreadPoolExecutor(min(TRANSFERS, len(names))) as pool:
         # taken one by one, so that an error of a thread is raised here
-        for _ in pool.map(limited, names):
+        for _ in pool.map(lambda context, name: context.run(work, name), contexts, names):
             pass
