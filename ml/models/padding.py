@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def packs(tensor: Tensor) -> bool:
+def leaves_padding_out(tensor: Tensor) -> bool:
     """Whether padding is left out where ``tensor`` is."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -33,7 +33,7 @@ class Grid:
 
     @property
     def is_full(self) -> bool:
-        """Whether each position is known to hold a token; where rows are not packed, nobody looked."""
+        """Whether each position is known to hold a token; where padding is not left out, nobody looked."""
         return self.positions is not None and len(self.positions) == self.height * self.width
 
     def rows_at(self, positions: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Grid:
 
     def heads(self, rows: Tensor, n_parts: int, n_heads: int) -> Tensor:
         """Float [P, B, H, W, C / P / H] from rows float [N, C]; zeros at empty positions."""
-        if self.positions is None or not packs(rows):
+        if self.positions is None or not leaves_padding_out(rows):
             return self.spread(rows).unflatten(-1, (n_parts, n_heads, -1)).permute(2, 0, 3, 1, 4)
         to_grid, to_rows = self._index(self.positions, n_parts, n_heads)
         vectors = _Take.apply(rows.reshape(len(to_rows), -1), to_grid, to_rows)
@@ -62,7 +62,7 @@ class Grid:
 
     def merge(self, heads: Tensor) -> Tensor:
         """Float [N, C], the rows of a grid of heads float [B, H, W, C / H]; what stands at empty positions is lost."""
-        if self.positions is None or self.may_repeat or not packs(heads):
+        if self.positions is None or self.may_repeat or not leaves_padding_out(heads):
             return self.collect(heads.transpose(1, 2).flatten(2))
         to_grid, to_rows = self._index(self.positions, 1, heads.shape[1])
         return _Take.apply(heads.flatten(0, 2), to_rows, to_grid).view(len(self.positions), -1)
@@ -111,8 +111,8 @@ def _take(vectors: Tensor, index: Tensor) -> Tensor:
 def grid_of_tokens(is_token: Tensor, segments: Tensor | None = None) -> Grid:
     """The grid of the tokens in a batch; ``is_token`` is bool [B, W], ``segments`` as of a ``SequenceBatch``."""
     # rows that sequences share have hardly any padding to leave out
-    leaves_out = segments is None and packs(is_token)
-    return Grid(is_token.flatten().nonzero().squeeze(1) if leaves_out else None, *is_token.shape)
+    is_narrowed = segments is None and leaves_padding_out(is_token)
+    return Grid(is_token.flatten().nonzero().squeeze(1) if is_narrowed else None, *is_token.shape)
 
 
 def narrow_grid(positions: Tensor, height: int, width: int) -> Grid:

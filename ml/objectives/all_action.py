@@ -15,7 +15,7 @@ from ml.objectives.item_prediction import predict_tokens
 from ml.objectives.next_item import NextItem, moved_right
 from ml.objectives.protocol import TrainingBatch
 
-AGES = 2**40
+BEYOND_ANY_TIME = 2**40
 """Seconds, more than any time since 1970 and any horizon."""
 
 
@@ -56,7 +56,7 @@ class AllAction(NextItem):
             return n_after.clamp(1, self.settings.all_action.events)
         # within a sequence times rise; those of the next in a row come after any horizon
         number = F.pad(run_ends(sequence_numbers(batch))[:, :-1].long().cumsum(dim=1), (1, 0))
-        times = (batch.timestamps + number * AGES).contiguous()
+        times = (batch.timestamps + number * BEYOND_ANY_TIME).contiguous()
         n_until = torch.searchsorted(times, times + self.settings.all_action.days * SECONDS_PER_DAY, right=True)
         return (n_until - 1 - batch_index(times)).clamp(min=1)
 

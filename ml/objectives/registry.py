@@ -49,10 +49,10 @@ def require_encoder(name: str, settings: EncoderSettings) -> None:
         others = [known for known, kind in OBJECTIVES.items() if kind.needs_causal in (None, is_causal)]
         # recurrent encoders and HSTU are causal whatever attention says: to change it would not help
         follows_attention = encoder.reads_causally(replace(settings, attention=wanted)) != is_causal
-        of_it, fix = f"architecture={settings.architecture}", "set"
+        source, fix = f"architecture={settings.architecture}", "set"
         if follows_attention:
-            of_it, fix = f"attention={settings.attention}", f"set encoders.{name}.attention={wanted}, or"
+            source, fix = f"attention={settings.attention}", f"set encoders.{name}.attention={wanted}, or"
         raise ConfigError(
             f"encoders.{name}.objective={settings.objective}: expected a {wanted} encoder, found a {found} one "
-            f"({of_it}); {fix} an objective for it: {', '.join(others)}"
+            f"({source}); {fix} an objective for it: {', '.join(others)}"
         )

@@ -24,18 +24,18 @@ def test_rows_stand_at_the_tokens_positions_and_come_back():
     assert grid_of_tokens(torch.ones(2, 2, dtype=torch.bool)).is_full
 
 
-@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("leaves_out", [True, False])
 @pytest.mark.parametrize(("n_parts", "n_heads"), [(1, 2), (2, 2), (2, 1)])
-def test_heads_are_the_grid_cut_by_parts_and_heads(monkeypatch, packs, n_parts, n_heads):
-    monkeypatch.setattr(padding, "packs", lambda tensor: packs)
+def test_heads_are_the_grid_cut_by_parts_and_heads(monkeypatch, leaves_out, n_parts, n_heads):
+    monkeypatch.setattr(padding, "leaves_padding_out", lambda tensor: leaves_out)
     heads = Grid(IS_TOKEN.flatten().nonzero().squeeze(1), 3, 3).heads(ROWS, n_parts, n_heads)
 
     assert torch.equal(heads, expected_grid().view(3, 3, n_parts, n_heads, -1).permute(2, 0, 3, 1, 4))
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_merged_heads_are_the_rows_again(monkeypatch, packs):
-    monkeypatch.setattr(padding, "packs", lambda tensor: packs)
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_merged_heads_are_the_rows_again(monkeypatch, leaves_out):
+    monkeypatch.setattr(padding, "leaves_padding_out", lambda tensor: leaves_out)
     grid = Grid(IS_TOKEN.flatten().nonzero().squeeze(1), 3, 3)
 
     assert torch.equal(grid.merge(grid.heads(ROWS, 1, 4)[0]), ROWS)

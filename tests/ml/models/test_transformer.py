@@ -40,9 +40,9 @@ def variant(request):
     return transformer(replace(SETTINGS, **VARIANTS[request.param]), n_tokens=20)
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_vectors_at_positions_are_those_of_the_whole_and_so_are_their_gradients(variant, monkeypatch, packs):
-    monkeypatch.setattr(padding, "packs", lambda tensor: packs)
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_vectors_at_positions_are_those_of_the_whole_and_so_are_their_gradients(variant, monkeypatch, leaves_out):
+    monkeypatch.setattr(padding, "leaves_padding_out", lambda tensor: leaves_out)
     variant.eval()
     positions = torch.tensor([2, 4, 6, 14])
     whole = variant.encode(BATCH).flatten(0, 1)[positions]
@@ -60,7 +60,7 @@ def test_vectors_at_positions_are_those_of_the_whole_and_so_are_their_gradients(
 def test_rows_without_padding_give_what_the_padded_grid_gives(variant, monkeypatch):
     variant.eval()
     packed = variant.encode(BATCH)[IS_TOKEN]
-    monkeypatch.setattr(padding, "packs", lambda tensor: False)
+    monkeypatch.setattr(padding, "leaves_padding_out", lambda tensor: False)
 
     torch.testing.assert_close(variant.encode(BATCH)[IS_TOKEN], packed, atol=1e-6, rtol=0)
 
@@ -125,9 +125,9 @@ def test_no_token_sees_what_stands_at_padding(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("packs", [True, False])
-def test_with_causal_attention_a_token_sees_none_after_it(monkeypatch, packs):
-    monkeypatch.setattr(padding, "packs", lambda tensor: packs)
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_with_causal_attention_a_token_sees_none_after_it(monkeypatch, leaves_out):
+    monkeypatch.setattr(padding, "leaves_padding_out", lambda tensor: leaves_out)
     torch.manual_seed(7)
     model = transformer(replace(SETTINGS, attention="causal"), n_tokens=20).eval()
     one, other = (model.encode(batch_of([0, 5, 6, 7, last])) for last in (8, 9))
@@ -159,9 +159,9 @@ def test_a_batch_wider_than_the_position_table_is_refused(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("packs", [True, False])
-def test_clients_that_share_a_row_have_the_vectors_that_each_has_alone(variant, monkeypatch, packs):
-    monkeypatch.setattr(padding, "packs", lambda tensor: packs)
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_clients_that_share_a_row_have_the_vectors_that_each_has_alone(variant, monkeypatch, leaves_out):
+    monkeypatch.setattr(padding, "leaves_padding_out", lambda tensor: leaves_out)
     variant.eval()
     padded, packed = (batch.tensors() for batch in both_layouts(random_sequences(20, 20), n_rows=5, width=32))
     alone, together = (tokens_by_sequence(batch, variant.encode(batch)) for batch in (padded, packed))
