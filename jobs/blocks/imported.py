@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from conf.profile import EnsembleSettings
 from jobs.blocks.table import VECTORS_DDL, Block, vector_rows, write_block
@@ -45,16 +45,11 @@ def import_blocks(settings: EnsembleSettings, clients: DataFrame, cutoff: dateti
     for name, folder in folders.items():
         _, width = validate_entry(folder, client_ids)
         block = Block.numbered(name, width, str(folder))
-        write_block(block, read_entry(folder, clients), clients, cutoff, workspace)
+        write_block(block, read_entry(clients.sparkSession, folder), clients, cutoff, workspace)
 
 
-def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
-    """One row per client of an entry: ``client_id``, ``vector``, as it was before it was cast to float16.
-
-    Parameters
-    ----------
-    clients : of whose session
-    """
+def read_entry(spark: SparkSession, folder: Path) -> DataFrame:
+    """One row per client of an entry: ``client_id``, ``vector``, as it was before it was cast to float16."""
     n_rows, width = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False).shape
     path = folder / COLUMN_EXPONENTS
     exponents = read_json(path, list[int], "make the entry anew") if path.exists() else [0] * width
@@ -73,5 +68,4 @@ def read_entry(folder: Path, clients: DataFrame) -> DataFrame:
             yield vector_rows(pa.array(np.asarray(ids[start : start + ROWS_PER_BATCH], dtype=np.int64)), rows)
 
     # a row per batch: tasks open the files themselves, and no vector passes through the driver
-    starts = clients.sparkSession.range(0, n_rows, ROWS_PER_BATCH)
-    return starts.mapInArrow(read, VECTORS_DDL)
+    return spark.range(0, n_rows, ROWS_PER_BATCH).mapInArrow(read, VECTORS_DDL)

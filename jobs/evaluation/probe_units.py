@@ -167,7 +167,7 @@ def count_at_once(context: SparkContext, units: Sequence[ProbeUnit]) -> int:
 
 
 def score_units(
-    context: SparkContext, units: Sequence[ProbeUnit], n_at_once: int | None = None
+    context: SparkContext, units: Sequence[ProbeUnit], n_at_once: int
 ) -> Iterator[tuple[ProbeUnit, TaskScore]]:
     """Each unit with its result, as they finish; logs which are handed to Spark, and their ends.
 
@@ -187,10 +187,7 @@ def score_units(
     if not units:
         return
     n_epochs = len(units) * units[0].settings.epochs
-    with (
-        probe_progress(units[0].epochs, n_epochs),
-        ThreadPoolExecutor(max_workers=n_at_once or max(1, context.defaultParallelism)) as pool,
-    ):
+    with probe_progress(units[0].epochs, n_epochs), ThreadPoolExecutor(n_at_once) as pool:
         # a Python thread has a thread of the JVM for itself, which would lack the local properties of this one
         futures = {pool.submit(inheritable_thread_target(submit), unit): unit for unit in units}
         try:

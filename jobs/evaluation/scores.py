@@ -35,10 +35,7 @@ EntryScores = dict[str, dict[str, TaskScore]]
 
 
 def score_entries(
-    spark: SparkSession,
-    config: PipelineConfig,
-    workspace: Workspace,
-    entries: Sequence[Path] = (),
+    spark: SparkSession, config: PipelineConfig, workspace: Workspace, entries: Sequence[Path]
 ) -> EntryScores:
     """Score entries on the labels of the workspace; what was scored before is taken from ``probe_units.json``.
 

@@ -68,17 +68,17 @@ def keep_jars(package: str, folder: Path, expected: Mapping[str, str]) -> None:
     PipelineError
         If they cannot be fetched, or are others.
     """
-    with tempfile.TemporaryDirectory() as place:
-        program = Path(place) / "nothing.py"
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "nothing.py"
         program.touch()
         submit = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent, "bin", "spark-submit")
-        options = ["--master", "local[1]", "--packages", package, "--conf", f"spark.jars.ivy={place}"]
+        options = ["--master", "local[1]", "--packages", package, "--conf", f"spark.jars.ivy={scratch}"]
         environment = {**os.environ, "JAVA_HOME": str(find_java_home()), "PYSPARK_PYTHON": sys.executable}
         done = subprocess.run([submit, *options, program], env=environment, capture_output=True, text=True)
         if done.returncode:
             raise PipelineError(f"expected to fetch {package}, found: {done.stderr.strip()[-1000:]}")
         made = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-        shutil.copytree(Path(place) / "jars", made)
+        shutil.copytree(Path(scratch) / "jars", made)
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in sorted(made.iterdir())}
     if found != expected:
         shutil.rmtree(made)

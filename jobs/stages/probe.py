@@ -24,12 +24,7 @@ from schemas.tables import SCORES
 log = logging.getLogger(__name__)
 
 
-def run(
-    spark: SparkSession,
-    config: PipelineConfig,
-    workspace: Workspace,
-    entries: Sequence[Path] = (),
-) -> None:
+def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace, entries: Sequence[Path] = ()) -> None:
     """Write one row per entry and task.
 
     Parameters

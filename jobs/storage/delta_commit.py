@@ -65,7 +65,7 @@ def replace_by_files(
     url: str,
     schema: StructType,
     files: Sequence[WrittenFile],
-    note: str | None = None,
+    note: str | None,
     part: ReplacedPart | None = None,
 ) -> int:
     """Replace the rows of a table by those of the files, in one atomic commit; its version.

@@ -27,14 +27,14 @@ def build_item_attributes(vocabulary: DataFrame, products: DataFrame, columns_of
     """
     items = split_keys(vocabulary)
     # skus apart from the rest: in a join, the rows without a sku would all be one task's
-    known = products.select(F.col(SKU).cast("string").alias(KEY), CATEGORY, PRICE, _codes(NAME))
+    known = products.select(F.col(SKU).cast("string").alias(KEY), CATEGORY, PRICE, _codes())
     skus = items.filter(F.col(ITEM) == SKU).join(known, on=KEY, how="left")
     own_codes = F.when(F.col(ITEM).isin(*columns_of_codes), F.col(KEY))
     # nulls without a type: the union gives them that of the skus' columns
     others = items.filter(F.col(ITEM) != SKU).select(
         "*", F.lit(None).alias(CATEGORY), F.lit(None).alias(PRICE), own_codes.alias(NAME)
     )
-    rows = skus.unionByName(others.withColumn(CODES, _codes(NAME)).drop(NAME))
+    rows = skus.unionByName(others.withColumn(CODES, _codes()).drop(NAME))
     price = F.col(PRICE).cast("int").alias(PRICE)
     return rows.select(BEHAVIOUR, TOKEN_ID, ITEM, CATEGORY, price, CODES, N_EVENTS)
 
@@ -80,7 +80,7 @@ def read_item_attributes(
     return found
 
 
-def _codes(column: str) -> Column:
-    """The numbers of a query or name in its canonical form ``[a b ...]``; null where that is null."""
+def _codes() -> Column:
+    """The numbers of ``name``, a text in the canonical form ``[a b ...]``; null where that is null."""
     # with commas for spaces it is JSON
-    return F.from_json(F.translate(column, " ", ","), "array<smallint>").alias(CODES)
+    return F.from_json(F.translate(NAME, " ", ","), "array<smallint>").alias(CODES)

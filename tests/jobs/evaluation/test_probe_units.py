@@ -130,7 +130,7 @@ def test_a_unit_that_fails_cancels_the_others_at_once(spark, tmp_path, monkeypat
 
     monkeypatch.setattr(probe_units, "score_unit", act)
     with pytest.raises(EntryError, match="no numbers"):
-        list(score_units(spark.sparkContext, units_of(tmp_path, "slow", "bad", "slow", "slow")))
+        list(score_units(spark.sparkContext, units_of(tmp_path, "slow", "bad", "slow", "slow"), n_at_once=2))
     assert not (tmp_path / "ended").exists(), "the others were not waited for"
     assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
 
@@ -190,7 +190,7 @@ def test_results_that_were_there_when_a_unit_failed_are_given_before_its_error(t
     given = []
 
     def take(units):
-        for unit, score in score_units(context, units):
+        for unit, score in score_units(context, units, context.defaultParallelism):
             given.append((unit.task, score))
             has_first.set()
             futures["second"].result(60)  # after the one that failed, and before more is asked for
