@@ -220,6 +220,7 @@ class SectionSettings(Settings):
 
 
 SECTIONS = tuple(section.name for section in fields(SectionSettings))
+# the ranks start once and train all encoders, one after the other
 RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
 """Settings of ``training`` that all encoders of a run share."""
 
@@ -228,9 +229,9 @@ RUN_WIDE = ("n_ranks", "device", *WITHOUT_EFFECT_ON_WEIGHTS)
 class EncoderSettings(SectionSettings, ModelSettings):
     """One encoder: what it reads, what it is, what it is trained on.
 
-    What a configuration leaves out here is taken from its sections ``model``, ``event_embedding``, ``masking``,
-    ``loss``, those named for an objective, ``training`` and ``inference`` (``conf.load``), so that an item of
-    ``encoders`` says only what differs from these.
+    What a configuration leaves out here is taken from its sections (``conf.load``): ``model``, ``event_embedding``,
+    ``masking``, ``loss``, those named for an objective, ``training`` and ``inference``. An item of ``encoders`` says
+    only what differs from these.
     """
 
     # by keyword: it has no default, and the fields of the bases before it have

@@ -44,6 +44,7 @@ _COMPUTED_NAMES = frozenset(
     )
 )
 """What Spark takes for functions without parentheses where no column has the name, in backquotes too."""
+# these take a text without a zone for one of the session's, which is UTC (jobs/runtime/session.py)
 _OF_UTC = ("to_timestamp", "try_to_timestamp", "from_unixtime")
 _INSTANTS = ("timestamp", "timestamp_ltz")
 _TOKENS = re.compile(

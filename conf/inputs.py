@@ -65,7 +65,7 @@ class IngestSettings(Settings):
     count_duplicates: bool = True
     """Count the equal events of each behaviour; needs one more look at each written table."""
     max_quarantined_share: Share = 0.1
-    """Of the rows of one source; with more of them rejected, ingest stops and tells why they were. 1 lets all pass."""
+    """Of the rows of one source; where more are rejected, ingest stops and says why. 1 lets all pass."""
 
     def __post_init__(self) -> None:
         for name, text in (("earliest", self.earliest), ("latest", self.latest)):
@@ -84,9 +84,9 @@ class WindowSettings(Settings):
     """Days in each of the two target windows (*challenge*)."""
     end: str | None = None
     """Where the windows end, ``yyyy-MM-dd HH:mm:ss``, or ``yyyy-MM-dd`` for its midnight: as if the last purchase were
-    at that time. What comes later is neither input nor target. None: at the last purchase. After a pause of more than
-    28 days there must then be more purchases than on an average day, or more than 2 % of all, so that no slip in a year
-    moves the windows."""
+    at that time. What comes later is neither input nor target. None: at the last purchase. Few purchases after a pause
+    of more than 28 days are then refused, for a slip in a year would move the windows: they must be more than on an
+    average day, or more than 2 % of all."""
 
     def __post_init__(self) -> None:
         is_end = self.end is None or is_time(self.end)

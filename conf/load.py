@@ -97,6 +97,7 @@ def load_config(
         given += [path for path, _ in _leaves(OmegaConf.to_container(setting))]
     values = _merge(layers)
     _refuse_moved_keys(name_or_path, values)
+    # on the command line the user names the cluster; a file may be somebody else's
     if ("spark", "master") not in given:
         _require_local_master(name_or_path, values)
     if inputs:
@@ -185,7 +186,7 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 def _check_mapping(owner: str, values: Mapping[str, Any]) -> None:
-    """Raise ConfigError that names the file where a mapping is none."""
+    """Raise ConfigError that names the file where its settings are no mapping."""
     if not values.get("inputs") and values.get("name"):
         known = ", ".join(known_configs(MAPPINGS))
         raise ConfigError(

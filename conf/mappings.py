@@ -208,6 +208,7 @@ class InputSettings(Settings):
             f"{owner}: expected a format (delta, parquet, csv, json) for the URL {self.path}, found none",
         )
         require(not (self.table and self.format), f"{owner}: format goes with path; a table has one of its own")
+        # without a format the names of the files tell, which are looked at later (check_mapping in jobs/inputs)
         is_csv = not self.table and self.format in (None, "csv")
         require(
             is_csv or (not self.header and self.delimiter == ","), f"{owner}: header and delimiter are of CSV alone"
@@ -279,6 +280,7 @@ class MappingSettings(Settings):
                 f"{item!r} of the same rows of {settings.location}; tell them apart by where",
             )
 
+    # here and not in ``InputSettings.check``: the zone is the mapping's
     def _check_expressions_of_times(self, name: str, settings: InputSettings) -> None:
         for role in {TIMESTAMP, LATEST_BY} & settings.columns.keys():
             of_utc = utc_words(settings.columns[role].expression or "")

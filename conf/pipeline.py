@@ -100,6 +100,7 @@ class PipelineConfig(SectionSettings):
         )
         if encoder.is_merged:
             self._check_merged(name, encoder)
+        # a longer sequence would have no width to be padded to
         widest = self.sequences.widths[-1]
         require(
             encoder.max_length <= widest,
@@ -183,6 +184,7 @@ class PipelineConfig(SectionSettings):
             f"encoders.{name}: expected another name than a behaviour's for an encoder that reads "
             f"{', '.join(encoder.behaviours)}: their merged sequences have the encoder's name; rename it",
         )
+        # items of one name share keys in the stream's vocabulary (merge_counts in jobs/transforms/vocabulary.py)
         kinds = {(self.behaviours[behaviour].item, self.behaviours[behaviour].kind) for behaviour in encoder.behaviours}
         items = [item for item, _ in sorted(kinds)]
         require(

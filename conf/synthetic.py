@@ -15,6 +15,7 @@ FEWEST_DAYS = 3 * WindowSettings().target_days
 class ShopSettings(Settings):
     """Sizes and rates of the shop; the defaults give a demo that trains in minutes (docs/simulated_shop.md)."""
 
+    # ids are made of the numbers of clients and lie below 2**32 (spread_ids in jobs/synthetic/blocks.py)
     n_clients: Annotated[int, Range(ge=1, le=2**32)] = 3_000
     """Clients drawn; one without a single event appears nowhere."""
     n_days: Annotated[int, Range(ge=FEWEST_DAYS, le=20_000)] = 120
@@ -67,6 +68,7 @@ class ShopSettings(Settings):
 class BenchmarkLogSettings(Settings):
     """Size and seed; all else follows from the challenge's published figures."""
 
+    # at most: a permutation of the events multiplies two such numbers, and the product must stay below 2**63
     n_events: Annotated[int, Range(ge=10_000, le=2_000_000_000)] = 170_000_000
     """Events of all behaviours; clients, products and pages are as many as it takes."""
     seed: Seed = 7

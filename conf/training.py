@@ -77,6 +77,7 @@ class TrainingSettings(Settings):
 
     def of_weights(self) -> "TrainingSettings":
         """These settings, but for those that the weights do not depend on: they are the default's."""
+        # replaced and not left out: a job's fingerprint is a hash of the settings' whole repr
         default = TrainingSettings()
         kept = {name: getattr(default, name) for name in WITHOUT_EFFECT_ON_WEIGHTS}
         return replace(self, **kept)

@@ -22,6 +22,7 @@ ORACLE = "oracle"
 
 ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL, GRAPH, INTERACTIONS)
 """Made where ``ensemble.blocks`` names them."""
+# apart from the others: the JVM needs its optimising compiler for them (jobs/inputs/data_files.py, is_small)
 FACTORISED = (ALS_CATEGORY, ALS_URL)
 """Found by Spark MLlib: arithmetic in the JVM."""
 RESERVED = (BASELINE, ACTIVITY, *ON_REQUEST, ENSEMBLE, ORACLE)

@@ -37,7 +37,7 @@ NO_AMOUNT = f"{PRICE} is not an amount of 0 or more"
 REPEATS_SKU = f"repeats another row of this {SKU}"
 CONFLICTS_ON_SKU = f"conflicts with another row of this {SKU}"
 MALFORMED = "the line is not as the format has it"
-"""Of CSV with more or fewer values than names, or of JSON that is none."""
+"""A line of CSV with more or fewer values than columns, or one that is no JSON."""
 UNKNOWN_SKU = f"{SKU} is not in product_properties"
 
 
