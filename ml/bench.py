@@ -114,6 +114,7 @@ def measure(learner: Learner, batches: list[SequenceBatch[Tokens]]) -> dict[str,
     cpu_seconds, memory = time.process_time() - cpu_started, peak_memory(learner.device)
     n_positions = sum(batch.token_ids.size for batch in batches)
     n_tokens = sum(batch.n_tokens for batch in batches)
+    # counted on some of the batches, and scaled by positions to all
     flops = counter.get_total_flops() * n_positions / sum(batch.token_ids.size for batch in counted)
     rate = product_rate(learner.device, getattr(torch, learner.settings.training.precision))
     return {

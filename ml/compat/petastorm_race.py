@@ -17,5 +17,6 @@ def wait_until_all_is_handed_out(ventilator: Any) -> None:
     """
     # a private attribute: the reader sets the limit itself and takes no other
     ventilator._max_ventilation_queue_size = float("inf")
+    # the ventilator works in a thread of its own and gives no signal that it is done
     while not ventilator.completed():
         time.sleep(0.001)

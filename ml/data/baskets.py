@@ -21,6 +21,7 @@ def basket_ends(batch: SequenceBatch[Tensor]) -> Tensor:
 def basket_numbers(batch: SequenceBatch[Tensor]) -> Tensor:
     """Int64 [B, L], rising from 0 over the baskets of a row; equal within one."""
     is_end = basket_ends(batch).long()
+    # an end is still of its own basket: the number rises at the position after it
     return is_end.cumsum(dim=1) - is_end
 
 

@@ -57,6 +57,7 @@ def read_ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator
     thread = ThreadPoolExecutor(1, "feed")
     with contextlib.closing(batches):
         try:
+            # None for the end: a StopIteration from ``result`` would become a RuntimeError in this generator (PEP 479)
             ready = deque(thread.submit(next, batches, None) for _ in range(n_ahead))
             while (batch := ready.popleft().result()) is not None:
                 ready.append(thread.submit(next, batches, None))

@@ -65,6 +65,7 @@ class RowLayout:
         packed, lists = (table.column(name).combine_chunks() for name in (NUMBERS, LABELS))
         is_active = table.column(IS_ACTIVE).to_numpy().astype(bool)
         labels = np.zeros((len(table), sum(self.sizes)), np.float32)
+        # null is a client that buys nothing: the label of churn
         labels[:, 0] = lists.is_null().to_numpy(zero_copy_only=False)
         # each entry of a list with the number of its row; lists that are null have none
         labels[lists.value_parent_indices().to_numpy(), lists.flatten().to_numpy() + self.sizes[0]] = 1
@@ -126,6 +127,7 @@ class CounterFeed:
     def _chunks(self, order: int) -> Iterator[CounterRows]:
         """The rank's rows of each row group."""
         shard = self._shard
+        # the rank's own files whole, of the shared ones its rows
         for files, offset, stride in ((shard.own, 0, 1), (shard.files, shard.offset, shard.stride)):
             if not files:
                 continue

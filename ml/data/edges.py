@@ -55,6 +55,7 @@ class EdgeShare:
     def batches(self, n_batches: int, generator: np.random.Generator) -> Iterator[EdgeBatch]:
         """Each edge once, in random order, in so many batches of like size; some are empty where edges are too few."""
         for edges in np.array_split(generator.permutation(len(self.targets)), n_batches):
+            # an edge is of the client in whose range of ``targets`` it stands
             clients = np.asarray(self.offsets[1:].searchsorted(edges, side="right"))
             targets = self.targets[edges].astype(np.int64)
             yield EdgeBatch(clients, targets, self._is_edge(clients, targets))
@@ -70,4 +71,5 @@ class EdgeShare:
         is_wanted = np.append(wanted, -1)[found] == self.targets[edges]
         known = np.zeros((len(own), len(wanted)), dtype=bool)
         known[np.repeat(np.arange(len(own)), n_edges)[is_wanted], found[is_wanted]] = True
+        # from different clients and targets back to the batch's, which may come several times
         return known[row][:, column]

@@ -20,7 +20,7 @@ Column = TypeVar("Column")
 Other = TypeVar("Other")
 
 
-# eq=False: == of arrays is an array, and no truth
+# eq=False: arrays are compared element by element, which gives no single answer
 @dataclass(frozen=True, eq=False)
 class SequenceBatch(Generic[Column]):
     """Sequences of clients as aligned columns, integers [B, L] each.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from ml.data.item_attributes import ItemAttributes
 from schemas.tokens import FIRST_ITEM
 
+# the largest uint8, which ``item_kind`` is: no stream has so many item columns
 NO_KIND = 255
 """Of a column that no item comes from."""
 

@@ -120,7 +120,8 @@ def score_task(
             for _ in train_epoch(network, optimizer, profiles, train, settings.batch_size):
                 pass
             logits = predict(network, profiles, n_labels)
-            if not all(bound.isfinite() for bound in logits.aminmax()):  # in no memory, and a NaN is both
+            # by the bounds, which take no memory: where there is a NaN, both are NaN
+            if not all(bound.isfinite() for bound in logits.aminmax()):
                 raise TrainingError(f"the probe of {task} gave a logit that is no number in epoch {epoch}")
             epochs.append(score_logits(logits, truth, task, popularity, settings.batch_size))
             if on_epoch:
@@ -148,7 +149,7 @@ class Profiles:
 
 @contextlib.contextmanager
 def tensor_float32(is_allowed: bool) -> Iterator[None]:
-    """Matrix products of a GPU in TF32 until the block ends; a CPU has no such thing."""
+    """Matrix products of a GPU in TF32 until the block ends; a CPU ignores it."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = is_allowed
     try:

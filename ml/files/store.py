@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"use_listings_cache": False, "config_kwargs": {**_TIMEOUTS, "retries": {"max_attempts": 2}}},
     "gs": {"use_listings_cache": False},
     "abfss": {"use_listings_cache": False},
+    # a store has no folders to be made: a mount is to behave as one
     "file": {"auto_mkdir": True},
 }
 """Protocol -> what its file system is made with; credentials come from the environment alone."""
@@ -332,7 +333,7 @@ def _is_final(error: Exception) -> bool:
 def _side_by_side(work: Callable[[str], None], names: Collection[str]) -> None:
     if not names:
         return
-    # the pool's threads lack the limit that ``patience`` sets in this one; each gets a copy, for a context is entered once
+    # the pool's threads lack the limit that ``patience`` sets in this one; a context is entered once: each has a copy
     contexts = [copy_context() for _ in names]
     with ThreadPoolExecutor(min(TRANSFERS, len(names))) as pool:
         # taken one by one, so that an error of a thread is raised here

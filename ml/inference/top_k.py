@@ -38,6 +38,7 @@ def nearest_items(encoder: SequenceEncoder, token_ids: Tensor, k: int = 10) -> t
     if len(unknown):
         raise ValueError(f"expected items, {FIRST_ITEM} to {n_tokens - 1}, found {int(unknown[0])}")
     n_others = n_tokens - FIRST_ITEM - 1
+    # the best so far, chunk by chunk: the scores of all items at once would not fit into memory
     found = torch.empty((len(token_ids), 0), dtype=torch.int64, device=token_ids.device)
     similarity = torch.empty((len(token_ids), 0), device=token_ids.device)
     with evaluating(encoder):
@@ -74,7 +75,8 @@ def next_items(
     with evaluating(encoder):
         for rows in like_length_batches(lengths + 1, ROWS_AT_ONCE * encoder.max_length):
             batch = sequences.batch(rows, width=int(lengths[rows].max())).tensors()
-            # one more event, at the time of the last: which item it is, the objective hides
+            # one more event, at the time of the last: which item it is, the objective hides. UNK, for objectives refuse
+            # rows that end in PAD or MASK
             asked = batch.map(lambda column: torch.cat([column, column[:, -1:]], dim=1))
             asked.token_ids[:, -1] = UNK
             vectors = encoder.output_vectors(encode_last(encoder, objective.without_last(asked)))  # [B, D]

@@ -19,6 +19,7 @@ class RankingMetrics:
     @classmethod
     def from_sums(cls, sums: np.ndarray) -> "RankingMetrics":
         """The metrics of ``ranking_sums``, added over batches and processes, of one client or more."""
+        # from sums, not from means of ranks: these have unequal numbers of clients
         n_users = int(sums[0])
         hr, ndcg, mrr = (float(total) / n_users for total in sums[1:])
         return cls(n_users, hr, ndcg, mrr)

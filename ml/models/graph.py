@@ -79,4 +79,5 @@ def edge_loss(logits: Tensor, is_edge: Tensor) -> Tensor:
     """
     positives = F.softplus(-logits.diagonal()).sum()
     negatives = F.softplus(logits).masked_fill(is_edge, 0.0).sum()
+    # clamped: a batch in which all pairs are edges has no negatives
     return positives + negatives * (len(logits) / (~is_edge).sum().clamp(min=1))

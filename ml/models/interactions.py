@@ -51,7 +51,7 @@ class BinnedCounters(nn.Module):
     def _rising(self, width: int) -> Tensor:
         """At first, a counter's vectors lie on a line from its lowest sub-bin to its highest, float [rows, width].
 
-        Most sub-bins of few clients are met never: they then stand between their neighbours, not anywhere.
+        With few clients, most sub-bins are never met in training: they stay between their neighbours.
         """
         slope = torch.randn(len(self.knots), 1, width)
         line = torch.linspace(-1, 1, self.rows_per_counter - 1).unsqueeze(1)

@@ -27,7 +27,7 @@ N_CODES = 256
 HASH_FACTORS = (-7046029254386353131, -4417276706812531889)
 """Odd numbers whose products with a token id spread over 64 bits (2^64 / golden ratio, and xxHash's second prime)."""
 CODES_SEED = 2312_06165
-"""Of the codes of every product table."""
+"""Of the codes of every product table; any number would do, this is RecJPQ's on arXiv."""
 
 
 class Window(NamedTuple):

@@ -40,6 +40,7 @@ class ItemEncoder(SequenceEncoder):
         # not the item table again where it is tied: a model folder would hold it twice
         self.own_output_table = None if is_tied else build_table(settings, vocabulary, sparse_tables, has_bias)
         self.context = EventContext(settings) if settings.has_context else None
+        # an output table of its own is of the same kind: one answer holds for both
         self.has_sparse_tables = self.item_table.is_sparse
         self.initial_temperature = settings.temperature
         is_learned = self.is_cosine and settings.learn_temperature

@@ -20,6 +20,7 @@ N_LEVELS, N_CLUSTERS = 3, 256
 SAMPLE, ITERATIONS, ROWS_AT_ONCE = 32_768, 10, 65_536
 """Items that clusters are fitted on; rounds of it; items that are assigned at once."""
 SEED = 2305_05065
+"""Of samples and first centres; any number would do, this is TIGER's on arXiv."""
 
 
 class SemanticTable(HashedTable):

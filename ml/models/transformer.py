@@ -222,6 +222,7 @@ class Transformer(ItemEncoder):
         """The last layer's vectors of some tokens, float [M, D]; the last block computes no others."""
         x, context = self._embed(batch)
         # the last block computes queries, heads and feed-forward of the rows wanted only; keys and values are of all
+        # the blocks before it compute all rows: the last one's keys and values need them
         *first, last = self.blocks
         for block in first:
             x = block(x, context)

@@ -71,6 +71,7 @@ class Contrastive(Objective):
         of_future = n_future.nonzero().squeeze(1)  # [F]
         past = _runs(batch, (cut - 1).squeeze(1), n_past)
         future = _runs(batch[of_future], (cut.squeeze(1) + n_future - 1)[of_future], n_future[of_future])
+        # in one batch: the encoder runs once for both
         inputs = concatenate([past, future], torch.cat)
         positions = torch.arange(1, len(inputs) + 1) * width - 1
         targets = {"of_future": of_future, "has_future": (n_future > 0).float()}

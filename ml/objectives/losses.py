@@ -56,10 +56,10 @@ def is_extra(positives: Tensor) -> Tensor:
 def gbce_loss(logits: Tensor, columns: Tensor, positives: Tensor, negatives: Tensor, n_items: int, t: float) -> Tensor:
     """Summed generalised binary cross-entropy (gSASRec, Petrov and Macdonald 2023, arXiv:2308.07192, section 5).
 
-    One position's loss is -(beta log sigmoid(s) + sum over negatives of log(1 - sigmoid(s-))) / (K + 1), where
-    alpha = K / (n_items - 1) is the share of negatives that is seen and beta = alpha (t (1 - 1/alpha) + 1/alpha) tames
-    the overconfidence that sampling causes. The negatives are shared by the batch; one that is a row's own label is
-    an accidental hit and is removed from that row.
+    One position's loss is -(beta log sigmoid(s) + sum over negatives of log(1 - sigmoid(s-))) / (K + 1). The share of
+    negatives that is seen is alpha = K / (n_items - 1); beta = alpha (t (1 - 1/alpha) + 1/alpha) tames the
+    overconfidence that sampling causes. The negatives are shared by the batch; one that is a row's own label is an
+    accidental hit and is removed from that row.
 
     Parameters
     ----------

@@ -117,6 +117,7 @@ class NextEvent(Objective):
         targets = {
             "labels": labels,
             "types": torch.where(labels == NO_LABEL, NO_LABEL, types),
+            # by the logarithm: times to the next event go from seconds to months
             "waits": torch.log1p(waits.flatten()[positions].float() / SECONDS_PER_HOUR),
             "positives": prepared.targets["positives"],  # what of a table of items a step uses
         }

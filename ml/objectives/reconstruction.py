@@ -35,6 +35,7 @@ class Decoder(nn.Module):
 
     def __init__(self, hidden_size: int, n_types: int, classes: Tensor) -> None:
         super().__init__()
+        # class 0 is NONE in every field: event types count from 1
         sizes = [1 + n_types, *(1 + int(field.max()) for field in classes.T)]
         # not persistent: they follow from the attributes, and a checkpoint need not hold them
         self.register_buffer("classes", classes, persistent=False)

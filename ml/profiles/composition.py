@@ -239,6 +239,7 @@ def standardising(moments: Moments) -> BlockTransform:
 
 def _fit_block(moments: Moments, settings: BlockSettings, network: Network | None) -> BlockTransform:
     assert settings.weight is not None, "resolved by EnsembleSettings.of_block"
+    # without scaling a block is left as it is, by the same arithmetic
     nothing, ones = np.zeros_like(moments.mean), np.ones_like(moments.mean)
     fill = moments.mean if settings.absent == "mean" else nothing
     row_length = settings.weight if settings.scaling == "row" else None

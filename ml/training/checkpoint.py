@@ -55,6 +55,7 @@ def save_model(folder: Path, model: SequenceEncoder, card: ModelCard, metrics: d
     # heads are for training alone: whoever loads the model knows no objective
     weights = {name: weight for name, weight in model.state_dict().items() if not name.startswith("heads.")}
     write_tensors(new / WEIGHTS, weights)
+    # item attributes that the encoder reads are among its weights, as buffers
     _write_json(new / CONFIG, asdict(replace(card, vocabulary=card.vocabulary.without_arrays())))
     _write_json(new / METRICS, metrics)
     replace_folder(new, folder)

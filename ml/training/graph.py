@@ -77,5 +77,6 @@ def train_clients(
                 f"({settings.learning_rate})"
             )
     vectors = clients.weight.detach()
+    # training sees cosines alone: lengths mean nothing
     vectors /= vectors.norm(dim=1, keepdim=True)
     return vectors.cpu().numpy(), losses

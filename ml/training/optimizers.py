@@ -17,8 +17,8 @@ class RowAdam(Optimizer):
 
     A row's second moment is one number, the mean over its columns (as in FBGEMM's partial row-wise Adam), so the
     state is one table, not two. Each row counts its own steps: a row met for the first time late in training starts
-    as it would have at the beginning, where a common count would make its first step (1 - beta1) / sqrt(1 - beta2)
-    = 3.2 times too long. A row that is not in a batch keeps its weights: no momentum moves it.
+    as it would have at the beginning. A common count would make its first step (1 - beta1) / sqrt(1 - beta2) = 3.2
+    times too long. A row that is not in a batch keeps its weights: no momentum moves it.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ A sparse gradient has as many rows as a batch has different tokens: to know thei
 no compiler takes one. Here a step's rows are gathered beforehand, gradients are dense in these, and row-wise Adam puts
 them back.
 
-Legend of shapes: V rows of a table, C its columns, N places of a window: rows that a step asks for, repeated ones
+Legend of shapes: V rows of a table, C its columns, N rows of a window: as many as a step asks for, repeated ones
 included, or more.
 """
 

@@ -73,6 +73,7 @@ def load_run(path: Path, learner: Learner, job: str) -> Position:
         require_regular(path)
         with safe_open(path, framework="pt") as stream:
             header = stream.metadata()
+            # not an error: settings or data were changed on purpose, and the run begins anew
             if header["job"] != job:
                 log.info("  %s is of another configuration or table version: starting anew", path)
                 return Position()

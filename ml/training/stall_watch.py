@@ -87,6 +87,7 @@ class WatchedFeed:
         """The feed's."""
         if skip >= self.n_batches:  # nothing is left of the epoch: nothing is read
             return self._watched(self._feed.training(epoch, skip))
+        # skipped here and not by the feed: to pass over many batches takes long, and each of them is progress
         return self._watched(self._feed.training(epoch), skip)
 
     def validation(self) -> Batches:
