@@ -157,6 +157,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
     config, workspace = _prepare(arguments, reads_data=False)
     if not entries:  # those from elsewhere need tables alone, and what is missing of these is made below
         stage.check_inputs(config, workspace)
+    # only now: these import Spark and torch, which what was refused above does without
     from jobs.commands.probe import beside_run, prepare_tables, purchases_only
     from jobs.evaluation.scores import read_scores
     from jobs.reporting.tables import format_score_table, probe_note
@@ -171,7 +172,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
 
 def _ablate(arguments: argparse.Namespace) -> None:
     config, workspace = _prepare(arguments, reads_data=False)
-    # it composes profiles of its own, so that settings may be others than those of the run
+    # it composes profiles of its own: settings may differ from those of the run
     records = read_records(workspace)
     call = replace(describe_call(config, workspace, reads_ingested=False, records=records), settings={})
     require_up_to_date("ablate", find_stage("probe").inputs(config), records, call)
@@ -286,7 +287,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "compact": _compact,
     "generate": _generate,
 }
-"""The commands but for those that run one stage, and nothing else."""
+"""Every command but those that do nothing but run one stage."""
 
 
 def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:

@@ -198,6 +198,7 @@ def silence_in_median_gaps(log: ClientLog, behaviour: str | None = None) -> Valu
 def poisson_silence(log: ClientLog, behaviour: str | None = None) -> Values:
     """How likely a silence as long as the present one is at the client's own rate of days with events."""
     own = log.of(behaviour)
+    # plus one: the day of the first event is one of the days that the rate is over
     return np.exp(-divide(n_days(log, behaviour), own.first_age + 1) * own.last_age)
 
 

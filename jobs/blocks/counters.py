@@ -138,7 +138,7 @@ def collect_counters(shop: Shop, cutoff: datetime, cached: ExitStack) -> tuple[B
 
     Parameters
     ----------
-    shop : its clusters are of no account; those of the names before the cutoff are taken
+    shop : its clusters are ignored; new ones are fitted to the names before the cutoff
     cached : keeps the products and the clients' numbers cached; close it after the write
 
     Raises
@@ -268,6 +268,7 @@ def log_rows(
         elif behaviours[name].kind == ItemKind.ID:
             counts = count_items(early[name], item, 1).withColumnRenamed("n_events", POPULARITY)
             frame = frame.join(counts, on=item, how="left")
+        # the column's name is hashed too: a sku and a url of one number are different items
         frame = frame.withColumns({c.BEHAVIOUR: F.lit(number), ITEM: F.xxhash64(F.lit(item), F.col(item))})
         wanted = [part.split() for part in LOG_DDL.split(", ")]
         columns = [F.col(column) if column in frame.columns else F.lit(None) for column, _ in wanted]

@@ -107,6 +107,7 @@ def collect_factors(
     pairs.sparkSession.sparkContext.setCheckpointDir(checkpoints)
     pairs = cache_rows(pairs, cached)
     items = number_items(pairs, settings.max_items, cached, settings.min_clients)
+    # ALS adds to the lineage in each iteration: it begins anew at these files
     numbered = number_pairs(pairs, items, clients, settings, cached).checkpoint()
     n_pairs = numbered.count()
     log.info("  %s: %d of %d pairs of a client and an item are factorised", name, n_pairs, pairs.count())
@@ -123,7 +124,7 @@ def collect_factors(
         regParam=settings.regularisation,
         alpha=settings.alpha,
         implicitPrefs=True,
-        checkpointInterval=2,
+        checkpointInterval=2,  # iterations: well below the ten that overflow the stack
         numUserBlocks=n_blocks,
         numItemBlocks=n_blocks,
         seed=settings.seed,

@@ -74,6 +74,7 @@ def number_edges(
     kept = edges.join(busiest.filter(F.col(CLIENT_NUMBER) < n_clients), on=c.CLIENT_ID)
     items = number_items(edges, settings.max_items, cached)
     numbered = kept.join(items, on=c.ITEM).select(
+        # by a hash: parts are about equally large, and all edges of a client are in one
         F.pmod(F.xxhash64(c.CLIENT_ID), F.lit(n_parts)).cast("int").alias(c.PART),
         c.CLIENT_ID,
         (F.col(c.ITEM_NUMBER) * len(RELATIONS) + F.col(RELATION)).alias(c.TARGET_NUMBER),

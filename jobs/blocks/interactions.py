@@ -57,9 +57,9 @@ def training_rows(
 ) -> DataFrame:
     """One row per chosen client and earlier cutoff that it has events before.
 
-    Its columns: ``client_id``, ``days_before``, ``numbers`` (by all events, then by two parts of them if
-    ``view_weight`` asks for these), ``is_active`` (it has bought before the cutoff), ``labels`` (array<int>, what it
-    buys after it, null where it buys nothing).
+    Its columns are ``client_id``, ``days_before``, ``numbers``, ``is_active`` and ``labels``. The numbers are by all
+    events, then by two parts of them if ``view_weight`` asks for these. A client is active if it has bought before the
+    cutoff. Labels, array<int>, are what it buys after it, null where it buys nothing.
 
     Parameters
     ----------

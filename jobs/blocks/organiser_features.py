@@ -104,7 +104,7 @@ def collect_top_values(events: DataFrame, column: str) -> list[int]:
 
 def collect_mean_codes(events: DataFrame, behaviour: str, item: str) -> Features | None:
     """Mean of each code of a behaviour whose items are codes ``[a b ...]``; None where it has no event."""
-    if collect_last_timestamp(events) is None:
+    if collect_last_timestamp(events) is None:  # no window here: it only tells whether there is an event
         return None
     codes = F.split(F.btrim(F.col(item), F.lit("[]")), " ").cast("array<int>")
     means = [F.avg(F.col("codes")[number]).cast("float") for number in range(CODES_PER_QUERY)]

@@ -43,6 +43,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> di
     try:
         with workspace.spark_folder(".ablation-profiles") as composed:
             rows = compose_profiles(spark, workspace, variants, cutoff, config.ensemble)
+            # as the table is partitioned: an export reads the files of one profile
             rows.write.mode("overwrite").partitionBy(PROFILE).parquet(composed)
             profiles = spark.read.schema(PROFILES.ddl).parquet(composed)
             widths = export_profiles(profiles, entries, clients.count())

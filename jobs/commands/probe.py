@@ -38,6 +38,7 @@ def prepare_tables(spark: "SparkSession", config: PipelineConfig, workspace: Wor
         return
     check_data(config, workspace)
     log.info("%s lacks what %s make: running them on %s", workspace.out, ", ".join(missing), workspace.challenge)
+    # without such a file every client with an event is relevant: then all behaviours are read
     lists = lists_folder(config, workspace)
     if lists and (lists / RELEVANT_CLIENTS).exists():
         config = purchases_only(config)

@@ -51,7 +51,7 @@ class Retention:
     keep_hours : a version that was the newest within so many hours stays readable
     is_idle : nothing reads or writes the tables, so that ``keep_hours`` below 168 is safe
     is_forced : remove also the versions that models were trained on
-    is_dry_run : only tell what would be removed
+    is_dry_run : only list what would be removed
     """
 
     keep_hours: int = SAFE_HOURS
@@ -208,6 +208,7 @@ def _run_vacuum(spark: SparkSession, folder: Path, files: set[Path], retention: 
 
 def versions_within(history: Sequence[Row], start: float) -> set[int]:
     """The versions that were the newest at some time since ``start``, in seconds since 1970; at least the last."""
+    # a version was the newest until the next one was written; the last one still is
     ends = [commit["seconds"] for commit in history[1:]] + [float("inf")]
     return {commit["version"] for commit, end in zip(history, ends, strict=True) if end >= start}
 

@@ -129,6 +129,7 @@ def list_units(
         }
         for task in scorable
     }
+    # a run that is stopped among the repeats has the organisers' run of each entry on each task
     return [
         ProbeUnit(
             *(entry, task, repeat, client_files, of_task[task], tuple(popularity[task]), settings, n_threads, epochs),

@@ -55,7 +55,7 @@ def score_entries(
             "expected profiles of the input window, found windows.mode=entry: they have seen the targets; run the "
             "stages from split with windows.mode=evaluate"
         )
-    # executors have a working directory of their own
+    # absolute: executors have a working directory of their own
     further = [mounted_path(entry).resolve() for entry in config.probe.entries]
     entries = entries or [*list_entries(workspace, list(config.encoders)), *further]
     clients, targets = read_as_files(spark, workspace, CLIENTS), read_as_files(spark, workspace, TARGETS)

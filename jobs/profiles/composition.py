@@ -134,6 +134,7 @@ def compose_profiles(
         for name, blocks in profiles.items()
     }
     for name, composition in compositions.items():
+        # blocks are projected where the settings say so, or where the profile would be too wide
         axes = [f"{block} {own.width}" for block, own in composition.transforms.items() if own.axes is not None]
         parts = f"principal axes of {', '.join(axes)}" if axes else ", ".join(composition.transforms)
         log.info("  profile %s: %d columns of %s", name, composition.width, parts)

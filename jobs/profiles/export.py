@@ -135,7 +135,7 @@ def column_exponents(peaks: NDArray[np.floating]) -> NDArray[np.int32]:
 
 def to_float16(vectors: NDArray[np.floating]) -> NDArray[np.float16]:
     """The vectors [n, d] in the format of an entry; EntryError if a number is not finite, or beyond float16's range."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported below
         halves = vectors.astype(np.float16)
     is_bad = ~np.isfinite(halves)
     if is_bad.any():

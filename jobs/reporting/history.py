@@ -132,6 +132,7 @@ def split_training(lines: Iterable[dict[str, Any]]) -> tuple[Lines, dict[str, Tr
             others.append(line)
             continue
         name, run_id = line["behaviour"], line.get("run")
+        # the lines of a run follow each other: another id begins a newer run, and the former one is dropped
         if name not in runs or runs[name].run_id != run_id:
             runs[name] = _Run(run_id)
         runs[name].add(line)

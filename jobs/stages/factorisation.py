@@ -30,6 +30,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         return
     cutoff = read_windows(spark, workspace).input_end
     clients, products = read_table(spark, workspace, CLIENTS), read_ingested(spark, workspace, PRODUCT_PROPERTIES)
+    # of the behaviours that the blocks are made of alone: reading a table looks up its version, and notes it
     read = {of for name in asked for of in WEIGHTS[name]}
     events = {of: read_ingested(spark, workspace, table) for of, table in config.events_tables().items() if of in read}
     for name in asked:

@@ -63,6 +63,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
         snapshot = read_as_files(spark, workspace, EDGES)
         listed = list_files(snapshot, EDGES.partition_by)
         files = tuple((file_url(file.url), int(str(file.partition[PART])), file.n_rows) for file in listed)
+        # by the highest target: items are numbered over all edges, and some have none of those that are kept
         n_items = snapshot.agg(F.max(TARGET_NUMBER)).collect()[0][0] // len(RELATIONS) + 1
         folder = f"{plain_location(url)}/vectors"
         job = GraphJob(files, n_items, given, config.graph, config.feed.reader, config.training.device, folder)

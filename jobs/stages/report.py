@@ -51,6 +51,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     """
     scores = read_scores(config, workspace)
     facts = collect_facts(spark, config, workspace, scores)
+    # the page first: the MLflow run takes it along
     path = workspace.out / "report.html"
     write_text(path, render_page(facts, config, stages_before(workspace, facts.metrics)))
     append_metrics(workspace.metrics, {"folders": [path.name]})

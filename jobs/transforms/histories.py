@@ -100,7 +100,7 @@ def _break_ties(
     run = np.cumsum(~follows)[in_run]
     tied = order[in_run]
     item_rank = _item_ranks(rows, tied)
-    # run by run: runs keep their places, only the rows within one change theirs
+    # run by run: runs keep their positions, only the rows within one change theirs
     by_item = np.lexsort((item_rank, run))
     order[in_run] = tied[by_item]
     item_rank = item_rank[by_item]

@@ -1,8 +1,8 @@
 """Aggregation by key whose shuffle moves packed Arrow blocks instead of rows.
 
 A row on its way through Spark's shuffle and sort costs far more than its bytes; as part of an Arrow block it costs a
-few copies of them. So each task cuts blocks of rows into one piece per bucket of keys, Spark's own shuffle carries the
-pieces, each as one binary value, and the task that gets all of a bucket aggregates it. Rows that lie in files
+few copies of them. So each task cuts blocks of rows into one piece per bucket of keys. Spark's own shuffle carries the
+pieces, each as one binary value. The task that gets all of a bucket aggregates it. Rows that lie in files
 (``StoredRows``) do not pass through the JVM before the shuffle at all.
 
 What keeps this bounded is ``shrink``: it may replace rows by fewer that aggregate to the same result. Before the

@@ -57,7 +57,7 @@ def number_items(counts: DataFrame, behaviour: str, cached: ExitStack, max_rows:
     counts : the item, ``n_events``
     max_rows : as many as there may be, see ``with_global_rank``
     """
-    item = counts.columns[0]
+    item = counts.columns[0]  # its name differs by behaviour: sku, url, query, key
     order = [F.col(N_EVENTS).desc(), F.col(item).asc()]
     ranked = with_global_rank(counts, order, TOKEN_ID, cached, FIRST_ITEM, max_rows)
     return ranked.select(

@@ -105,6 +105,7 @@ def find_stray_days(days: Sequence[Day], longest_pause: timedelta) -> int | None
     >>> find_stray_days([Day(june, june, 9), Day(slip, slip, 1)], timedelta(28))
     1
     """
+    # from the last day back: of several pauses the earliest counts before which all that follows is still few
     first, n_before, n_later = None, sum(day.n_events for day in days), 0
     for position in range(len(days) - 1, 0, -1):
         n_later += days[position].n_events

@@ -85,6 +85,7 @@ def _fit(
     n_things: int, n_events: int, level: np.ndarray, most: float, shares: Callable[[float], np.ndarray]
 ) -> CountTable:
     """The table of the parameter between 0 and ``most`` that comes nearest from below; level 2 takes the rest."""
+    # bisection: the total rises with the parameter, but in steps, so that no method by slopes would do
     low, high = 0.0, most
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

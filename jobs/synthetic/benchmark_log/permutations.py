@@ -48,6 +48,7 @@ def draw_permutation(size: int, seed: int, use: Use) -> Permutation:
     item. Roots of different primes have no rational relation, so two uses tell nothing of each other.
     """
     factor = max(1, round(size * (sqrt(use) % 1.0)))
+    # with a common divisor some numbers would come several times and others never
     while gcd(factor, size) > 1:
         factor += 1
     shift = int(np.random.default_rng([seed, use]).integers(size))

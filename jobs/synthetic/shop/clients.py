@@ -166,6 +166,7 @@ def simulate_days(rng: Generator, clients: Clients, catalogue: Catalogue, settin
     nobody = np.zeros(len(clients.client_id), dtype=bool)
     chain = Chain(nobody, nobody, nobody, np.zeros(len(nobody), dtype=np.int64), clients.homes[:, 0])
     chains = []
+    # a loop over days: each follows from the one before; within a day all clients are drawn at once
     for day in range(-_DAYS_BEFORE, settings.n_days):
         chain = chain.next_day(rng, day, clients, catalogue, settings)
         if day >= 0:
