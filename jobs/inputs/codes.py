@@ -62,6 +62,7 @@ def hyperplanes(size: int) -> NDArray[np.float64]:
 
 def encode_vectors(vectors: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Codes [n, 16] of vectors [n, size]."""
+    # the side of a plane is the sign of the product with its normal
     sides = vectors @ hyperplanes(vectors.shape[1]).T > 0
     return np.packbits(sides.reshape(-1, CODES_PER_QUERY, _BITS), axis=2)[:, :, 0]
 

@@ -83,6 +83,7 @@ def is_small(workspace: Workspace, config: PipelineConfig) -> bool:
         if not all(seen) or any(len(numbers) != 2 for numbers in described):  # a catalog's, a store's, a Delta table's
             return False
         sizes = (size for size, _ in described)
+    # what is small decides whether the JVM has its optimising compiler (build_session in jobs/runtime/session.py)
     limit = SMALL_TO_FACTORISE if config.ensemble.named_blocks.keys() & {*FACTORISED} else SMALL_BYTES
     n_bytes = 0
     for size in sizes:

@@ -48,6 +48,7 @@ def read_footer(path: Path) -> Footer:
     """The footer of a file; InputError if that is no whole Parquet file, or an encrypted one."""
     try:
         with path.open("rb") as file:
+            # a Parquet file ends in the size of its footer and four letters
             file.seek(-min(8, path.stat().st_size), 2)
             end = file.read()
             n_bytes = int.from_bytes(end[:4], "little")

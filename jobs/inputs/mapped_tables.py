@@ -202,10 +202,10 @@ class MappedInputs:
         columns, rows = self.columns[PRODUCTS], self.rows[PRODUCTS]
         by_role = {column.role: column for column in columns}
         time, rules = self._type(by_role[LATEST_BY])
-        # a time that is none comes before all others; where a sku has no better one, its rules reject the product
+        # a value that is no time ranks below all times; where a sku has no other, its rules reject the product
         rank = F.when(first_broken(rules).isNull(), time)
         values = F.struct(*(column.value.alias(column.role) for column in columns))
-        # a line that cannot be read is in no sku's place
+        # a line that cannot be read belongs to no sku: each such line is a group of its own
         keys = [by_role[SKU].value.alias("key"), *([F.col(MALFORMED)] if MALFORMED in rows.columns else [])]
         latest = F.max_by(values, F.struct(rank, values)).alias("latest")  # of equal times, the largest values
         self.rows[PRODUCTS] = rows.groupBy(*keys).agg(latest).select("latest.*", *keys[1:])

@@ -162,6 +162,7 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str 
         if name.lower() not in columns:  # else it would be the one who runs this, or when
             raise no_such_column(owner, name, frame.columns, where)
     column = F.expr(expression)
+    # Spark casts where two types meet, without a word: the analysed plan alone shows it
     analyzed = frame.select(column)._jdf.queryExecution().analyzed().expressions().apply(0)
     spark = frame.sparkSession
     if zone != "UTC" and _has_cast(spark, analyzed, ("string", "timestamp_ntz"), ("timestamp",)):

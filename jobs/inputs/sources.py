@@ -98,6 +98,7 @@ class ChallengeInputs:
             return events if known is None else keep_known_skus(events, known)
 
         def bad() -> DataFrame:
+            # the files are read once more: only a source whose rows do not add up comes here
             known, rows = known_skus(), (read_group(self.spark, group) for group in groups)
             return _union([reject_events(of_group, name, item, kind, ingest, known) for of_group in rows])
 

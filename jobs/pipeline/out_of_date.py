@@ -86,6 +86,7 @@ def lineage(outputs: Iterable[str], records: Records, call: Call, fresh: Collect
     fresh : outputs that are made before they are read: neither they nor what only they are made from is listed
     """
     found: list[str] = []
+    # an ingest that is asked for by its number stays as it is, whatever the newest one was made from
     seen = {*fresh, INGEST} if call.as_of is not None else set(fresh)
 
     def visit(output: str) -> None:

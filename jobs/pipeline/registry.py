@@ -208,6 +208,7 @@ class Stage:
                 # what was made --as-of another ingest is up to date too: its settings must stay to be seen
                 self._save_config(config, workspace, records, made, replace(call, reads_ingested=False))
             inputs = rule.expected_inputs(self.inputs(config), workspace.as_of, records)
+            # a stage that reads no table of ingest follows its inputs, whatever --as-of says
             as_of = ingest = None
             if self.reads_ingested:
                 as_of = workspace.as_of

@@ -86,7 +86,8 @@ def plan_run(
     records = read_records(workspace)
     call = describe_call(config, workspace, reads_ingested=True, records=records)  # once: it looks at each source file
     plan: list[Step] = []
-    fresh: set[str] = set()  # what this run makes
+    # what this run makes: all that reads it runs too, though its records say that it is up to date
+    fresh: set[str] = set()
     for stage in STAGES[STAGE_NAMES.index(first) if first else 0 : stop]:
         outputs = stage.outputs(config)
         reads_fresh = not fresh.isdisjoint(stage.inputs(config))

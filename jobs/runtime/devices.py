@@ -41,6 +41,7 @@ def task_device() -> str:
                 f"{socket.gethostname()}; check the script of spark.worker.resource.gpu.discoveryScript"
             )
         return f"cuda:{address}"
+    # not where an earlier call has taken one: it is this process' until it is released
     while not _locks:
         for number in range(n_gpus):
             if lock := _lock(number):

@@ -1,4 +1,4 @@
-"""What Horovod opens for a training listens where it is told, answers its own hosts alone, and is closed at the end.
+"""Horovod's servers listen on the interface that is named, answer the hosts of the ranks alone, and are closed after.
 
 Horovod 0.28.1 listens on all interfaces, whatever ``nics`` says; its server at which the ranks meet asks for no key.
 

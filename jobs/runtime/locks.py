@@ -1,7 +1,7 @@
 """Lock files: one run at a time of a stage on one output directory, whichever hosts mount it or reach its store.
 
-Nothing here needs locks of the file system, which on network mounts hold on one host alone: only that of two that make
-a file of one name, one is told that it is there (``O_EXCL``, or a store's ``If-None-Match``).
+Locks of the file system are not used: on network mounts they hold on one host alone. One rule is enough: of two
+processes that create a file of one name, one fails (``O_EXCL``, or a store's ``If-None-Match``).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Log lines: plain for a terminal, which no name of a file commands; as JSON for whatever collects a cluster's logs."""
+"""Log lines: plain for a terminal, control characters written out; as JSON for whatever collects a cluster's logs."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ SHOWN: dict[str, str] = {}
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out; but for ends of lines, which our own messages have.
+    """The text with control characters written out, but for tabs and ends of lines, which our own messages have.
 
     Folders that are copies are called what they are copies of.
     """

@@ -38,6 +38,7 @@ def require_mounts(context: SparkContext, out: Path | Store, data: Path | None) 
     if str(context.master).split("[")[0] == "local":
         return
     name = f".mount-{uuid.uuid4().hex[:12]}"
+    # by what the run itself will use: files of a folder, or objects of a store
     notes: Notes
     if isinstance(out, Store):
         notes = StoreNotes(out, name)

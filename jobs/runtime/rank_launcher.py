@@ -36,7 +36,7 @@ Python worker, so it holds plain values: the worker would have to import torch t
 START_SECONDS = 600
 """Longest wait for the first batch: as many task slots as ranks, processes, models."""
 GRACE_SECONDS = 30
-"""What a rank that ends itself is left to be noticed in, before all are given up."""
+"""After the time in which a stalled rank ends itself: its end has so long to be noticed before all are given up."""
 CHECK_SECONDS = 2
 GPUS_PER_TASK = "spark.task.resource.gpu.amount"
 

@@ -1,1 +1,1 @@
-"""The only rooms that read and write tables, entries and plain files of a run, and know where these are."""
+"""The only modules that read and write tables, entries and plain files of a run, and know where these are."""

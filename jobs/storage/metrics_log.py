@@ -22,6 +22,7 @@ class RunningStage:
     since: float
 
 
+# a context variable: a stage's threads get it with a copy of the context (jobs/runtime/side_by_side.py)
 _running: ContextVar[RunningStage | None] = ContextVar("stage", default=None)
 
 

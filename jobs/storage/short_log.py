@@ -62,8 +62,9 @@ class ShortLog:
 def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
     """A version of a table, None for the newest; no result where Delta must read it.
 
-    It must if the log does not begin with version 0, is long or damaged, or its protocol knows more than files that are
-    added and removed, if the table has many files or lacks one of them, or if names of folders or files are unusual.
+    Delta must read it if the log does not begin with version 0, or is long or damaged, or if its protocol knows more
+    than files that are added and removed. So it must if the table has many files or lacks one of them, or if names of
+    folders or files are unusual.
     """
     # Spark names the files of Parquet otherwise than Delta does where URLs encode something in their path
     if quote(str(folder)) != str(folder):
@@ -88,6 +89,7 @@ def read_short_log(folder: Path, version: int | None) -> ShortLog | None:
 def _replay(commits: Sequence[Path]) -> ShortLog | None:
     schema: dict[str, Any] = {}
     added = {}
+    # oldest first: the last action on a path says whether the version has it
     for path in commits:
         for line in path.read_text(encoding="utf-8").splitlines():
             ((kind, values),) = json.loads(line).items()

@@ -165,6 +165,7 @@ class WorkingCopy:
         self.store.put(names, self.folder)
         for name in names:
             found = self.store.describe(name)
+            # by what it was before the transfer: a file that has grown since counts as changed, and is copied again
             state[name] = (*local[name], found.tag if found else "")
 
     def _put_metrics(self, state: State) -> None:
