@@ -173,6 +173,7 @@ _Dumper.add_multi_representer(str, _Dumper.represent_text)  # enumerations of te
 
 def known_configs(folder: Traversable = FOLDER) -> list[str]:
     """Names that ``--config`` takes without a path; of ``--inputs``, where the folder is ``MAPPINGS``."""
+    # not by glob: the folder may lie in a zip, whose paths have none
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 

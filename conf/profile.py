@@ -83,6 +83,7 @@ class EnsembleSettings(Settings):
     """Block -> what differs for it from the settings above."""
 
     def __post_init__(self) -> None:
+        # a name becomes a folder of ``entries``, a partition of a table, and a literal in SQL
         named = [re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None for name in self.named_blocks]
         require(
             # a name that is given twice stands in named_blocks once

@@ -128,6 +128,7 @@ def require_clients(spark: SparkSession, workspace: Workspace, names: Collection
     """Raise EntryError where a block has no row at the cutoff of each client of the clients table, or of others."""
     clients = read_table(spark, workspace, CLIENTS).select(c.CLIENT_ID, c.POSITION)
     n_clients = clients.count()
+    # a client who is not in the clients table gets no position, which tells it from the table's own
     rows = read_rows(spark, workspace, names, cutoff).select(c.BLOCK, c.CLIENT_ID).join(clients, c.CLIENT_ID, "left")
     counts = rows.groupBy(c.BLOCK).agg(F.count("*").alias("n"), F.count(c.POSITION).alias("n_own")).collect()
     found = {row[c.BLOCK]: (row["n_own"], row["n"] - row["n_own"]) for row in counts}

@@ -138,7 +138,7 @@ def embed_chunk(chunk: pa.RecordBatch, source: ModelSource, model: SequenceEncod
     """For ``map_chunks``: rows of ``join_sequences`` -> a row per client, ``ROWS_DDL``."""
     column = chunk.column(source.stream)
     is_present = column.is_valid().to_numpy(zero_copy_only=False)
-    # [present clients, hidden size]
+    # of present clients alone, [present, hidden size]: the model refuses a sequence without a token
     vectors = embed_sequences(model, source.sequences(column.drop_null()), source.settings)
     return pa.RecordBatch.from_arrays(
         [

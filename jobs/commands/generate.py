@@ -100,6 +100,7 @@ def _write(rows: DataFrame, directory: Path, name: str) -> None:
     path = source_path(directory, name)
     with spark_progress(rows.sparkSession.sparkContext, f"generate: {name}"):
         rows.write.parquet(spark_url(path))
+    # from the files' footers: counting the frame's rows would make all of them once more
     log.info("  %s: %s rows, %.1f s", name, f"{count_rows(path):,}", time.monotonic() - started)
 
 

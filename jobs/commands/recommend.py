@@ -57,6 +57,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace, name:
         map_chunks([source], partial(rank_items, encoder, n_items)),
         f"{c.CLIENT_ID} bigint, {c.POSITION} int, {c.TOKEN_ID} int, {c.SCORE} float",
     )
+    # names are joined to the ranked items alone: the model knows token ids
     vocabulary = read_table(spark, workspace, VOCABULARIES).filter(F.col(c.BEHAVIOUR) == source.stream)
     items = with_own_ids(vocabulary.select(c.TOKEN_ID, c.KEY), ids, config.behaviour(source.stream).item)
     named = with_keys(ranked, ids).join(items, on=c.TOKEN_ID)

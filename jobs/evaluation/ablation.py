@@ -69,7 +69,7 @@ def describe_sources(
     """
     blocks = list(dict.fromkeys([*list_own_blocks(config, collect_blocks(spark, workspace)), *blocks]))
     found = collect_digests(spark, workspace, blocks, read_windows(spark, workspace).input_end)
-    # without its blocks: each of those that are given has a digest of its own
+    # without the names of its blocks: each block has a digest of its own
     ensemble = {name: value for name, value in asdict(config.ensemble).items() if name != "blocks"}
     windows = read_table(spark, workspace, WINDOWS).collect()
     labels = read_table(spark, workspace, LABELS).orderBy("task", "label").collect()

@@ -139,6 +139,7 @@ def t_tail(t: float, n_freedom: int) -> float:
 def reject_by_holm(p_values: Mapping[Any, float]) -> dict[Any, bool]:
     """Which hypotheses of no difference fall, so that a true one is among them with at most ``LEVEL`` (Holm 1979)."""
     outcomes, is_below = {}, True
+    # from the least p-value on: the first that is too large ends it, and all after it stand
     for n_before, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         is_below = is_below and p_value <= LEVEL / (len(p_values) - n_before)
         outcomes[name] = is_below

@@ -62,6 +62,7 @@ def collect_popularity(counts: DataFrame, ids: Mapping[str, Sequence[int]]) -> d
     ----------
     counts : as ``count_values`` gives them
     """
+    # of the values that are asked for, at most a hundred a task: there may be millions of others
     wanted = F.lit(False)
     for task, of_task in ids.items():
         wanted = wanted | ((F.col(c.TASK) == task) & F.col(_ID).isin(list(of_task)))

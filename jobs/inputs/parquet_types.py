@@ -46,6 +46,7 @@ def group_by_types(owner: str, types: Types, settings: InputSettings) -> list[Pa
     mixed = {name: kinds for name, kinds in _files_of_types(types).items() if len(kinds) > 1}
     unread, doubles = [], []
     for name, kinds in mixed.items():
+        # there is a first one: of two types or more, one at most is that of nulls
         (one, file), *others = [each for each in kinds.items() if not pa.types.is_null(each[0])]
         is_id = settings.has_id(name)
         differing = next((each for each in others if _family(each[0], is_id) != _family(one, is_id)), None)

@@ -156,6 +156,7 @@ def _export(
     ----------
     write_more : writes other files into a folder, which become part of the entry
     """
+    # one exponent holds for a whole column: all of it is read before the first row is written
     peaks = reduce(np.maximum, (np.abs(vectors).max(axis=0) for _, _, vectors in read()))
     exponents = column_exponents(peaks)
     with EntryWriter(folder, n_clients, len(peaks)) as writer:

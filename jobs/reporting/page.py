@@ -177,6 +177,7 @@ def draw_training(
         ("wait", "Wait for the feed", "wait_pct", "% of the time"),
         ("memory", "Peak memory", "peak_gib", "GiB"),
     ):
+        # a figure of a third of the width has room for few points
         curves = {name: thin(run.over_progress(getattr(run, curve)), 50) for name, run in histories.items()}
         labels = ("% of the training", unit)
         drawn[key] = figures.draw_curves(title, curves, colours, labels, figures.THIRD, from_zero=key != "memory")

@@ -33,6 +33,7 @@ def run(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> No
     clients, streams = read_table(spark, workspace, CLIENTS), list(dict.fromkeys(source.stream for source in sources))
     sequences = read_table(spark, workspace, SEQUENCES).filter(F.col(BEHAVIOUR).isin(streams))
     n_clients = clients.count()
+    # a part for each core at least, so that none waits while few clients are embedded
     n_parts = max(spark.sparkContext.defaultParallelism, ceil(n_clients / config.inference.clients_per_partition))
     # by position, sorted: a file then holds clients in the order of the entries
     rows = in_parts(join_sequences(clients, sequences, streams), POSITION, n_clients, n_parts)

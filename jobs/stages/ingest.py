@@ -61,6 +61,7 @@ class Counts:
 
 def open_inputs(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> ChallengeInputs | MappedInputs:
     """The inputs, with all that is refused before a row is written."""
+    # both give ``products`` and ``events``; what follows does not ask which it has, but for ids that are text
     inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
     check_any_purchase(inputs.events(PRODUCT_BUY))  # windows and labels are made of purchases
     return inputs

@@ -49,6 +49,7 @@ def mounted_path_or_url(text: str) -> Path | str:
     """As ``mounted_path``, or the URL of a folder of an object store, without a slash at its end."""
     if not text.startswith(tuple(f"{scheme}://" for scheme in _STORES)):
         return mounted_path(text)
+    # by way of Spark's name, which checks the text: s3a and s3n become s3
     return python_scheme(table_url(text))
 
 

@@ -67,7 +67,7 @@ def ingest_versions(history: Sequence[Row]) -> dict[int, int]:
     that was made empty is of no ingest.
     """
     versions: dict[int, int] = {}
-    number = None
+    number = None  # of the ingest whose rows the table has at this commit
     for commit in history:
         if commit["operation"] in MADE_EMPTY:
             number = None

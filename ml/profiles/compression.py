@@ -50,6 +50,7 @@ def fit_network(standard: NDArray[np.float32], n_columns: int, kind: Kind) -> Ne
     # the callers' own draws go on as if nothing had been drawn here
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
+        # the decoder has the encoder's widths in reverse
         layers, back = ([nn.Linear(*pair) for pair in pairwise(each)] for each in (sizes, sizes[::-1]))
         # of one layer without its ReLU, the best would be the principal axes again
         encoder = nn.Sequential(_rectified(layers), nn.ReLU() if is_dense else nn.Identity())

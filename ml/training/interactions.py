@@ -93,6 +93,7 @@ def batch_loss(
     numbers, labels, is_counted = (
         torch.from_numpy(part).to(device) for part in (rows.numbers, rows.labels, rows.is_counted)
     )
+    # all views in one pass, one view of all clients after the other: [views * N, F]
     vectors = model(numbers.transpose(0, 1).flatten(0, 1)).chunk(settings.n_views)
     loss = label_loss(model.logits(vectors[0]), labels, is_counted, sizes)
     if settings.n_views > 1:

@@ -180,6 +180,7 @@ class Trainer:
         training, position = self.job.settings.training, self.position
         meter, n_done = Meter(), position.n_batches
         self.learner.encoder.train()
+        # closed: where the time is up, the threads that read ahead end too
         with contextlib.closing(self.feed.training(position.epoch, skip=n_done)) as batches:
             while True:
                 asked = time.monotonic()
