@@ -295,6 +295,12 @@ class MappingSettings(Settings):
                 f"inputs.{name}.{role}.format: expected times of {self.timezone}, found the Z of UTC as text in "
                 f"{pattern!r}; write X, which reads Z and +02:00 as zones",
             )
+            always = re.sub(r"\[[^\[\]]*\]", "", _unquoted(pattern))
+            require(
+                self.timezone == "UTC" or bool(_ZONES.search(always)) == settings.columns[role].has_zone,
+                f"inputs.{name}.{role}.format: expected a zone in all times or in none, found one that may be left out "
+                f"in {pattern!r}; read each kind by an input of its own, told apart by where",
+            )
 
 
 def _unquoted(pattern: str) -> str:

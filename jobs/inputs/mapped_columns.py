@@ -6,6 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
+    BinaryType,
     DataType,
     DecimalType,
     DoubleType,
@@ -27,6 +28,8 @@ from schemas.errors import InputError
 QUANTILES = [number / (t.MAX_PRICE + 1) for number in range(1, t.MAX_PRICE + 1)]
 """Of the products' amounts: a price's bucket is how many of these amounts it exceeds."""
 
+WHITE_SPACE = r"[\s\p{Z}\u200B\uFEFF]"
+"""Pattern of a blank, Unicode's too; Java's \\s is ASCII's. The last two have no width."""
 _WHOLE = r"^\s*[+-]?[0-9]{1,19}\s*\z"
 
 Rule = tuple[Column, str]
@@ -62,7 +65,7 @@ class MappedColumn:
     def is_missing(self) -> Column:
         """Whether a row has no value: null or, of text, blank."""
         is_null = self.value.isNull()
-        return is_null | ~self.value.rlike(r"\S") if isinstance(self.kind, StringType) else is_null
+        return is_null | self.value.rlike(rf"^{WHITE_SPACE}*\z") if isinstance(self.kind, StringType) else is_null
 
     def refuse(self, expected: str, conversion: str = "cast(... as ...)") -> InputError:
         """The error of a column of another type, with the expression that would convert it."""
@@ -80,10 +83,13 @@ def type_id(column: MappedColumn, is_keyed: bool) -> Typed:
         isinstance(column.kind, DecimalType) and column.kind.scale == 0
     )
     if not is_text and not is_whole:
-        # pandas makes floats of integers with gaps, and a cast alone would make 0 of each gap, a NaN
         text = column.settings.text
-        is_float = isinstance(column.kind, DoubleType | FloatType)
-        conversion = f"cast({f'nanvl({text}, null)' if is_float else text} as bigint)"
+        conversion = f"cast({text} as bigint)"
+        if isinstance(column.kind, DoubleType | FloatType):
+            # pandas makes floats of integers with gaps, and the cast alone would make 0 of each gap, a NaN
+            conversion = f"cast(nanvl({text}, null) as bigint)"
+        elif isinstance(column.kind, BinaryType):  # a cast to text would make unreadable keys of a UUID's bytes
+            conversion = f"hex({text})"
         raise column.refuse("integers or text", conversion)
     rules = [] if column.role == CATEGORY else [(column.is_missing, t.is_null(column.name))]
     if is_keyed:

@@ -205,8 +205,11 @@ class MappedInputs:
         # a value that is no time ranks below all times; where a sku has no other, its rules reject the product
         rank = F.when(first_broken(rules).isNull(), time)
         values = F.struct(*(column.value.alias(column.role) for column in columns))
+        # by the sku as it is typed: 7 and 007 may be one; what is none is compared as it is
+        typed, own = self._type(by_role[SKU])[0], by_role[SKU].value
+        sku = F.coalesce(typed.cast("string"), own.cast("string"))
         # a line that cannot be read belongs to no sku: each such line is a group of its own
-        keys = [by_role[SKU].value.alias("key"), *([F.col(MALFORMED)] if MALFORMED in rows.columns else [])]
+        keys = [sku.alias("key"), *([F.col(MALFORMED)] if MALFORMED in rows.columns else [])]
         latest = F.max_by(values, F.struct(rank, values)).alias("latest")  # of equal times, the largest values
         self.rows[PRODUCTS] = rows.groupBy(*keys).agg(latest).select("latest.*", *keys[1:])
         self.columns[PRODUCTS] = [replace(column, value=F.col(column.role)) for column in columns]

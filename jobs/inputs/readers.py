@@ -4,7 +4,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -29,6 +29,7 @@ MALFORMED = "_malformed_line"
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _WRITTEN_CAST = re.compile(rf"\b({'|'.join(_INTEGERS)})\s*\(", re.IGNORECASE)
 """A cast as a function, which Spark does not tell from one of its own."""
+_TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
 def find_version(spark: SparkSession, settings: InputSettings, found: InputFiles | None) -> int | None:
@@ -164,13 +165,26 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str 
     column = F.expr(expression)
     # Spark casts where two types meet, without a word: the analysed plan alone shows it
     analyzed = frame.select(column)._jdf.queryExecution().analyzed().expressions().apply(0)
-    spark = frame.sparkSession
-    if zone != "UTC" and _has_cast(spark, analyzed, ("string", "timestamp_ntz"), ("timestamp",)):
+    nodes = list(_nodes(analyzed))
+    casts = [cast for node in nodes if (cast := _unwritten_cast(frame.sparkSession, node))]
+    if zone != "UTC" and any(cast.is_from(("string", "timestamp_ntz"), "timestamp") for cast in casts):
         raise InputError(
             f"{owner}: expected times of {zone}, found that Spark takes those in {expression!r} for UTC's; name the "
             "column itself, or write to_timestamp_ntz of text"
         )
-    if not _WRITTEN_CAST.search(expression) and _has_cast(spark, analyzed, ("string",), _INTEGERS):
+    if zone != "UTC" and any(_reads_instant_in_utc(frame.sparkSession, node) for node in nodes):
+        raise InputError(
+            f"{owner}: expected times of {zone}, found that Spark takes days and hours in {expression!r} from UTC's; "
+            "name the column itself: its times are instants, and need no zone"
+        )
+    n_written = len(_WRITTEN_CAST.findall(_TEXT.sub("", expression)))
+    to_integers = [cast for cast in casts if cast.is_from(("string",), *_INTEGERS)]
+    # of a list, Spark makes text of the numbers, to which 1.0 is not 1
+    listed = [node for node in nodes if node.getClass().getSimpleName() == "In"]
+    of_lists = [
+        cast for node in listed for each in _children(node) if (cast := _unwritten_cast(frame.sparkSession, each))
+    ]
+    if len(to_integers) > n_written or any(cast.is_constant and cast.to_kind == "string" for cast in of_lists):
         raise InputError(
             f"{owner}: expected text compared with text, or numbers with numbers, in {expression!r}, found text and a "
             "whole number: Spark would take the text 0.59 for 0 and one of a large number for none; write "
@@ -179,23 +193,52 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str 
     return column
 
 
-def _has_cast(spark: SparkSession, expression: Any, from_kinds: Sequence[str], to_kinds: Sequence[str]) -> bool:
-    """Whether Spark puts a cast of a column of some types to others where nobody wrote one.
+class _Cast(NamedTuple):
+    """A cast in an analysed expression, and whether what is cast is a constant."""
 
-    Parameters
-    ----------
-    expression : of Spark's catalyst, analyzed
-    """
-    if expression.getClass().getSimpleName() == "Cast":
-        # the parser tags the casts that somebody wrote
-        written = spark._jvm.org.apache.spark.sql.catalyst.expressions.Cast.USER_SPECIFIED_CAST()  # type: ignore[union-attr]
-        kinds = [each.dataType().simpleString() for each in (expression.child(), expression)]
-        is_constant, is_written = expression.child().foldable(), expression.getTagValue(written).isDefined()
-        if kinds[0] in from_kinds and kinds[1] in to_kinds and not is_constant and not is_written:
-            return True
+    from_kind: str
+    to_kind: str
+    is_constant: bool
+
+    def is_from(self, kinds: Sequence[str], *to_kinds: str) -> bool:
+        """Whether a column of one of these types is cast to another of those."""
+        return self.from_kind in kinds and self.to_kind in to_kinds and not self.is_constant
+
+
+def _unwritten_cast(spark: SparkSession, node: Any) -> _Cast | None:
+    """The cast that Spark has put where nobody wrote one, if the node (of Spark's catalyst) is one."""
+    if node.getClass().getSimpleName() != "Cast":
+        return None
+    # the parser tags the casts that somebody wrote
+    written = spark._jvm.org.apache.spark.sql.catalyst.expressions.Cast.USER_SPECIFIED_CAST()  # type: ignore[union-attr]
+    if node.getTagValue(written).isDefined():
+        return None
+    child = node.child()
+    return _Cast(child.dataType().simpleString(), node.dataType().simpleString(), child.foldable())
+
+
+def _reads_instant_in_utc(spark: SparkSession, node: Any) -> bool:
+    """Whether a node takes a column of instants apart, or for a wall time, by the zone of the session."""
+    kind = spark._jvm.java.lang.Class.forName(  # type: ignore[union-attr]
+        "org.apache.spark.sql.catalyst.expressions.TimeZoneAwareExpression"
+    )
+    name, to_kind = node.getClass().getSimpleName(), node.dataType().simpleString()
+    # an interval may be added, which Spark casts to what it is
+    if not kind.isInstance(node) or name == "TimeAdd" or (name == "Cast" and to_kind == "timestamp"):
+        return False
+    return any(child.dataType().simpleString() == "timestamp" and not child.foldable() for child in _children(node))
+
+
+def _nodes(expression: Any) -> Iterator[Any]:
+    """An expression of Spark's catalyst and all that it is made of."""
+    yield expression
+    for child in _children(expression):
+        yield from _nodes(child)
+
+
+def _children(expression: Any) -> list[Any]:
     children = expression.children()
-    parts = (children.apply(number) for number in range(children.length()))
-    return any(_has_cast(spark, part, from_kinds, to_kinds) for part in parts)
+    return [children.apply(number) for number in range(children.length())]
 
 
 @contextlib.contextmanager

@@ -103,6 +103,7 @@ def test_ids_codes_and_prices_are_typed_or_have_a_reason(spark: SparkSession) ->
         (type_id(column("sku", " a "), is_keyed=True), " a "),
         (type_id(column("sku", "Gr\ufffd\ufffde"), is_keyed=True), "sku is not UTF-8"),
         (type_id(column("client_id", "  "), is_keyed=True), "client_id is null"),
+        (type_id(column("client_id", "\xa0\u200b"), is_keyed=True), "client_id is null"),
         (type_id(column("category", None), is_keyed=True), None),
         (type_price(column("price", "9.5", as_="amount")), 9.5),
         (type_price(column("price", "9,5", as_="amount")), "price is not an amount of 0 or more"),
@@ -128,6 +129,8 @@ def test_ids_codes_and_prices_are_typed_or_have_a_reason(spark: SparkSession) ->
     conversion = str(refused.value).partition("by expression: ")[2]
     values = spark.sql("select explode(array(7D, double('NaN'), null)) as own").select(F.expr(conversion)).collect()
     assert [value for (value,) in values] == [7, None, None]
+    with pytest.raises(InputError, match=r"found binary; .* by expression: hex\(own\)"):
+        type_id(column("sku", "1", type="binary"), is_keyed=True)
     with pytest.raises(
         InputError, match=r"expected text \(of an array of numbers: as: vector and its size\) in 'own', found array"
     ):

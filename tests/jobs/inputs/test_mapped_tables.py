@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pyspark.sql import functions as F
 from conf.load import load_config
 from conf.mappings import InputSettings
 from jobs.inputs import mapped_tables
+from jobs.inputs.ids import refuse_alike
 from jobs.inputs.mapped_tables import MappedInputs
 from jobs.pipeline.runner import run_stages
 from jobs.profiles.composition import with_keys
@@ -122,6 +124,10 @@ def test_texts_get_integers_that_stay_when_more_data_comes(
     assert [row["reason"] for row in rejects] == ["client_id is null", "sku is not in product_properties"]
     assert json.loads(rejects[1]["row"]) == {"who": "abe", "at": "2022-06-01T14:00", "what": "ant"}
 
+    write_orders(shop, ("bob ", "fan"))
+    with pytest.raises(InputError, match=r"found 'bob' and 'bob '; .*; one is of an earlier ingest: write it as there"):
+        ingest(spark, shop, workspace)
+
     clients = spark.createDataFrame([(0, 2), (1, 9)], "position bigint, client_id bigint")
     keys = with_keys(clients, read_table(spark, place, IDS)).orderBy("position").collect()
     assert [row["client_key"] for row in keys] == ["bob", None]
@@ -136,11 +142,28 @@ def test_ids_that_differ_by_white_space_alone_are_refused(
     spark: SparkSession, shop: Path, workspace: Workspace
 ) -> None:
     write_orders(shop, ("bob", "fan"), ("bob ", "bed"))
-    with pytest.raises(InputError, match=r"client_id: expected ids that differ by more .* found 'bob' and 'bob '"):
+    with pytest.raises(
+        InputError, match=r"client_id: expected ids that differ by more .* found 'bob' and 'bob '"
+    ) as refused:
         ingest(spark, shop, workspace)
-    write_orders(
-        shop, ("7", "fan"), ("7.0", "bed"), ("8.10", "bed"), ("8.1", "bed")
-    )  # of a column with a gap in pandas
+    advice = re.search(r"by expression: (regexp_replace\(.*?''\))", str(refused.value))
+    assert advice
+    # line breaks, Unicode's blanks and those of no width too
+    padded = ["bob\t", "\xa0bob", "bob\u200b", "\ufeffbob\n", "bob\u3000"]
+    for name in padded:
+        with pytest.raises(InputError, match="client_id: expected ids that differ by more"):
+            refuse_alike(spark.createDataFrame([(1, "client_id", "bob", 1), (1, "client_id", name, 2)], IDS.ddl))
+    write_orders(shop, *((name, "fan") for name in [*padded, "\xa0"]))
+    who = {"expression": advice.group(1).replace("COLUMN", "who")}
+    inputs = MappedInputs(
+        spark, load_config("demo", inputs=mapping(shop, product_buy={"client_id": who})), Workspace(workspace.out, shop)
+    )
+    buys = inputs.events("product_buy")
+    assert buys
+    assert rows_of(buys.good(), "client_id") == [("bob",)] * len(padded)
+    assert rows_of(buys.bad(), "reason") == [("client_id is null",)]
+    # of a column with a gap in pandas
+    write_orders(shop, ("7", "fan"), ("7.0", "bed"), ("8.10", "bed"), ("8.1", "bed"))
     with pytest.raises(InputError, match=r"\.0 behind a number, found '7' and '7\.0'; correct them"):
         ingest(spark, shop, workspace)
     lines = [{"who": who, "at": "2022-06-01 12:00:00", "what": "fan"} for who in (541312140, 541312140.0)]
@@ -247,15 +270,22 @@ def test_a_product_without_a_row_of_a_time_is_quarantined(
 ) -> None:
     (shop / "log.csv").write_text(
         "code,kind,at\n1,5,2022-06-02\n1,9,03.06.2022\n1,8,2022-06-01\n1,7,2150-01-01\n2,6,01.06.2022\n2,4,\n3,6,\n"
+        "007,1,2022-06-01\n7,2,2022-06-02\n"
     )
     log = {"path": "log.csv", "sku": "code", "category": {"column": "kind", "as": "integer"}, "latest_by": "at"}
     config = load_config("demo", inputs=mapping(shop, product_properties=log))
     source = MappedInputs(spark, config, Workspace(workspace.out, shop)).products()
-    assert rows_of(source.good(), "sku", "category") == [("1", 5)]
+    assert rows_of(source.good(), "sku", "category") == [("007", 1), ("1", 5), ("7", 2)]
     assert sorted((row["reason"], row["row"]) for row in source.bad().collect()) == [
         ("latest_by is not a time of ISO 8601", '{"code":"2","kind":"6","at":"01.06.2022"}'),
         ("latest_by is null", '{"code":"3","kind":"6"}'),
     ]
+    # as an integer 007 is 7: one sku, whose latest row is kept
+    log |= {"sku": {"column": "code", "as": "integer"}}
+    buys = {"path": "log.csv", "client_id": "kind", "timestamp": "at", "item": {"column": "code", "as": "integer"}}
+    config = load_config("demo", inputs=mapping(shop, product_properties=log, product_buy=buys))
+    source = MappedInputs(spark, config, Workspace(workspace.out, shop)).products()
+    assert rows_of(source.good(), "sku", "category") == [(1, 5), (7, 2)]
 
 
 def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, shop: Path, workspace: Workspace) -> None:

@@ -70,9 +70,24 @@ def test_sparks_own_times_are_instants_also_beside_other_files(spark: SparkSessi
 
 def test_only_casts_of_text_to_integers_that_nobody_wrote_are_refused(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("0.59", 5)], "price string, n int")
-    for written in ("price > 0.0", "cast(price as int) > -1", "int(price) > -1", "n > 3", "n = '5'", "price in (1, 2)"):
+    for written in (
+        "price > 0.0",
+        "cast(price as int) > -1",
+        "int(price) > -1",
+        "n > 3",
+        "n = '5'",
+        "price in ('1')",
+        "n in (1, 2)",
+    ):
         find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
-    for written in ("price > 0", "n > 3 and price <> 1", "price between 0 and 1", "trim(price) = n"):
+    refused = ("price > 0", "n > 3 and price <> 1", "price between 0 and 1", "trim(price) = n", "price in (1, 2)")
+    # one cast that is written excuses no other, nor does one in a text
+    for written in (
+        *refused,
+        "int(n) > 0 and price not in (1)",
+        "int(price) > -1 and price > 0",
+        "price > 0 and 'int(' <> ''",
+    ):
         with pytest.raises(InputError, match=r"inputs\.x: expected text compared with text"):
             find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv")
 
@@ -85,6 +100,19 @@ def test_times_of_a_zone_that_spark_would_take_for_utcs_are_refused(spark: Spark
             find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv", "Europe/Warsaw")
     for written in ("to_timestamp_ntz(text)", "timestamp_seconds(n)", "at", "concat(text, ':00')"):
         find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.csv", "Europe/Warsaw")
+
+
+def test_instants_that_spark_would_take_apart_by_utcs_clock_are_refused(spark: SparkSession) -> None:
+    rows = spark.sql("select timestamp'2022-06-01 22:30:00Z' as at, timestamp'2022-06-02 22:30:00Z' as later")
+    local = ("to_timestamp_ntz(at)", "cast(at as timestamp_ntz)", "to_date(at)", "date_trunc('day', at)")
+    for written in (*local, "date_format(at, 'yyyy-MM-dd HH:mm:ss')"):
+        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.parquet")
+        with pytest.raises(
+            InputError, match=r"found that Spark takes days and hours in .* from UTC's; name the column"
+        ):
+            find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.parquet", "Europe/Warsaw")
+    for written in ("at", "coalesce(at, later)", "at + interval 1 hour", "greatest(at, later)"):
+        find_column(rows, "inputs.x", ColumnSettings(expression=written), "x.parquet", "Europe/Warsaw")
 
 
 def test_an_array_without_elements_gives_no_row_and_a_bad_line_stays(spark: SparkSession) -> None:
