@@ -84,6 +84,7 @@ def train_all(
     ----------
     metrics : log of figures
     working_copy : that this and the folders of all jobs are part of, where ``--out`` is a store
+    run_id : names the folder of the TensorBoard files
     """
     here = working_copy.here(scratch_folder()) if working_copy else None
     push = partial(_push_trained, ranks, here)
@@ -100,7 +101,7 @@ def train_all(
 
     def report(values: Mapping[str, Any]) -> None:
         if ranks.rank == 0:
-            append_metrics(metrics, {"run": run_id, **values})
+            append_metrics(metrics, values)
         if boards:
             boards.add(values)
 

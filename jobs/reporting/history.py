@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jobs.storage.metrics_log import begins_training
+
 Lines = list[dict[str, Any]]
 Points = list[tuple[float, float]]
 Curve = NDArray[np.float64]
@@ -120,7 +122,7 @@ def stage_runs(lines: Lines, names: Iterable[str]) -> list[StageRun]:
 
 
 def split_training(lines: Iterable[dict[str, Any]]) -> tuple[Lines, dict[str, TrainingHistory]]:
-    """The lines that are of no training, and of each encoder the newest run, whose id its lines carry.
+    """The lines that are of no training, and of each encoder the newest training, kills within it included.
 
     The lines are read once. Of the hundreds of thousands that a long training logs, only the numbers of the curves are
     kept, 64 bytes a line.
@@ -131,10 +133,9 @@ def split_training(lines: Iterable[dict[str, Any]]) -> tuple[Lines, dict[str, Tr
         if "behaviour" not in line:
             others.append(line)
             continue
-        name, run_id = line["behaviour"], line.get("run")
-        # the lines of a run follow each other: another id begins a newer run, and the former one is dropped
-        if name not in runs or runs[name].run_id != run_id:
-            runs[name] = _Run(run_id)
+        name = line["behaviour"]
+        if name not in runs or begins_training(line, runs[name].last_step):
+            runs[name] = _Run()
         runs[name].add(line)
     return others, {name: run.history() for name, run in runs.items()}
 
@@ -150,17 +151,27 @@ def thin(curve: ArrayLike, at_most: int = 400) -> Points:
 class _Run:
     """What is kept of a run while its lines are read."""
 
-    def __init__(self, run_id: str | None) -> None:
-        self.run_id = run_id
+    def __init__(self) -> None:
+        self.last_step = 0
         self._epochs: dict[int, dict[str, Any]] = {}
         self._curves = {key: array("d") for key in CURVES}
 
     def add(self, line: dict[str, Any]) -> None:
+        self.last_step = line["step"]
+        if "begins_at" in line:
+            self._drop_after(line["begins_at"])
         if "validation/ndcg@10" in line:
             self._epochs[line["epoch"]] = line
         for key, numbers in self._curves.items():
             if key in line:
                 numbers.extend((line["step"], line[key]))
+
+    def _drop_after(self, step: int) -> None:
+        """Drop what a kill has lost: the training goes on from the checkpoint of this step."""
+        self._epochs = {epoch: line for epoch, line in self._epochs.items() if line["step"] <= step}
+        for numbers in self._curves.values():
+            while numbers and numbers[-2] > step:
+                del numbers[-2:]
 
     def history(self) -> TrainingHistory:
         # in the order of CURVES
@@ -169,6 +180,6 @@ class _Run:
 
 
 def _newest_of_each_step(numbers: "array[float]") -> Curve:
-    """A resumed run repeats the steps that it had not saved: the later line counts."""
+    """In logs of earlier versions, steps that a kill had lost are there twice: the later line counts."""
     backwards = np.array(numbers).reshape(-1, 2)[::-1]
     return backwards[np.unique(backwards[:, 0], return_index=True)[1]]

@@ -53,7 +53,7 @@ def ablation_frame(workspace: Workspace, figure: str = "score") -> pd.DataFrame:
 
 
 def training_frame(workspace: Workspace) -> pd.DataFrame:
-    """The lines of ``metrics.jsonl`` of training, oldest first: a row per interval or validation."""
+    """The lines of ``metrics.jsonl`` of training, oldest first: a row per begin, interval or validation."""
     return pd.DataFrame([line for line in read_metrics(workspace.metrics) if BEHAVIOUR in line])
 
 

@@ -61,12 +61,25 @@ def read_block_seconds(path: Path) -> dict[str, float]:
     for line in read_metrics(path):
         for name in line.get("blocks", []):
             written[name] = line["blocks/seconds"] / len(line["blocks"])
-        if "train/seconds" in line:
-            name, step = line["behaviour"], line["step"]
-            # a killed run goes on from its last checkpoint, and a new one from the first epoch
-            is_new = step <= last_step.get(name, step) and line["epoch"] == 1
-            trained[name], last_step[name] = line["train/seconds"] + (0 if is_new else trained.get(name, 0)), step
+        if "behaviour" in line:
+            name = line["behaviour"]
+            before = 0.0 if begins_training(line, last_step.get(name, 0)) else trained.get(name, 0.0)
+            # steps that were lost by a kill, and done twice, count twice
+            trained[name], last_step[name] = before + line.get("train/seconds", 0.0), line["step"]
     return {name: seconds + trained.get(name, 0) for name, seconds in written.items()}
+
+
+def begins_training(line: Mapping[str, Any], last_step: int) -> bool:
+    """Whether a training from the start begins with a line of an encoder; a killed one goes on from a later step.
+
+    Parameters
+    ----------
+    last_step : of the encoder's line before
+    """
+    if "begins_at" in line:
+        return bool(line["begins_at"] == 0)
+    # in logs of earlier versions, no line says where a training begins
+    return "train/loss" in line and line["epoch"] == 1 and line["step"] <= last_step
 
 
 class TensorBoard:

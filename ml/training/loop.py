@@ -166,6 +166,8 @@ class Trainer:
 
     def run(self) -> TrainingResult:
         """All epochs that are left."""
+        # no figure: readers of the log tell a new training by it from one that goes on, and which lines were lost
+        self._report({"begins_at": self.learner.n_steps})
         while not self._is_over():
             if not self.train_epoch():
                 return self._result(is_finished=False)

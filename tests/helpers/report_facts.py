@@ -51,13 +51,14 @@ def some_ablation(n_repeats: int = 1) -> dict:
 def some_metrics() -> list[dict]:
     """One ingest and one training, as ``metrics.jsonl`` tells them."""
     time = "2022-11-01T10:00:00+00:00"
-    step = {"time": time, "behaviour": "product_buy", "run": "a", "epoch": 1}
+    step = {"time": time, "behaviour": "product_buy", "epoch": 1}
     return [
         {"time": time, "table": "product_buy", "table/rows": 1234, "table/seconds": 1.0},
         {"time": time, "table": "quarantine", "table/rows": 2, "table/seconds": 1.0},
         {"time": time, "source": "product_buy", "ingest/rows_in": 1236, "ingest/rows_kept": 1234,
          "ingest/rows_quarantined": 2, "ingest/duplicates": 5},
         {"time": time, "stage": "ingest", "stage/seconds": 12.34},
+        {**step, "step": 0, "begins_at": 0},
         {**step, "step": 50, "train/loss": 4.5, "train/sequences_per_second": 1500.0, "feed/wait_pct": 2.5,
          "memory/peak_gib": 0.75},
         {**step, "step": 100, "train/loss": 4.25, "train/sequences_per_second": 1700.0, "feed/wait_pct": 3.5,

@@ -196,7 +196,7 @@ def test_the_training_curves_are_speed_wait_and_memory_too():
 
 
 def test_a_figure_without_its_number_is_left_out_of_the_history():
-    lines = [{"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 5, "train/loss": 1.0}]
+    lines = [{"behaviour": "product_buy", "epoch": 1, "step": 5, "train/loss": 1.0}]
     history = split_training(lines)[1]["product_buy"]
     assert (history.median_rate, history.mean_wait_pct, history.top_peak_gib) == (None, None, None)
 

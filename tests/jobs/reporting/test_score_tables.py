@@ -180,28 +180,54 @@ def test_of_several_runs_of_a_stage_the_newest_counts():
     assert newest_by(lines, "stage") == {"split": lines[1], "ingest": lines[2]}
 
 
+def begin(step: int, epoch: int = 1) -> dict:
+    return {"behaviour": "product_buy", "epoch": epoch, "step": step, "begins_at": step}
+
+
+def interval(step: int, loss: float, epoch: int = 1) -> dict:
+    return {"behaviour": "product_buy", "epoch": epoch, "step": step, "train/loss": loss}
+
+
+def validation(epoch: int, step: int, ndcg: float) -> dict:
+    return {"behaviour": "product_buy", "epoch": epoch, "step": step, "validation/ndcg@10": ndcg}
+
+
 def test_training_shows_the_newest_run_of_each_behaviour():
-    def step(run: str, step: int, loss: float) -> dict:
-        return {"behaviour": "product_buy", "run": run, "epoch": 1, "step": step, "train/loss": loss}
-
-    def epoch(run: str, epoch: int, ndcg: float) -> dict:
-        return {"behaviour": "product_buy", "run": run, "epoch": epoch, "step": 20, "validation/ndcg@10": ndcg}
-
-    lines = [step("old", 30, 9.0), epoch("old", 3, 0.9), step("new", 10, 5.0), step("new", 20, 4.0)]
-    lines += [epoch("new", 1, 0.3), epoch("new", 2, 0.2), {"stage": "train", "stage/seconds": 5.0}]
-    others, history = split_training(lines)
-    assert others == lines[-1:]
+    lines = [begin(0), interval(30, 9.0), validation(3, 30, 0.9)]
+    lines += [begin(0), interval(10, 5.0), validation(1, 10, 0.3), interval(20, 4.0, epoch=2), validation(2, 20, 0.2)]
+    others, history = split_training([*lines, {"stage": "train", "stage/seconds": 5.0}])
+    assert others == [{"stage": "train", "stage/seconds": 5.0}]
     assert list(history) == ["product_buy"]
     assert history["product_buy"].loss.tolist() == [[10, 5.0], [20, 4.0]]
     assert history["product_buy"].ndcg == [(1, 0.3), (2, 0.2)]
     assert history["product_buy"].best_epoch["epoch"] == 1
 
 
+def test_a_training_that_was_killed_shows_what_it_went_on_from_and_not_what_was_lost():
+    lines = [begin(0), interval(5, 9.0), interval(10, 8.0)]
+    lines += [begin(5), interval(9, 7.0), interval(10, 6.0), validation(1, 10, 0.9)]
+    lines += [interval(15, 5.0, epoch=2), interval(20, 4.0, epoch=2), validation(2, 20, 0.95)]
+    lines += [begin(15, epoch=2), interval(19, 3.0, epoch=2)]
+    history = split_training(lines)[1]["product_buy"]
+    assert history.loss.tolist() == [[5, 9.0], [9, 7.0], [10, 6.0], [15, 5.0], [19, 3.0]]
+    assert history.ndcg == [(1, 0.9)]
+
+
+def test_a_log_of_an_earlier_version_shows_a_training_from_its_first_epoch_on():
+    lines = [interval(5, 9.0), interval(10, 8.0), validation(1, 10, 0.9)]
+    lines += [interval(5, 7.0), interval(10, 6.0), validation(1, 10, 0.5), interval(20, 5.0, epoch=2)]
+    lines += [interval(15, 4.0, epoch=2), interval(20, 3.0, epoch=2), validation(2, 20, 0.6)]
+    history = split_training(lines)[1]["product_buy"]
+    assert history.loss.tolist() == [[5, 7.0], [10, 6.0], [15, 4.0], [20, 3.0]]
+    assert history.ndcg == [(1, 0.5), (2, 0.6)]
+
+
 def test_of_a_long_training_only_the_curves_numbers_are_kept_and_of_a_step_the_later_line():
     def lines() -> Iterator[dict]:
         for number in range(20_000):
             figures = {"train/loss": 1.0 / (1 + number), "train/sequences_per_second": 100.0, "feed/wait_pct": 1.0}
-            yield {"behaviour": "page_visit", "run": "a", "step": 5 * (number % 15_000), **figures}  # resumed once
+            # resumed once, by an earlier version
+            yield {"behaviour": "page_visit", "epoch": 2, "step": 5 * (number % 15_000), **figures}
 
     tracemalloc.start()
     _, histories = split_training(lines())

@@ -104,7 +104,7 @@ def finished(tables, ablated):
     append_metrics(workspace.metrics, {"stage": "ingest", "stage/seconds": 12.34})
     with changed_records(workspace) as records:
         records["ingest"] = Record("ingest", made="today")
-    training = {"behaviour": "product_buy", "run": "a", "epoch": 1, "step": 50}
+    training = {"behaviour": "product_buy", "epoch": 1, "step": 50}
     append_metrics(workspace.metrics, {**training, "train/loss": 4.5, "train/sequences_per_second": 100.0})
     append_metrics(workspace.metrics, {**training, "validation/ndcg@10": 0.1357, "validation/users": 3})
     return workspace

@@ -17,6 +17,7 @@ from conf.load import load_config
 from conf.training import FeedSettings, TrainingSettings
 from jobs.blocks import encoders
 from jobs.blocks.encoders import PlannedModel, train_all
+from jobs.reporting.history import split_training
 from jobs.stages import train
 from jobs.storage.metrics_log import read_metrics
 from jobs.storage.working_copy import COMPLETE, WorkingCopy
@@ -82,12 +83,19 @@ def test_a_training_goes_on_on_another_host_with_what_the_store_has(
     fetched.start()
     fetched.pull("models")
     assert f"models/page_visit/{COMPLETE}" in store.list_all("models")
-    found, expected = (load_file(folder / "models" / "page_visit" / "weights.safetensors")
+    found, weights = (load_file(folder / "models" / "page_visit" / "weights.safetensors")
                        for folder in (fetched.folder, tmp_path / "here"))  # fmt: skip
-    assert found.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    assert {line["epoch"] for line in read_metrics(fetched.folder / "metrics.jsonl")} == {1, 2}
+    assert found.keys() == weights.keys()
+    for name in weights:
+        np.testing.assert_array_equal(found[name], weights[name], err_msg=name)
+    lines = list(read_metrics(fetched.folder / "metrics.jsonl"))
+    assert {line["epoch"] for line in lines} == {1, 2}
+    begun = [line["begins_at"] for line in lines if "begins_at" in line]
+    assert len(begun) == 2
+    assert begun[0] == 0 < begun[1]
+    undisturbed = read_metrics(tmp_path / "here" / "metrics.jsonl")
+    shown, expected = (split_training(each)[1]["page_visit"].loss[:, 0].tolist() for each in (lines, undisturbed))
+    assert shown == expected, "the steps before the kill too"
     assert not driver.exists()
 
 

@@ -40,15 +40,22 @@ def test_a_blocks_time_is_that_of_its_part_of_the_stage_and_of_its_encoders_newe
 ) -> None:
     path, clock = tmp_path / "metrics.jsonl", [100.0]
     monkeypatch.setattr(metrics_log.time, "monotonic", lambda: clock[0])
-    trained = [(1, 5, 1.0), (1, 10, 2.0), (2, 15, 4.0)]  # epoch, step, seconds: an earlier training
-    trained += [(1, 5, 8.0), (2, 12, 16.0), (2, 10, 32.0)]  # the newest, which was killed at step 12
-    for epoch, step, seconds in trained:
-        append_metrics(path, {"behaviour": "visits", "epoch": epoch, "step": step, "train/seconds": seconds})
+    begun, seconds = "begins_at", "train/seconds"
+    trained: list[tuple[int, int, str, float]] = [(1, 0, begun, 0), (1, 5, seconds, 1.0)]  # an earlier training
+    trained += [(1, 0, begun, 0), (1, 5, seconds, 8.0), (1, 8, seconds, 64.0)]  # the newest: killed at step 8,
+    trained += [(1, 5, begun, 5), (1, 7, seconds, 128.0), (2, 12, seconds, 16.0)]  # and at step 12
+    trained += [(2, 8, begun, 8), (2, 10, seconds, 32.0)]
+    for epoch, step, key, value in trained:
+        append_metrics(path, {"behaviour": "visits", "epoch": epoch, "step": step, key: value})
+    # by an earlier version, which did not say where a training begins
+    for epoch, step, value in [(1, 5, 1.0), (2, 10, 2.0), (1, 5, 4.0), (2, 12, 8.0), (2, 10, 16.0)]:
+        line = {"behaviour": "searches", "epoch": epoch, "step": step, "train/loss": 1.0, "train/seconds": value}
+        append_metrics(path, line)
     # its first epoch is in a log that is lost
     append_metrics(path, {"behaviour": "late", "epoch": 2, "step": 7, "train/seconds": 5.0})
     with lines_of_stage("embed"):
-        clock[0] += 10
-        append_blocks(path, ["visits", "buys"])
+        clock[0] += 15
+        append_blocks(path, ["visits", "searches", "buys"])
     with lines_of_stage("counters"):
         clock[0] += 3
         append_blocks(path, ["activity"])
@@ -56,5 +63,12 @@ def test_a_blocks_time_is_that_of_its_part_of_the_stage_and_of_its_encoders_newe
         clock[0] += 7
         append_blocks(path, ["counters"])
         append_blocks(path, ["late"])
-    made_in = {"visits": 5 + 8 + 16 + 32, "buys": 5.0, "activity": 3.0, "counters": 7.0, "late": 5.0}
+    made_in = {
+        "visits": 5 + 8 + 64 + 128 + 16 + 32,
+        "searches": 5 + 4 + 8 + 16,
+        "buys": 5.0,
+        "activity": 3.0,
+        "counters": 7.0,
+        "late": 5.0,
+    }
     assert read_block_seconds(path) == made_in

@@ -188,7 +188,8 @@ def test_the_message_of_a_divergence_names_the_checkpoint_before_it_which_stays_
             train(job)
     lines: Lines = []
     result = train(trained(job, log_every_steps=1), lines)
-    assert lines[0]["step"] == 5, "it went on from the fourth"
+    assert lines[0]["begins_at"] == 4
+    assert lines[1]["step"] == 5, "it went on from the fourth"
     assert result.is_finished
 
 
@@ -321,7 +322,8 @@ def test_no_more_than_one_interval_is_lost(job: TrainingJob) -> None:
         train(job, from_feed=DyingFeed(19))
     lines: Lines = []
     train(job, lines)
-    assert lines[0]["step"] == 17
+    assert lines[0] == {"behaviour": "page_visit", "epoch": 1, "step": 16, "begins_at": 16}
+    assert lines[1]["step"] == 17
 
 
 def test_time_that_is_up_stops_at_a_checkpoint_and_the_next_call_goes_on(job: TrainingJob) -> None:
@@ -357,7 +359,7 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_next_call(
             train(job)
     lines: Lines = []
     assert train(job, lines).is_finished
-    assert lines == [], "nothing was left to train"
+    assert ["begins_at" in line for line in lines] == [True], "nothing was left to train"
     assert weights(job.folder)
 
 
@@ -399,7 +401,8 @@ def test_another_configuration_does_not_go_on_from_this_ones_checkpoint(job: Tra
         train(job, from_feed=DyingFeed(40))
     lines: Lines = []
     train(trained(job, learning_rate=1e-3, epochs=1), lines)
-    assert lines[0]["step"] == 5
+    assert lines[0]["begins_at"] == 0
+    assert lines[1]["step"] == 5
 
 
 def test_a_damaged_checkpoint_is_an_error_and_left_alone(job: TrainingJob) -> None:
