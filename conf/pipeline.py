@@ -18,7 +18,7 @@ from conf.spark import SparkSettings
 from conf.training import FeedSettings
 from schemas import tables
 from schemas.behaviours import PRODUCT_BUY, ItemKind
-from schemas.blocks import ACTIVITY, BASELINE, ENSEMBLE, GRAPH, ON_REQUEST, RESERVED
+from schemas.blocks import ACTIVITY, ALL, BASELINE, ENSEMBLE, GRAPH, ON_REQUEST, RESERVED
 from schemas.columns import SKU, URL
 from schemas.tables import TableSchema, events_table
 
@@ -49,7 +49,7 @@ class PipelineConfig(SectionSettings):
 
     def __post_init__(self) -> None:
         require(len(self.behaviours) > 0, "behaviours is empty: name at least one, as conf/report.yaml does")
-        _require_names("behaviours", self.behaviours, (*OUR_TABLES, *RESERVED))
+        _require_names("behaviours", self.behaviours, (*OUR_TABLES, *RESERVED, ALL))
         _require_names("encoders", self.encoders, RESERVED)
         for name, encoder in self.encoders.items():
             self._check_encoder(name, encoder)
@@ -280,7 +280,8 @@ def _require_names(section: str, names: Collection[str], ours: Collection[str]) 
         require(is_identifier(name), f"{section}: a name has letters, digits, _; found {name!r}; rename it")
         require(
             name.lower() not in ours,
-            f"{section}: {name!r} is the name of a table, a block or a profile of ubp's own; rename it",
+            f"{section}: {name!r} is the name of a table, a block or a profile of ubp's own, or of all behaviours; "
+            "rename it",
         )
         alike = [other for other in names if other.lower() == name.lower()]
         require(

@@ -25,4 +25,6 @@ ON_REQUEST = (COUNTERS, ALS_CATEGORY, ALS_URL, GRAPH, INTERACTIONS)
 # apart from the others: the JVM needs its optimising compiler for them (jobs/inputs/data_files.py, is_small)
 FACTORISED = (ALS_CATEGORY, ALS_URL)
 """Found by Spark MLlib: arithmetic in the JVM."""
+ALL = "all"
+"""All behaviours, and all days, in the names of the block ``counters``' columns; no behaviour may have it."""
 RESERVED = (BASELINE, ACTIVITY, *ON_REQUEST, ENSEMBLE, ORACLE)

@@ -19,11 +19,11 @@ from conf.load import load_config
 from jobs.blocks import counter_aggregates as a
 from jobs.transforms.client_log import ClientLog
 from schemas.behaviours import ADD_TO_CART, PAGE_VISIT, PRODUCT_BUY, REMOVE_FROM_CART, SEARCH_QUERY, ItemKind
+from schemas.blocks import ALL
 from schemas.columns import CATEGORY, NAME, PRICE, SKU
 
 WINDOW_DAYS = (7, 14, 28, 60, None)
 """Windows end at the cutoff; None is all of a client's events."""
-ALL = "all"
 TREND_DAYS = (7, 30)
 QUARTILES = (25, 50, 75)
 

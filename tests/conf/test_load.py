@@ -135,6 +135,7 @@ def test_a_further_behaviour_is_a_further_entry() -> None:
         ("behaviours.page_visit.item=url` bigint; DROP TABLE x", "item must be a column's name"),
         ("behaviours.my-visits={item: url}", "behaviours: a name has letters, digits, _; found 'my-visits'"),
         ("behaviours.baseline={item: url}", "behaviours: 'baseline' is the name of a table, a block or a profile of"),
+        ("behaviours.All={item: url}", "behaviours: 'All' is the name of .* or of all behaviours; rename it"),
         ("behaviours.Windows={item: url}", "behaviours: 'Windows' is the name of a table, a block or a profile of"),
         ("behaviours.Page_Visit={item: url}", "behaviours: page_visit and Page_Visit differ by case alone"),
         ("behaviours.wish={item: Timestamp}", "item must be another column than client_id, timestamp, .*'Timestamp'"),
