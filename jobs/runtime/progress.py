@@ -1,11 +1,13 @@
 """Progress of long work: a bar on a terminal, plain log lines elsewhere."""
 
 import contextlib
+import itertools
 import json
 import logging
+import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,18 +110,45 @@ def parse_line(line: str | bytes) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _followed(path: Path, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Call ``show`` with each line of figures that others append to a file until the block ends."""
-    with path.open() as stream:
-        stream.seek(0, 2)  # only what comes from now on
+    """Call ``show`` with each line of figures that others append to a file until the block ends.
 
-        def follow() -> None:
-            for line in stream:
-                if values := parse_line(line):
-                    show(values)
+    A working copy puts another file in its place, with lines of other machines before its own newest ones. Of that
+    file, the lines are shown that the former one did not have.
+    """
+    stream = path.open()
+    stream.seek(0, os.SEEK_END)  # only what comes from now on
 
+    def follow() -> None:
+        nonlocal stream
+        is_replaced = path.exists() and not os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+        show_all(stream)
+        if is_replaced:
+            with stream as former:
+                stream = path.open()
+                former.seek(0)
+                show_all(_lines_beyond(former, stream))
+
+    def show_all(lines: Iterable[str]) -> None:
+        for line in lines:
+            if values := parse_line(line):
+                show(values)
+
+    try:
         with _repeated(follow):
             yield
         follow()  # what came after the last look
+    finally:
+        stream.close()
+
+
+def _lines_beyond(former: Iterator[str], lines: Iterator[str]) -> Iterator[str]:
+    """Those of ``lines`` that ``former`` does not have; both begin alike, so that few are kept in memory."""
+    for before, line in zip(former, lines, strict=False):
+        if before != line:
+            known = {before, *former}
+            yield from (each for each in itertools.chain([line], lines) if each not in known)
+            return
+    yield from lines
 
 
 @contextlib.contextmanager
