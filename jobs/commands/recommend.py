@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def require_recommender(config: PipelineConfig, name: str) -> None:
-    """Raise ConfigError unless the configuration has an encoder of this name that ranks the items of one behaviour."""
+    """Raise ConfigError unless the configuration has an encoder of this name that can rank a behaviour's next items."""
     one = [each for each, encoder in config.encoders.items() if not encoder.is_merged]
     if name not in one:
         found = "an encoder of several behaviours" if name in config.encoders else "none of this name"
@@ -42,6 +42,11 @@ def require_recommender(config: PipelineConfig, name: str) -> None:
         raise ConfigError(
             f"--encoder {name}: expected an encoder that learns which item comes, found one of the objective "
             f"{objective}; name another"
+        )
+    if config.encoders[name].max_length < 2:
+        raise ConfigError(
+            f"--encoder {name}: expected an encoder that reads an event or more before the one it is asked for, found "
+            f"one of max_length {config.encoders[name].max_length}; name another, or train it with 2 or more"
         )
 
 

@@ -58,6 +58,7 @@ def next_items(
 
     Parameters
     ----------
+    encoder : with a ``max_length`` of 2 or more: one event is that which is asked for
     objective : that the encoder was trained on; says how the next item is asked for
     k : more than there are items gives all of them
     with_seen : also items that the sequence holds
