@@ -119,16 +119,22 @@ def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malfor
         name = settings.expand
         if name is None:
             return frame
-        if name not in frame.columns:
-            raise no_such_column(owner, name, frame.columns, settings.location)
-        if not isinstance(frame.schema[name].dataType, ArrayType):
-            kind = frame.schema[name].dataType.simpleString()
+        array = _named_column(frame, owner, name, settings.location)
+        found = frame.select(array).schema[0].dataType
+        if not isinstance(found, ArrayType):
+            kind = found.simpleString()
             raise InputError(f"{owner}.expand: expected an array in {name!r}, found {kind}; leave expand out")
         # no element, no row; a malformed line has no array, and must stay to be quarantined
-        has_rows = F.coalesce(F.size(_quoted(name)), F.lit(0)) > 0
+        has_rows = F.coalesce(F.size(array), F.lit(0)) > 0
         if MALFORMED in frame.columns:
             has_rows |= F.col(MALFORMED).isNotNull()
-        return frame.filter(has_rows).withColumn(name, F.explode_outer(_quoted(name)))
+        if name in frame.columns:
+            return frame.filter(has_rows).withColumn(name, F.explode_outer(array))
+        outer, _, path = name.partition(".")
+        element = f"{name} element"  # with a space and a dot, as the name of no other column
+        field = ".".join(map(_quoted, path.split(".")))
+        expanded = frame.filter(has_rows).withColumn(element, F.explode_outer(array))
+        return expanded.withColumn(outer, F.col(_quoted(outer)).withField(field, F.col(_quoted(element)))).drop(element)
 
 
 def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: str, zone: str = "UTC") -> Column:
@@ -146,15 +152,20 @@ def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: s
     with naming_input(owner, where):
         if settings.expression is not None:
             column = _parse(frame, owner, settings.expression, where, zone)
-        elif settings.column in frame.columns:
-            column = F.col(_quoted(str(settings.column)))
-        else:  # no column has the dots in its name: they lead into structs
-            parts = str(settings.column).split(".")
-            if parts[0] not in frame.columns:
-                raise no_such_column(owner, str(settings.column), frame.columns, where)
-            column = F.col(".".join(map(_quoted, parts)))
+        else:
+            column = _named_column(frame, owner, str(settings.column), where)
         frame.select(column)  # Spark resolves it now
         return column
+
+
+def _named_column(frame: DataFrame, owner: str, name: str, where: str) -> Column:
+    """A column of this name, or, where none has the dots in its name, what they lead to in structs."""
+    if name in frame.columns:
+        return F.col(_quoted(name))
+    parts = name.split(".")
+    if parts[0] not in frame.columns:
+        raise no_such_column(owner, name, frame.columns, where)
+    return F.col(".".join(map(_quoted, parts)))
 
 
 def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str = "UTC") -> Column:

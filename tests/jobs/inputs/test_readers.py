@@ -123,3 +123,17 @@ def test_an_array_without_elements_gives_no_row_and_a_bad_line_stays(spark: Spar
     settings = InputSettings(path="x.json", expand="items")
     found = select_rows(rows, "inputs.x", settings, has_malformed=True).select("who", "items", MALFORMED)
     assert sorted(map(tuple, found.collect()), key=str) == [("amy", 1, None), ("amy", 2, None), (None, None, "{")]
+
+
+def test_an_array_within_structs_is_expanded(spark: SparkSession) -> None:
+    rows = spark.sql(
+        "select 'amy' as who, named_struct('cart', named_struct('lines', array(named_struct('sku', 1), "
+        "named_struct('sku', 2)), 'n', 3)) as properties union all select 'bob', null"
+    )
+    settings = InputSettings(path="x.json", expand="properties.cart.lines")
+    found = select_rows(rows, "inputs.x", settings, has_malformed=True)
+    assert found.columns == rows.columns
+    values = found.select("who", "properties.cart.lines.sku", "properties.cart.n").collect()
+    assert sorted(map(tuple, values)) == [("amy", 1, 3), ("amy", 2, 3)]
+    with pytest.raises(InputError, match=r"expand: expected an array in 'properties\.cart', found struct"):
+        select_rows(rows, "inputs.x", InputSettings(path="x.json", expand="properties.cart"), has_malformed=True)
