@@ -26,6 +26,7 @@ from pyspark.sql import Row, SparkSession
 
 from jobs.storage.delta_tables import read_version, session_settings
 from jobs.storage.locations import delta_name, plain_path, spark_url
+from jobs.storage.provenance import MODELS, read_records
 from jobs.storage.table_history import has_commit, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import ModelError, TableError
@@ -84,7 +85,8 @@ def vacuum(spark: SparkSession, workspace: Workspace, retention: Retention) -> l
     TableError
         If there is no table, or a version that a model was trained on cannot be read, and so not be kept.
     ModelError
-        If a model does not tell which version of ``sequences`` it was trained on, and ``is_forced`` is not set.
+        If a recorded model does not tell which version of ``sequences`` it was trained on, or a card cannot be read,
+        and ``is_forced`` is not set.
     """
     names = list_tables(workspace)
     trained_on = {} if retention.is_forced or SEQUENCES.name not in names else recorded_versions(workspace)
@@ -149,13 +151,23 @@ def list_tables(workspace: Workspace) -> list[str]:
 
 
 def recorded_versions(workspace: Workspace) -> dict[int, list[str]]:
-    """Version of ``sequences`` -> the models in ``OUT/models`` that were trained on it; ModelError if one is silent."""
+    """Version of ``sequences`` -> the models in ``OUT/models`` that were trained on it; ModelError if one is silent.
+
+    What tells a version counts, recorded or not: the records may have been removed. What tells none, and has no record,
+    is somebody's own.
+    """
     versions: dict[int, list[str]] = {}
+    recorded = read_records(workspace)
     for folder in sorted(workspace.model("").glob("[!.]*")):  # hidden ones are what a killed training left
         card = folder / "config.json"
         try:
             versions.setdefault(int(json.loads(card.read_text())["sequences_version"]), []).append(folder.name)
         except (OSError, ValueError, KeyError, TypeError) as error:
+            # a card that is there and cannot be read may be one of ours
+            is_unread = isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError)
+            if MODELS + folder.name not in recorded and not is_unread:
+                log.warning("  %s keeps no version: no record has it, and it tells none", folder)
+                continue
             raise ModelError(
                 f"{card}: expected the version of {SEQUENCES.name} that the model was trained on, found {error!r}; "
                 "remove the folder or train again, or give --force to keep no version for models"

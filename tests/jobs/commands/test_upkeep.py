@@ -14,6 +14,7 @@ from jobs.cli import main
 from jobs.commands.upkeep import Removed, Retention, compact, recorded_versions, vacuum, versions_within
 from jobs.storage.delta_tables import TableCommit, latest_commit, read_table, session_settings, write_table
 from jobs.storage.locations import plain_path
+from jobs.storage.provenance import Record, changed_records
 from jobs.storage.table_history import has_commit, read_history
 from jobs.storage.workspace import Workspace
 from schemas.errors import ModelError, TableError
@@ -103,6 +104,8 @@ def test_a_vacuum_keeps_the_newest_version_and_the_one_that_a_model_was_trained_
 
 def test_a_model_that_does_not_tell_its_version_is_refused(spark: SparkSession, pinned: Workspace) -> None:
     save_card(pinned, behaviour="page_visit")
+    with changed_records(pinned) as records:
+        records["models/page_visit"] = Record("train")
     files = data_files(pinned, "sequences")
     with pytest.raises(ModelError, match=r"expected the version of sequences.*--force"):
         vacuum(spark, pinned, NOW)
@@ -113,6 +116,25 @@ def test_what_a_killed_training_left_beside_the_models_is_no_model(workspace: Wo
     save_card(workspace, sequences_version=1)
     workspace.model(".page_visit.old").mkdir()
     assert recorded_versions(workspace) == {1: ["page_visit"]}
+
+
+def test_a_folder_of_somebody_elses_beside_the_models_is_left_out_and_a_model_without_a_record_is_not(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_card(workspace, "page_visit", sequences_version=1)  # of a run whose records were removed
+    save_card(workspace, "bert", hidden_size=768)
+    workspace.model("notes").mkdir()
+    workspace.model("README.md").write_text("mine")
+    assert recorded_versions(workspace) == {1: ["page_visit"]}
+    assert [record.getMessage().split(" keeps no version")[0].split("/")[-1] for record in caplog.records] == [
+        *("README.md", "bert", "notes")
+    ]
+
+
+def test_a_card_that_cannot_be_read_is_refused_with_a_record_or_without(workspace: Workspace) -> None:
+    (workspace.model("page_visit") / "config.json").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"expected the version of sequences.*IsADirectoryError"):
+        recorded_versions(workspace)
 
 
 def test_a_vacuum_that_cannot_keep_what_a_model_was_trained_on_removes_nothing_and_force_removes_also_that(
