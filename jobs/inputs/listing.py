@@ -44,7 +44,7 @@ def list_source(source: Path) -> Listing:
     """The files of a source: itself, or those in it and in the folders and links to folders below.
 
     Files and folders whose names start with a dot or underscore are what writers leave behind, not data; they alone
-    are passed over without a word.
+    are passed over without a word. A partition is data, whatever its column is called: ``_day=1``.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def list_source(source: Path) -> Listing:
         for folder in folders:
             _check_format(folder)
             real_folder = folder.resolve()
-            for path in sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_"))):
+            for path in sorted(path for path in folder.iterdir() if not _is_hidden(path.name)):
                 if path.is_dir():
                     kind, own = "folder", folders
                 elif reason := _why_skipped(path):
@@ -89,7 +89,12 @@ def list_source(source: Path) -> Listing:
 
 def is_passed_over(name: str) -> bool:
     """Whether Spark reads no file of this name, though it is named: what writers leave behind, a copy under way."""
-    return name.startswith((".", "_")) or name.endswith("._COPYING_")
+    return _is_hidden(name) or name.endswith("._COPYING_")
+
+
+def _is_hidden(name: str) -> bool:
+    """Spark's own rule (HadoopFSUtils.shouldFilterOutPathName): a name with = may be a partition's."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _check_format(folder: Path) -> None:

@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_parquet_is_read_whatever_it_is_called_and_through_links(source: Path, tmp_path: Path) -> None:
-    others = ["000002_0", "part-00002", "b.parq", "d.PARQUET", "day=1/e", "x:y/f"]
+    others = ["000002_0", "_day=1/e", "_x=1.parquet", "part-00002", "b.parq", "d.PARQUET", "day=1/e", "x:y/f"]
     for name in others:
         (source / name).parent.mkdir(exist_ok=True)
         pq.write_table(TABLE, source / name)
@@ -57,6 +57,9 @@ def test_what_is_not_read_is_named_with_the_reason(source: Path, caplog: pytest.
         pq.write_table(TABLE, source / copy)
     (source / "_SUCCESS").touch()
     (source / ".a.parquet.crc").touch()
+    for hidden in ("_temporary", ".day=1"):
+        (source / hidden).mkdir()
+        pq.write_table(TABLE, source / hidden / "c.parquet")
     data = source.parent
     (data / "input").mkdir()
     for name in ("page_visit.csv", "page_visit.parq", "foo.parquet", "input/relevant_client.npy", ".x", "product_buy"):

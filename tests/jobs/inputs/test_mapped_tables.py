@@ -321,6 +321,20 @@ def test_hive_partitions_are_text_as_they_are_written_and_a_condition_that_choos
     assert "page_visit: no row in " not in caplog.text
 
 
+@pytest.mark.parametrize("path", ["log", "log/_branch=*"])
+def test_folders_of_partitions_whose_column_begins_with_an_underscore_are_read(
+    spark: SparkSession, shop: Path, workspace: Workspace, path: str
+) -> None:
+    for folder in ("_branch=1", "_branch=2", "_temporary"):  # what a writer leaves behind is no partition
+        (shop / "log" / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"who": [folder], "at": [NOON]}), shop / "log" / folder / "a.parquet")
+    columns = {"client_id": "who", "timestamp": "at", "item": {"column": "_branch", "as": "integer"}}
+    config = load_config("demo", inputs=mapping(shop, page_visit={"path": path, **columns}))
+    found = MappedInputs(spark, config, Workspace(workspace.out, shop))
+    rows = rows_of(found.events("page_visit").good(), "client_id", "url")
+    assert sorted(rows) == [("_branch=1", 1), ("_branch=2", 2)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
