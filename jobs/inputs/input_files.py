@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import PARQUET_SUFFIXES, TABLE_MARKS, is_passed_over, list_source
+from jobs.inputs.listing import PARQUET_SUFFIXES, TABLE_MARKS, is_copy, is_passed_over, list_source
 from jobs.inputs.parquet_types import Types, stored_types
 from jobs.inputs.text_files import OPENERS, check_lines, is_empty, read_header
 from jobs.storage.delta_log import DELTA_LOG, commit_files
@@ -33,8 +33,8 @@ _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt"),
     "json": (".json", ".jsonl", ".ndjson"),
 }
-_IS_PART = re.compile(r"(part-)?\d[\w-]*", re.ASCII)
-"""What Hive and Spark call files that they give no suffix: 000000_0, part-00000."""
+_IS_NOTE = re.compile(r"(readme|licen[cs]e)\b.*|.*manifest|.*\.(md|html?|pdf|md5|sha\d+)", re.IGNORECASE)
+"""Names of what people and programs write about the files beside it."""
 _DELIMITERS = ";\t|,"
 
 
@@ -75,8 +75,13 @@ def describe_path(path: Path) -> dict[Path, list[int]]:
 
 
 def _may_hold_lines(file: Path) -> bool:
-    """Whether a mapping may read a file as CSV or JSON: by its suffix, or as Hive and Spark name parts of a table."""
-    return format_of(file) is not None or _IS_PART.fullmatch(file.name) is not None
+    """Whether a mapping may read a file as CSV or JSON, if it gives the format or the file's name tells it.
+
+    Many programs give the parts of a table no suffix, or one of their own: 000000_0.gz, events_000000000000.
+    """
+    if format_of(file) is not None:
+        return True
+    return not (is_passed_over(file.name) or is_copy(file) or _IS_NOTE.fullmatch(file.name))
 
 
 def _describe(file: Path) -> list[int]:
@@ -207,14 +212,16 @@ def _files_of_one_format(
     if kind == "parquet":
         own = [file for each in listings for file in each.files]
     else:
-        # a file that is named itself is read whatever its suffix says
-        has_format = settings.format is not None
-        named = [f for f in files if format_of(f) == kind or f == path or (has_format and _IS_PART.fullmatch(f.name))]
+        # a file that is named itself is read whatever its suffix says; of others, where the format is given, those
+        # whose names tell none
+        kinds_read = {kind, None} if settings.format else {kind}
+        named = [f for f in files if f == path or (format_of(f) in kinds_read and _may_hold_lines(f))]
         own = [file for file in named if not is_empty(file)]
         if named and not own:
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
     if not own:
-        raise InputError(f"{owner}: expected {kind} files in {path}, found none; correct path or format")
+        names = ", ".join(file.name for file in files[:20]) or "no file"
+        raise InputError(f"{owner}: expected {kind} files in {path}, found {names}; correct path or format")
     once: dict[Path, Path] = {}
     for file in own:
         if (first := once.setdefault(_uncompressed(file.resolve()), file)) is not file:

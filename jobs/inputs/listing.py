@@ -97,6 +97,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
+def is_copy(path: Path) -> bool:
+    """Whether a file is by its name what editors and people put beside another one."""
+    return path.suffix.lower() in _COPIES or path.name.endswith("~")
+
+
 def _check_format(folder: Path) -> None:
     for pattern, name in _FORMATS.items():
         if any(folder.glob(pattern)):
@@ -110,7 +115,7 @@ def _why_skipped(path: Path) -> str | None:
     """Why a file of a source's folder holds no rows; None where it does, or says so by its name."""
     if path.name.endswith("._COPYING_"):
         return "a copy under way"  # Spark skips it too
-    if path.suffix.lower() in _COPIES or path.name.endswith("~"):
+    if is_copy(path):
         return "a copy, by its name"
     # by its name: a damaged file is no reason to skip it. A link to nothing is refused by _check_file
     if path.suffix.lower() in PARQUET_SUFFIXES or not path.exists():

@@ -16,6 +16,7 @@ MAX_HEADER_BYTES = 2**20
 OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Of compressed text, as Spark reads it."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "Zstandard"}
+_COMPRESSED |= {b"\xfd7zXZ": "xz", b"\x04\x22\x4d\x18": "LZ4", b"x\x9c": "zlib"}
 
 
 def is_empty(file: Path) -> bool:
@@ -38,8 +39,7 @@ def read_header(file: Path, delimiter: str) -> list[str]:
             line = stream.readline(MAX_HEADER_BYTES)
             while line and not line.strip():  # Spark passes over empty lines too
                 line = stream.readline(MAX_HEADER_BYTES)
-        if packed := next((name for sign, name in _COMPRESSED.items() if line.startswith(sign)), None):
-            raise InputError(f"{file}: expected CSV, found {packed}; unpack it, or name it as Spark knows it: x.csv.gz")
+        _refuse_packed(file, line, "csv")
         if len(line) == MAX_HEADER_BYTES:
             raise InputError(f"{file}: expected a first line of names of columns, found none that ends")
         # without the byte order mark that spreadsheets begin a file with: it is no part of the first name
@@ -54,14 +54,23 @@ def read_header(file: Path, delimiter: str) -> list[str]:
         raise InputError(f"{file}: expected CSV in UTF-8, found {error}; write it again") from error
 
 
+def _refuse_packed(file: Path, line: bytes, kind: str) -> None:
+    """Raise InputError where a file begins as a compressed one, though its name does not tell Spark so."""
+    if packed := next((name for sign, name in _COMPRESSED.items() if line.startswith(sign)), None):
+        raise InputError(
+            f"{file}: expected {kind.upper()}, found {packed}; unpack it, or name it as Spark knows it: x.{kind}.gz"
+        )
+
+
 def check_lines(owner: str, file: Path) -> None:
     """Raise InputError where a JSON file does not have one object a line: Spark reads the first of a line."""
     try:
         with _open(file) as stream:
-            lines = [stream.readline(MAX_HEADER_BYTES).decode(errors="replace") for _ in range(2)]
+            lines = [stream.readline(MAX_HEADER_BYTES) for _ in range(2)]
     except (OSError, EOFError, zlib.error):
         return  # Spark says what it cannot read
-    line, other = (text.removeprefix("\ufeff").strip() for text in lines)
+    _refuse_packed(file, lines[0], "json")
+    line, other = (text.decode(errors="replace").removeprefix("\ufeff").strip() for text in lines)
     behind = second_object(line)
     if behind is None:
         # one line that cannot be read is counted and quarantined; of an object over several lines no line can be

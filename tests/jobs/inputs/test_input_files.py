@@ -101,6 +101,8 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("users"), r"more than case, in \S*user=1/x\.parquet and in the names .* found user, user; rename"),
         (purchases("users", delimiter=";"), r"header and delimiter are of CSV alone, found parquet in users"),
         (purchases("packed.csv.GZ", format="csv"), r"packed\.csv\.GZ: expected CSV, found gzip; unpack it, or name it"),
+        (purchases("packed.csv.GZ", format="json"), r"packed\.csv\.GZ: expected JSON, found gzip; unpack it, or name"),
+        (purchases("shards", format="csv"), r"columns user, time, sku as in 000000_0\.gz, found other in \S*000001_0;"),
         (purchases("mac.csv"), r"mac\.csv: expected CSV .* first line that ends in LF or CRLF, found new-line char"),
         (purchases("broken.csv"), r"broken\.csv: expected CSV .* quotes closed, .* found unexpected end of data"),
         (purchases("latin.csv"), r"latin\.csv: expected CSV in UTF-8, found 'utf-8' codec"),
@@ -113,7 +115,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("mixed"), r"expected files of one format .* found csv and json; give the format"),
         (purchases("notes"), r"expected names of files that tell their format .* in \S*notes, found README; give"),
         (purchases("bare"), r"expected names of files that tell their format .* in \S*bare, found no file; give"),
-        (purchases("notes", format="csv"), r"expected csv files in \S*notes, found none"),
+        (purchases("notes", format="csv"), r"expected csv files in \S*notes, found README; correct path or f"),
         (purchases("a.csv", version=1), r"expected a Delta table, found no _delta_log in \S*a\.csv"),
         (purchases("a.csv", format="parquet"), r"a\.csv is not a whole Parquet file"),
         (purchases("orders", item="item"), r"expected the column 'item' in orders, found user, time"),
@@ -161,6 +163,9 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     (tmp_path / "partly" / "day=1").mkdir(parents=True)
     for name in ("day=1/x.csv", "y.csv"):
         (tmp_path / "partly" / name).write_text(HEADER)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "000000_0.gz").write_bytes(gzip.compress(HEADER.encode()))
+    (tmp_path / "shards" / "000001_0").write_text("other\n")
     for folder, name in (("mixed", "a.csv"), ("mixed", "b.json"), ("notes", "README")):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / name).write_text(HEADER)
@@ -197,6 +202,26 @@ def test_copies_beside_a_pattern_are_no_part_of_it_and_a_file_reached_twice_is_r
     (tmp_path / "2022-latest.csv").symlink_to("2022-Jun.csv")
     with pytest.raises(InputError, match=r"found 2022-Jun\.csv and 2022-latest\.csv, which are one file"):
         find_input("inputs.x", purchases("*.csv*"), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["log", "log/*"])
+def test_files_whose_names_tell_no_format_are_read_where_it_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    (tmp_path / "log").mkdir()
+    shards = ["000000_0.gz", "000001_0.bz2", "000002_0", "events_000000000000", "part-00000-c000.dat", "x.json"]
+    others = ["000003_0.bak", "README", "README.md", "a.csv", "a.json~", "a.parquet", "b._COPYING_", "events.manifest"]
+    packers = {".gz": gzip.compress, ".bz2": bz2.compress}
+    for name in (*shards, *others):
+        (tmp_path / "log" / name).write_bytes(packers.get(Path(name).suffix, bytes)(b'{"user": "a"}\n'))
+    found = find_input("inputs.x", purchases(path, format="json"), tmp_path)
+    assert found
+    assert [file.name for file in found.files] == shards
+    (line,) = caplog.messages
+    # of a pattern, what Spark itself passes over is no part
+    assert all(name in line for name in others if "*" not in path or name != "b._COPYING_")
+    assert not any(name in line for name in shards)
+    assert {f"log/{name}" for name in shards} <= describe_files(tmp_path, [path])[path].keys()
 
 
 def test_json_objects_that_share_a_line_are_refused(tmp_path: Path) -> None:

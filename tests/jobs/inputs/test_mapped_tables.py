@@ -306,9 +306,10 @@ def test_times_as_spark_writes_them_to_parquet_are_read(spark: SparkSession, sho
 def test_hive_partitions_are_text_as_they_are_written_and_a_condition_that_chooses_nothing_is_told(
     spark: SparkSession, shop: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for branch in ("007", "7"):
-        (shop / "log" / f"branch={branch}").mkdir(parents=True)
-        (shop / "log" / f"branch={branch}" / "000000_0").write_text("bob,2022-06-01 12:00:00\n")
+    line = b"bob,2022-06-01 12:00:00\n"
+    for file, content in (("branch=007/000000_0.gz", gzip.compress(line)), ("branch=7/log_000000000000", line)):
+        (shop / "log" / file).parent.mkdir(parents=True)
+        (shop / "log" / file).write_bytes(content)
 
     def log(**more: Any) -> dict[str, Any]:
         return {"path": "log", "format": "csv", "header": ["who", "at"], "client_id": "who", "timestamp": "at", **more}
