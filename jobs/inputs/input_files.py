@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pyarrow as pa
-
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
 from jobs.inputs.listing import PARQUET_SUFFIXES, TABLE_MARKS, is_copy, is_passed_over, list_source
-from jobs.inputs.parquet_types import Types, stored_types
+from jobs.inputs.parquet_types import Types, find_unreadable, stored_types
 from jobs.inputs.text_files import OPENERS, check_lines, is_empty, read_header
 from jobs.storage.delta_log import DELTA_LOG, commit_files
 from jobs.storage.locations import mounted_path
@@ -269,12 +267,12 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
         read = [name for name in partitions if re.search(rf"\b{re.escape(name)}\b", " ".join(filter(None, told)))]
         for file in found.files:
             schema = read_footer(file).schema
-            for field in schema:
-                if pa.types.is_time(field.type):  # Spark stops, whether it is read or not
-                    raise InputError(
-                        f"{owner}: expected columns that Spark can read in {file}, found times of day ({field.type}) "
-                        f"in {field.name!r}; write the file without that column, or with text in it"
-                    )
+            if unreadable := find_unreadable(file):  # Spark stops, whether they are read or not
+                columns = [f"{kind} in {name!r}" for name, kind in itertools.islice(unreadable.items(), 50)]
+                raise InputError(
+                    f"{owner}: expected columns that Spark can read in {file}, found {', '.join(columns)}; write the "
+                    "file without these columns, or with text in them"
+                )
             _require_different(owner, [*schema.names, *read], file)
             names |= dict.fromkeys(schema.names)
         return [*names, *partitions]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from conf.mappings import InputSettings
 from jobs.inputs.footers import read_footer
@@ -12,6 +13,8 @@ from schemas.errors import InputError
 
 Types = Mapping[Path, Mapping[str, pa.DataType]]
 """File -> its columns' types, as ``stored_types`` gives them."""
+_UNREADABLE = {"TIME": "times of day", "UUID": "UUIDs", "INTERVAL": "intervals"}
+"""Parquet's logical types that Spark does not know -> how messages name their values."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,19 @@ def stored_types(file: Path) -> dict[str, pa.DataType]:
     columns = map(footer.metadata.schema.column, range(len(footer.metadata.schema)))
     # Spark's own form of a time, an instant, which pyarrow takes for nanoseconds without a zone
     return kinds | {each.path: pa.timestamp("us", "UTC") for each in columns if each.physical_type == "INT96"}
+
+
+def find_unreadable(file: Path) -> dict[str, str]:
+    """Columns at which Spark stops, whether they are read or not -> their types; fields of structs and lists too."""
+    schema = read_footer(file).metadata.schema
+    leaves = map(schema.column, range(len(schema)))
+    kinds = {leaf.path: next((kind for kind in _UNREADABLE if kind in _logical_types(leaf)), None) for leaf in leaves}
+    return {path: _UNREADABLE[kind] for path, kind in kinds.items() if kind}
+
+
+def _logical_types(leaf: pq.ColumnSchema) -> tuple[str, str]:
+    """By the new and the old way to say it; of intervals there is the old one alone."""
+    return leaf.logical_type.type, leaf.converted_type
 
 
 def _family(kind: pa.DataType, is_id: bool) -> object:

@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
+
+# fields of a schema's element, behind the name of a column, as Thrift's compact protocol has them
+INTERVAL = b"\x25\x2a"  # ConvertedType 21
+UUID = b"\x6c\xec\x00\x00"  # LogicalType, of whose fields it is the 14th
+FLOAT16 = b"\x6c\xfc\x00\x00"  # the 15th, which pyarrow 14 does not know
 
 
 def damage_pages(path: Path) -> None:
@@ -47,3 +53,13 @@ def write_nested(path: Path, n_groups: int, row_groups: bytes = b"\x0c") -> None
     size = bytes([0xFC, n_elements[0] & 0x7F | 0x80, n_elements[0] >> 7 | (n_elements[1] & 0x3F) << 1])
     footer = b"\x15\x02\x19" + size + group * (n_groups + 1) + leaf + b"\x16\x00\x19" + row_groups + b"\x00"
     path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def write_logical_type(path: Path, n_bytes: int, kind: bytes) -> None:
+    """A Parquet file with one value of so many bytes in its column ``a``, of a type that pyarrow 14 cannot write."""
+    values = pa.array([b"x" * n_bytes], pa.binary(n_bytes))
+    pq.write_table(pa.table({"a": values}), path, store_schema=False)
+    content = path.read_bytes()
+    start = -8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:-8].replace(b"\x18\x01a\x00", b"\x18\x01a" + kind + b"\x00", 1)
+    path.write_bytes(content[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1")

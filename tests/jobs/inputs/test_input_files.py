@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import INTERVAL, UUID, write_logical_type
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.data_files import describe_files
@@ -122,7 +123,10 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
         (purchases("orders", format="parquet"), "expected plain Parquet files, found a Delta table"),
         (purchases("orders/*.parquet"), r"expected a table whole, found \S*orders/\*\.parquet, files of the table"),
         (purchases("link.parquet"), r"found \S*link\.parquet, files of the table \S*orders \(_delta_log\)"),
-        (purchases("noon.parquet"), r"Spark can read in \S*noon\.parquet, found times of day \(time64\[us\]\) in 'at'"),
+        (purchases("noon.parquet"), r"Spark can read in \S*noon\.parquet, found times of day in 'at'; write the"),
+        (purchases("nested.parquet"), r"found times of day in 's\.at', times of day in 'l\.list\.element'; write"),
+        (purchases("uuid.parquet"), r"Spark can read in \S*uuid\.parquet, found UUIDs in 'a'; write the file without"),
+        (purchases("interval.parquet"), r"Spark can read in \S*interval\.parquet, found intervals in 'a'; write the"),
         (purchases("partly"), r"same columns .*found day= of \S*day=1/x\.csv, no such folder of \S*partly/y\.csv"),
     ],
 )  # fmt: skip
@@ -159,6 +163,10 @@ def test_an_input_that_cannot_be_read_is_refused_by_name(tmp_path: Path, setting
     make_delta(tmp_path / "orders", "user", "time")
     pq.write_table(pa.table({"user": [2], "time": ["t"]}), tmp_path / "orders" / "of-a-former-version.parquet")
     pq.write_table(pa.table({"at": pa.array([time(12)])}), tmp_path / "noon.parquet")
+    nested = {"s": pa.array([{"at": time(12)}]), "l": pa.array([[time(12)]])}
+    pq.write_table(pa.table(nested), tmp_path / "nested.parquet")
+    write_logical_type(tmp_path / "uuid.parquet", 16, UUID)
+    write_logical_type(tmp_path / "interval.parquet", 12, INTERVAL)
     (tmp_path / "link.parquet").symlink_to(tmp_path / "orders" / "of-a-former-version.parquet")
     (tmp_path / "partly" / "day=1").mkdir(parents=True)
     for name in ("day=1/x.csv", "y.csv"):
