@@ -73,6 +73,11 @@ def read_footer(path: Path) -> Footer:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected names of columns in UTF-8, found {error}; write the file again") from error
     except (pa.ArrowException, OSError) as error:
+        if "LogicalType that is not recognized" in str(error):
+            raise InputError(
+                f"{path}: expected columns of types that pyarrow {pa.__version__} knows, found one of a newer type, "
+                "such as float16 or variant; write the file without that column, or with float32 or text in it"
+            ) from error
         raise InputError(f"{path} is not a whole Parquet file: {error}; copy or write it again") from error
     _check_columns(path, footer)
     # a footer is signed where columns are encrypted; the signature stands behind it

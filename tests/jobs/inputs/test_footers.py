@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
-from damage import spoil_arrow_schema, write_nested
+from damage import FLOAT16, spoil_arrow_schema, write_logical_type, write_nested
 
 from conf.inputs import IngestSettings
 from jobs.inputs.challenge_directory import count_rows, group_files
@@ -101,13 +101,15 @@ def write_name_that_is_no_text(path: Path) -> None:
         (lambda path: write_nested(path, 10_000), ": expected at most 100 groups of columns in one another"),
         (lambda path: write_nested(path, 1, b"\x1c\x19\x0c\x16\x00\x16\x00\x00"),  # one of no columns
          " is not a whole Parquet file: expected 1 columns in each row group, found 0 in row group 0"),
+        (lambda path: write_logical_type(path, 2, FLOAT16),
+         ": expected columns of types that pyarrow .* knows, found one of a newer type, .*; write the file without"),
         (write_name_that_is_no_text, r": expected names of columns in UTF-8, found 'utf-8' codec"),
         (lambda path: path.write_bytes(b"PAR1" + b"\x18\xff" * 5 + b"\x0a\x00\x00\x00PAR1"),
          " is not a whole Parquet file: its footer holds no schema"),
     ],
-    ids=["deep", "very_deep", "few_columns", "name", "no_schema"],
+    ids=["deep", "very_deep", "few_columns", "newer_type", "name", "no_schema"],
 )  # fmt: skip
-def test_a_footer_that_no_writer_makes_is_refused(tmp_path: Path, write: Callable[[Path], None], message: str) -> None:
+def test_a_footer_that_cannot_be_read_is_refused(tmp_path: Path, write: Callable[[Path], None], message: str) -> None:
     write(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=rf"a\.parquet{message}"):
         read_footer(tmp_path / "a.parquet")
