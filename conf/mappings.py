@@ -185,9 +185,9 @@ class InputSettings(Settings):
     def _check_location(self, owner: str) -> None:
         one = (self.table is None) != (self.path is None)
         require(one, f"{owner}: expected either table or path, found {'both' if self.table else 'none'}")
-        name = r"\w[\w-]*"
+        word = r"\w[\w-]*"
         require(
-            self.table is None or re.fullmatch(rf"({name}\.){{1,2}}{name}", self.table, re.ASCII) is not None,
+            self.table is None or re.fullmatch(rf"({word}\.){{1,2}}{word}", self.table, re.ASCII) is not None,
             f"{owner}.table: expected schema.table or catalog.schema.table of letters, digits, _ and -, found "
             f"{self.table!r}",
         )
@@ -196,6 +196,13 @@ class InputSettings(Settings):
         require(
             not has_password(self.path or ""),
             f"{owner}.path: expected a URL without a password in it; give it to Spark",
+        )
+        # a URL's stars are Spark's
+        folder, _, name = (self.path or "").rstrip("/").rpartition("/")
+        require(
+            self.is_url or ("*" not in folder and "**" not in name),
+            f"{owner}.path: expected * in the last part of a path alone, and no **, found {self.path!r}; name the "
+            "folder, without *: the files in all folders below it are read too",
         )
         has_query = self.is_url and not {"?", "#"}.isdisjoint(str(self.path))
         require(

@@ -164,7 +164,10 @@ def find_input(owner: str, settings: InputSettings, data: Path | None) -> InputF
     if not roots or not all(root.exists() for root in roots):
         beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         found = ", ".join(beside[:20]) or "nothing"
-        raise InputError(f"{owner}: expected {path}, found {found} there; correct the path")
+        fix = (
+            "; braces are part of a name: name the folder, or write * for what differs" if "{" in settings.path else ""
+        )
+        raise InputError(f"{owner}: expected {path}, found {found} there; correct the path{fix}")
     if settings.format in (None, "delta") and (path / DELTA_LOG).is_dir():
         return InputFiles("delta", path, ())
     if settings.format == "delta" or settings.version is not None or settings.as_of is not None:

@@ -83,6 +83,9 @@ def test_what_inputs_share_is_written_once_and_a_base_is_changed(tmp_path: Path)
         ({"table": "shop.orders"}, "product_buy: expected either table or path, found both"),
         ({"path": None, "table": "orders; DROP"}, r"table: expected schema\.table or catalog\.schema\.table"),
         ({"path": "s3://shop/log"}, "expected a format .* for the URL s3://shop/log, found none"),
+        ({"path": "log/**.csv"}, r"path: expected \* in the last part .* alone, and no \*\*, found 'log/\*\*\.csv'"),
+        ({"path": "log/**/*.csv"}, r"found 'log/\*\*/\*\.csv'; name the folder, without \*: the files in all folders"),
+        ({"path": "/data/*/a.csv"}, r"product_buy\.path: expected \* in the last part of a path alone"),
         ({"format": "xlsx"}, r"product_buy\.format: expected 'delta', 'parquet', 'csv' or 'json', found 'xlsx'"),
         ({"version": 3, "format": "csv"}, "version and as_of are of Delta tables, found csv"),
         ({"version": 3, "as_of": "2024-01-01"}, "expected version or as_of, found both"),
@@ -144,6 +147,12 @@ def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path, url: str) 
     with pytest.raises(ConfigError, match=r"expected a URL without (a password in it|\? and #)") as refusal:
         load_config("demo", inputs=path)
     assert "hush-3f9a" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["log/*.csv", "log/day=*/", "s3://shop/*/day=1"])
+def test_a_star_in_the_last_part_of_a_path_or_in_a_url_is_taken(tmp_path: Path, path: str) -> None:
+    inputs = load_config("demo", inputs=mapping(tmp_path, path=path, format="csv")).mapping.inputs
+    assert inputs["product_buy"].path == path
 
 
 def test_the_account_of_a_store_is_no_password(tmp_path: Path) -> None:

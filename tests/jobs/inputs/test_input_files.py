@@ -83,6 +83,7 @@ def test_files_of_every_kind_and_their_columns_are_found(tmp_path: Path) -> None
     ("settings", "message"),
     [
         (purchases("b.csv"), r"inputs\.product_buy: expected \S*/b\.csv, found a\.csv, .* there; correct the path"),
+        (purchases("{a,b}.csv"), r"found a\.csv, .*; correct the path; braces are part of a name: name the folder, or"),
         (purchases("*.tsv"), r"inputs\.product_buy: expected \S*/\*\.tsv, found a\.csv"),
         (purchases("a.csv", item="item"), r"expected the column 'item' in a\.csv, found user, time, sku; correct"),
         (purchases("a.csv", item="User "), r"the column 'User ' in a\.csv, found .*; write it 'user', as it is there"),
