@@ -211,7 +211,7 @@ def _files_of_one_format(
         )
     kind = str(*kinds)
     if kind == "parquet":
-        own = [file for each in listings for file in each.files]
+        own = [file for each in listings for file in each.files if file == path or not is_copy(file)]
     else:
         # a file that is named itself is read whatever its suffix says; of others, where the format is given, those
         # whose names tell none

@@ -208,6 +208,11 @@ def test_copies_beside_a_pattern_are_no_part_of_it_and_a_file_reached_twice_is_r
     assert found
     assert [file.name for file in found.files] == ["2022-Jun.csv"]
     assert "2022-Jun.csv~" in caplog.text
+    for name in ("a.parquet", "a.parquet.bak"):
+        pq.write_table(pa.table({"user": ["u"]}), tmp_path / name)
+    found = find_input("inputs.x", purchases("*.parquet*"), tmp_path)
+    assert found
+    assert [file.name for file in found.files] == ["a.parquet"]
     (tmp_path / "2022-latest.csv").symlink_to("2022-Jun.csv")
     with pytest.raises(InputError, match=r"found 2022-Jun\.csv and 2022-latest\.csv, which are one file"):
         find_input("inputs.x", purchases("*.csv*"), tmp_path)
