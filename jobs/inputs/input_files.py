@@ -31,8 +31,10 @@ _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt"),
     "json": (".json", ".jsonl", ".ndjson"),
 }
-_IS_NOTE = re.compile(r"(readme|licen[cs]e)\b.*|.*manifest|.*\.(md|html?|pdf|md5|sha\d+)", re.IGNORECASE)
-"""Names of what people and programs write about the files beside it."""
+_IS_NOTE = re.compile(
+    r"(readme|licen[cs]e)\b.*|.*manifest|.*\.(md|html?|pdf|md5|sha\d+|zip|7z|rar|tar|tgz)", re.IGNORECASE
+)
+"""Names of what people and programs write about the files beside it, and of archives, which Spark cannot read."""
 _DELIMITERS = ";\t|,"
 
 

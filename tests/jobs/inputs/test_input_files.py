@@ -224,7 +224,17 @@ def test_files_whose_names_tell_no_format_are_read_where_it_is_given(
 ) -> None:
     (tmp_path / "log").mkdir()
     shards = ["000000_0.gz", "000001_0.bz2", "000002_0", "events_000000000000", "part-00000-c000.dat", "x.json"]
-    others = ["000003_0.bak", "README", "README.md", "a.csv", "a.json~", "a.parquet", "b._COPYING_", "events.manifest"]
+    others = [
+        "000003_0.bak",
+        "README",
+        "a.json.zip",
+        "README.md",
+        "a.csv",
+        "a.json~",
+        "a.parquet",
+        "b._COPYING_",
+        "events.manifest",
+    ]
     packers = {".gz": gzip.compress, ".bz2": bz2.compress}
     for name in (*shards, *others):
         (tmp_path / "log" / name).write_bytes(packers.get(Path(name).suffix, bytes)(b'{"user": "a"}\n'))
