@@ -416,9 +416,10 @@ def _refuse_empty_sections(owner: str, changes: Any, values: Any, path: tuple[st
     if not isinstance(changes, Mapping) or not isinstance(values, Mapping):
         return
     if path and values and not changes:  # a file of `base` alone is none
+        out = " (null leaves one out)" if path == ("encoders",) else ""
         raise ConfigError(
             f"{owner}: {'.'.join(path)}: expected keys and values, found {{}}, which leaves {list(values)} as they "
-            "are; name those to change (null leaves an encoder out)"
+            f"are; name those to change{out}"
         )
     for key, value in changes.items():
         _refuse_empty_sections(owner, value, values.get(key), (*path, str(key)))

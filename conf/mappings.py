@@ -302,7 +302,9 @@ class MappingSettings(Settings):
                 f"inputs.{name}.{role}.format: expected times of {self.timezone}, found the Z of UTC as text in "
                 f"{pattern!r}; write X, which reads Z and +02:00 as zones",
             )
-            always = re.sub(r"\[[^\[\]]*\]", "", _unquoted(pattern))
+            always, n_sections = _unquoted(pattern), 1
+            while n_sections:  # they may lie in one another
+                always, n_sections = re.subn(r"\[[^\[\]]*\]", "", always)
             require(
                 self.timezone == "UTC" or bool(_ZONES.search(always)) == settings.columns[role].has_zone,
                 f"inputs.{name}.{role}.format: expected a zone in all times or in none, found one that may be left out "

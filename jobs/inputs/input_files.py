@@ -31,10 +31,8 @@ _SUFFIXES = {
     "csv": (".csv", ".tsv", ".txt"),
     "json": (".json", ".jsonl", ".ndjson"),
 }
-_IS_NOTE = re.compile(
-    r"(readme|licen[cs]e)\b.*|.*manifest|.*\.(md|html?|pdf|md5|sha\d+|zip|7z|rar|tar|tgz)", re.IGNORECASE
-)
-"""Names of what people and programs write about the files beside it, and of archives, which Spark cannot read."""
+_IS_PART = re.compile(r"(part-)?\d[\w-]*|[\w-]*\d", re.ASCII)
+"""What programs call parts of a table that they give no suffix: 000000_0, part-00000, events_000000000000."""
 _DELIMITERS = ";\t|,"
 
 
@@ -75,13 +73,11 @@ def describe_path(path: Path) -> dict[Path, list[int]]:
 
 
 def _may_hold_lines(file: Path) -> bool:
-    """Whether a mapping may read a file as CSV or JSON, if it gives the format or the file's name tells it.
+    """Whether a mapping may read a file as CSV or JSON: by its suffix, or as programs name parts of a table.
 
-    Many programs give the parts of a table no suffix, or one of their own: 000000_0.gz, events_000000000000.
+    Others are left out, with a warning, whatever format is given: a download under way, notes, a copy.
     """
-    if format_of(file) is not None:
-        return True
-    return not (is_passed_over(file.name) or is_copy(file) or _IS_NOTE.fullmatch(file.name))
+    return format_of(file) is not None or _IS_PART.fullmatch(_uncompressed(file).name) is not None
 
 
 def _describe(file: Path) -> list[int]:
@@ -212,13 +208,15 @@ def _files_of_one_format(
             "move the others"
         )
     kind = str(*kinds)
+    # a pattern may name copies too, which may be folders
+    originals = [each for root, each in zip(roots, listings, strict=True) if root == path or not is_copy(root)]
     if kind == "parquet":
-        own = [file for each in listings for file in each.files if file == path or not is_copy(file)]
+        own = [file for each in originals for file in each.files]
     else:
-        # a file that is named itself is read whatever its suffix says; of others, where the format is given, those
-        # whose names tell none
+        # a file that is named itself is read whatever its suffix says; parts of a table where the format is given
         kinds_read = {kind, None} if settings.format else {kind}
-        named = [f for f in files if f == path or (format_of(f) in kinds_read and _may_hold_lines(f))]
+        candidates = [file for each in originals for file in sorted([*each.files, *each.skipped])]
+        named = [f for f in candidates if f == path or (format_of(f) in kinds_read and _may_hold_lines(f))]
         own = [file for file in named if not is_empty(file)]
         if named and not own:
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
@@ -271,15 +269,15 @@ def read_columns(owner: str, settings: InputSettings, found: InputFiles) -> list
         # of a folder's value that nothing reads it does not matter
         read = [name for name in partitions if re.search(rf"\b{re.escape(name)}\b", " ".join(filter(None, told)))]
         for file in found.files:
-            schema = read_footer(file).schema
-            if unreadable := find_unreadable(file):  # Spark stops, whether they are read or not
+            footer = read_footer(file)
+            if unreadable := find_unreadable(footer.metadata.schema):  # Spark stops, whether they are read or not
                 columns = [f"{kind} in {name!r}" for name, kind in itertools.islice(unreadable.items(), 50)]
                 raise InputError(
                     f"{owner}: expected columns that Spark can read in {file}, found {', '.join(columns)}; write the "
                     "file without these columns, or with text in them"
                 )
-            _require_different(owner, [*schema.names, *read], file)
-            names |= dict.fromkeys(schema.names)
+            _require_different(owner, [*footer.schema.names, *read], file)
+            names |= dict.fromkeys(footer.schema.names)
         return [*names, *partitions]
     if found.format == "json":
         for file in found.files:

@@ -28,8 +28,8 @@ from schemas.errors import InputError
 QUANTILES = [number / (t.MAX_PRICE + 1) for number in range(1, t.MAX_PRICE + 1)]
 """Of the products' amounts: a price's bucket is how many of these amounts it exceeds."""
 
-WHITE_SPACE = r"[\s\p{Z}\u200B\uFEFF]"
-"""Pattern of a blank, Unicode's too; Java's \\s is ASCII's. The last two have no width."""
+WHITE_SPACE = r"[\s\p{Z}\x85\u180E\u200B-\u200D\u2060\uFEFF]"
+"""Pattern of a blank, Unicode's too; Java's \\s is ASCII's. Those from 180E on have no width."""
 _WHOLE = r"^\s*[+-]?[0-9]{1,19}\s*\z"
 
 Rule = tuple[Column, str]

@@ -84,17 +84,12 @@ class MappedInputs:
             self._keep_latest_products()
         self.judged = {name: self._judge(name) for name in self.rows}
 
-    def texts(self, ids: DataFrame) -> DataFrame | None:
-        """Columns kind and key: the texts that are to have integers; None where all ids are integers.
+    def check_kinds(self, ids: DataFrame) -> None:
+        """Raise InputError where ids were texts in an earlier ingest, and are integers now.
 
         Parameters
         ----------
         ids : ``tables/ids`` of earlier ingests
-
-        Raises
-        ------
-        InputError
-            If ids were texts in an earlier ingest, and are integers now.
         """
         kinds = {column.name for columns in self.columns.values() for column in columns if column.holds_ids}
         if mixed := kinds.difference(self.keyed).intersection(
@@ -104,6 +99,9 @@ class MappedInputs:
                 f"expected {', '.join(sorted(mixed))} as keys, as earlier ingests of {self.workspace.out} took them, "
                 "found integers; set as: key, or choose another --out"
             )
+
+    def texts(self) -> DataFrame | None:
+        """Columns kind and key: the texts that are to have integers; None where all ids are integers."""
         found = []
         for name, judged in self.judged.items():
             pairs = [F.struct(F.lit(each).alias(KIND), F.col(each).alias(KEY)) for each in self._keyed_columns(name)]

@@ -87,9 +87,8 @@ def stored_types(file: Path) -> dict[str, pa.DataType]:
     return kinds | {each.path: pa.timestamp("us", "UTC") for each in columns if each.physical_type == "INT96"}
 
 
-def find_unreadable(file: Path) -> dict[str, str]:
+def find_unreadable(schema: pq.ParquetSchema) -> dict[str, str]:
     """Columns at which Spark stops, whether they are read or not -> their types; fields of structs and lists too."""
-    schema = read_footer(file).metadata.schema
     leaves = map(schema.column, range(len(schema)))
     kinds = {leaf.path: next((kind for kind in _UNREADABLE if kind in _logical_types(leaf)), None) for leaf in leaves}
     return {path: _UNREADABLE[kind] for path, kind in kinds.items() if kind}

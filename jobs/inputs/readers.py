@@ -29,6 +29,7 @@ MALFORMED = "_malformed_line"
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _WRITTEN_CAST = re.compile(rf"\b({'|'.join(_INTEGERS)})\s*\(", re.IGNORECASE)
 """A cast as a function, which Spark does not tell from one of its own."""
+_BY_THE_CLOCK = ("date", "string", "timestamp_ntz")
 _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 
@@ -188,14 +189,11 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str 
             f"{owner}: expected times of {zone}, found that Spark takes days and hours in {expression!r} from UTC's; "
             "name the column itself: its times are instants, and need no zone"
         )
+    # ``int(x)`` is no cast that somebody wrote, to Spark: as many as there are such are excused, of whatever type
     n_written = len(_WRITTEN_CAST.findall(_TEXT.sub("", expression)))
-    to_integers = [cast for cast in casts if cast.is_from(("string",), *_INTEGERS)]
-    # of a list, Spark makes text of the numbers, to which 1.0 is not 1
-    listed = [node for node in nodes if node.getClass().getSimpleName() == "In"]
-    of_lists = [
-        cast for node in listed for each in _children(node) if (cast := _unwritten_cast(frame.sparkSession, each))
-    ]
-    if len(to_integers) > n_written or any(cast.is_constant and cast.to_kind == "string" for cast in of_lists):
+    to_integers = [cast for cast in casts if cast.to_kind in _INTEGERS and not cast.is_constant]
+    has_text = any(cast.from_kind == "string" for cast in to_integers) and len(to_integers) > n_written
+    if has_text or any(_lists_numbers_beside_text(frame.sparkSession, node) for node in nodes):
         raise InputError(
             f"{owner}: expected text compared with text, or numbers with numbers, in {expression!r}, found text and a "
             "whole number: Spark would take the text 0.59 for 0 and one of a large number for none; write "
@@ -228,15 +226,25 @@ def _unwritten_cast(spark: SparkSession, node: Any) -> _Cast | None:
     return _Cast(child.dataType().simpleString(), node.dataType().simpleString(), child.foldable())
 
 
+def _lists_numbers_beside_text(spark: SparkSession, node: Any) -> bool:
+    """Whether a node looks for a text in a list of numbers: Spark makes text of these, and 1.0 is not 1."""
+    if node.getClass().getSimpleName() != "In":
+        return False
+    value, *listed = [_unwritten_cast(spark, child) for child in _children(node)]
+    is_text = _children(node)[0].dataType().simpleString() == "string" and (not value or value.from_kind == "string")
+    numbers = (*_INTEGERS, "float", "double", "decimal")
+    return is_text and any(cast and cast.from_kind.startswith(numbers) for cast in listed)
+
+
 def _reads_instant_in_utc(spark: SparkSession, node: Any) -> bool:
     """Whether a node takes a column of instants apart, or for a wall time, by the zone of the session."""
     kind = spark._jvm.java.lang.Class.forName(  # type: ignore[union-attr]
         "org.apache.spark.sql.catalyst.expressions.TimeZoneAwareExpression"
     )
-    name, to_kind = node.getClass().getSimpleName(), node.dataType().simpleString()
-    # an interval may be added, which Spark casts to what it is
-    if not kind.isInstance(node) or name == "TimeAdd" or (name == "Cast" and to_kind == "timestamp"):
+    if not kind.isInstance(node) or node.getClass().getSimpleName() == "TimeAdd":  # an interval may be added
         return False
+    if node.getClass().getSimpleName() == "Cast" and node.dataType().simpleString() not in _BY_THE_CLOCK:
+        return False  # seconds since 1970 need no zone
     return any(child.dataType().simpleString() == "timestamp" and not child.foldable() for child in _children(node))
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -160,18 +161,21 @@ class Stage:
         files = describe_files(
             workspace.challenge, [*list_sources(self.name, config), *list_entry_files(self.name, config)]
         )
+        begin = partial(self._begin, config, workspace, self.outputs(config, options.get("only", ())), planned, files)
+        is_ingest = self.name == rule.INGEST
+        begun = {} if is_ingest else begin()
+        workspace.pull(*self.opens)
         started, n_bytes = time.monotonic(), log_size(workspace.metrics)
         with spark_progress(spark.sparkContext, self.name), lines_of_stage(self.name):
             # only now: stages import Spark and torch, which `ubp --help` and `ubp status` do without
             module = importlib.import_module(self.module)
             opened = {}
-            if self.name == rule.INGEST:
-                # first: a mistake in them must not outdate what a finished run made
+            if is_ingest:
+                # before it counts as begun: a mistake in them must not outdate what a finished run made
                 if workspace.challenge is None:  # else the command line has checked them
                     check_data(config, workspace)
                 opened["inputs"] = module.open_inputs(spark, config, workspace)
-            begun = self._begin(config, workspace, self.outputs(config, options.get("only", ())), planned, files)
-            workspace.pull(*self.opens)
+                begun = begin()
             module.run(spark, config, workspace, **opened, **options)
         seconds = round(time.monotonic() - started, 2)
         # by name, for other stages may have added lines meanwhile

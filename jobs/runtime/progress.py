@@ -120,11 +120,15 @@ def _followed(path: Path, show: Callable[[dict[str, Any]], None]) -> Iterator[No
 
     def follow() -> None:
         nonlocal stream
-        is_replaced = path.exists() and not os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+        newest = None
+        with contextlib.suppress(FileNotFoundError):  # of a file that is gone, the rest is shown
+            newest = path.open()
         show_all(stream)
-        if is_replaced:
+        if newest and os.path.samestat(os.fstat(newest.fileno()), os.fstat(stream.fileno())):
+            newest.close()
+        elif newest:
             with stream as former:
-                stream = path.open()
+                stream = newest
                 former.seek(0)
                 show_all(_lines_beyond(former, stream))
 

@@ -60,10 +60,12 @@ class Counts:
 
 
 def open_inputs(spark: SparkSession, config: PipelineConfig, workspace: Workspace) -> ChallengeInputs | MappedInputs:
-    """The inputs, with all that is refused before a row is written."""
+    """The inputs; what is refused here needs no look at all of their rows."""
     # both give ``products`` and ``events``; what follows does not ask which it has, but for ids that are text
     inputs = (MappedInputs if config.mapping.inputs else ChallengeInputs)(spark, config, workspace)
     check_any_purchase(inputs.events(PRODUCT_BUY))  # windows and labels are made of purchases
+    if isinstance(inputs, MappedInputs) and exists(spark, workspace.table(IDS.name)):
+        inputs.check_kinds(read_table(spark, workspace, IDS))
     return inputs
 
 
@@ -122,7 +124,7 @@ def write_ids(spark: SparkSession, inputs: MappedInputs, workspace: Workspace, i
     """
     has_ids = exists(spark, workspace.table(IDS.name))
     ids = read_table(spark, workspace, IDS) if has_ids else spark.createDataFrame([], IDS.ddl)
-    texts = inputs.texts(ids)
+    texts = inputs.texts()
     if texts is None:
         return ids
     with ExitStack() as cached:

@@ -105,6 +105,8 @@ def test_what_inputs_share_is_written_once_and_a_base_is_changed(tmp_path: Path)
         ({"timestamp": {"column": "t", "format": "yyyy-MM-dd HH:MM"}}, "each letter in one place, found M twice"),
         ({"timestamp": {"column": "t", "format": "yyyy-MM-dd'T'HH:mm:ss'Z'"}, "timezone": ("Europe/Warsaw",)},
          "found the Z of UTC as text in .*; write X"),
+        ({"timestamp": {"column": "t", "format": "yyyy-MM-dd[ HH:mm[:ss] XXX]"}, "timezone": ("Europe/Warsaw",)},
+         "expected a zone in all times or in none"),
         ({"timestamp": {"column": "t", "format": "yyyy-MM-dd HH:mm[ XXX]"}, "timezone": ("Europe/Warsaw",)},
          "expected a zone in all times or in none, found one that may be left out"),
         ({"timestamp": {"expression": "cast(a AS timestamp_ltz)"}, "timezone": ("Asia/Tokyo",)}, "as timestamp_ltz"),

@@ -213,6 +213,12 @@ def test_copies_beside_a_pattern_are_no_part_of_it_and_a_file_reached_twice_is_r
     found = find_input("inputs.x", purchases("*.parquet*"), tmp_path)
     assert found
     assert [file.name for file in found.files] == ["a.parquet"]
+    for folder in ("b.parquet", "b.parquet.bak"):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"user": ["u"]}), tmp_path / folder / "part-0.parquet")
+    found = find_input("inputs.x", purchases("b.parquet*"), tmp_path)
+    assert found
+    assert found.files == (tmp_path / "b.parquet" / "part-0.parquet",)
     (tmp_path / "2022-latest.csv").symlink_to("2022-Jun.csv")
     with pytest.raises(InputError, match=r"found 2022-Jun\.csv and 2022-latest\.csv, which are one file"):
         find_input("inputs.x", purchases("*.csv*"), tmp_path)
@@ -223,7 +229,7 @@ def test_files_whose_names_tell_no_format_are_read_where_it_is_given(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     (tmp_path / "log").mkdir()
-    shards = ["000000_0.gz", "000001_0.bz2", "000002_0", "events_000000000000", "part-00000-c000.dat", "x.json"]
+    shards = ["000000_0.gz", "000001_0.bz2", "000002_0", "events_000000000000", "part-00000-c000", "x.json"]
     others = [
         "000003_0.bak",
         "README",
@@ -234,6 +240,14 @@ def test_files_whose_names_tell_no_format_are_read_where_it_is_given(
         "a.parquet",
         "b._COPYING_",
         "events.manifest",
+        # downloads, copies and notes of other names
+        "000002_0.dat",
+        "CHECKSUMS",
+        "SHA256SUMS",
+        "crawl.log",
+        "x.json.1",
+        "x.json.crdownload",
+        "x.json_old",
     ]
     packers = {".gz": gzip.compress, ".bz2": bz2.compress}
     for name in (*shards, *others):
@@ -243,8 +257,8 @@ def test_files_whose_names_tell_no_format_are_read_where_it_is_given(
     assert [file.name for file in found.files] == shards
     (line,) = caplog.messages
     # of a pattern, what Spark itself passes over is no part
-    assert all(name in line for name in others if "*" not in path or name != "b._COPYING_")
-    assert not any(name in line for name in shards)
+    skipped = {Path(name).name for name in line.rpartition(": ")[2].split(", ")}
+    assert skipped == {name for name in others if "*" not in path or name != "b._COPYING_"}
     assert {f"log/{name}" for name in shards} <= describe_files(tmp_path, [path])[path].keys()
 
 
