@@ -29,6 +29,8 @@ MALFORMED = "_malformed_line"
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _WRITTEN_CAST = re.compile(rf"\b({'|'.join(_INTEGERS)})\s*\(", re.IGNORECASE)
 """A cast as a function, which Spark does not tell from one of its own."""
+_ADDITIONS = ("TimeAdd", "TimestampAddInterval")
+"""Of an interval to an instant, by the names of Spark 3.5 and 4.1."""
 _BY_THE_CLOCK = ("date", "string", "timestamp_ntz")
 _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
@@ -241,9 +243,10 @@ def _reads_instant_in_utc(spark: SparkSession, node: Any) -> bool:
     kind = spark._jvm.java.lang.Class.forName(  # type: ignore[union-attr]
         "org.apache.spark.sql.catalyst.expressions.TimeZoneAwareExpression"
     )
-    if not kind.isInstance(node) or node.getClass().getSimpleName() == "TimeAdd":  # an interval may be added
+    name = node.getClass().getSimpleName()
+    if not kind.isInstance(node) or name in _ADDITIONS:
         return False
-    if node.getClass().getSimpleName() == "Cast" and node.dataType().simpleString() not in _BY_THE_CLOCK:
+    if name == "Cast" and node.dataType().simpleString() not in _BY_THE_CLOCK:
         return False  # seconds since 1970 need no zone
     return any(child.dataType().simpleString() == "timestamp" and not child.foldable() for child in _children(node))
 
