@@ -134,10 +134,11 @@ def select_rows(rows: DataFrame, owner: str, settings: InputSettings, has_malfor
         if name in frame.columns:
             return frame.filter(has_rows).withColumn(name, F.explode_outer(array))
         outer, _, path = name.partition(".")
-        element = f"{name} element"  # with a space and a dot, as the name of no other column
         field = ".".join(map(_quoted, path.split(".")))
-        expanded = frame.filter(has_rows).withColumn(element, F.explode_outer(array))
-        return expanded.withColumn(outer, F.col(_quoted(outer)).withField(field, F.col(_quoted(element)))).drop(element)
+        # whole structs, each with one element in the array's place: Spark 3.5.0 loses the struct of one that is put in
+        # after the array was expanded
+        structs = F.transform(array, lambda element: F.col(_quoted(outer)).withField(field, element))
+        return frame.filter(has_rows).withColumn(outer, F.explode_outer(structs))
 
 
 def find_column(frame: DataFrame, owner: str, settings: ColumnSettings, where: str, zone: str = "UTC") -> Column:
