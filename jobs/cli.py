@@ -8,38 +8,25 @@ import signal
 import sys
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from conf.load import DEFAULT, checked, load_config
-from conf.pipeline import PipelineConfig
+from jobs.commands.calls import open_workspace, prepare, prepare_upkeep, require_mounted, start_session
 from jobs.commands.flags import build_parser
-from jobs.pipeline.out_of_date import INGEST, TRAIN, require_up_to_date
+from jobs.pipeline.out_of_date import INGEST, require_up_to_date
 from jobs.pipeline.registry import STAGE_NAMES, describe_call, find_stage
-from jobs.runtime.locks import locked
-from jobs.runtime.logs import SHOWN, JsonLines, PlainLines, printable
-from jobs.runtime.temp_dirs import scratch_folder
+from jobs.runtime.logs import JsonLines, PlainLines, printable
 from jobs.runtime.user_errors import explain
-from jobs.storage.locations import is_s3, mounted_path, takes_whole_files
-from jobs.storage.provenance import CONFIG, read_records
-from jobs.storage.working_copy import WorkingCopy, copy_folder
-from jobs.storage.workspace import Workspace
-from ml.files.store import Store, patience
-from schemas.behaviours import PRODUCT_BUY
+from jobs.storage.provenance import read_records
 from schemas.errors import ConfigError, OutputError, PipelineError
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
 
 BAD_INPUT = 2
-FAILED_SECONDS = 60.0
-"""For so long a store that does not answer is waited for by a run that failed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, is_terminated: threading.Event) -> int:
     try:
-        # ``_prepare`` enters the lock, then the copy; they end in reverse: files are copied back under the lock
+        # ``prepare`` enters the lock, then the copy; they end in reverse: files are copied back under the lock
         with contextlib.ExitStack() as arguments.locks:
             _COMMANDS.get(arguments.command, _run_stage)(arguments)
     except KeyboardInterrupt:
@@ -135,17 +122,17 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
     if first and arguments.last and STAGE_NAMES.index(first) > STAGE_NAMES.index(arguments.last):
         raise PipelineError(f"--from {first} comes after --to {arguments.last}; the order is {STAGE_NAMES}")
     # --as-of leaves ingest out: what that reads need not be there
-    config, workspace = _prepare(arguments, reads_data=first in (None, INGEST) and arguments.as_of is None)
+    config, workspace = prepare(arguments, reads_data=first in (None, INGEST) and arguments.as_of is None)
     plan_run(config, workspace, first, arguments.last)  # for its refusals only: Spark has not started
-    run_stages(_session(arguments, config, workspace), config, workspace, first, arguments.last)
+    run_stages(start_session(arguments, config, workspace), config, workspace, first, arguments.last)
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
-    config, workspace = _prepare(arguments, reads_data=arguments.command == INGEST)
+    config, workspace = prepare(arguments, reads_data=arguments.command == INGEST)
     arguments.stage.check_inputs(config, workspace)
     # flags of `train` alone
     options = {name: getattr(arguments, name) for name in ("only", "prune") if hasattr(arguments, name)}
-    arguments.stage.run(_session(arguments, config, workspace), config, workspace, **options)
+    arguments.stage.run(start_session(arguments, config, workspace), config, workspace, **options)
 
 
 def _run_probe(arguments: argparse.Namespace) -> None:
@@ -154,7 +141,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
     entries, stage = [entry.resolve() for entry in arguments.entry], arguments.stage
     for entry in entries:
         require_files(entry, "--entry")
-    config, workspace = _prepare(arguments, reads_data=False)
+    config, workspace = prepare(arguments, reads_data=False)
     if not entries:  # those from elsewhere need tables alone, and what is missing of these is made below
         stage.check_inputs(config, workspace)
     # only now: these import Spark and torch, which what was refused above does without
@@ -162,7 +149,7 @@ def _run_probe(arguments: argparse.Namespace) -> None:
     from jobs.evaluation.scores import read_scores
     from jobs.reporting.tables import format_score_table, probe_note
 
-    spark = _session(arguments, config, workspace)
+    spark = start_session(arguments, config, workspace)
     if entries:
         prepare_tables(spark, config, workspace)
         config, stage = purchases_only(config), beside_run(stage)
@@ -171,19 +158,19 @@ def _run_probe(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    config, workspace = _prepare(arguments, reads_data=False)
+    config, workspace = prepare(arguments, reads_data=False)
     # it composes profiles of its own: settings may differ from those of the run
     records = read_records(workspace)
     call = replace(describe_call(config, workspace, reads_ingested=False, records=records), settings={})
     require_up_to_date("ablate", find_stage("probe").inputs(config), records, call)
     from jobs.commands import ablate
 
-    found = ablate.run(_session(arguments, config, workspace), config, workspace)
+    found = ablate.run(start_session(arguments, config, workspace), config, workspace)
     _show(ablate.format_ablation(found))
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
-    config, workspace = _prepare(arguments, reads_data=False)
+    config, workspace = prepare(arguments, reads_data=False)
     from jobs.commands.recommend import require_recommender, run
 
     require_recommender(config, arguments.encoder)
@@ -193,7 +180,7 @@ def _recommend(arguments: argparse.Namespace) -> None:
     call = describe_call(config, workspace, reads_ingested=False, records=records)
     require_up_to_date("recommend", find_stage("embed").inputs(config), records, call)
     workspace.pull("models")
-    run(_session(arguments, config, workspace), config, workspace, arguments.encoder, arguments.top)
+    run(start_session(arguments, config, workspace), config, workspace, arguments.encoder, arguments.top)
 
 
 def _show(text: str) -> None:
@@ -213,7 +200,7 @@ def _status(arguments: argparse.Namespace) -> None:
     compares_settings = arguments.config or arguments.set or arguments.inputs
     config = load_config(arguments.config or DEFAULT, arguments.set, arguments.inputs) if compares_settings else None
     # no lock: it only reads
-    workspace = _open_workspace(arguments)
+    workspace = open_workspace(arguments)
     if workspace.working_copy:
         workspace.working_copy.start()
     _show(describe_outputs(workspace, config))
@@ -238,13 +225,13 @@ def _vacuum(arguments: argparse.Namespace) -> None:
 
     # first: it refuses flags before Spark starts
     retention = Retention(arguments.keep_hours, arguments.idle, arguments.force, arguments.dry_run)
-    vacuum(*_prepare_upkeep(arguments), retention)
+    vacuum(*prepare_upkeep(arguments), retention)
 
 
 def _compact(arguments: argparse.Namespace) -> None:
     from jobs.commands.upkeep import compact
 
-    compact(*_prepare_upkeep(arguments), arguments.tables)
+    compact(*prepare_upkeep(arguments), arguments.tables)
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -253,7 +240,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     from jobs.commands.generate import generate_benchmark_log, generate_shop
     from jobs.runtime.session import build_session
 
-    _require_mounted(arguments)
+    require_mounted(arguments)
     is_shop = arguments.events is None
     if not is_shop and (arguments.clients, arguments.days) != (None, None):
         raise ConfigError(
@@ -288,200 +275,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": _generate,
 }
 """Every command but those that do nothing but run one stage."""
-
-
-def _prepare(arguments: argparse.Namespace, reads_data: bool) -> tuple[PipelineConfig, Workspace]:
-    """Check all that can be checked without Spark before the output directory is touched."""
-    from jobs.inputs.data_files import check_data, log_left_out
-    from jobs.inputs.input_files import require_out_elsewhere
-
-    if {"#", "?"} & set(str(arguments.out)):  # Petastorm takes URLs, and decodes none
-        raise ConfigError(f"--out: expected a path without # and ?, found {arguments.out}: training could not read it")
-    flags = {name: getattr(arguments, name, None) for name in ("repeats", "tasks")}  # short for settings of the probe
-    probe = [f"probe.{name}={value}" for name, value in flags.items() if value not in (None, [])]
-    if arguments.config is None:
-        arguments.config = _find_settings(arguments.out)
-    config = load_config(arguments.config, [*arguments.set, *probe], arguments.inputs)
-    if arguments.inputs:  # the configuration once more, without the mapping: what it has beyond this one is left out
-        log_left_out(load_config(arguments.config, arguments.set), config)
-    blocks = (*config.ensemble.blocks, *getattr(arguments, "block", []))
-    config = replace(config, ensemble=replace(config.ensemble, blocks=blocks))
-    if _reaches_training(arguments):
-        from ml.objectives.registry import require_encoder  # torch takes seconds to import
-
-        for name, encoder in config.encoders.items():
-            require_encoder(name, encoder)
-    if unknown := [name for name in getattr(arguments, "only", []) if name not in config.encoders]:
-        known = ", ".join(config.encoders)
-        raise ConfigError(f"--only: expected names of encoders, {known}; found {', '.join(unknown)}; correct them")
-    _require_entries(config)
-    workspace = _open_workspace(arguments, config)
-    if reads_data:
-        config.behaviour(PRODUCT_BUY)  # a ConfigError without purchases: they date the windows
-        require_out_elsewhere(config.mapping, workspace.challenge, workspace.out)
-        check_data(config, workspace)
-    workspace.prepare()
-    is_ours = _lock(arguments, workspace)
-    if workspace.working_copy:
-        # under the lock: what another run copied into the store before is there
-        workspace.working_copy.start()
-        arguments.locks.enter_context(_copied_back(workspace, is_ours))
-    return config, workspace
-
-
-def _require_entries(config: PipelineConfig) -> None:
-    """Look for the entries that settings name, before hours are spent on other work."""
-    from jobs.storage.entry_rules import require_files
-
-    for name, folder in config.ensemble.named_blocks.items():
-        if folder:
-            require_files(mounted_path(folder), f"block {name!r}")
-    for folder in config.probe.entries:
-        require_files(mounted_path(folder), "probe.entries")
-
-
-def _find_settings(out: Path | str) -> str:
-    """The file of the settings that the run in ``--out`` was made with; the default ones where there is no run."""
-    if not takes_whole_files(out):
-        file = Path(out) / CONFIG
-        return str(file) if file.exists() else DEFAULT
-    store, copy = Store(str(out)), scratch_folder() / f"settings-{uuid.uuid4().hex[:8]}"
-    if store.describe(CONFIG) is None:
-        return DEFAULT
-    store.get([CONFIG], copy)
-    SHOWN[str(copy)] = store.url
-    return str(copy / CONFIG)
-
-
-def _open_workspace(arguments: argparse.Namespace, config: PipelineConfig | None = None) -> Workspace:
-    """The folders of a call; of an ``--out`` that takes whole files only, and of data in a store, copies here.
-
-    Parameters
-    ----------
-    config : of a command that takes ``--data``; data that none of its stages reads is not copied
-    """
-    out, data = arguments.out, getattr(arguments, "data", None)
-    working_copy, data_url = None, None
-    if takes_whole_files(out):
-        working_copy = WorkingCopy(Store(str(out)), scratch_folder() / f"out-{uuid.uuid4().hex[:8]}")
-        out = working_copy.folder
-        # messages have the URL that the user gave, not the copy's folder
-        SHOWN[str(out)] = working_copy.store.url
-    if isinstance(data, str):
-        data_url, data = data, None
-        if config and _reads_data(arguments, config):
-            data = scratch_folder() / f"data-{uuid.uuid4().hex[:8]}"
-            SHOWN[str(data)] = data_url
-            copy_folder(Store(data_url), data)
-    # a Databricks job passes a parameter that nobody set as an empty text
-    tables, catalog, schema = (getattr(arguments, name, None) or None for name in ("tables", "catalog", "schema"))
-    as_of = getattr(arguments, "as_of", None)
-    return Workspace(out, data, as_of, tables, catalog, schema, working_copy, data_url)
-
-
-def _reads_data(arguments: argparse.Namespace, config: PipelineConfig) -> bool:
-    """Whether a stage of a call reads ``--data``, which lies in a store; ConfigError where no executor could."""
-    from jobs.inputs.data_files import list_sources
-    from jobs.runtime.session import find_master
-
-    if not any(list_sources(stage, config) for stage in locked_stages(arguments)):
-        return False
-    if not (master := find_master(config.spark)).startswith("local"):
-        raise ConfigError(
-            f"--data {arguments.data}: expected local mode, for it is copied to this machine, found spark.master="
-            f"{master}; name the inputs by their URLs in a mapping (--inputs), or mount the data"
-        )
-    return True
-
-
-@contextlib.contextmanager
-def _copied_back(workspace: Workspace, is_ours: Callable[[], bool]) -> Iterator[None]:
-    """Copy what has changed into the store when the block ends, however it does, unless the lock was lost meanwhile."""
-
-    def push() -> None:
-        if not is_ours():
-            raise OutputError(
-                f"{workspace.shown}: expected this run's lock there, found that it was removed, or that another run "
-                "has taken over, whose files would be replaced; nothing more is copied"
-            )
-        workspace.push()
-
-    try:
-        yield
-    except BaseException:  # Ctrl-C too
-        try:
-            with patience(FAILED_SECONDS):
-                push()
-        except Exception as error:
-            log.warning("what the failed stage left, logs too, is not copied to %s: %s", workspace.shown, error)
-        raise
-    push()
-
-
-def _require_mounted(arguments: argparse.Namespace) -> None:
-    is_generate = arguments.command == "generate"  # whose files Spark writes whole
-    if isinstance(arguments.out, str) or (takes_whole_files(arguments.out) and not is_generate):
-        raise ConfigError(
-            f"--out: expected a path that driver and workers mount for `ubp {arguments.command}`, found "
-            f"{arguments.out}; mount it, or leave it to the store's own upkeep"
-        )
-
-
-def _reaches_training(arguments: argparse.Namespace) -> bool:
-    """Whether the last stage of a call is ``train`` or a later one."""
-    last = getattr(arguments, "last", None) if arguments.command == "run" else arguments.command
-    # no stage: a run without --to, or a command such as `recommend`, for which encoders matter too
-    return last not in STAGE_NAMES or STAGE_NAMES.index(last) >= STAGE_NAMES.index(TRAIN)
-
-
-def _lock(arguments: argparse.Namespace, workspace: Workspace) -> Callable[[], bool]:
-    """Lock the stages of a call until it ends; what says whether the lock is still its own."""
-    lock = locked(workspace.notes, locked_stages(arguments), f"ubp {arguments.command}", workspace.shown)
-    is_ours: Callable[[], bool] = arguments.locks.enter_context(lock)
-    return is_ours
-
-
-def locked_stages(arguments: argparse.Namespace) -> list[str]:
-    """The stages that nobody else may run meanwhile: a scheduler may run two that do not read each other's output."""
-    if getattr(arguments, "dry_run", False):
-        return []
-    if not hasattr(arguments, "stage"):  # what is no stage may read or write what any of them makes
-        return STAGE_NAMES
-    if not getattr(arguments, "entry", []):
-        return [arguments.command]
-    from jobs.commands.probe import PREPARED_BY
-
-    return [*PREPARED_BY, arguments.command]
-
-
-def _session(arguments: argparse.Namespace, config: PipelineConfig, workspace: Workspace) -> "SparkSession":
-    from jobs.inputs.data_files import is_small
-    from jobs.runtime.preflight import require_mounts
-    from jobs.runtime.session import build_session
-    from jobs.storage.delta_tables import require_schema
-
-    log_file = None if arguments.verbose else workspace.logs / "spark.log"
-    # any name of a table tells where all of them lie
-    urls = [workspace.table("x"), workspace.shown, *(str(each.path) for each in config.mapping.inputs.values())]
-    spark = build_session(config.spark, log_file, is_small=is_small(workspace, config), has_s3=any(map(is_s3, urls)))
-    require_schema(spark, workspace)
-    store = workspace.working_copy.store if workspace.working_copy else None
-    require_mounts(spark.sparkContext, store or workspace.out, workspace.challenge)
-    return spark
-
-
-def _prepare_upkeep(arguments: argparse.Namespace) -> "tuple[SparkSession, Workspace]":
-    from conf.spark import SparkSettings
-    from jobs.commands.upkeep import list_tables
-    from jobs.runtime.session import build_session
-
-    _require_mounted(arguments)
-    workspace = Workspace(arguments.out)
-    list_tables(workspace)  # before a folder is made and Spark starts
-    workspace.prepare()
-    _lock(arguments, workspace)
-    settings = SparkSettings(shuffle_partitions=8)
-    return build_session(settings, None if arguments.verbose else workspace.logs / "spark.log"), workspace
 
 
 def _configure_logging(verbose: bool, is_json: bool) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from conf.load import known_configs, load_config
-from jobs.cli import locked_stages
+from jobs.commands.calls import locked_stages
 from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import STAGES, Stage
 from jobs.storage.locations import takes_whole_files

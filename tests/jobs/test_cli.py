@@ -21,7 +21,9 @@ from s3_server import BUCKET, S3Server
 from conf.load import load_config, to_yaml
 from conf.pipeline import PipelineConfig
 from jobs import cli
-from jobs.cli import locked_stages, main
+from jobs.cli import main
+from jobs.commands import calls
+from jobs.commands.calls import locked_stages
 from jobs.commands.flags import build_parser
 from jobs.pipeline.registry import settings_of
 from jobs.storage.provenance import CONFIG, Record, changed_records
@@ -299,7 +301,7 @@ def end(*_):
     for stage in STAGES[: 1 + STAGE_NAMES.index(sys.argv[-1])]:
         importlib.import_module(stage.module)
     sys.exit(str("torch" in sys.modules))
-cli._session = end
+cli.start_session = end
 cli.main(sys.argv[1:])
 """
     call = ["run", "--data", str(data), "--out", str(tmp_path / "out"), "--to", last]
@@ -328,11 +330,11 @@ def test_what_reads_a_run_has_its_settings_unless_others_are_named(
 ) -> None:
     told = "ensemble.blocks=[counters]"
     (tmp_path / CONFIG).write_text(to_yaml(load_config("demo", [told, "seed=7"])))
-    monkeypatch.setattr(cli, "_lock", lambda *_: None)
+    monkeypatch.setattr(calls, "_lock", lambda *_: None)
 
     def settings(*more: str) -> PipelineConfig:
         arguments = build_parser().parse_args([*command, "--out", str(tmp_path), *more])
-        return cli._prepare(arguments, reads_data=False)[0]
+        return calls.prepare(arguments, reads_data=False)[0]
 
     assert settings() == load_config("demo", [told, "seed=7"])
     assert settings("--set", "probe.repeats=3") == load_config("demo", [told, "seed=7", "probe.repeats=3"])
@@ -345,9 +347,9 @@ def test_what_reads_a_run_has_its_settings_unless_others_are_named(
 
 def test_the_settings_of_a_run_in_a_store_are_read_there(server: S3Server) -> None:
     store = Store(f"s3://{BUCKET}/run")
-    assert cli._find_settings(store.url) == "default"
+    assert calls._find_settings(store.url) == "default"
     store.write(CONFIG, to_yaml(load_config("demo", ["seed=7"])).encode())
-    assert load_config(cli._find_settings(store.url)) == load_config("demo", ["seed=7"])
+    assert load_config(calls._find_settings(store.url)) == load_config("demo", ["seed=7"])
 
 
 @pytest.mark.parametrize("call", [["sequences"], ["probe"], ["ablate"], ["run", "--from", "sequences"]])
@@ -359,7 +361,7 @@ def test_outputs_that_are_out_of_date_are_refused_before_spark_starts(
         for output, inputs in {"ingest": {}, "split": {"ingest": "of an earlier one"}}.items():
             settings = settings_of([output], load_config())
             records[output] = Record(output, made="today", inputs=inputs, settings=settings[output])
-    monkeypatch.setattr(cli, "_session", None)
+    monkeypatch.setattr(cli, "start_session", None)
     assert main([*call, "--out", str(place.out)]) == 2
     assert "OutdatedError" in caplog.text
     assert "expected split made from the newest ingest, found that it was made from an earlier one" in caplog.text
@@ -375,7 +377,7 @@ def test_a_session_is_given_out_once_its_executors_have_found_the_folders(
     asked: list[object] = []
     monkeypatch.setattr("jobs.runtime.preflight.require_mounts", lambda *folders: asked.extend(folders))
     config = load_config("demo")
-    assert cli._session(argparse.Namespace(verbose=False), config, workspace) is session  # type: ignore[comparison-overlap]
+    assert calls.start_session(argparse.Namespace(verbose=False), config, workspace) is session  # type: ignore[comparison-overlap]
     assert asked == ["context", workspace.out, workspace.challenge]
 
 
@@ -401,15 +403,15 @@ def test_data_in_a_store_is_copied_for_what_reads_it_and_for_local_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], is_copied: bool
 ) -> None:
     copied: list[str] = []
-    monkeypatch.setattr(cli, "copy_folder", lambda store, _: copied.append(store.url))
+    monkeypatch.setattr(calls, "copy_folder", lambda store, _: copied.append(store.url))
     arguments = build_parser().parse_args([*command, "--data", "s3://shop/data", "--out", str(tmp_path)])
-    workspace = cli._open_workspace(arguments, load_config("demo"))
+    workspace = calls.open_workspace(arguments, load_config("demo"))
     assert (workspace.resolved_data, workspace.challenge is not None) == ("s3://shop/data", is_copied)
     assert copied == ["s3://shop/data"] * is_copied
     if is_copied:
         monkeypatch.setattr(SparkContext, "_active_spark_context", None)  # the session of other tests
         with pytest.raises(ConfigError, match=r"--data s3://shop/data: expected local mode, .* spark\.master=yarn"):
-            cli._open_workspace(arguments, load_config("demo", ["spark.master=yarn"]))
+            calls.open_workspace(arguments, load_config("demo", ["spark.master=yarn"]))
         monkeypatch.setattr(SparkContext, "_active_spark_context", SimpleNamespace(master="yarn"))  # of the platform
         with pytest.raises(ConfigError, match=r"expected local mode, .* spark\.master=yarn"):
-            cli._open_workspace(arguments, load_config("demo"))
+            calls.open_workspace(arguments, load_config("demo"))

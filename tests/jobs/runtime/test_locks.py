@@ -167,10 +167,11 @@ def test_a_run_whose_lock_was_taken_over_ends(logs: Path, monkeypatch: pytest.Mo
 TERMINATED = """
 import signal, sys, time
 from jobs import cli
+from jobs.commands import calls
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what it runs in the background
 def work(arguments):
-    workspace = cli._open_workspace(arguments)
-    cli._lock(arguments, workspace)
+    workspace = calls.open_workspace(arguments)
+    calls._lock(arguments, workspace)
     print("holds", flush=True)
     time.sleep(60)
 cli._COMMANDS["status"] = work

@@ -12,7 +12,7 @@ import pytest
 from s3_server import BUCKET, S3Server
 from whole_files import take_whole_files_only
 
-from jobs import cli
+from jobs.commands import calls
 from jobs.runtime import locks
 from jobs.runtime.locks import Holder, locked
 from jobs.storage.entry_files import EntryWriter
@@ -176,7 +176,7 @@ def test_a_run_whose_lock_was_taken_over_copies_nothing_over_what_the_other_one_
     old, new = run_on(store, tmp_path / "old"), run_on(store, tmp_path / "new")
 
     def work() -> None:
-        with locked(old.notes, ["train"], "x", "o") as is_ours, cli._copied_back(old, is_ours):
+        with locked(old.notes, ["train"], "x", "o") as is_ours, calls._copied_back(old, is_ours):
             save_model(old, "old")
             for name in old.notes.names("lock-"):
                 old.notes.remove(name)
