@@ -377,8 +377,8 @@ def _children(values: Any) -> dict[str, Any]:
 
 
 def _leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Each single value, of lists too, and the keys that lead to it."""
-    if not isinstance(values, Mapping | list):
+    """Each single value, of lists too, and each empty mapping or list, and the keys that lead to it."""
+    if not isinstance(values, Mapping | list) or not values:
         yield path, values
     for key, value in _children(values).items():
         yield from _leaves(value, (*path, key))
@@ -400,7 +400,7 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
     try:
         # ``owner`` is what the message below names
         for owner, layer in layers:
-            _refuse_empty_sections(owner, OmegaConf.to_container(layer), OmegaConf.to_container(merged))
+            _refuse_empty_sections(owner, layer, merged)
             merged = cast(DictConfig, OmegaConf.merge(merged, layer))
         owner = "a reference between settings"
         _refuse_references_to_sections(merged)
@@ -411,18 +411,16 @@ def _merge(layers: Sequence[tuple[str, DictConfig]]) -> dict[str, Any]:
         raise ConfigError(f"{owner}: {f'{key}: ' if key else ''}{reason}; correct it") from error
 
 
-def _refuse_empty_sections(owner: str, changes: Any, values: Any, path: tuple[str, ...] = ()) -> None:
+def _refuse_empty_sections(owner: str, layer: DictConfig, merged: DictConfig) -> None:
     """Raise ConfigError for ``{}`` where there are settings: keys are merged, so that it would change nothing."""
-    if not isinstance(changes, Mapping) or not isinstance(values, Mapping):
-        return
-    if path and values and not changes:  # a file of `base` alone is none
-        out = " (null leaves one out)" if path == ("encoders",) else ""
-        raise ConfigError(
-            f"{owner}: {'.'.join(path)}: expected keys and values, found {{}}, which leaves {list(values)} as they "
-            f"are; name those to change{out}"
-        )
-    for key, value in changes.items():
-        _refuse_empty_sections(owner, value, values.get(key), (*path, str(key)))
+    for path, value in _leaves(OmegaConf.to_container(layer)):
+        key = ".".join(path)
+        if value == {} and path and (held := OmegaConf.select(merged, key)):  # a file of `base` alone has no path
+            out = " (null leaves one out)" if key == "encoders" else ""
+            raise ConfigError(
+                f"{owner}: {key}: expected keys and values, found {{}}, which leaves {list(held)} as they are; name "
+                f"those to change{out}"
+            )
 
 
 def _refuse_references_to_sections(merged: DictConfig) -> None:
