@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conf.mappings import ColumnSettings, InputSettings, MappingSettings
 from jobs.inputs.footers import read_footer
-from jobs.inputs.listing import PARQUET_SUFFIXES, TABLE_MARKS, is_copy, is_passed_over, list_source
+from jobs.inputs.listing import PARQUET_SUFFIXES, TABLE_MARKS, Listing, is_copy, is_passed_over, list_source
 from jobs.inputs.parquet_types import Types, find_unreadable, stored_types
 from jobs.inputs.text_files import OPENERS, check_lines, is_empty, read_header
 from jobs.storage.delta_log import DELTA_LOG, commit_files
@@ -193,7 +193,7 @@ def _files_of_one_format(
     owner: str, settings: InputSettings, path: Path, roots: Sequence[Path]
 ) -> tuple[str, list[Path]]:
     listings = [list_source(root) for root in roots]
-    files = [file for each in listings for file in sorted([*each.files, *each.skipped])]
+    files = _all_files(listings)
     kinds = {settings.format} if settings.format else {format_of(file) for file in files} - {None}
     if not kinds:
         names = ", ".join(file.name for file in files[:20]) or "no file"
@@ -215,8 +215,11 @@ def _files_of_one_format(
     else:
         # a file that is named itself is read whatever its suffix says; parts of a table where the format is given
         kinds_read = {kind, None} if settings.format else {kind}
-        candidates = [file for each in originals for file in sorted([*each.files, *each.skipped])]
-        named = [f for f in candidates if f == path or (format_of(f) in kinds_read and _may_hold_lines(f))]
+        named = [
+            file
+            for file in _all_files(originals)
+            if file == path or (format_of(file) in kinds_read and _may_hold_lines(file))
+        ]
         own = [file for file in named if not is_empty(file)]
         if named and not own:
             raise InputError(f"{owner}: expected lines of {kind} in {path}, found empty files alone; write them again")
@@ -235,6 +238,11 @@ def _files_of_one_format(
         names = ", ".join(str(file.relative_to(path.parent)) for file in skipped[:20])
         log.warning("  %s: skipped, empty or no %s by their names: %s", owner, kind, names)
     return kind, own
+
+
+def _all_files(listings: Sequence[Listing]) -> list[Path]:
+    """Those that the challenge's format would read, and those that it would skip."""
+    return [file for each in listings for file in sorted([*each.files, *each.skipped])]
 
 
 def format_of(path: Path) -> str | None:

@@ -177,17 +177,17 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str 
     for name in computed_names(expression):
         if name.lower() not in columns:  # else it would be the one who runs this, or when
             raise no_such_column(owner, name, frame.columns, where)
-    column = F.expr(expression)
+    column, spark = F.expr(expression), frame.sparkSession
     # Spark casts where two types meet, without a word: the analysed plan alone shows it
     analyzed = frame.select(column)._jdf.queryExecution().analyzed().expressions().apply(0)
     nodes = list(_nodes(analyzed))
-    casts = [cast for node in nodes if (cast := _unwritten_cast(frame.sparkSession, node))]
+    casts = [cast for node in nodes if (cast := _unwritten_cast(spark, node))]
     if zone != "UTC" and any(cast.is_from(("string", "timestamp_ntz"), "timestamp") for cast in casts):
         raise InputError(
             f"{owner}: expected times of {zone}, found that Spark takes those in {expression!r} for UTC's; name the "
             "column itself, or write to_timestamp_ntz of text"
         )
-    if zone != "UTC" and any(_reads_instant_in_utc(frame.sparkSession, node) for node in nodes):
+    if zone != "UTC" and any(_reads_instant_in_utc(spark, node) for node in nodes):
         raise InputError(
             f"{owner}: expected times of {zone}, found that Spark takes days and hours in {expression!r} from UTC's; "
             "name the column itself: its times are instants, and need no zone"
@@ -196,7 +196,7 @@ def _parse(frame: DataFrame, owner: str, expression: str, where: str, zone: str 
     n_written = len(_WRITTEN_CAST.findall(_TEXT.sub("", expression)))
     to_integers = [cast for cast in casts if cast.to_kind in _INTEGERS and not cast.is_constant]
     has_text = any(cast.from_kind == "string" for cast in to_integers) and len(to_integers) > n_written
-    if has_text or any(_lists_numbers_beside_text(frame.sparkSession, node) for node in nodes):
+    if has_text or any(_lists_numbers_beside_text(spark, node) for node in nodes):
         raise InputError(
             f"{owner}: expected text compared with text, or numbers with numbers, in {expression!r}, found text and a "
             "whole number: Spark would take the text 0.59 for 0 and one of a large number for none; write "
